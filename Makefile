@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets. Everything runs from .venv, which `make setup` makes.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+
+# Yosys from pip, whatever else is installed; the same hashes, so the same output, on every machine.
+export AMARANTH_USE_YOSYS := builtin
+export PYTHONHASHSEED := 0
+
+SIM    ?= verilator
+JOBS   ?= 0
+CONFIG ?=
+WAVES  ?= 0
+CONFIG_OPTION = $(if $(CONFIG),--config $(CONFIG))
+SIM_OPTIONS   = $(if $(filter-out 0,$(WAVES)),--waves) $(if $(SEED),--seed $(SEED)) $(if $(TESTCASE),--testcase $(TESTCASE))
+
+##@ Start here
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-zA-Z0-9_%-]+:.*## / { sub(/%/, "NAME", $$1); printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with everything in it (needs Python >= 3.11, make, g++ and perl)
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: '$(PYTHON)' not found: install Python >= 3.11 or name it: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), 3.11 or newer is needed: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module: apt-get install python3-venv" >&2; exit 1; }
+	@for tool in g++ make perl; do command -v $$tool >/dev/null || { echo "error: '$$tool' not found (Verilator's models are compiled with it): apt-get install g++ make perl" >&2; exit 1; }; done
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (about 600 MB, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@test -n "$$($(BIN)/python -m find_libpython)" || { echo "error: no libpython for $(PYTHON) (cocotb runs inside the simulator): apt-get install python3-dev" >&2; exit 1; }
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Run the demo model on the simulated machine, and compare with the reference
+	$(BIN)/a3d run --demo
+
+##@ Check
+
+.PHONY: check
+check: setup ## Lint, formatting and static types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: test
+test: setup ## The fast test suite; JOBS=4 uses four processes, ARGS="-k name" goes to pytest
+	$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+.PHONY: test-slow
+test-slow: setup ## The slow tests
+	$(BIN)/pytest -n $(JOBS) -m slow --timeout 7200 $(ARGS)
+
+.PHONY: test-all
+test-all: test test-slow ## Both
+
+##@ Generate, simulate, measure (CONFIG=nano|tiny|small|large or a TOML file; ARGS="..." goes to the command)
+
+.PHONY: generate lint synth report
+generate: setup ## Write the Verilog, file list, register map and manifest
+	$(BIN)/a3d generate $(CONFIG_OPTION) $(ARGS)
+lint: setup ## Generate, and lint the Verilog
+	$(BIN)/a3d lint $(CONFIG_OPTION) $(ARGS)
+synth: setup ## Generate, and synthesise the Verilog
+	$(BIN)/a3d synth $(CONFIG_OPTION) $(ARGS)
+
+.PHONY: sim
+sim: setup ## Run a cocotb bench: TEST=name SIM=verilator|icarus WAVES=1 SEED=n TESTCASE=name; no TEST lists them
+	$(BIN)/a3d sim $(strip $(TEST) $(CONFIG_OPTION) --sim $(SIM) $(SIM_OPTIONS) $(ARGS))
+
+bench-%: setup ## Run a measurement; `a3d bench --help` names them
+	$(BIN)/a3d bench $* $(CONFIG_OPTION) $(ARGS)
+
+report: setup ## Collect the measurements into the report
+	$(BIN)/a3d report $(ARGS)
+
+##@ Tidy up
+
+.PHONY: format
+format: setup ## Format the Python sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## Remove everything generated, compiled simulators included; keeps .venv
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## Remove .venv too
+	rm -rf $(VENV)
