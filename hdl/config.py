@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one configuration object of the machine: validated, frozen, from a preset name or a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from hdl.errors import A3dError
+
+__all__ = ["PRESETS", "ConfigError", "MachineConfig", "load_config"]
+
+INSTRUCTION_BYTES = 32
+"""Size of one instruction in memory (256 bits)."""
+
+ADDRESS_UNIT = 32
+"""Memory addresses in instructions count units of this many bytes."""
+
+
+class ConfigError(A3dError):
+    """A configuration field has a value that the machine cannot be built with."""
+
+
+def _log2_ceil(n: int) -> int:
+    return max(1, (n - 1).bit_length())
+
+
+def _power_of_two(n: int) -> bool:
+    return n > 0 and n & (n - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """Everything that the generator, the scheduler and the simulation need to know about one machine.
+
+    All sizes are this project's own choice: the A3D-MoE abstract states none of them.
+
+    Attributes
+    ----------
+    name : str
+        Name of the configuration (preset or file stem); a Verilog-safe identifier.
+    tiers : int
+        Array tiers in the stack, 1 to 8.
+    rows, columns : int
+        PE rows (reduction dimension) and columns (output dimension) of a tier; powers of two, 4 to 256;
+        ``rows`` is ``columns`` or twice that.
+    stationary_feed : {"vertical", "edge"}
+        ``vertical``: the V-Cache bank over each row hands the row its whole stationary word in one cycle.
+        ``edge``: the plain array used as the control; weights shift in from the top edge, ``rows`` cycles a tile,
+        overlapped with the previous tile's waves.
+    vertical_links : bool
+        Whether the three tier-to-tier links (stationary, activation, partial sum) exist. Off: only ``alone`` works.
+    k_link_stages : int
+        Pipeline registers of the partial-sum link between row R-1 of a tier and row 0 of the next, at least 1.
+    vcache_tiles : int
+        Stationary tiles (rows x columns bytes) that one tier's V-Cache holds.
+    activation_words : int
+        Words (``rows`` bytes each) of one tier's activation buffer.
+    accumulator_depth : int
+        Output rows (``columns`` int32) of one tier's accumulators.
+    list_depth : int
+        Entries of one tier's token list.
+    parameter_words : int
+        Requantisation words (``columns`` uint16 multipliers) of one tier.
+    combine_rows : int
+        Rows (``columns`` int32) of the combine buffer.
+    result_lanes : int
+        Result rows that the result bus moves per cycle.
+    row_fifo_depth : int
+        Result rows per tier that may be in flight or wait for the result bus (the drain credits).
+    channels_per_group : int
+        AXI4 read/write channels in each of the two channel groups; they run in lockstep, striped by beat.
+    channel_bytes : int
+        Data bytes of one AXI channel, 4 to 128.
+    address_bits : int
+        Byte-address width of one channel group's memory, at most 37.
+    burst_beats : int
+        Longest AXI burst in beats (power of two, 1 to 256, at most 4 KiB).
+    outstanding_bursts : int
+        Read bursts in flight per channel group.
+    skew_fifo_beats : int
+        Depth of the read data buffer of each group; covers the latency spread between groups.
+    queue_depth : int
+        Entries of each instruction queue.
+    semaphores : int
+        Counting semaphores.
+    semaphore_bits : int
+        Width of a semaphore counter; overflow is an error.
+    """
+
+    name: str
+    tiers: int
+    rows: int
+    columns: int
+    stationary_feed: Literal["vertical", "edge"] = "vertical"
+    vertical_links: bool = True
+    k_link_stages: int = 1
+    vcache_tiles: int = 1024
+    activation_words: int = 2048
+    accumulator_depth: int = 256
+    list_depth: int = 256
+    parameter_words: int = 512
+    combine_rows: int = 1024
+    result_lanes: int = 2
+    row_fifo_depth: int = 96
+    channels_per_group: int = 1
+    channel_bytes: int = 32
+    address_bits: int = 34
+    burst_beats: int = 16
+    outstanding_bursts: int = 8
+    skew_fifo_beats: int = 128
+    queue_depth: int = 8
+    semaphores: int = 32
+    semaphore_bits: int = 8
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises
+        ------
+        ConfigError
+            One line naming the field, its value, what is allowed and how to fix it.
+        """
+        if not self.name.isidentifier():
+            raise ConfigError(f"config name: {self.name!r} is not an identifier; use letters, digits and '_'")
+        self._check_range("tiers", 1, 8)
+        for field in ("rows", "columns"):
+            self._check_power(field, 4, 256)
+        if self.rows not in (self.columns, 2 * self.columns):
+            raise ConfigError(
+                f"config rows: {self.rows} with columns {self.columns}; rows must be columns or 2 x columns: "
+                f"set rows to {self.columns} or {2 * self.columns}"
+            )
+        if self.stationary_feed not in ("vertical", "edge"):
+            raise ConfigError(f"config stationary_feed: {self.stationary_feed!r}; use 'vertical' or 'edge'")
+        self._check_range("k_link_stages", 1, 16)
+        for field, low, high in (
+            ("vcache_tiles", 4, 1 << 16),
+            ("activation_words", 16, 1 << 16),
+            ("accumulator_depth", 4, 1 << 10),
+            ("list_depth", 4, 1 << 12),
+            ("parameter_words", 4, 1 << 12),
+            ("combine_rows", 8, 1 << 16),
+            ("channels_per_group", 1, 16),
+            ("channel_bytes", 4, 128),
+            ("burst_beats", 1, 256),
+            ("skew_fifo_beats", 4, 4096),
+            ("queue_depth", 2, 64),
+            ("semaphores", 4, 64),
+        ):
+            self._check_power(field, low, high)
+        self._check_range("result_lanes", 1, self.tiers)
+        if not _power_of_two(self.result_lanes):
+            raise ConfigError(f"config result_lanes: {self.result_lanes}; use a power of two up to tiers")
+        least = self.tiers * self.skew_k + 16
+        self._check_range("row_fifo_depth", least, 4096)
+        self._check_range("address_bits", 12, 37)
+        self._check_range("outstanding_bursts", 1, 64)
+        self._check_range("semaphore_bits", 4, 16)
+        if self.burst_beats * self.channel_bytes > 4096:
+            raise ConfigError(
+                f"config burst_beats: {self.burst_beats} beats of {self.channel_bytes} bytes exceed AXI's 4 KiB; "
+                f"use at most {4096 // self.channel_bytes}"
+            )
+        if self.burst_beats > self.skew_fifo_beats:
+            raise ConfigError(
+                f"config skew_fifo_beats: {self.skew_fifo_beats} is less than a burst of {self.burst_beats} beats; "
+                f"use at least {self.burst_beats}"
+            )
+        if self.fill_bytes % self.columns or self.rows % self.fill_rows:
+            raise ConfigError(
+                f"config channel_bytes: 2 x {self.group_bytes} bytes a cycle must be 1 to {self.rows} whole rows of "
+                f"{self.columns} columns; set channels_per_group x channel_bytes between {max(4, self.columns // 2)} "
+                f"and {self.rows * self.columns // 4}"
+            )
+        if self.fill_words < 2:
+            raise ConfigError(
+                f"config channel_bytes: a tile of {self.tile_bytes} bytes must take at least two fill words of "
+                f"{self.fill_bytes}; set channels_per_group x channel_bytes to at most {self.tile_bytes // 4}"
+            )
+
+    def _check_range(self, field: str, low: int, high: int) -> None:
+        value = getattr(self, field)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ConfigError(f"config {field}: {value!r}; use an integer from {low} to {high}")
+
+    def _check_power(self, field: str, low: int, high: int) -> None:
+        self._check_range(field, low, high)
+        value = getattr(self, field)
+        if not _power_of_two(value):
+            below = 1 << (value.bit_length() - 1)
+            raise ConfigError(f"config {field}: {value}; use a power of two from {low} to {high}, such as {below}")
+
+    # Derived sizes, each computed once.
+
+    @cached_property
+    def pes(self) -> int:
+        """Number of processing elements in the stack."""
+        return self.tiers * self.rows * self.columns
+
+    @cached_property
+    def tile_bytes(self) -> int:
+        """Bytes of one stationary tile in V-Cache."""
+        return self.rows * self.columns
+
+    @cached_property
+    def plane_bytes(self) -> int:
+        """Bytes of one nibble plane of a tile in memory."""
+        return self.tile_bytes // 2
+
+    @cached_property
+    def group_bytes(self) -> int:
+        """Bytes per cycle (one beat) of one channel group."""
+        return self.channels_per_group * self.channel_bytes
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Bytes per cycle that both channel groups read at their peak."""
+        return 2 * self.group_bytes
+
+    @cached_property
+    def fill_bytes(self) -> int:
+        """Stationary bytes of one fill word: one beat of nibbles expands to twice its bytes."""
+        return 2 * self.group_bytes
+
+    @cached_property
+    def fill_rows(self) -> int:
+        """V-Cache rows (banks) that one fill word covers."""
+        return self.fill_bytes // self.columns
+
+    @cached_property
+    def fill_words(self) -> int:
+        """Fill words per tile."""
+        return self.rows // self.fill_rows
+
+    @cached_property
+    def skew_k(self) -> int:
+        """Cycles between a wave at row 0 of a tier and the same wave at row 0 of the tier above, K mapping."""
+        return self.rows + self.k_link_stages
+
+    @cached_property
+    def parameter_parts(self) -> int:
+        """Write-bus words (``rows`` bytes) that make up one requantisation word of 2 x ``columns`` bytes."""
+        return 2 * self.columns // self.rows
+
+    # Address widths in bits.
+
+    @cached_property
+    def vcache_bits(self) -> int:
+        """Width of a V-Cache tile index."""
+        return _log2_ceil(self.vcache_tiles)
+
+    @cached_property
+    def activation_bits(self) -> int:
+        """Width of an activation word address."""
+        return _log2_ceil(self.activation_words)
+
+    @cached_property
+    def accumulator_bits(self) -> int:
+        """Width of an accumulator address."""
+        return _log2_ceil(self.accumulator_depth)
+
+    @cached_property
+    def list_bits(self) -> int:
+        """Width of a token-list address."""
+        return _log2_ceil(self.list_depth)
+
+    @cached_property
+    def parameter_bits(self) -> int:
+        """Width of a requantisation word address."""
+        return _log2_ceil(self.parameter_words)
+
+    @cached_property
+    def combine_bits(self) -> int:
+        """Width of a combine-buffer row address."""
+        return _log2_ceil(self.combine_rows)
+
+    @cached_property
+    def semaphore_id_bits(self) -> int:
+        """Width of a semaphore number."""
+        return _log2_ceil(self.semaphores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary in declaration order."""
+        return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON of all fields but the name (hexadecimal)."""
+        fields = {k: v for k, v in self.to_dict().items() if k != "name"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def replace(self, **changes: Any) -> MachineConfig:
+        """Return a copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+
+def _preset(name: str, tiers: int, side: int, **sizes: Any) -> MachineConfig:
+    return MachineConfig(name=name, tiers=tiers, rows=side, columns=side, **sizes)
+
+
+def _presets() -> dict[str, MachineConfig]:
+    return {
+        "nano": _preset(
+            "nano", 1, 4, vcache_tiles=64, activation_words=256, accumulator_depth=32, list_depth=64,
+            parameter_words=64, combine_rows=256, result_lanes=1, row_fifo_depth=32, channel_bytes=4,
+            address_bits=24, burst_beats=8, outstanding_bursts=4, skew_fifo_beats=32, queue_depth=4, semaphores=16,
+        ),
+        "tiny": _preset(
+            "tiny", 2, 8, vcache_tiles=256, activation_words=512, accumulator_depth=64, list_depth=128,
+            parameter_words=128, combine_rows=512, result_lanes=1, row_fifo_depth=64, channel_bytes=4,
+            address_bits=28, burst_beats=16, outstanding_bursts=8, skew_fifo_beats=128, queue_depth=4, semaphores=32,
+        ),
+        "small": _preset("small", 4, 16),
+        "large": _preset(
+            "large", 4, 128, activation_words=4096, parameter_words=1024, combine_rows=2048,
+            row_fifo_depth=4 * (128 + 1) + 60, channels_per_group=16, channel_bytes=128, address_bits=37,
+            burst_beats=16, outstanding_bursts=16, skew_fifo_beats=256, result_lanes=2,
+        ),
+    }  # fmt: skip
+
+
+PRESETS: Mapping[str, MachineConfig] = _presets()
+"""Named configurations. `small` keeps 16 MACs per byte of memory bandwidth, as do `tiny` and `large`; `nano`
+has one MAC array so small that the narrowest useful AXI channel (4 bytes) gives it 2."""
+
+
+def load_config(name_or_path: str | Path) -> MachineConfig:
+    """Return a preset, or read a TOML file of fields (``preset = "small"`` names the base; others override).
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A preset's name, or the path of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        Unknown name, unreadable file, unknown field or a value that is not allowed.
+    """
+    text = str(name_or_path)
+    if text in PRESETS:
+        return PRESETS[text]
+    path = Path(text)
+    if path.suffix != ".toml":
+        raise ConfigError(f"config: {text!r} is no preset; use one of {', '.join(PRESETS)} or a path to a .toml file")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {path}: {error.strerror}; check the path") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config: {path} is not TOML: {error}; fix that line") from error
+    base_name = values.pop("preset", None)
+    if base_name is not None and base_name not in PRESETS:
+        raise ConfigError(f"config preset: {base_name!r} in {path}; use one of {', '.join(PRESETS)}")
+    known = [f.name for f in dataclasses.fields(MachineConfig)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"config {key}: no such field (in {path}); use one of {', '.join(known)}")
+    values.setdefault("name", path.stem.replace("-", "_"))
+    if base_name is not None:
+        return PRESETS[base_name].replace(**values)
+    missing = [f for f in ("tiers", "rows", "columns") if f not in values]
+    if missing:
+        raise ConfigError(f'config {missing[0]}: missing in {path}; set it, or name a base with preset = "small"')
+    return MachineConfig(**values)
+
+
+def bits_for(n: int) -> int:
+    """Return the width in bits of an index below ``n`` (at least 1)."""
+    return max(1, math.ceil(math.log2(n))) if n > 1 else 1

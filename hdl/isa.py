@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instruction set, defined once: encoder, RTL layouts, assembler, C header and reference page derive from it.
+
+An instruction is 256 bits, little-endian in memory. All instructions share a header; the body depends on the opcode.
+Bits that no field of the opcode uses are reserved and must be zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from amaranth.lib import data
+
+from hdl.errors import A3dError
+
+__all__ = [
+    "BODIES", "HEADER", "INSTRUCTION_BITS", "Dest", "Field", "Format", "Instruction", "IsaError", "LoadDest",
+    "Mapping3D", "Mode", "Opcode", "Order", "StoreFormat", "body_layout", "decode", "encode", "fields_of",
+    "instruction_layout",
+]  # fmt: skip
+
+INSTRUCTION_BITS = 256
+
+
+class IsaError(A3dError):
+    """An instruction word or an instruction's field is not legal."""
+
+
+class Opcode(IntEnum):
+    """Operation codes (6 bits). Zero is illegal, so that erased memory is not a program."""
+
+    NOP = 1
+    END = 2
+    LOAD = 3
+    STORE = 4
+    GEMM = 5
+
+
+class Mapping3D(IntEnum):
+    """How a gang of adjacent tiers shares one GEMM's loop nest (``alone``: a gang of one)."""
+
+    ALONE = 0
+    M = 1
+    N = 2
+    K = 3
+
+
+class Order(IntEnum):
+    """Which of the two tile loops is the inner one; tokens are always innermost."""
+
+    K_INNER = 0
+    N_INNER = 1
+
+
+class Mode(IntEnum):
+    """What a tier's drain does with a finished output row."""
+
+    REQUANT8 = 0
+    REQUANT16 = 1
+    SWIGLU = 2
+
+
+class Dest(IntEnum):
+    """Where result rows go."""
+
+    ACTIVATION = 0
+    COMBINE = 1
+
+
+class Format(IntEnum):
+    """How a load's bytes lie in memory."""
+
+    BYTES = 0
+    PAIR = 1
+    HIGH = 2
+
+
+class LoadDest(IntEnum):
+    """Which memory of the machine a load fills."""
+
+    VCACHE = 0
+    ACTIVATION = 1
+    LIST = 2
+    PARAMETER = 3
+
+
+class StoreFormat(IntEnum):
+    """Element type that a store writes; DISCARD writes nothing (used with ``clear``)."""
+
+    INT8 = 0
+    INT16 = 1
+    INT32 = 2
+    DISCARD = 3
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of an instruction.
+
+    Attributes
+    ----------
+    name : str
+        Name in the assembler and in the RTL layout.
+    width : int
+        Bits.
+    doc : str
+        One line for the reference page, with unit and range.
+    enum : type of IntEnum, optional
+        Names of the legal values.
+    """
+
+    name: str
+    width: int
+    doc: str
+    enum: type[IntEnum] | None = None
+
+
+HEADER: tuple[Field, ...] = (
+    Field("opcode", 6, "operation", Opcode),
+    Field("wait0_sem", 6, "semaphore of the first wait"),
+    Field("wait0_count", 5, "amount that the first wait subtracts; 0 = no wait"),
+    Field("wait1_sem", 6, "semaphore of the second wait; must differ from the first when both wait"),
+    Field("wait1_count", 5, "amount that the second wait subtracts; 0 = no wait"),
+    Field("post0_en", 1, "1 = post the first semaphore when the result is readable"),
+    Field("post0_sem", 6, "semaphore of the first post (adds 1)"),
+    Field("post1_en", 1, "1 = post the second semaphore"),
+    Field("post1_sem", 6, "semaphore of the second post (adds 1)"),
+    Field("reserved", 6, "must be zero"),
+)
+
+BODIES: Mapping[Opcode, tuple[Field, ...]] = {
+    Opcode.NOP: (),
+    Opcode.END: (),
+    Opcode.LOAD: (
+        Field("format", 2, "byte order in memory", Format),
+        Field("group", 1, "channel group (PAIR: of the high plane; the low plane lies in the other group)"),
+        Field("dest_kind", 2, "memory that is filled", LoadDest),
+        Field("dest_tiers", 8, "tier mask, at least one bit; every named tier gets the same data"),
+        Field("dest_base", 16, "first tile / word / entry / requantisation word"),
+        Field("count", 16, "tiles / activation words / list entries / requantisation words, 1 or more"),
+        Field("tag", 6, "fill tag that the tiles get (V-Cache only)"),
+        Field("addr", 32, "memory address in units of 32 bytes (PAIR: of the high plane)"),
+        Field("addr_low", 32, "address of the low plane in units of 32 bytes (PAIR only)"),
+    ),
+    Opcode.STORE: (
+        Field("format", 2, "element type written", StoreFormat),
+        Field("group", 1, "channel group"),
+        Field("shift", 5, "rounding right shift before saturation"),
+        Field("clear", 1, "1 = set the rows to zero after they were read"),
+        Field("row_base", 16, "first combine-buffer row"),
+        Field("rows", 16, "rows, 1 or more"),
+        Field("addr", 32, "memory address in units of 32 bytes"),
+    ),
+    Opcode.GEMM: (
+        Field("tier_base", 3, "lowest tier of the gang (the leader)"),
+        Field("tier_count", 4, "tiers in the gang, 1 to 8"),
+        Field("mapping", 2, "mapping of the loop nest to the gang", Mapping3D),
+        Field("order", 1, "inner tile loop", Order),
+        Field("act_list", 1, "1 = activation rows through the token list"),
+        Field("dest_list", 1, "1 = result rows (and gates) through the token list"),
+        Field("tokens", 10, "tokens per tier, 1 or more"),
+        Field("k_slices", 10, "reduction slices of R per tier, 1 or more"),
+        Field("n_tiles", 10, "output tiles of C columns per tier, 1 or more"),
+        Field(
+            "vcache_base",
+            16,
+            "first V-Cache tile, the same in each tier of the gang; tiles follow in loop order",
+        ),
+        Field("tag", 6, "fill tag that the tiles must have"),
+        Field("act_base", 16, "first activation word"),
+        Field("act_stride", 10, "activation words from one token to the next (no list)"),
+        Field("list_base", 12, "first token-list entry"),
+        Field("param_base", 12, "requantisation word of the tier's first output tile; one word a tile"),
+        Field("mode", 2, "drain operation", Mode),
+        Field("shift", 6, "requantisation shift, 0 to 47"),
+        Field("post_mult", 16, "SWIGLU: multiplier of the product, 0 to 65535"),
+        Field("post_shift", 6, "SWIGLU: shift of the product, 0 to 47"),
+        Field("dest_kind", 1, "where result rows go", Dest),
+        Field("accumulate", 1, "COMBINE: 1 = add to the row, 0 = overwrite it"),
+        Field("dest_tiers", 8, "ACTIVATION: tier mask that gets the rows; 0 = the tier that made the row"),
+        Field("dest_base", 16, "first activation word / combine row"),
+        Field("dest_stride", 10, "words / rows from one token to the next (no list)"),
+    ),
+}
+
+
+def fields_of(opcode: Opcode) -> tuple[Field, ...]:
+    """Return header and body fields of an opcode in bit order from bit 0."""
+    return HEADER + BODIES[opcode]
+
+
+def body_layout(opcode: Opcode) -> data.StructLayout:
+    """Return the Amaranth layout of an opcode's body (bits 48 and up), without trailing reserved bits."""
+    return data.StructLayout({f.name: f.width for f in BODIES[opcode]})
+
+
+def header_layout() -> data.StructLayout:
+    """Return the Amaranth layout of the header."""
+    return data.StructLayout({f.name: f.width for f in HEADER})
+
+
+def instruction_layout(opcode: Opcode) -> data.StructLayout:
+    """Return the Amaranth layout of a whole 256-bit instruction of one opcode (``_pad`` is reserved)."""
+    members = {f.name: f.width for f in fields_of(opcode)}
+    used = sum(members.values())
+    return data.StructLayout({**members, "_pad": INSTRUCTION_BITS - used})
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction: its opcode and every field's value (absent fields are zero)."""
+
+    opcode: Opcode
+    values: Mapping[str, int]
+
+    def __getitem__(self, name: str) -> int:
+        if name == "opcode":
+            return int(self.opcode)
+        return self.values.get(name, 0)
+
+
+def encode(instruction: Instruction) -> bytes:
+    """Return the 32 bytes of an instruction, little-endian.
+
+    Raises
+    ------
+    IsaError
+        A field that the opcode does not have, or a value that does not fit its width or enumeration.
+    """
+    fields = fields_of(instruction.opcode)
+    known = {f.name for f in fields}
+    for name in instruction.values:
+        if name not in known:
+            raise IsaError(f"{instruction.opcode.name}: no field {name!r}; use one of {', '.join(sorted(known))}")
+    word = 0
+    position = 0
+    for field in fields:
+        value = int(instruction[field.name])
+        if not 0 <= value < 1 << field.width:
+            raise IsaError(
+                f"{instruction.opcode.name}.{field.name}: {value} does not fit {field.width} bits; "
+                f"use 0 to {(1 << field.width) - 1}"
+            )
+        if field.enum is not None and value not in [int(v) for v in field.enum]:
+            names = ", ".join(f"{v.name}={int(v)}" for v in field.enum)
+            raise IsaError(f"{instruction.opcode.name}.{field.name}: {value} is not defined; use {names}")
+        word |= value << position
+        position += field.width
+    return word.to_bytes(INSTRUCTION_BITS // 8, "little")
+
+
+def decode(word: bytes) -> Instruction:
+    """Return the instruction that 32 bytes encode.
+
+    Raises
+    ------
+    IsaError
+        Wrong length, unknown opcode, undefined enumeration value, or a reserved bit that is set.
+    """
+    if len(word) != INSTRUCTION_BITS // 8:
+        raise IsaError(f"instruction: {len(word)} bytes; an instruction has {INSTRUCTION_BITS // 8}")
+    bits = int.from_bytes(word, "little")
+    code = bits & 0x3F
+    try:
+        opcode = Opcode(code)
+    except ValueError:
+        names = ", ".join(f"{v.name}={int(v)}" for v in Opcode)
+        raise IsaError(f"opcode: {code} is not defined; use {names}") from None
+    values: dict[str, int] = {}
+    position = 0
+    for field in fields_of(opcode):
+        value = (bits >> position) & ((1 << field.width) - 1)
+        position += field.width
+        if field.enum is not None and value not in [int(v) for v in field.enum]:
+            names = ", ".join(f"{v.name}={int(v)}" for v in field.enum)
+            raise IsaError(f"{opcode.name}.{field.name}: {value} is not defined; use {names}")
+        if field.name != "opcode":
+            values[field.name] = value
+    if bits >> position or values.get("reserved"):
+        raise IsaError(f"{opcode.name}: reserved bits are set; they must be zero")
+    return Instruction(opcode, {k: v for k, v in values.items() if v})

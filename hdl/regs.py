@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The register map, defined once: the AXI4-Lite block, C header, manifest and host driver derive from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hdl.config import MachineConfig
+
+__all__ = ["COUNTER_BASE", "COUNTER_BITS", "MAGIC", "Register", "RegisterField", "counter_names", "register_map"]
+
+MAGIC = 0x4133_444D
+"""Value of register ID: "A3DM"."""
+
+COUNTER_BASE = 0x400
+"""Byte offset of the first performance counter; each takes 8 bytes (low word first)."""
+
+COUNTER_BITS = 40
+"""Width of a performance counter."""
+
+Access = Literal["ro", "rw", "wo", "w1c"]
+
+
+@dataclass(frozen=True)
+class RegisterField:
+    """One field of a register: bits ``lsb`` to ``lsb + width - 1``."""
+
+    name: str
+    lsb: int
+    width: int
+    doc: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """One 32-bit register.
+
+    Attributes
+    ----------
+    name : str
+        Name in the C header.
+    offset : int
+        Byte offset, a multiple of 4.
+    access : {"ro", "rw", "wo", "w1c"}
+        Read only, read/write, write only (reads as zero), or write ones to clear.
+    doc : str
+        One line.
+    fields : tuple of RegisterField
+        Bit fields; empty means one 32-bit value.
+    value : int, optional
+        Constant of a capability register.
+    """
+
+    name: str
+    offset: int
+    access: Access
+    doc: str
+    fields: tuple[RegisterField, ...] = ()
+    value: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the register as plain data for the manifest."""
+        return {
+            "name": self.name,
+            "offset": self.offset,
+            "access": self.access,
+            "doc": self.doc,
+            "value": self.value,
+            "fields": [{"name": f.name, "lsb": f.lsb, "width": f.width, "doc": f.doc} for f in self.fields],
+        }
+
+
+TIER_COUNTERS: tuple[tuple[str, str], ...] = (
+    ("wave", "waves issued (rows x columns MACs each)"),
+    ("new_own", "V-Cache tiles read (rows x columns bytes each)"),
+    ("link_m", "tiles taken through the stationary link (M mapping)"),
+    ("link_n", "waves that took activations through the activation link (N mapping)"),
+    ("link_k", "waves that took partial sums through the partial-sum link (K mapping)"),
+    ("stall_tag", "cycles an operation waited for a tile that is still being loaded"),
+    ("stall_credit", "cycles an operation waited for room in the result FIFO"),
+    ("stall_edge", "cycles an operation waited for the edge feed to shift a tile in"),
+    ("wait_semaphore", "cycles without a running operation, the next one waiting for semaphores"),
+    ("wait_gang", "cycles without a running operation, waiting for the other tiers of the gang"),
+    ("idle", "cycles without an instruction"),
+)
+"""Per-tier performance counters; exactly one of ``wave`` and the counters from ``stall_tag`` on counts each cycle."""
+
+GLOBAL_COUNTERS: tuple[tuple[str, str], ...] = (
+    ("cycles", "cycles from start to done"),
+    ("first_issue", "cycle at which the first instruction entered a queue"),
+    ("last_result", "cycle at which the last result row or store beat was written"),
+    ("instructions", "instructions dispatched"),
+    ("dispatch_full", "cycles the dispatcher waited for a full queue"),
+    ("dispatch_starved", "cycles the dispatcher waited for the instruction fetch"),
+    ("read_beats_0", "data beats read by loads in group 0 (group_bytes each)"),
+    ("read_beats_1", "data beats read by loads in group 1"),
+    ("fetch_beats", "data beats of instruction fetch in group 0"),
+    ("write_beats_0", "data beats written in group 0"),
+    ("write_beats_1", "data beats written in group 1"),
+    ("fill_words", "V-Cache fill words (fill_rows x columns bytes each)"),
+    ("load_wait_0", "cycles load engine 0 had an instruction waiting for semaphores"),
+    ("load_wait_1", "cycles load engine 1 had an instruction waiting for semaphores"),
+    ("rows", "result rows moved by the result bus"),
+    ("rows_activation", "result rows written to activation buffers"),
+    ("rows_combine", "result rows written to the combine buffer"),
+    ("bus_conflict", "rows held back because their destination was taken in that cycle"),
+)
+"""Performance counters of the whole machine."""
+
+
+def counter_names(config: MachineConfig) -> list[str]:
+    """Return the names of all performance counters in address order."""
+    names = [name for name, _ in GLOBAL_COUNTERS]
+    for tier in range(config.tiers):
+        names += [f"tier{tier}_{name}" for name, _ in TIER_COUNTERS]
+    return names
+
+
+def _counter_docs(config: MachineConfig) -> list[str]:
+    docs = [doc for _, doc in GLOBAL_COUNTERS]
+    for tier in range(config.tiers):
+        docs += [f"tier {tier}: {doc}" for _, doc in TIER_COUNTERS]
+    return docs
+
+
+def _capabilities(config: MachineConfig) -> Sequence[tuple[str, int, str]]:
+    return (
+        ("ID", MAGIC, "magic number of the machine"),
+        ("CONFIG_HASH", int(config.digest()[:8], 16), "first 32 bits of the configuration's SHA-256"),
+        ("CAP_TIERS", config.tiers, "array tiers"),
+        ("CAP_ROWS", config.rows, "PE rows of a tier"),
+        ("CAP_COLUMNS", config.columns, "PE columns of a tier"),
+        ("CAP_FEED", int(config.stationary_feed == "edge"), "0 = vertical, 1 = edge feed"),
+        ("CAP_LINKS", int(config.vertical_links), "1 = vertical links present"),
+        ("CAP_VCACHE_TILES", config.vcache_tiles, "V-Cache tiles of a tier"),
+        ("CAP_ACTIVATION_WORDS", config.activation_words, "activation words of a tier"),
+        ("CAP_ACCUMULATORS", config.accumulator_depth, "accumulator rows of a tier"),
+        ("CAP_LIST", config.list_depth, "token-list entries of a tier"),
+        ("CAP_PARAMETERS", config.parameter_words, "requantisation words of a tier"),
+        ("CAP_COMBINE_ROWS", config.combine_rows, "combine-buffer rows"),
+        ("CAP_GROUP_BYTES", config.group_bytes, "bytes per beat of one channel group"),
+        ("CAP_CHANNELS", config.channels_per_group, "channels per group"),
+        ("CAP_SEMAPHORES", config.semaphores, "semaphores"),
+        ("CAP_QUEUE_DEPTH", config.queue_depth, "entries of each instruction queue"),
+        ("CAP_K_LINK", config.k_link_stages, "pipeline registers of the partial-sum link"),
+        ("CAP_ROW_FIFO", config.row_fifo_depth, "result rows in flight per tier"),
+        ("CAP_COUNTERS", len(counter_names(config)), "performance counters"),
+    )
+
+
+def _wide(name: str, offset: int, doc: str, access: Access = "rw") -> list[Register]:
+    return [
+        Register(f"{name}_LO", offset, access, f"{doc}, bits 31..0"),
+        Register(f"{name}_HI", offset + 4, access, f"{doc}, bits 63..32"),
+    ]
+
+
+def register_map(config: MachineConfig) -> list[Register]:
+    """Return all registers of a machine in address order."""
+    registers = [Register(n, 4 * i, "ro", d, value=v) for i, (n, v, d) in enumerate(_capabilities(config))]
+    registers += [
+        Register(
+            "CONTROL", 0x100, "wo", "commands",
+            (
+                RegisterField("START", 0, 1, "start the stream at STREAM_BASE; ignored unless READY"),
+                RegisterField("INVALIDATE", 1, 1, "with START: invalidate all V-Cache tiles first"),
+            ),
+        ),
+        Register(
+            "STATUS", 0x104, "ro", "state of the machine",
+            (
+                RegisterField("READY", 0, 1, "a stream can be started"),
+                RegisterField("BUSY", 1, 1, "a stream is running or being stopped"),
+                RegisterField("DONE", 2, 1, "the last stream reached END"),
+                RegisterField("ERROR", 3, 1, "the last stream stopped with an error"),
+                RegisterField("SEMAPHORES", 4, 1, "DONE with a semaphore that is not zero"),
+            ),
+        ),
+        Register("IRQ_ENABLE", 0x108, "rw", "interrupt enables",
+                 (RegisterField("DONE", 0, 1, "at END"), RegisterField("ERROR", 1, 1, "at an error"))),
+        Register("IRQ_PENDING", 0x10C, "w1c", "pending interrupts, write 1 to clear",
+                 (RegisterField("DONE", 0, 1, "END reached"), RegisterField("ERROR", 1, 1, "stopped by an error"))),
+        Register("ERROR_CODE", 0x110, "ro", "error code of the last stop, 0 = none",
+                 (RegisterField("CODE", 0, 5, "see ErrorCode"),)),
+        Register("ERROR_PC", 0x114, "ro", "index of the failing instruction in its stream"),
+        *_wide("ERROR_ADDRESS", 0x118, "failing memory address in bytes", "ro"),
+        *_wide("STREAM_BASE", 0x120, "byte address of the stream in group 0"),
+        Register("WATCHDOG", 0x128, "rw", "cycles without progress that count as deadlock; 0 = off"),
+        *_wide("MEMORY0_BYTES", 0x130, "size of group 0's memory in bytes"),
+        *_wide("MEMORY1_BYTES", 0x138, "size of group 1's memory in bytes"),
+        *_wide("WINDOW0_BASE", 0x140, "first byte that stores may write in group 0"),
+        *_wide("WINDOW0_LIMIT", 0x148, "first byte past the store window in group 0"),
+        *_wide("WINDOW1_BASE", 0x150, "first byte that stores may write in group 1"),
+        *_wide("WINDOW1_LIMIT", 0x158, "first byte past the store window in group 1"),
+    ]  # fmt: skip
+    offset = COUNTER_BASE
+    for name, doc in zip(counter_names(config), _counter_docs(config), strict=True):
+        registers += _wide(f"COUNT_{name.upper()}", offset, doc, "ro")
+        offset += 8
+    return registers
