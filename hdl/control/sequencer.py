@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tier's sequencer: runs the loop nest of its queue's GEMMs, at most one wave per cycle, without a bubble between.
+
+Stages: setup (next instruction) -> S0 (loop counters; addresses of token list and tag go to their memories) -> S1 (list
+entry and tag are there; the wave waits here until it may go) -> output register (the dispatch lane and the descriptor).
+S0 and S1 advance together. While a wave waits in S1 the memories read its addresses again every cycle.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hdl.config import MachineConfig
+from hdl.control.edge import EdgeRequester, StartFork
+from hdl.control.gangs import pending_layout
+from hdl.control.loop_nest import LoopNest, loop_wave_layout
+from hdl.control.operation import TIER_INDEX_BITS, OperationSetup, operation_layout, row_lane
+from hdl.emit.hierarchy import digest, instantiate
+from hdl.errors_hw import ErrorCode
+from hdl.interfaces import (
+    dispatch_layout,
+    error_layout,
+    list_entry_layout,
+    queue_entry_layout,
+    row_descriptor_layout,
+    wait_layout,
+)
+from hdl.isa import Mode
+
+__all__ = ["TierSequencer"]
+
+
+class TierSequencer(wiring.Component):
+    """Sequencer of one tier; the gang logic between tiers is in `hdl.control.sequencers`.
+
+    Latency: from the acceptance of an instruction to its first wave in S1: ``OperationSetup.LATENCY`` + 2 cycles;
+    from ``go`` to the dispatch lane and the descriptor: 1 cycle. Throughput: one wave per cycle, also from one
+    operation to the next if each has at least ``OperationSetup.LATENCY`` + 1 waves.
+
+    Members
+    -------
+    index : In(3)
+        Number of this tier (a constant outside).
+    queue, chained, wait : see `OperationSetup`
+    list_en, list_addr : Out
+        Read of the token list; the entry comes one cycle later.
+    list_entry : In(list_entry_layout())
+    tag_addr : Out(vcache_bits)
+        Tile of the wave that will be in S1 in the next cycle (edge feed: of the next tile request).
+    tag_shared : Out(1)
+        That wave (request) follows a K gang's leader: the tag port is the leader's.
+    pending : Out(pending_layout())
+        The wave in S1.
+    go : In(1)
+        Issue the wave in S1; only when ``pending.valid``.
+    request : Out(pending_layout())
+        Edge feed: the next tile request, else zero.
+    request_go : In(1)
+        Edge feed: make it; only when ``request.valid``.
+    requested : Out(1)
+        Edge feed: the tile of the next ``new`` wave is asked for.
+    dispatch : Out(dispatch_layout)
+        Lane of the dispatch bond (registered; fields keep their value while ``valid`` is low).
+    descriptor_valid : Out(1)
+    descriptor : Out(row_descriptor_layout)
+        Pushed with each ``last`` wave of a tier that makes rows.
+    busy : Out(1)
+        An instruction is held or running.
+    waiting : Out(1)
+        The next instruction waits for semaphores.
+    error : Out(error_layout())
+        Level until reset: RANGE, ILLEGAL_FIELD. A wave whose list entry leads outside a memory is not issued.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "index": In(TIER_INDEX_BITS),
+                "queue": In(stream.Signature(queue_entry_layout())),
+                "chained": In(1),
+                "wait": Out(stream.Signature(wait_layout(config))),
+                "list_en": Out(1),
+                "list_addr": Out(config.list_bits),
+                "list_entry": In(list_entry_layout()),
+                "tag_addr": Out(config.vcache_bits),
+                "tag_shared": Out(1),
+                "pending": Out(pending_layout()),
+                "go": In(1),
+                "request": Out(pending_layout()),
+                "request_go": In(1),
+                "requested": Out(1),
+                "dispatch": Out(dispatch_layout(config)),
+                "descriptor_valid": Out(1),
+                "descriptor": Out(row_descriptor_layout(config)),
+                "busy": Out(1),
+                "waiting": Out(1),
+                "error": Out(error_layout()),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"tier_sequencer_{digest(self.config.digest())}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the pipeline."""
+        m = Module()
+        config = self.config
+        setup = instantiate(m, platform, "setup", OperationSetup(config))
+        connect(m, flipped(self.queue), setup.queue)
+        connect(m, setup.wait, flipped(self.wait))
+        m.d.comb += [setup.index.eq(self.index), setup.chained.eq(self.chained), self.waiting.eq(setup.waiting)]
+
+        nest = instantiate(m, platform, "nest", LoopNest(config))
+        edge = self.config.stationary_feed == "edge"
+        forked = Signal()
+        if edge:
+            requester = instantiate(m, platform, "requester", EdgeRequester(config))
+            fork = instantiate(m, platform, "start_fork", StartFork(config))
+            connect(m, setup.start, fork.start)
+            connect(m, fork.waves, nest.start)
+            connect(m, fork.requests, requester.start)
+            m.d.comb += forked.eq(fork.held)
+        else:
+            connect(m, setup.start, nest.start)
+
+        # S1: the wave that may go next.
+        valid = Signal()
+        wave = Signal(loop_wave_layout(config))
+        op = Signal(operation_layout(config))
+        advance = Signal()
+        m.d.comb += [advance.eq(nest.valid & (~valid | self.go)), nest.advance.eq(advance)]
+        with m.If(advance):
+            m.d.sync += [valid.eq(1), wave.eq(nest.wave), op.eq(nest.op)]
+        with m.Elif(self.go):
+            m.d.sync += valid.eq(0)
+
+        uses_list = Mux(advance, nest.op.act_list | nest.op.dest_list, valid & (op.act_list | op.dest_list))
+        m.d.comb += [
+            self.list_en.eq(uses_list),
+            self.list_addr.eq(Mux(advance, nest.wave.list, wave.list)),
+            self.busy.eq(setup.held | forked | nest.valid | valid | self.dispatch.wave.valid),
+        ]
+        pending = self.pending
+        m.d.comb += [
+            pending.valid.eq(valid),
+            *(
+                pending[name].eq(op[name])
+                for name in ("pc", "chained", "leads", "follows", "follows_k", "above", "above_k", "top", "tag")
+            ),
+            pending.op_first.eq(wave.op_first),
+            pending.new.eq(wave.new),
+            pending.last.eq(wave.last),
+            pending.stationary_below.eq(op.stationary_below),
+            pending.activation_below.eq(op.activation_below),
+        ]
+        if edge:
+            # The request has made sure of the tile.
+            m.d.comb += [
+                pending.hold.eq(wave.new & requester.hold),
+                self.tag_addr.eq(requester.tag_addr),
+                self.tag_shared.eq(requester.request.follows_k),
+                self.request.eq(requester.request),
+                self.requested.eq(requester.requested),
+                requester.go.eq(self.request_go),
+                requester.new_wave.eq(self.go & wave.new),
+                self.dispatch.edge_load.eq(requester.edge_load),
+                self.dispatch.edge_below.eq(requester.edge_below),
+                self.dispatch.edge_tile.eq(requester.edge_tile),
+            ]
+        else:
+            m.d.comb += [
+                pending.reads_tile.eq(wave.new & ~op.stationary_below),
+                self.tag_addr.eq(Mux(advance, nest.wave.tile, wave.tile)),
+                self.tag_shared.eq(Mux(advance, nest.op.follows_k, op.follows_k)),
+            ]
+
+        act_over, dest_over = self._output(m, op, wave)
+        with m.If(~self.error.valid):
+            with m.If(setup.error.valid):
+                m.d.sync += self.error.eq(setup.error)
+            with m.If(self.go & (act_over | dest_over)):
+                m.d.sync += [
+                    self.error.valid.eq(1),
+                    self.error.code.eq(ErrorCode.RANGE),
+                    self.error.pc.eq(op.pc),
+                ]
+        return m
+
+    def _output(self, m: Module, op: Signal, wave: Signal) -> tuple[Signal, Signal]:
+        """Build the output registers; return (activation address, destination address) outside its memory."""
+        config = self.config
+        entry = self.list_entry
+        source, offset = Signal(16), Signal(16)
+        act = Signal(18)
+        addr = Signal(19)
+        act_over, dest_over = Signal(), Signal()
+        row = Signal()
+        drop = Signal()
+        m.d.comb += [
+            source.eq(Mux(op.act_list, entry.source, 0)),
+            offset.eq(Mux(op.dest_list, entry.dest, 0)),
+            act.eq(wave.act + source),
+            addr.eq(wave.dest + offset),
+            act_over.eq((act >> config.activation_bits).any()),
+            drop.eq(op.dest_list & entry.drop),
+            row.eq(wave.last & op.makes_rows),
+            dest_over.eq(
+                row
+                & ~drop
+                & Mux(op.combine, (addr >> config.combine_bits).any(), (addr >> config.activation_bits).any())
+            ),
+        ]
+        fine = self.go & ~act_over & ~dest_over & ~self.error.valid
+        out, tail, descriptor = self.dispatch.wave, self.dispatch.tail, self.descriptor
+        m.d.sync += [out.valid.eq(fine), self.descriptor_valid.eq(fine & row)]
+        with m.If(fine):
+            m.d.sync += [
+                out.new.eq(wave.new),
+                out.stationary_below.eq(op.stationary_below),
+                out.activation_below.eq(op.activation_below),
+                out.psum_below.eq(op.follows_k),
+                out.vcache_addr.eq(wave.tile),
+                out.activation_addr.eq(act),
+                tail.accumulate.eq(op.makes_rows),
+                tail.first.eq(wave.first & op.makes_rows),
+                tail.last.eq(row),
+                tail.accumulator_addr.eq(wave.acc),
+                tail.mode.eq(op.mode),
+                tail.param_addr.eq(wave.param),
+                tail.shift.eq(op.shift),
+                tail.post_mult.eq(op.post_mult),
+                tail.post_shift.eq(op.post_shift),
+            ]
+        with m.If(fine & row):
+            m.d.sync += [
+                descriptor.combine.eq(op.combine),
+                descriptor.accumulate.eq(op.accumulate),
+                descriptor.drop.eq(drop),
+                descriptor.half.eq(op.mode == Mode.SWIGLU),
+                descriptor.op_end.eq(wave.op_last),
+                descriptor.tiers.eq(op.tiers),
+                descriptor.addr.eq(addr),
+                descriptor.lane.eq(Mux(op.combine, 0, row_lane(config, wave.n_global, op.mode == Mode.SWIGLU))),
+                descriptor.gate.eq(Mux(op.dest_list, entry.gate, 1)),
+                descriptor.post0_en.eq(op.post0_en & wave.op_last),
+                descriptor.post0_sem.eq(op.post0_sem),
+                descriptor.post1_en.eq(op.post1_en & wave.op_last),
+                descriptor.post1_sem.eq(op.post1_sem),
+            ]
+        return act_over, dest_over

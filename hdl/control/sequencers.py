@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All tiers' sequencers with what ties them together: gangs, tags, token lists, credits, errors, statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hdl.array.memory import Sram
+from hdl.config import MachineConfig
+from hdl.control.gang_history import GangHistory
+from hdl.control.gangs import Lane, connect_gangs
+from hdl.control.sequencer import TierSequencer
+from hdl.control.tags import TAG_BITS, TierTags
+from hdl.emit.hierarchy import digest, instantiate
+from hdl.errors_hw import ErrorCode
+from hdl.interfaces import (
+    dispatch_layout,
+    error_layout,
+    fill_control_layout,
+    queue_entry_layout,
+    row_descriptor_layout,
+    wait_layout,
+)
+
+__all__ = ["MISS_CYCLES", "SequencerBlock", "sequencer_stats_layout"]
+
+MISS_CYCLES = 8
+"""Cycles that a wave must wait for a tile with no load pending before that is the error VCACHE_MISS."""
+
+LIST_ENTRY_BITS = 64
+
+STALL_LAYOUT = data.StructLayout({"tag": 1, "edge": 1, "credit": 1})
+
+
+def sequencer_stats_layout() -> data.StructLayout:
+    """Return one tier's events of a cycle.
+
+    Exactly one of ``wave``, ``stall_tag``, ``stall_credit``, ``stall_edge``, ``wait_semaphore``, ``wait_gang`` and
+    ``idle`` is set. ``new_own``: a V-Cache tile is read; ``link_m``: a tile is taken through the stationary link;
+    ``link_n``, ``link_k``: a wave takes activations / partial sums from the tier below; ``last``: it finishes a row.
+    """
+    names = (
+        "wave", "new_own", "link_m", "link_n", "link_k", "stall_tag", "stall_credit", "stall_edge", "wait_semaphore",
+        "wait_gang", "idle", "last",
+    )  # fmt: skip
+    return data.StructLayout(dict.fromkeys(names, 1))
+
+
+class SequencerBlock(wiring.Component):
+    """The core of the unified 3D dataflow controller: turns the tiers' GEMM queues into waves on the dispatch bond.
+
+    Latency: 9 cycles from a queue head to its first wave on an idle tier's dispatch lane (see `TierSequencer`).
+    Throughput: one wave per tier and cycle, across tiles and operations.
+
+    Gangs: the leader's wave goes when its own conditions and those of the followers hold; M and N followers go in the
+    same cycle, K followers when the strobe comes through the delay lines of ``skew_k - 1`` cycles between neighbours
+    (the dispatch bond adds one cycle per tier). A K leader checks tags and credit for the whole gang when it goes.
+
+    Members
+    -------
+    queue : In(stream of queue_entry_layout).array(tiers)
+        Heads of the tiers' instruction queues.
+    enter_valid, enter_tiers, enter_k : In
+        The dispatcher puts a GEMM into its queues; see `GangHistory`. May be left open: K GEMMs then wait for the
+        gang to assemble every time.
+    dispatch : Out(dispatch_layout).array(tiers)
+    descriptor_valid : Out(1).array(tiers)
+    descriptor : Out(row_descriptor_layout).array(tiers)
+    credit : In(1).array(tiers)
+        A row of that tier left its FIFO in the collector.
+    wait : Out(stream of wait_layout).array(tiers)
+        Semaphore waits; a transfer is the grant.
+    fill_control, fill_tag : In, array(2)
+        Fill words launched on the bond in this cycle.
+    list_write_valid, list_write_tiers, list_write_addr, list_write_entry : In
+        Token-list writes, always accepted.
+    loads_pending : In(1)
+        Some LOAD is queued or in flight.
+    halt : In(1)
+        Start no further wave.
+    tags_clear : In(1)
+        Sweep the tags (pulse).
+    tags_ready : Out(1)
+    busy : Out(1).array(tiers)
+        An instruction is held or running.
+    error : Out(error_layout())
+        First error of the block, level until reset; no further wave starts.
+    stats : Out(sequencer_stats_layout()).array(tiers)
+        Events, one cycle late.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        tiers = config.tiers
+        super().__init__(
+            {
+                "queue": In(stream.Signature(queue_entry_layout())).array(tiers),
+                "enter_valid": In(1),
+                "enter_tiers": In(tiers),
+                "enter_k": In(1),
+                "dispatch": Out(dispatch_layout(config)).array(tiers),
+                "descriptor_valid": Out(1).array(tiers),
+                "descriptor": Out(row_descriptor_layout(config)).array(tiers),
+                "credit": In(1).array(tiers),
+                "wait": Out(stream.Signature(wait_layout(config))).array(tiers),
+                "fill_control": In(fill_control_layout(config)).array(2),
+                "fill_tag": In(TAG_BITS).array(2),
+                "list_write_valid": In(1),
+                "list_write_tiers": In(tiers),
+                "list_write_addr": In(config.list_bits),
+                "list_write_entry": In(LIST_ENTRY_BITS),
+                "loads_pending": In(1),
+                "halt": In(1),
+                "tags_clear": In(1),
+                "tags_ready": Out(1),
+                "busy": Out(1).array(tiers),
+                "error": Out(error_layout()),
+                "stats": Out(sequencer_stats_layout()).array(tiers),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"sequencer_block_{digest(self.config.digest())}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Place the tiers and connect them."""
+        m = Module()
+        config = self.config
+        tiers = config.tiers
+        history = instantiate(m, platform, "history", GangHistory(config))
+        m.d.comb += [
+            history.enter_valid.eq(self.enter_valid),
+            history.enter_tiers.eq(self.enter_tiers),
+            history.enter_k.eq(self.enter_k),
+            history.taken.eq(Cat(queue.valid & queue.ready for queue in self.queue)),
+        ]
+        sequencers: list[Any] = []
+        tags: list[Any] = []
+        for tier in range(tiers):
+            sequencer = instantiate(m, platform, f"tier{tier}", TierSequencer(config))
+            tag = instantiate(m, platform, f"tags{tier}", TierTags(config))
+            tokens = instantiate(m, platform, f"list{tier}", Sram(LIST_ENTRY_BITS, config.list_depth))
+            connect(m, flipped(self.queue[tier]), sequencer.queue)
+            connect(m, sequencer.wait, flipped(self.wait[tier]))
+            m.d.comb += [
+                sequencer.index.eq(tier),
+                sequencer.chained.eq(history.chained[tier]),
+                tokens.write_en.eq(self.list_write_valid & self.list_write_tiers[tier]),
+                tokens.write_addr.eq(self.list_write_addr),
+                tokens.write_data.eq(self.list_write_entry),
+                tokens.read_en.eq(sequencer.list_en),
+                tokens.read_addr.eq(sequencer.list_addr),
+                sequencer.list_entry.eq(tokens.read_data),
+                tag.tier_select.eq(1 << tier),
+                tag.clear.eq(self.tags_clear),
+                *(tag.fill_control[lane].eq(self.fill_control[lane]) for lane in range(2)),
+                *(tag.fill_tag[lane].eq(self.fill_tag[lane]) for lane in range(2)),
+                self.dispatch[tier].eq(sequencer.dispatch),
+                self.descriptor_valid[tier].eq(sequencer.descriptor_valid),
+                self.descriptor[tier].eq(sequencer.descriptor),
+                self.busy[tier].eq(sequencer.busy),
+            ]
+            sequencers.append(sequencer)
+            tags.append(tag)
+        m.d.comb += self.tags_ready.eq(Cat(tag.ready for tag in tags).all())
+
+        waves = [Lane("wave", tier, sequencer.pending) for tier, sequencer in enumerate(sequencers)]
+        requests = waves
+        stop = Signal()
+        m.d.comb += stop.eq(self.halt | self.error.valid)
+        if config.stationary_feed == "edge":
+            requests = [Lane("request", tier, sequencer.request) for tier, sequencer in enumerate(sequencers)]
+            connect_gangs(m, requests, stop, config.skew_k - 1)
+            for lane, sequencer in zip(requests, sequencers, strict=True):
+                # A K follower must be free to take the request when the strobe arrives.
+                m.d.comb += [sequencer.request_go.eq(lane.go), lane.k_ready.eq(~lane.pending.hold)]
+        self._look_up_tiles(m, requests, sequencers, tags)
+        self._count_credits(m, waves)
+        connect_gangs(m, waves, stop, config.skew_k - 1)
+        m.d.comb += [sequencer.go.eq(lane.go) for lane, sequencer in zip(waves, sequencers, strict=True)]
+        missing = self._find_stalls(m, waves, requests, sequencers)
+        self._collect_errors(m, requests, sequencers, missing)
+        return m
+
+    def _look_up_tiles(self, m: Module, lanes: list[Lane], sequencers: list[Any], tags: list[Any]) -> None:
+        """Look up tags: each tier for its own step, the tiers above a K leader for the leader's."""
+        expected: Value | None = None
+        addr: Value | None = None
+        for lane, sequencer, tag in zip(lanes, sequencers, tags, strict=True):
+            own = lane.pending
+            addr_here, expected_here = sequencer.tag_addr, own.tag
+            if addr is not None and expected is not None:
+                addr_here = Mux(sequencer.tag_shared, addr, addr_here)
+                expected_here = Mux(own.follows_k, expected, expected_here)
+            addr = Signal(self.config.vcache_bits, name=f"tag_addr{lane.tier}")
+            expected = Signal(TAG_BITS, name=f"tag_expected{lane.tier}")
+            m.d.comb += [
+                addr.eq(addr_here),
+                expected.eq(expected_here),
+                tag.addr.eq(addr),
+                lane.tile_here.eq(tag.valid & (tag.tag == expected)),
+            ]
+
+    def _count_credits(self, m: Module, lanes: list[Lane]) -> None:
+        """Count the drain credits; a K leader takes those of the top tier."""
+        depth = self.config.row_fifo_depth
+        counts = [Signal(range(depth + 1), init=depth, name=f"credits{lane.tier}") for lane in lanes]
+        has_credit = Signal(len(lanes))
+        m.d.comb += has_credit.eq(Cat(count != 0 for count in counts))
+        for lane, count in zip(lanes, counts, strict=True):
+            pending = lane.pending
+            made_by = Mux(pending.above_k, pending.top, lane.tier)
+            m.d.comb += lane.credit_ok.eq(~pending.last | has_credit.bit_select(made_by, 1))
+            takers = [lane.go & pending.last & ~pending.above_k & ~pending.follows_k]
+            for leader in lanes[: lane.tier]:
+                other = leader.pending
+                takers.append(leader.go & other.last & other.leads & other.above_k & (other.top == lane.tier))
+            take = Signal(name=f"credit_take{lane.tier}")
+            m.d.comb += take.eq(Cat(takers).any())
+            m.d.sync += count.eq(count + self.credit[lane.tier] - take)
+
+    def _find_stalls(self, m: Module, waves: list[Lane], requests: list[Lane], sequencers: list[Any]) -> list[Signal]:
+        """Classify each tier's cycle; return per tier whether it leads a step that waits for a tile."""
+        edge = self.config.stationary_feed == "edge"
+        missing: list[Signal] = []
+        reason: Any = None
+        for lane, request, sequencer in zip(waves, requests, sequencers, strict=True):
+            pending, asked = lane.pending, request.pending
+            misses = Signal(name=f"misses{lane.tier}")
+            m.d.comb += misses.eq(
+                asked.valid & asked.leads & request.assembled & request.gang_free & ~request.gang_tiles
+            )
+            missing.append(misses)
+
+            below_reason, reason = reason, Signal(STALL_LAYOUT, name=f"reason{lane.tier}")
+            with m.If(pending.valid & pending.leads & lane.assembled):
+                tile = (lane.pending.hold & ~sequencer.requested & misses) if edge else misses
+                m.d.comb += [
+                    reason.tag.eq(tile),
+                    reason.edge.eq(~tile & ~lane.gang_free),
+                    reason.credit.eq(~tile & lane.gang_free & ~lane.gang_ready),
+                ]
+            if below_reason is not None:
+                # Followers in step report what holds their leader.
+                with m.Elif(lane.copies):
+                    m.d.comb += reason.eq(below_reason)
+
+            stats = Signal(sequencer_stats_layout(), init={"idle": 1}, name=f"stats_register{lane.tier}")
+            now = Signal(sequencer_stats_layout(), name=f"stats_now{lane.tier}")
+            m.d.sync += stats.eq(now)
+            m.d.comb += [
+                self.stats[lane.tier].eq(stats),
+                now.wave.eq(lane.go),
+                now.new_own.eq(lane.go & pending.new & ~pending.stationary_below),
+                now.link_m.eq(lane.go & pending.new & pending.stationary_below),
+                now.link_n.eq(lane.go & pending.activation_below),
+                now.link_k.eq(lane.go & pending.follows_k),
+                now.last.eq(lane.go & pending.last & ~pending.above_k),
+            ]
+            with m.If(~lane.go):
+                with m.If(reason.tag):
+                    m.d.comb += now.stall_tag.eq(1)
+                with m.Elif(reason.edge):
+                    m.d.comb += now.stall_edge.eq(1)
+                with m.Elif(reason.credit):
+                    m.d.comb += now.stall_credit.eq(1)
+                with m.Elif(pending.valid):
+                    m.d.comb += now.wait_gang.eq(1)
+                with m.Elif(sequencer.waiting):
+                    m.d.comb += now.wait_semaphore.eq(1)
+                with m.Else():
+                    m.d.comb += now.idle.eq(1)
+        return missing
+
+    def _collect_errors(self, m: Module, lanes: list[Lane], sequencers: list[Any], missing: list[Signal]) -> None:
+        """Keep the first error, and notice steps that wait for a tile that no load brings."""
+        report = Signal(error_layout())
+        for lane, sequencer, misses in zip(reversed(lanes), reversed(sequencers), reversed(missing), strict=True):
+            count = Signal(range(MISS_CYCLES + 1), name=f"miss_count{lane.tier}")
+            with m.If(~misses | self.loads_pending | ~self.tags_ready):
+                m.d.sync += count.eq(0)
+            with m.Elif(count != MISS_CYCLES):
+                m.d.sync += count.eq(count + 1)
+            with m.If(sequencer.error.valid):
+                m.d.comb += report.eq(sequencer.error)
+            with m.Elif(misses & (count == MISS_CYCLES)):
+                m.d.comb += [
+                    report.valid.eq(1),
+                    report.code.eq(ErrorCode.VCACHE_MISS),
+                    report.pc.eq(lane.pending.pc),
+                    report.address.eq(0),
+                ]
+        with m.If(~self.error.valid):
+            m.d.sync += self.error.eq(report)

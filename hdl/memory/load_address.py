@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Address side of a load engine: decodes, checks, waits, and issues bursts ahead of the data."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.emit.hierarchy import digest, instantiate
+from hdl.errors_hw import ErrorCode
+from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
+from hdl.isa import Format, LoadDest, Opcode, instruction_layout
+from hdl.legality import LIST_ENTRY_BYTES
+from hdl.memory.axi import address_layout
+from hdl.memory.bursts import BEATS_BITS, BurstSplitter
+from hdl.memory.jobs import LoadKind, job_layout, log2, position_bits
+
+__all__ = ["LoadAddress"]
+
+_BYTE_ADDRESS_BITS = 32 + log2(ADDRESS_UNIT)
+
+
+class LoadAddress(wiring.Component):
+    """Two pipeline stages (decode; check and wait) in front of a burst splitter.
+
+    Latency: five cycles from ``queue`` to ``request`` without waits. Throughput: one instruction per cycle (PAIR and
+    waiting ones: one per two cycles), one burst per cycle; decoding, checking and waiting overlap with the bursts of the
+    instruction before. A burst is issued only when the skew FIFO has room for all of it.
+
+    Parameters
+    ----------
+    config : MachineConfig
+    group : int
+        Channel group of this engine, 0 or 1. Engine 0 does the waits of PAIR loads.
+
+    Members
+    -------
+    queue : In(stream of queue_entry_layout)
+    wait : Out(stream of wait_layout)
+    jobs : Out(stream of job_layout)
+    request : Out(stream of address_layout)
+    limit : In(address_bits + 1)
+        Bytes of the group's memory.
+    stop : In(1)
+        Issue no new bursts.
+    released : In(1)
+        A beat left the skew FIFO.
+    answered : In(1)
+        The last beat of a burst arrived.
+    pair_here : Out(1) / partner_here : In(1)
+        A PAIR load with a legal address is ready to start here / in the other engine.
+    pair_go : Out(1) / partner_go : In(1)
+        Engine 0 starts the PAIR load of both engines / engine 1 is told so.
+    pair_held : Out(1) / partner_held : In(1)
+        A PAIR load, good or bad, has not started here / in the other engine.
+    pair_bad_high : Out(1) / partner_bad_high : In(1)
+        Its plane here / there is the high one and has an illegal address: reported before the low plane's.
+    accepted : Out(1)
+        An instruction was taken from the queue.
+    outstanding : Out(1)
+        A burst is requested or on its way.
+    fault : Out(error_layout)
+        ADDRESS; stays.
+    waiting : Out(1)
+        Held up by a semaphore (or by the partner's part of a PAIR load).
+    blocked : Out(1)
+        Held up by the skew FIFO or by the limit of outstanding bursts.
+    """
+
+    def __init__(self, config: MachineConfig, group: int) -> None:
+        self.config = config
+        self.group = group
+        super().__init__(
+            {
+                "queue": In(stream.Signature(queue_entry_layout())),
+                "wait": Out(stream.Signature(wait_layout(config))),
+                "jobs": Out(stream.Signature(job_layout(config))),
+                "request": Out(stream.Signature(address_layout(config))),
+                "limit": In(config.address_bits + 1),
+                "stop": In(1),
+                "released": In(1),
+                "answered": In(1),
+                "pair_here": Out(1),
+                "partner_here": In(1),
+                "pair_go": Out(1),
+                "partner_go": In(1),
+                "pair_held": Out(1),
+                "partner_held": In(1),
+                "pair_bad_high": Out(1),
+                "partner_bad_high": In(1),
+                "accepted": Out(1),
+                "outstanding": Out(1),
+                "fault": Out(error_layout()),
+                "waiting": Out(1),
+                "blocked": Out(1),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"load_address_{self.group}_{digest(self.config.digest())}"
+
+    def _stage_layout(self) -> data.StructLayout:
+        config = self.config
+        return data.StructLayout(
+            {
+                "kind": 3,
+                "high": 1,
+                "has_wait": 1,
+                "tiers": config.tiers,
+                "position": position_bits(config),
+                "units": job_layout(config)["units"].width,
+                "tag": 6,
+                "pc": PC_BITS,
+                "addr": _BYTE_ADDRESS_BITS,
+                "beats": BEATS_BITS,
+                "wait": wait_layout(config),
+                "post": post_layout(config),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the stages."""
+        m = Module()
+        config = self.config
+        splitter = instantiate(m, platform, "splitter", BurstSplitter(config, (config.skew_fifo_beats).bit_length()))
+
+        first_valid = Signal()
+        first = Signal(self._stage_layout())
+        second_valid = Signal()
+        second = Signal(self._stage_layout())
+        bad = Signal()
+        granted = Signal()
+        move_first = Signal()
+        move_second = Signal()
+
+        # Stage 1: decode. The queue's head is a register of the dispatcher's FIFO.
+        m.d.comb += [
+            self.queue.ready.eq((~first_valid | move_first) & ~self.stop),
+            self.accepted.eq(self.queue.valid & self.queue.ready),
+            move_first.eq(first_valid & (~second_valid | move_second)),
+        ]
+        with m.If(self.accepted):
+            m.d.sync += first_valid.eq(1)
+            self._decode(m, first)
+        with m.Elif(move_first):
+            m.d.sync += first_valid.eq(0)
+
+        # Stage 2: checked; waits for its semaphores and, if it is a PAIR, for the other engine.
+        is_pair = second.kind == LoadKind.FILL_PAIR
+        with m.If(move_first):
+            m.d.sync += [
+                second_valid.eq(1),
+                second.eq(first),
+                bad.eq(self._is_bad(first)),
+                granted.eq(~first.has_wait & (first.kind != LoadKind.FILL_PAIR)),
+            ]
+        with m.Elif(move_second):
+            m.d.sync += second_valid.eq(0)
+        idle_pair = Signal()
+        m.d.comb += [
+            idle_pair.eq(second_valid & is_pair & ~granted),
+            self.pair_held.eq(idle_pair),
+            self.pair_here.eq(idle_pair & ~bad),
+            self.pair_bad_high.eq(idle_pair & bad & second.high),
+            self.wait.payload.eq(second.wait),
+            self.waiting.eq(second_valid & ~granted & ~bad),
+        ]
+        if self.group == 0:
+            pair_waits = self.pair_here & self.partner_here
+            m.d.comb += [
+                self.wait.valid.eq(
+                    second_valid & second.has_wait & ~granted & ~bad & ~self.stop & (~is_pair | self.partner_here)
+                ),
+                self.pair_go.eq(pair_waits & ~self.stop & (~second.has_wait | self.wait.ready)),
+            ]
+        else:
+            m.d.comb += self.wait.valid.eq(
+                second_valid & second.has_wait & ~granted & ~bad & ~self.stop & ~is_pair
+            )
+        with m.If((self.wait.valid & self.wait.ready) | self.pair_go | self.partner_go):
+            m.d.sync += granted.eq(1)
+
+        # A PAIR load is reported once both engines hold it, the high plane's address first.
+        m.d.comb += [
+            self.fault.valid.eq(
+                second_valid & bad & (~is_pair | (self.partner_held & ~self.partner_bad_high))
+            ),
+            self.fault.code.eq(ErrorCode.ADDRESS),
+            self.fault.pc.eq(second.pc),
+            self.fault.address.eq(second.addr),
+        ]
+
+        # Start: the job and the range enter their queues together.
+        start = Signal()
+        m.d.comb += [
+            start.eq(second_valid & granted & ~bad & ~self.stop),
+            move_second.eq(start & self.jobs.ready & splitter.range.ready),
+            self.jobs.valid.eq(start & splitter.range.ready),
+            splitter.range.valid.eq(start & self.jobs.ready),
+            splitter.range.payload.addr.eq(second.addr),
+            splitter.range.payload.beats.eq(second.beats),
+        ]
+        for name in ("kind", "high", "tiers", "position", "units", "tag", "pc", "addr", "post"):
+            m.d.comb += self.jobs.payload[name].eq(second[name])
+        wiring.connect(m, splitter.request, wiring.flipped(self.request))
+        self._credits(m, splitter)
+        return m
+
+    def _decode(self, m: Module, stage: data.View) -> None:
+        """Assign a stage register from the queue's head."""
+        config = self.config
+        load = data.View(instruction_layout(Opcode.LOAD), self.queue.payload.word)
+        is_pair = load.format == Format.PAIR
+        mine_is_high = load.group == self.group
+        units: Value = load.count
+        position: Value = load.dest_base
+        fill_shift = log2(config.fill_words)
+        part_shift = log2(config.parameter_parts)
+        m.d.sync += [
+            stage.high.eq(mine_is_high),
+            stage.tiers.eq(load.dest_tiers),
+            stage.tag.eq(load.tag),
+            stage.pc.eq(self.queue.payload.pc),
+            stage.addr.eq(Mux(is_pair & ~mine_is_high, load.addr_low, load.addr) << log2(ADDRESS_UNIT)),
+            stage.has_wait.eq((load.wait0_count != 0) | (load.wait1_count != 0)),
+            stage.wait.sem0.eq(load.wait0_sem),
+            stage.wait.count0.eq(load.wait0_count),
+            stage.wait.sem1.eq(load.wait1_sem),
+            stage.wait.count1.eq(load.wait1_count),
+            stage.post.en0.eq(load.post0_en),
+            stage.post.sem0.eq(load.post0_sem),
+            stage.post.en1.eq(load.post1_en),
+            stage.post.sem1.eq(load.post1_sem),
+        ]
+
+        def beats(unit_bytes: int) -> Value:
+            if unit_bytes >= config.group_bytes:
+                return units << log2(unit_bytes // config.group_bytes)
+            ratio = config.group_bytes // unit_bytes
+            return (units + (ratio - 1)) >> log2(ratio)
+
+        def shifted(kind: LoadKind, unit_bytes: int, shift: int) -> list[object]:
+            return [
+                stage.kind.eq(kind),
+                stage.beats.eq(beats(unit_bytes)),
+                stage.units.eq(units << shift),
+                stage.position.eq(position << shift),
+            ]
+
+        with m.Switch(load.dest_kind):
+            with m.Case(LoadDest.VCACHE):
+                with m.If(load.format == Format.BYTES):
+                    m.d.sync += shifted(LoadKind.FILL_BYTES, config.tile_bytes, fill_shift)
+                with m.Elif(is_pair):
+                    m.d.sync += shifted(LoadKind.FILL_PAIR, config.plane_bytes, fill_shift)
+                with m.Else():
+                    m.d.sync += shifted(LoadKind.FILL_HIGH, config.plane_bytes, fill_shift)
+            with m.Case(LoadDest.ACTIVATION):
+                m.d.sync += shifted(LoadKind.ACTIVATION, config.rows, 0)
+            with m.Case(LoadDest.LIST):
+                m.d.sync += shifted(LoadKind.LIST, LIST_ENTRY_BYTES, 0)
+            with m.Case(LoadDest.PARAMETER):
+                m.d.sync += shifted(LoadKind.PARAMETER, 2 * config.columns, part_shift)
+
+    def _is_bad(self, stage: data.View) -> Value:
+        """Whether the address is not aligned to a beat, or the last beat ends above the limit."""
+        beat_bits = log2(self.config.group_bytes)
+        end = (stage.addr >> beat_bits) + stage.beats
+        return (stage.addr[:beat_bits] != 0) | (end > (self.limit >> beat_bits))
+
+    def _credits(self, m: Module, splitter: BurstSplitter) -> None:
+        """Count the free beats of the skew FIFO and the bursts that are not answered yet."""
+        depth = self.config.skew_fifo_beats
+        free = Signal(range(depth + 1), init=depth)
+        bursts = Signal(range(self.config.outstanding_bursts + 1))
+        m.d.sync += [
+            free.eq(free - Mux(splitter.issued, splitter.length, 0) + self.released),
+            bursts.eq(bursts + splitter.issued - self.answered),
+        ]
+        m.d.comb += [
+            splitter.room.eq(free),
+            splitter.enable.eq((bursts != self.config.outstanding_bursts) & ~self.stop),
+            self.outstanding.eq(bursts != 0),
+            self.blocked.eq(splitter.blocked),
+        ]

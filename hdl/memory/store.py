@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Store unit: combine-buffer rows to memory."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.emit.hierarchy import digest, instantiate
+from hdl.errors_hw import ErrorCode
+from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
+from hdl.isa import Opcode, StoreFormat, instruction_layout
+from hdl.legality import element_bytes
+from hdl.memory.axi import group_write_signature
+from hdl.memory.bursts import BurstSplitter
+from hdl.memory.fifo import StreamFifo
+from hdl.memory.jobs import log2
+from hdl.memory.store_data import StoreData
+
+__all__ = ["StoreUnit", "store_stats_layout"]
+
+_BYTE_ADDRESS_BITS = 32 + log2(ADDRESS_UNIT)
+
+
+def store_stats_layout() -> data.StructLayout:
+    """Return the store unit's pulses of a cycle.
+
+    ``beats``: a beat was written (one bit a group). ``rows``: a row was read. ``waiting``: a store waits for a
+    semaphore. ``blocked``: a beat waits for the memory.
+    """
+    return data.StructLayout({"beats": 2, "rows": 1, "waiting": 1, "blocked": 1})
+
+
+class StoreUnit(wiring.Component):
+    """Runs STORE instructions, one after another; the write responses of one overlap with the next.
+
+    Latency: about 6 cycles from ``queue`` to ``write.aw`` and ``store_read``. Throughput: one beat or one row per cycle,
+    whichever is slower; a few cycles are lost between instructions.
+
+    Rows are requested as fast as they are taken, without a limit on requests in flight: ``store_read`` and
+    ``store_data`` hold back by their ``ready``.
+
+    After ``halt`` or an error of its own it issues no new bursts and reads no rows, completes the beats of the bursts
+    on their way with strobes off, and ``quiet`` rises with the last response. Only a reset ends that.
+
+    Parameters
+    ----------
+    config : MachineConfig
+
+    Members
+    -------
+    queue : In(stream of queue_entry_layout)
+    wait, post : Out(stream)
+        Semaphores; posts follow the last write response, DISCARD's the last row.
+    store_read : Out(stream of {row, clear})
+    store_data : In(stream of columns x int32)
+        Rows in the order of the requests.
+    write : Out(group_write_signature).array(2)
+    window_base, window_limit : In(address_bits + 1).array(2)
+        First byte and end of each group's output window; constant while the unit is busy.
+    halt : In(1)
+    quiet : Out(1)
+        No AXI transaction is outstanding.
+    busy : Out(1)
+        A store is queued here or not finished.
+    error : Out(error_layout)
+        ADDRESS or AXI_WRITE (with the address of the burst); stays until reset.
+    stats : Out(store_stats_layout)
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "queue": In(stream.Signature(queue_entry_layout())),
+                "wait": Out(stream.Signature(wait_layout(config))),
+                "post": Out(stream.Signature(post_layout(config))),
+                "store_read": Out(stream.Signature(data.StructLayout({"row": 16, "clear": 1}))),
+                "store_data": In(stream.Signature(data.ArrayLayout(signed(32), config.columns))),
+                "write": Out(group_write_signature(config)).array(2),
+                "window_base": In(config.address_bits + 1).array(2),
+                "window_limit": In(config.address_bits + 1).array(2),
+                "halt": In(1),
+                "quiet": Out(1),
+                "busy": Out(1),
+                "error": Out(error_layout()),
+                "stats": Out(store_stats_layout()),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"store_unit_{digest(self.config.digest())}"
+
+    def _job_layout(self) -> data.StructLayout:
+        config = self.config
+        return data.StructLayout(
+            {
+                "format": 2,
+                "group": 1,
+                "shift": 5,
+                "clear": 1,
+                "row": 16,
+                "rows": 16,
+                "addr": _BYTE_ADDRESS_BITS,
+                "bytes": 16 + log2(4 * config.columns),
+                "pc": PC_BITS,
+                "wait": wait_layout(config),
+                "has_wait": 1,
+                "post": post_layout(config),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Build decoding, the bursts, the data side and the responses."""
+        m = Module()
+        held = Signal(error_layout())
+        stop = Signal()
+        m.d.comb += [self.error.eq(held), stop.eq(self.halt | held.valid)]
+
+        job = Signal(self._job_layout())  # the store that runs
+        running = Signal()
+        done = Signal()
+        start, next_job, next_valid = self._front(m, stop, held, running, done)
+        with m.If(start):
+            m.d.sync += [running.eq(1), job.eq(next_job)]
+        with m.Elif(done):
+            m.d.sync += running.eq(0)
+
+        responses_due = self._run(m, platform, stop, held, job, start, next_job, running, done)
+        m.d.comb += self.busy.eq(self.queue.valid | next_valid | running | responses_due)
+        return m
+
+    def _front(
+        self, m: Module, stop: Signal, held: Value, running: Signal, done: Signal
+    ) -> tuple[Signal, Value, Signal]:
+        """Decode, check and wait, ahead of the store that runs; return (start, job, valid)."""
+        config = self.config
+        store = data.View(instruction_layout(Opcode.STORE), self.queue.payload.word)
+        job = Signal(self._job_layout(), name="next_job")
+        valid = Signal(name="next_valid")
+        checked = Signal(name="next_checked")
+        granted = Signal(name="next_granted")
+        bad = Signal(name="next_bad")
+        start = Signal(name="start")
+        m.d.comb += self.queue.ready.eq(~valid & ~stop)
+        with m.If(self.queue.valid & self.queue.ready):
+            m.d.sync += [
+                valid.eq(1),
+                checked.eq(0),
+                granted.eq((store.wait0_count == 0) & (store.wait1_count == 0)),
+                job.format.eq(store.format),
+                job.group.eq(store.group),
+                job.shift.eq(store.shift),
+                job.clear.eq(store.clear),
+                job.row.eq(store.row_base),
+                job.rows.eq(store.rows),
+                job.addr.eq(store.addr << log2(ADDRESS_UNIT)),
+                job.pc.eq(self.queue.payload.pc),
+                job.wait.sem0.eq(store.wait0_sem),
+                job.wait.count0.eq(store.wait0_count),
+                job.wait.sem1.eq(store.wait1_sem),
+                job.wait.count1.eq(store.wait1_count),
+                job.post.en0.eq(store.post0_en),
+                job.post.sem0.eq(store.post0_sem),
+                job.post.en1.eq(store.post1_en),
+                job.post.sem1.eq(store.post1_sem),
+            ]
+            with m.Switch(store.format):
+                for f in (StoreFormat.INT8, StoreFormat.INT16, StoreFormat.INT32):
+                    with m.Case(f):
+                        m.d.sync += job.bytes.eq(store.rows << log2(config.columns * element_bytes(f)))
+                with m.Default():
+                    m.d.sync += job.bytes.eq(0)
+        with m.Elif(start):
+            m.d.sync += valid.eq(0)
+        # A cycle of its own for the check: two additions and comparisons as wide as an address.
+        with m.If(valid):
+            base = Mux(job.group, self.window_base[1], self.window_base[0])
+            limit = Mux(job.group, self.window_limit[1], self.window_limit[0])
+            m.d.sync += [
+                checked.eq(1),
+                bad.eq(
+                    (job.format != StoreFormat.DISCARD)
+                    & (
+                        (job.addr[: log2(config.group_bytes)] != 0)
+                        | (job.addr < base)
+                        | (job.addr + job.bytes > limit)
+                    )
+                ),
+            ]
+        ready = valid & checked & ~bad & ~stop
+        m.d.comb += [
+            self.wait.valid.eq(ready & ~granted),
+            self.wait.payload.eq(job.wait),
+            self.stats.waiting.eq(self.wait.valid & ~self.wait.ready),
+            start.eq(ready & granted & ~running),
+        ]
+        with m.If(self.wait.valid & self.wait.ready):
+            m.d.sync += granted.eq(1)
+        with m.If(valid & checked & bad & ~stop):
+            m.d.sync += [
+                held.valid.eq(1), held.code.eq(ErrorCode.ADDRESS), held.pc.eq(job.pc), held.address.eq(job.addr)
+            ]  # fmt: skip
+        return start, job, valid
+
+    def _run(
+        self,
+        m: Module,
+        platform: object,
+        stop: Signal,
+        held: Value,
+        job: Value,
+        start: Signal,
+        next_job: Value,
+        running: Signal,
+        done: Signal,
+    ) -> Value:
+        """Run the store in `job`: bursts, rows, beats, responses; return whether responses or posts are due."""
+        config = self.config
+        beat_bits = log2(config.group_bytes)
+        discard = job.format == StoreFormat.DISCARD
+        next_beats = (next_job.bytes + (config.group_bytes - 1)) >> beat_bits
+        next_writes = next_job.format != StoreFormat.DISCARD
+
+        # Bursts: each request leaves an entry in the tracker, which waits for its response.
+        entry = data.StructLayout(
+            {
+                "written": 1,
+                "last": 1,
+                "group": 1,
+                "addr": config.address_bits,
+                "pc": PC_BITS,
+                "post": post_layout(config),
+            }
+        )
+        tracker = instantiate(m, platform, "tracker", StreamFifo(entry, max(2, config.outstanding_bursts)))
+        splitter = instantiate(m, platform, "splitter", BurstSplitter(config, 9))
+        request_ends = Signal()
+        with m.If(splitter.issued):
+            m.d.sync += request_ends.eq(splitter.ends)
+        aw_ready = Mux(job.group, self.write[1].aw.ready, self.write[0].aw.ready)
+        requested = Signal()
+        discarded = Signal()  # a DISCARD took its last row
+        m.d.comb += [
+            splitter.range.valid.eq(start & next_writes),
+            splitter.range.payload.addr.eq(next_job.addr),
+            splitter.range.payload.beats.eq(next_beats),
+            splitter.enable.eq(~stop),
+            splitter.room.eq(~0),
+            splitter.request.ready.eq(tracker.input.ready & aw_ready),
+            requested.eq(splitter.request.valid & splitter.request.ready),
+            tracker.input.valid.eq(requested | discarded),
+            tracker.input.payload.written.eq(requested),
+            tracker.input.payload.last.eq(discarded | request_ends),
+            tracker.input.payload.group.eq(job.group),
+            tracker.input.payload.addr.eq(splitter.request.payload.addr),
+            tracker.input.payload.pc.eq(job.pc),
+            tracker.input.payload.post.eq(job.post),
+        ]
+
+        # Rows.
+        packer = instantiate(m, platform, "packer", StoreData(config))
+        reads_left = Signal(16)
+        rows_left = Signal(16)
+        row = Signal(16)
+        row_taken = Signal()
+        m.d.comb += [
+            self.store_read.valid.eq((reads_left != 0) & ~stop),
+            self.store_read.payload.row.eq(row),
+            self.store_read.payload.clear.eq(job.clear),
+            packer.format.eq(job.format),
+            packer.shift.eq(job.shift),
+            packer.rows.payload.eq(self.store_data.payload),
+            packer.rows.valid.eq(self.store_data.valid & ~discard),
+            packer.last.eq(rows_left == 1),
+            self.store_data.ready.eq(Mux(discard, tracker.input.ready | (rows_left != 1), packer.rows.ready)),
+            row_taken.eq(self.store_data.valid & self.store_data.ready),
+            discarded.eq(discard & running & row_taken & (rows_left == 1)),
+        ]
+        m.d.sync += [
+            reads_left.eq(reads_left - (self.store_read.valid & self.store_read.ready)),
+            row.eq(row + (self.store_read.valid & self.store_read.ready)),
+            rows_left.eq(rows_left - row_taken),
+        ]
+
+        # Beats: only of bursts that were requested; their boundaries follow from the address.
+        ahead = Signal(range(config.outstanding_bursts + 3))
+        beats_left = Signal.like(next_beats)
+        place = Signal(max(1, log2(config.burst_beats)))
+        w_valid = Signal()
+        w_last = Signal()
+        w_taken = Signal()
+        w_ready = Mux(job.group, self.write[1].w.ready, self.write[0].w.ready)
+        boundary = (place == config.burst_beats - 1) if config.burst_beats > 1 else 1
+        m.d.comb += [
+            w_valid.eq((ahead != 0) & (packer.beats.valid | stop)),
+            w_last.eq(boundary | (beats_left == 1)),
+            w_taken.eq(w_valid & w_ready),
+            packer.beats.ready.eq((ahead != 0) & w_ready),
+            done.eq(discarded | (w_taken & (beats_left == 1))),
+            self.stats.rows.eq(row_taken),
+            self.stats.blocked.eq(w_valid & ~w_ready),
+        ]
+        m.d.sync += [
+            ahead.eq(ahead + requested - (w_taken & w_last)),
+            beats_left.eq(beats_left - w_taken),
+            place.eq(place + w_taken),
+        ]
+        with m.If(start):
+            m.d.sync += [
+                reads_left.eq(next_job.rows),
+                rows_left.eq(next_job.rows),
+                row.eq(next_job.row),
+                beats_left.eq(next_beats),
+                place.eq(next_job.addr >> beat_bits),
+            ]
+        for g in range(2):
+            write = self.write[g]
+            m.d.comb += [
+                write.aw.valid.eq(splitter.request.valid & tracker.input.ready & (job.group == g)),
+                write.aw.payload.eq(splitter.request.payload),
+                write.w.valid.eq(w_valid & (job.group == g)),
+                write.w.payload.data.eq(packer.beats.payload.data),
+                write.w.payload.strobe.eq(Mux(stop, 0, packer.beats.payload.strobe)),
+                write.w.payload.last.eq(w_last),
+                self.stats.beats[g].eq(w_taken & (job.group == g)),
+            ]
+        m.d.comb += self.quiet.eq(~splitter.request.valid & (ahead == 0) & ~tracker.busy)
+        return self._responses(m, stop, held, tracker)
+
+    def _responses(self, m: Module, stop: Signal, held: Value, tracker: StreamFifo) -> Value:
+        """Take write responses in order and post after each store's last; return whether one is due."""
+        head = tracker.output
+        post_valid = Signal()
+        posts = head.payload.last & (head.payload.post.en0 | head.payload.post.en1)
+        able = Signal()
+        answered = Signal()
+        error = Signal()
+        m.d.comb += [able.eq(head.valid & (~posts | ~post_valid | stop)), self.post.valid.eq(post_valid)]
+        with m.If(~head.payload.written):
+            m.d.comb += answered.eq(able)
+        for g in range(2):
+            response = self.write[g].b
+            with m.If(head.payload.written & (head.payload.group == g)):
+                m.d.comb += [
+                    response.ready.eq(able),
+                    answered.eq(able & response.valid),
+                    error.eq(response.payload.error),
+                ]
+        m.d.comb += head.ready.eq(answered)
+        with m.If(answered & posts & ~error & ~stop):
+            m.d.sync += [post_valid.eq(1), self.post.payload.eq(head.payload.post)]
+        with m.Elif(self.post.ready):
+            m.d.sync += post_valid.eq(0)
+        with m.If(answered & error & ~stop):
+            m.d.sync += [
+                held.valid.eq(1),
+                held.code.eq(ErrorCode.AXI_WRITE),
+                held.pc.eq(head.payload.pc),
+                held.address.eq(head.payload.addr),
+            ]
+        return tracker.busy | post_valid

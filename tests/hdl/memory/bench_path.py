@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cocotb side of `test_path_verilog.py`: the memory path on `axi_memory.v`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+
+from hdl.config import MachineConfig
+from hdl.errors_hw import ErrorCode
+from hdl.isa import Format, Instruction, LoadDest, Opcode
+from tests.hdl.memory.environment import Environment, apply_stores
+from tests.hdl.memory.programs import random_loads, random_memory, random_stores
+from tests.hdl.memory.simulate import channel_views
+from tests.hdl.memory.verilog_top import SETTINGS, memory_names, read_hex, write_hex
+
+CONFIG = MachineConfig(**json.loads(os.environ["PATH_CONFIG"]))
+FOLDER = Path(os.environ["PATH_FOLDER"])
+NAMES = memory_names(CONFIG)
+
+
+class Machine:
+    """The device and its memories."""
+
+    def __init__(self, dut: Any, memory: list[np.ndarray], **settings: int) -> None:
+        self.dut = dut
+        self.memory = memory
+        self.handles: dict[str, Any] = {}
+        self.settings = {"read_latency": 4, "write_latency": 4, "seed": 1} | settings
+
+    async def start(self) -> None:
+        dut = self.dut
+        for name, view in zip(NAMES, self._views(self.memory), strict=True):
+            write_hex(FOLDER / f"{name}.hex", view)
+        Clock(dut.clk, 10, "ns").start()
+        for name in SETTINGS:
+            getattr(dut, f"mem_{name}").value = self.settings.get(name, 0)
+        dut.rst.value = 1  # until the first cycle of `play`
+        await ClockCycles(dut.clk, 2)
+        dut.mem_load.value = 1
+        await ClockCycles(dut.clk, 3)
+
+    def _views(self, memory: list[np.ndarray]) -> list[np.ndarray]:
+        return [view for group in memory for view in channel_views(CONFIG, group)]
+
+    def get(self, name: str) -> int:
+        if name not in self.handles:
+            self.handles[name] = getattr(self.dut, name)
+        return int(self.handles[name].value)
+
+    async def play(self, env: Environment, until: Callable[[], bool] | None = None, cycles: int = 60_000) -> None:
+        before: dict[str, int] = {}
+        self.dut.rst.value = 0
+        for _ in range(cycles):
+            for name, value in env.drive().items():
+                if before.get(name) != value:
+                    before[name] = value
+                    getattr(self.dut, name).value = int(value)
+            await FallingEdge(self.dut.clk)
+            env.observe(self.get)
+            done = until() if until else env.finished(self.get)
+            await RisingEdge(self.dut.clk)
+            if done:
+                return
+        raise AssertionError(f"not finished after {cycles} cycles; errors: {env.log.errors}")
+
+    async def dump(self) -> list[np.ndarray]:
+        """Return the groups' memories as the simulator holds them, and check that no AXI rule was broken."""
+        self.dut.mem_dump.value = 1
+        await ClockCycles(self.dut.clk, 3)
+        groups = [np.zeros_like(group) for group in self.memory]
+        for name, view in zip(NAMES, self._views(groups), strict=True):
+            assert not int(getattr(self.dut, f"{name}_assert_fail").value), f"{name}: an AXI rule was broken"
+            view[:] = read_hex(FOLDER / f"{name}.out", CONFIG.channel_bytes)
+        return groups
+
+
+def combine_rows(seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(-(1 << 31), 1 << 31, (CONFIG.combine_rows, CONFIG.columns), np.int64)
+    return (rows >> generator.integers(0, 28, rows.shape)).astype(np.int32)
+
+
+async def traffic(dut: Any, seed: int, loads: int, stores: int, stall: float, **settings: int) -> None:
+    """Loads, stores and an instruction stream at the same time."""
+    memory = random_memory(seed)
+    combine = combine_rows(seed)
+    store_list = random_stores(seed, CONFIG, stores)
+    # Loads stay in the lower half, stores in the upper: what a load reads must not change.
+    load_list = [i for i in random_loads(seed, CONFIG, 2 * loads) if max(i["addr"], i["addr_low"]) < 500][:loads]
+    program = random_program(seed, 60)
+    memory[0][: program.size] = program
+    machine = Machine(dut, memory, seed=seed, **settings)
+    await machine.start()
+    env = Environment(
+        CONFIG, memory, load_list, store_list, combine=combine, seed=seed, stall=stall, wait_delay=int(4 * stall)
+    )
+    env.start = 0
+    want_memory, want_combine = [group.copy() for group in memory], combine.copy()
+    apply_stores(CONFIG, store_list, want_combine, want_memory)
+    await machine.play(env, lambda: env.finished(machine.get) and len(env.log.instructions) == 60)
+    env.check_loads()
+    assert not env.log.errors
+    assert np.array_equal(combine, want_combine)
+    for pc, (_, got_pc, word) in enumerate(env.log.instructions):
+        assert got_pc == pc and word == int.from_bytes(program[32 * pc : 32 * pc + 32].tobytes(), "little")
+    got = await machine.dump()
+    for g in range(2):
+        assert np.array_equal(got[g], want_memory[g]), f"group {g}"
+
+
+def random_program(seed: int, count: int) -> np.ndarray:
+    """Return instructions whose opcodes are not END but for the last's."""
+    generator = np.random.default_rng(seed)
+    words = generator.integers(0, 256, (count, 32), np.uint8)
+    words[:, 0] = words[:, 0] & 0xC0 | Opcode.LOAD
+    words[-1, 0] = Opcode.END
+    return words.reshape(-1)
+
+
+@cocotb.test()
+async def random_traffic_without_stalls(dut: Any) -> None:
+    await traffic(dut, 1, 25, 8, 0.0)
+
+
+@cocotb.test()
+async def random_traffic_with_stalls(dut: Any) -> None:
+    rates = {f"stall_{channel}": 80 for channel in ("ar", "r", "aw", "w", "b")}
+    await traffic(dut, 2, 25, 8, 0.3, jitter=40, reorder=1, **rates)
+
+
+def stream_of_loads(form: Format, tiles: int, total: int, split_tiers: bool) -> list[Instruction]:
+    """Return V-Cache loads of `tiles` tiles each that bring `total` tiles (PAIR) or `total` per group."""
+    loads = []
+    size = (CONFIG.tile_bytes if form == Format.BYTES else CONFIG.plane_bytes) * tiles
+    for n in range(total // tiles):
+        for group in (0,) if form == Format.PAIR else (0, 1):
+            values = {
+                "format": form, "group": group if form != Format.PAIR else n % 2, "dest_kind": LoadDest.VCACHE,
+                "dest_base": n * tiles % (CONFIG.vcache_tiles - tiles + 1), "count": tiles, "tag": n % 64,
+                "dest_tiers": 1 << (group % CONFIG.tiers if split_tiers else 0),
+                "addr": (n * size % 0xC000) // 32, "addr_low": (n * size % 0xC000) // 32 + 32,
+                "post0_en": 1, "post0_sem": 1,
+            }  # fmt: skip
+            loads.append(Instruction(Opcode.LOAD, values))
+    return loads
+
+
+@cocotb.test(skip="PATH_BANDWIDTH" not in os.environ)
+async def bandwidth(dut: Any) -> None:
+    """Fill words of long and of short loads against the peak, with a fixed latency of 40 cycles and no stalls."""
+    memory = random_memory(3)
+    machine = Machine(dut, memory, read_latency=40, write_latency=40)
+    await machine.start()
+    results = {}
+    for form in Format:
+        for tiles in (16, 1):
+            loads = stream_of_loads(form, tiles, 32 * max(1, 64 // CONFIG.fill_words), True)
+            env = Environment(CONFIG, memory, loads)
+            env.check_done = lambda instruction: None  # type: ignore[method-assign]
+            await machine.play(env)
+            cycles = [cycle for cycle, _ in env.log.fills]
+            span = cycles[-1] - cycles[0] + 1
+            lanes = {Format.PAIR: 1.0, Format.HIGH: 2.0, Format.BYTES: 1.0}[form]
+            results[f"{form.name} x{tiles}"] = {
+                "words": len(cycles), "cycles": span, "share": len(cycles) / span / lanes, "first": cycles[0],
+            }  # fmt: skip
+    kinds = {LoadDest.ACTIVATION: CONFIG.activation_words // 2, LoadDest.LIST: CONFIG.list_depth // 2}
+    for kind, count in kinds.items():
+        loads = [
+            Instruction(
+                Opcode.LOAD, {"group": g, "dest_kind": kind, "count": count, "dest_tiers": 1, "dest_base": g * count}
+            )
+            for g in range(2)
+        ]
+        env = Environment(CONFIG, memory, loads)
+        await machine.play(env)
+        cycles = env.log.units if kind == LoadDest.ACTIVATION else env.log.entries
+        span = cycles[-1] - cycles[0] + 1
+        results[f"{kind.name} both groups"] = {"words": len(cycles), "cycles": span, "share": len(cycles) / span}
+    (FOLDER / "bandwidth.json").write_text(json.dumps(results))
+    await machine.dump()
+
+
+@cocotb.test(skip="PATH_BANDWIDTH" not in os.environ)
+async def store_bandwidth(dut: Any) -> None:
+    """Beats of long stores, one after another."""
+    memory = random_memory(4)
+    machine = Machine(dut, memory, read_latency=40, write_latency=40)
+    await machine.start()
+    rows = CONFIG.combine_rows // 2
+    stores = [
+        Instruction(Opcode.STORE, {"format": 2, "rows": rows, "addr": 512 + n * rows * CONFIG.columns * 4 // 32})
+        for n in range(2)
+    ]
+    env = Environment(CONFIG, memory, (), stores, combine=combine_rows(4))
+    spans: list[int] = []
+
+    def until() -> bool:
+        if machine.get("store_stats") & 3:
+            spans.append(env.cycle)
+        return env.finished(machine.get)
+
+    await machine.play(env, until)
+    share = len(spans) / (spans[-1] - spans[0] + 1)
+    (FOLDER / "store_bandwidth.json").write_text(json.dumps({"beats": len(spans), "share": share}))
+
+
+@cocotb.test()
+async def read_error_stops_cleanly(dut: Any) -> None:
+    """An error response to a load: reported with its beat's address; everything on its way finishes."""
+    memory = random_memory(5)
+    loads = [
+        Instruction(
+            Opcode.LOAD,
+            {"group": 1, "dest_kind": LoadDest.ACTIVATION, "count": 16, "dest_tiers": 1, "dest_base": 16 * n,
+             "addr": n * 16 * max(32, CONFIG.rows) // 32},
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    bad = loads[2]["addr"] * 32 + CONFIG.group_bytes
+    first = bad // CONFIG.channels_per_group
+    machine = Machine(dut, memory, read_latency=30, read_error_first=first, read_error_end=first + 1, stall_r=60)
+    await machine.start()
+    env = Environment(CONFIG, memory, loads, limit=[1 << 16, 1 << 16])
+    await machine.play(env, lambda: bool(env.log.errors) and bool(machine.get("load_quiet")))
+    assert env.log.errors["load"] == (ErrorCode.AXI_READ, 2, bad)
+    env.check_done(loads[0])
+    env.check_done(loads[1])
+    await machine.dump()

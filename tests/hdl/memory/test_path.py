@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads, stores and fetches on Python memories with random stalls: every byte, every post, every error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hdl.config import PRESETS, MachineConfig
+from tests.hdl.memory.axi_slave import Behaviour
+from tests.hdl.memory.environment import Environment, apply_stores
+from tests.hdl.memory.programs import random_loads, random_memory, random_stores
+from tests.hdl.memory.simulate import simulate
+
+CONFIGS = {
+    "nano": PRESETS["nano"],
+    "tiny": PRESETS["tiny"],
+    "wide": PRESETS["tiny"].replace(name="wide", channels_per_group=2, channel_bytes=8, columns=16, rows=16, burst_beats=4),
+    "deep": PRESETS["tiny"].replace(name="deep", rows=16, result_lanes=2),
+}  # fmt: skip
+
+STALLS = Behaviour(latency=5, jitter=20, stall=0.3, reorder=True)
+
+
+def combine_rows(config: MachineConfig, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    rows = generator.integers(-(1 << 31), 1 << 31, (config.combine_rows, config.columns), np.int64)
+    return (rows >> generator.integers(0, 28, rows.shape)).astype(np.int32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_loads(name: str, seed: int) -> None:
+    config = CONFIGS[name]
+    memory = random_memory(seed)
+    stalled = seed != 0
+    environment = Environment(
+        config, memory, random_loads(seed, config, 30), seed=seed, stall=0.3 if stalled else 0.0, wait_delay=3 * stalled
+    )
+    simulate(environment, STALLS if stalled else Behaviour())
+    environment.check_loads()
+    assert not environment.log.errors
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_stores(name: str, seed: int) -> None:
+    config = CONFIGS[name]
+    memory = random_memory(seed)
+    combine = combine_rows(config, seed)
+    stores = random_stores(seed, config, 12)
+    want_memory, want_combine = [group.copy() for group in memory], combine.copy()
+    apply_stores(config, stores, want_combine, want_memory)
+    stalled = seed != 0
+    environment = Environment(
+        config, memory, (), stores, combine=combine, seed=seed, stall=0.3 if stalled else 0.0, wait_delay=2 * stalled
+    )
+    simulate(environment, STALLS if stalled else Behaviour())
+    for g in range(2):
+        assert np.array_equal(memory[g], want_memory[g]), f"group {g}"
+    assert np.array_equal(combine, want_combine)
+    assert not environment.log.errors
