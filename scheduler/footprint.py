@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which memory cells an instruction reads and writes, on chip and off.
+
+A cell is the smallest thing that two instructions can share without meeting: a V-Cache tile, half a tile's width of
+an activation word (C/2 bytes), a token-list entry, a requantisation word, a combine row. Memory is handled as ranges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat
+from hdl.legality import beats, gang_tiers, load_groups, load_unit_bytes, store_bytes, tiers_of_mask
+from scheduler.ordering import maker_tiers
+
+__all__ = ["SPACES", "Access", "Footprint", "Lists", "footprint", "space_cells"]
+
+Cells = npt.NDArray[np.int64]
+Kind = Literal["read", "write", "add"]
+SPACES = ("vcache", "activation", "list", "parameter", "combine")
+
+
+@dataclass(frozen=True)
+class Access:
+    """One access of an instruction.
+
+    Attributes
+    ----------
+    space : str
+        One of ``SPACES``.
+    kind : {"read", "write", "add"}
+        ``add`` is an accumulation into a combine row, which commutes with other additions.
+    tier : int
+        Tier that reads (reads by the array) or that made the row (results); -1 for loads and stores.
+    cells : int64 array
+        Cell numbers, with repetitions where a cell is written twice.
+    """
+
+    space: str
+    kind: Kind
+    tier: int
+    cells: Cells
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """All that an instruction touches.
+
+    Attributes
+    ----------
+    accesses : tuple of Access
+        On-chip accesses.
+    reads, writes : tuple of (group, start, end)
+        Byte ranges of memory.
+    """
+
+    accesses: tuple[Access, ...]
+    reads: tuple[tuple[int, int, int], ...] = ()
+    writes: tuple[tuple[int, int, int], ...] = ()
+
+
+class Lists:
+    """Contents of the token lists, as loads leave them: list-driven addresses depend on them."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.entries = np.zeros((config.tiers, config.list_depth, 4), dtype=np.uint16)
+
+    def load(self, instruction: Instruction, memory: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]) -> None:
+        """Apply a LOAD of list entries from the groups' memories."""
+        count, base = instruction["count"], instruction["dest_base"]
+        start = instruction["addr"] * ADDRESS_UNIT
+        raw = memory[instruction["group"]][start : start + 8 * count]
+        for tier in tiers_of_mask(instruction["dest_tiers"]):
+            self.entries[tier, base : base + count] = raw.copy().view("<u2").reshape(count, 4)
+
+
+def space_cells(space: str, config: MachineConfig) -> int:
+    """Return the number of cells of a space, all tiers together."""
+    return {
+        "vcache": config.tiers * config.vcache_tiles,
+        "activation": config.tiers * config.activation_words * _parts(config),
+        "list": config.tiers * config.list_depth,
+        "parameter": config.tiers * config.parameter_words,
+        "combine": config.combine_rows,
+    }[space]
+
+
+def _parts(config: MachineConfig) -> int:
+    return 2 * config.rows // config.columns
+
+
+def footprint(instruction: Instruction, config: MachineConfig, lists: Lists) -> Footprint:
+    """Return what a legal instruction touches, given the token lists as they are when it runs."""
+    if instruction.opcode == Opcode.LOAD:
+        return _load(instruction, config)
+    if instruction.opcode == Opcode.STORE:
+        return _store(instruction, config)
+    if instruction.opcode == Opcode.GEMM:
+        return Footprint(tuple(_gemm_reads(instruction, config, lists) + _gemm_writes(instruction, config, lists)))
+    return Footprint(())
+
+
+def _load(instruction: Instruction, config: MachineConfig) -> Footprint:
+    kind, count, base = LoadDest(instruction["dest_kind"]), instruction["count"], instruction["dest_base"]
+    space, depth, parts = {
+        LoadDest.VCACHE: ("vcache", config.vcache_tiles, 1),
+        LoadDest.ACTIVATION: ("activation", config.activation_words, _parts(config)),
+        LoadDest.LIST: ("list", config.list_depth, 1),
+        LoadDest.PARAMETER: ("parameter", config.parameter_words, 1),
+    }[kind]
+    cells = [
+        (tier * depth + base) * parts + np.arange(count * parts) for tier in tiers_of_mask(instruction["dest_tiers"])
+    ]
+    size = beats(count * load_unit_bytes(instruction, config), config) * config.group_bytes
+    reads = tuple((group, start, start + size) for group, start in load_groups(instruction))
+    return Footprint((Access(space, "write", -1, np.concatenate(cells)),), reads=reads)
+
+
+def _store(instruction: Instruction, config: MachineConfig) -> Footprint:
+    cells = instruction["row_base"] + np.arange(instruction["rows"])
+    accesses, writes = [], []
+    if instruction["format"] != StoreFormat.DISCARD:
+        accesses.append(Access("combine", "read", -1, cells))
+        start = instruction["addr"] * ADDRESS_UNIT
+        writes.append((instruction["group"], start, start + store_bytes(instruction, config)))
+    if instruction["clear"]:
+        accesses.append(Access("combine", "write", -1, cells))
+    return Footprint(tuple(accesses), writes=tuple(writes))
+
+
+def _mapping(instruction: Instruction) -> Mapping3D:
+    return Mapping3D(instruction["mapping"]) if instruction["tier_count"] > 1 else Mapping3D.ALONE
+
+
+def _gemm_reads(instruction: Instruction, config: MachineConfig, lists: Lists) -> list[Access]:
+    tiers, mapping = gang_tiers(instruction), _mapping(instruction)
+    tokens, k_slices, n_tiles = (instruction[n] for n in ("tokens", "k_slices", "n_tiles"))
+    makers = maker_tiers(instruction)
+    readers = tiers[:1] if mapping == Mapping3D.N else tiers
+    accesses = []
+    for tier in tiers[:1] if mapping == Mapping3D.M else tiers:
+        tiles = tier * config.vcache_tiles + instruction["vcache_base"] + np.arange(k_slices * n_tiles)
+        accesses.append(Access("vcache", "read", tier, tiles))
+    for tier in tiers:
+        if (instruction["act_list"] and tier in readers) or (instruction["dest_list"] and tier in makers):
+            entries = tier * config.list_depth + instruction["list_base"] + np.arange(tokens)
+            accesses.append(Access("list", "read", tier, entries))
+        if tier in readers:
+            if instruction["act_list"]:
+                base = instruction["list_base"]
+                source = lists.entries[tier, base : base + tokens, 0].astype(np.int64)
+            else:
+                source = np.arange(tokens) * instruction["act_stride"]
+            words = tier * config.activation_words + instruction["act_base"] + source[:, None] + np.arange(k_slices)
+            parts = _parts(config)
+            cells = (words[:, :, None] * parts + np.arange(parts)).reshape(-1)
+            accesses.append(Access("activation", "read", tier, np.unique(cells)))
+        if tier in makers:
+            words = tier * config.parameter_words + instruction["param_base"] + np.arange(n_tiles)
+            accesses.append(Access("parameter", "read", tier, words))
+    return accesses
+
+
+def _gemm_writes(instruction: Instruction, config: MachineConfig, lists: Lists) -> list[Access]:
+    tiers, mapping = gang_tiers(instruction), _mapping(instruction)
+    tokens, n_tiles = instruction["tokens"], instruction["n_tiles"]
+    combine = instruction["dest_kind"] == Dest.COMBINE
+    spread = mapping == Mapping3D.M and not instruction["dest_list"] and (combine or instruction["dest_tiers"])
+    parts = _parts(config)
+    accesses = []
+    for tier in maker_tiers(instruction):
+        place = tier - tiers[0]
+        numbers = (place * n_tiles if mapping == Mapping3D.N else 0) + np.arange(n_tiles)
+        if instruction["dest_list"]:
+            base = instruction["list_base"]
+            entries = lists.entries[tier, base : base + tokens]
+            offset = entries[entries[:, 3] & 1 == 0, 1].astype(np.int64)
+        else:
+            offset = ((place * tokens if spread else 0) + np.arange(tokens)) * instruction["dest_stride"]
+        start = instruction["dest_base"] + offset[:, None]
+        if combine:
+            kind: Kind = "add" if instruction["accumulate"] else "write"
+            accesses.append(Access("combine", kind, tier, (start + numbers).reshape(-1)))
+            continue
+        width = 1 if instruction["mode"] == Mode.SWIGLU else 2  # cells of C/2 bytes that a row takes
+        cells = start[:, :, None] * parts + (numbers[:, None] * width + np.arange(width))
+        for target in tiers_of_mask(instruction["dest_tiers"]) or [tier]:
+            whole = target * config.activation_words * parts + cells.reshape(-1)
+            accesses.append(Access("activation", "write", tier, whole))
+    return accesses

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""W8A8 quantisation of mixture-of-experts layers: int8 weights and activations, static scales, integer drains.
+
+Real values and their integers (``q`` is what the machine holds):
+
+====================  =============================  ==========================================================
+value                 real = q * scale               scale is chosen from
+====================  =============================  ==========================================================
+x (input)             int8  * x_scale                largest magnitude in the calibration text, per layer
+weights               int8  * one per output channel largest magnitude of the channel / 119
+gate (before SiLU)    int16 * 2**-11                 fixed: Q4.11
+up                    int16 * up_scale               largest magnitude in the calibration text, per expert
+h = silu(gate) * up   int8  * h_scale                the same
+y (an expert's row)   int16 * y_scale                the same over all experts of the layer
+gate score            uint16 * 2**-15                fixed: Q15
+====================  =============================  ==========================================================
+
+Weights reach +-119 only: two signed nibbles hold -136 to 119, and every weight must have both planes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.errors import A3dError
+from hdl.numerics import MAX_SHIFT, NIBBLE_MAX
+
+__all__ = [
+    "GATE_BITS", "ExpertRanges", "ExpertWeights", "QuantisationError", "QuantisedExpert", "QuantisedLayer",
+    "multipliers", "quantise_activations", "quantise_gates", "quantise_layer", "quantise_weights",
+]  # fmt: skip
+
+Float = npt.NDArray[np.floating]
+GATE_BITS = 15
+"""Fraction bits of a gate score: 1.0 is 32768."""
+
+SILU_BITS = 11
+"""Fraction bits of the gate value that enters SiLU."""
+
+
+class QuantisationError(A3dError):
+    """Weights or ranges that cannot be quantised."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertWeights:
+    """Float weights of one expert (outputs, inputs): gate and up (intermediate, hidden), down (hidden, intermediate)."""
+
+    gate: Float
+    up: Float
+    down: Float
+
+
+@dataclass(frozen=True)
+class ExpertRanges:
+    """Largest magnitudes that calibration saw: of the up projection, of ``silu(gate) * up``, of the expert's output."""
+
+    up: float
+    h: float
+    y: float
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedExpert:
+    """One expert as the machine computes it.
+
+    Attributes
+    ----------
+    gate, up : int8 array [intermediate, hidden]
+        Weights of the up projections.
+    down : int8 array [hidden, intermediate]
+        Weights of the down projection.
+    gate_mult, up_mult : uint16 array [intermediate]
+        Requantisation multipliers.
+    up_shift : int
+        Shift of both.
+    post_mult, post_shift : int
+        Requantisation of the product to int8.
+    down_mult : uint16 array [hidden]
+        Requantisation multipliers of the output.
+    down_shift : int
+        Their shift.
+    """
+
+    gate: npt.NDArray[np.int8]
+    up: npt.NDArray[np.int8]
+    down: npt.NDArray[np.int8]
+    gate_mult: npt.NDArray[np.uint16]
+    up_mult: npt.NDArray[np.uint16]
+    up_shift: int
+    post_mult: int
+    post_shift: int
+    down_mult: npt.NDArray[np.uint16]
+    down_shift: int
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedLayer:
+    """The experts of one layer.
+
+    Attributes
+    ----------
+    experts : tuple of QuantisedExpert
+        All experts of the layer, all of one shape.
+    x_scale, y_scale : float
+        Real value of 1 of the input and of 1 of the output.
+    """
+
+    experts: tuple[QuantisedExpert, ...]
+    x_scale: float = 1.0
+    y_scale: float = 1.0
+
+    @property
+    def hidden(self) -> int:
+        """Input and output channels."""
+        return int(self.experts[0].gate.shape[1])
+
+    @property
+    def intermediate(self) -> int:
+        """Channels between the projections."""
+        return int(self.experts[0].gate.shape[0])
+
+
+def quantise_weights(weights: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
+    """Quantise a matrix (outputs, inputs) symmetrically per output channel; return integers and scales.
+
+    Raises
+    ------
+    QuantisationError
+        Values that are not finite.
+    """
+    if not np.isfinite(weights).all():
+        raise QuantisationError("weights: a value is not finite; check the checkpoint")
+    largest = np.abs(weights).max(axis=1).astype(np.float64)
+    scale = np.where(largest > 0, largest, 1.0) / NIBBLE_MAX
+    return np.rint(weights / scale[:, None]).astype(np.int8), scale
+
+
+def quantise_activations(x: Float, scale: float) -> npt.NDArray[np.int8]:
+    """Round activations to int8 in [-127, 127]."""
+    return np.clip(np.rint(np.asarray(x, dtype=np.float64) / scale), -127, 127).astype(np.int8)
+
+
+def quantise_gates(weights: Float) -> npt.NDArray[np.uint16]:
+    """Round gate scores to Q15; 1.0 is 32768."""
+    return np.clip(np.rint(np.asarray(weights, dtype=np.float64) * (1 << GATE_BITS)), 0, 65535).astype(np.uint16)
+
+
+def multipliers(ratios: npt.ArrayLike) -> tuple[npt.NDArray[np.uint16], int]:
+    """Return uint16 multipliers and one shift with ``multiplier / 2**shift`` close to each ratio.
+
+    The shift is the largest that keeps the largest multiplier in 16 bits, so that the largest ratio has 15 to 16
+    significant bits; ratios below its 65536th part become zero.
+
+    Raises
+    ------
+    QuantisationError
+        A ratio that is negative or not below 65536.
+    """
+    values = np.atleast_1d(np.asarray(ratios, dtype=np.float64))
+    largest = float(values.max(initial=0.0))
+    if not np.isfinite(values).all() or values.min(initial=0.0) < 0 or largest >= 65535.5:
+        raise QuantisationError(f"requantisation ratio {largest}: use 0 to 65535; check the calibrated ranges")
+    if largest == 0:
+        return np.zeros(values.shape, dtype=np.uint16), 0
+    shift = min(MAX_SHIFT, math.floor(math.log2(65535.0 / largest)))
+    return np.rint(values * 2.0**shift).astype(np.uint16), shift
+
+
+def _scale(largest: float, levels: int, what: str) -> float:
+    if not math.isfinite(largest) or largest < 0:
+        raise QuantisationError(f"range of {what}: {largest}; use a finite number, 0 or more")
+    return (largest if largest > 0 else 1.0) / levels
+
+
+def quantise_layer(
+    experts: Sequence[ExpertWeights], x_range: float, ranges: Sequence[ExpertRanges], margin: float = 1.0
+) -> QuantisedLayer:
+    """Quantise the experts of a layer.
+
+    Parameters
+    ----------
+    experts : sequence of ExpertWeights
+        Float weights.
+    x_range : float
+        Largest magnitude of the layer's input in the calibration text.
+    ranges : sequence of ExpertRanges
+        Largest magnitudes in each expert (0 for an expert that no token chose: the layer's largest is used).
+    margin : float
+        Factor on every calibrated range; above 1 trades resolution for less clipping.
+
+    Raises
+    ------
+    QuantisationError
+        Numbers of experts and ranges differ, or a range or weight is not finite.
+    """
+    if len(experts) != len(ranges) or not experts:
+        raise QuantisationError(f"ranges: {len(ranges)} for {len(experts)} experts; give one for each")
+    x_scale = _scale(x_range * margin, 127, "x")
+    fallback = ExpertRanges(*(max(getattr(r, name) for r in ranges) for name in ("up", "h", "y")))
+    y_scale = _scale(fallback.y * margin, 32767, "y")
+    quantised = []
+    for weights, seen in zip(experts, ranges, strict=True):
+        used = seen if seen.h > 0 else fallback
+        gate, gate_scale = quantise_weights(weights.gate)
+        up, up_weight_scale = quantise_weights(weights.up)
+        down, down_scale = quantise_weights(weights.down)
+        up_scale = _scale(used.up * margin, 32767, "up")
+        h_scale = _scale(used.h * margin, 127, "h")
+        both = np.concatenate([x_scale * gate_scale * (1 << SILU_BITS), x_scale * up_weight_scale / up_scale])
+        mult, up_shift = multipliers(both)
+        post, post_shift = multipliers(up_scale / (1 << SILU_BITS) / h_scale)
+        down_mult, down_shift = multipliers(h_scale * down_scale / y_scale)
+        half = len(gate_scale)
+        quantised.append(
+            QuantisedExpert(
+                gate, up, down, mult[:half], mult[half:], up_shift, int(post[0]), post_shift, down_mult, down_shift
+            )
+        )
+    return QuantisedLayer(tuple(quantised), x_scale, y_scale)

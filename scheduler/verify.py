@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proves, before a stream runs, that no timing of the machine's queues can change what it computes.
+
+What is checked, statically, on the stream as it is:
+
+- every instruction is legal, and the stream ends with END;
+- **no deadlock**: in program order every wait finds its posts, and the waits on one semaphore are granted in program
+  order whatever the timing. Then the oldest unfinished instruction can always go on: all that its queues hold before
+  it is finished, so it has been dispatched however short the queues are, its posts have been made and nobody else can
+  have consumed them, and the loads whose tags it needs are older;
+- no semaphore can overflow;
+- **no race**: any two instructions that touch the same V-Cache tile, activation word, token-list entry,
+  requantisation word, combine row or memory byte (one of them writing) are ordered by queues, semaphores or fill tags;
+- a GEMM finds its tiles filled with its tag.
+
+What a semaphore wait guarantees is worked out conservatively: of the posts that may come before it, those without
+which the count could not be reached. Nothing that is reported as proved depends on timing; a correct stream that
+relies on subtler reasoning is refused.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import MachineConfig
+from hdl.errors import A3dError
+from hdl.isa import Instruction, LoadDest, Opcode
+from hdl.legality import Limits, check_instruction, tiers_of_mask
+from scheduler.footprint import Footprint, Lists, footprint, space_cells
+from scheduler.hazards import HazardTracker, self_conflict
+from scheduler.ordering import Ordering, row_completions
+
+__all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
+
+Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+MAX_PASSES = 64
+
+
+class StreamError(A3dError):
+    """A stream that may deadlock, race or stop with an error."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a stream.
+
+    Attributes
+    ----------
+    kind : str
+        ``illegal``, ``deadlock``, ``stolen`` (two waits whose order is open), ``overflow``, ``race`` or ``miss``.
+    instructions : tuple of int
+        Indices of the instructions at fault.
+    message : str
+        One line that names them.
+    """
+
+    kind: str
+    instructions: tuple[int, ...]
+    message: str
+
+
+def check_stream(
+    instructions: Sequence[Instruction],
+    config: MachineConfig,
+    images: Images,
+    limits: Limits | None = None,
+    tags: npt.NDArray[np.int16] | None = None,
+) -> None:
+    """Raise when :func:`verify_stream` finds anything.
+
+    Raises
+    ------
+    StreamError
+        One line with the first finding and the number of findings.
+    """
+    findings = verify_stream(instructions, config, images, limits, tags)
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise StreamError(f"stream: {findings[0].message}{more}")
+
+
+def verify_stream(
+    instructions: Sequence[Instruction],
+    config: MachineConfig,
+    images: Images,
+    limits: Limits | None = None,
+    tags: npt.NDArray[np.int16] | None = None,
+) -> list[Finding]:
+    """Return everything that is wrong with a stream; an empty list is the proof.
+
+    Parameters
+    ----------
+    instructions : sequence of Instruction
+        The stream, END included.
+    config : MachineConfig
+        The machine.
+    images : tuple of two uint8 arrays
+        Memories of the groups, from which token lists are read.
+    limits : Limits, optional
+        Memory limits; default: all that the machine can address.
+    tags : int16 array [tiers, vcache_tiles], optional
+        Fill tags that an earlier stream left (-1: not valid); default: none.
+    """
+    limits = limits or Limits.whole(config)
+    findings = _illegal(instructions, config, limits) or _deadlocks(instructions)
+    if findings:
+        return findings
+    prints, findings = _footprints(instructions, config, images, tags)
+    if findings:
+        return findings
+    order = _settle(instructions, prints.tag_loads)
+    findings = _stolen(order) + _overflows(order, config)
+    hazards = HazardTracker(config, order)
+    for number, touched in enumerate(prints.touched):
+        for conflict in hazards.conflicts(instructions[number], touched, order.before_grant[number]):
+            if not conflict.ordered:
+                pair = (conflict.earlier, number)
+                names = f"{instructions[pair[0]].opcode.name} and {instructions[number].opcode.name}"
+                text = f"instructions {pair[0]} and {pair[1]} ({names}) race: {pair[1]} {conflict.what} by {pair[0]}"
+                findings.append(Finding("race", pair, text))
+        hazards.record(number, touched)
+    return findings
+
+
+def _illegal(instructions: Sequence[Instruction], config: MachineConfig, limits: Limits) -> list[Finding]:
+    findings = []
+    for number, instruction in enumerate(instructions):
+        wrong = check_instruction(instruction, config, limits)
+        if wrong is not None:
+            findings.append(Finding("illegal", (number,), f"instruction {number}: {wrong.code.name}: {wrong.message}"))
+    ends = [n for n, i in enumerate(instructions) if i.opcode == Opcode.END]
+    if ends != [len(instructions) - 1]:
+        where = f"at {', '.join(map(str, ends))}" if ends else "nowhere"
+        text = f"END stands {where}; a stream of {len(instructions)} instructions has it once, as the last"
+        findings.append(Finding("illegal", tuple(ends), text))
+    return findings
+
+
+def _waits(instruction: Instruction) -> list[tuple[int, int]]:
+    pairs = [(instruction[f"wait{n}_sem"], instruction[f"wait{n}_count"]) for n in (0, 1)]
+    return [(semaphore, count) for semaphore, count in pairs if count]
+
+
+def _posts(instruction: Instruction) -> list[int]:
+    return [instruction[f"post{n}_sem"] for n in (0, 1) if instruction[f"post{n}_en"]]
+
+
+def _deadlocks(instructions: Sequence[Instruction]) -> list[Finding]:
+    values: dict[int, int] = defaultdict(int)
+    for number, instruction in enumerate(instructions):
+        for semaphore, count in _waits(instruction):
+            if values[semaphore] < count:
+                text = (
+                    f"instruction {number} ({instruction.opcode.name}) waits for {count} of semaphore {semaphore}; "
+                    f"the instructions before it leave {values[semaphore]}: deadlock"
+                )
+                return [Finding("deadlock", (number,), text)]
+            values[semaphore] -= count
+        for semaphore in _posts(instruction):
+            values[semaphore] += len(row_completions(instruction))
+    return []
+
+
+@dataclass(frozen=True)
+class _Prints:
+    touched: list[Footprint]
+    tag_loads: list[list[int]]
+
+
+def _footprints(
+    instructions: Sequence[Instruction], config: MachineConfig, images: Images, tags: npt.NDArray[np.int16] | None
+) -> tuple[_Prints, list[Finding]]:
+    """Return what each instruction touches, and what is wrong with that on its own."""
+    lists, findings = Lists(config), []
+    state = np.full((config.tiers, config.vcache_tiles), -1, dtype=np.int16) if tags is None else tags.copy()
+    hazards = HazardTracker(config, Ordering())
+    prints = _Prints([], [])
+    stored: list[tuple[int, int, int]] = []
+    for number, instruction in enumerate(instructions):
+        touched = footprint(instruction, config, lists)
+        wrong = _out_of_range(touched, config) or self_conflict(touched)
+        if wrong:
+            findings.append(Finding("race", (number,), f"instruction {number} ({instruction.opcode.name}): {wrong}"))
+            break
+        prints.touched.append(touched)
+        prints.tag_loads.append(hazards.tag_loads(touched))
+        hazards.order.add(instruction)
+        hazards.record(number, touched)
+        stored += touched.writes
+        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.LIST:
+            for group, start, end in touched.reads:
+                if any(g == group and low < end and start < high for g, low, high in stored):
+                    text = f"instruction {number} loads a token list from memory that the stream stores: not checkable"
+                    findings.append(Finding("race", (number,), text))
+            lists.load(instruction, images)
+        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.VCACHE:
+            for tier in tiers_of_mask(instruction["dest_tiers"]):
+                base = instruction["dest_base"]
+                state[tier, base : base + instruction["count"]] = instruction["tag"]
+        if instruction.opcode == Opcode.GEMM:
+            findings += _misses(number, instruction, touched, state)
+    return prints, findings
+
+
+def _out_of_range(touched: Footprint, config: MachineConfig) -> str | None:
+    for access in touched.accesses:
+        if access.tier >= 0 and access.space in ("activation", "combine") and access.cells.size:
+            # An activation address beyond the buffer would spill into the next tier's cells.
+            cells = space_cells(access.space, config)
+            if access.cells.max() >= cells:
+                return f"it {access.kind}s beyond the {access.space} memory through its token list"
+    return None
+
+
+def _misses(
+    number: int, instruction: Instruction, touched: Footprint, state: npt.NDArray[np.int16]
+) -> list[Finding]:
+    for access in touched.accesses:
+        if access.space == "vcache":
+            found = state.reshape(-1)[access.cells]
+            wrong = np.flatnonzero(found != instruction["tag"])
+            if wrong.size:
+                tile = int(access.cells[wrong[0]]) % state.shape[1]
+                has = "no valid fill" if found[wrong[0]] < 0 else f"tag {found[wrong[0]]}"
+                needs = f"tag {instruction['tag']} in tile {tile} of tier {access.tier}"
+                return [Finding("miss", (number,), f"instruction {number} (GEMM) needs {needs}, which has {has}")]
+    return []
+
+
+def _settle(instructions: Sequence[Instruction], tag_loads: Sequence[Sequence[int]]) -> Ordering:
+    """Return the order that the semaphores guarantee, worked out until nothing more follows."""
+    waiters: dict[int, list[tuple[int, int]]] = defaultdict(list)  # semaphore: (instruction, count)
+    posts: dict[int, list[int]] = defaultdict(list)  # semaphore: completions, in program order
+    owner: list[tuple[int, str]] = []
+    for number, instruction in enumerate(instructions):
+        for semaphore, count in _waits(instruction):
+            waiters[semaphore].append((number, count))
+        for units in row_completions(instruction):
+            for semaphore in _posts(instruction):
+                posts[semaphore].append(len(owner))
+            owner.append((number, units[0]))
+    after: list[int] | None = None  # from the pass before: grants known to precede each completion
+    previous: list[list[int]] = []
+    for _ in range(MAX_PASSES):
+        order, guaranteed = Ordering(), []
+        for number, instruction in enumerate(instructions):
+            _, granted = order.preview(instruction)
+            waited: list[int] = []
+            for semaphore, count in _waits(instruction):
+                taken = count + sum(c for w, c in waiters[semaphore] if granted >> w & 1)
+                waited += _guaranteed(number, taken, posts[semaphore], owner, after)
+            order.add(instruction, waited, tag_loads[number])
+            guaranteed.append(waited)
+        if guaranteed == previous:
+            break
+        previous, after = guaranteed, order.grants_before
+    return order
+
+
+def _guaranteed(
+    waiter: int, count: int, posts: Sequence[int], owner: Sequence[tuple[int, str]], after: Sequence[int] | None
+) -> list[int]:
+    """Return the posts without which `count` cannot be reached before the waiter is granted."""
+    # Posts that cannot come before the grant: the waiter's own, and those known to follow it.
+    candidates = [p for p in posts if owner[p][0] != waiter and not (after is not None and after[p] >> waiter & 1)]
+    chains: dict[str, list[int]] = defaultdict(list)
+    for post in candidates:
+        chains[owner[post][1]].append(post)
+    result = []
+    for chain in chains.values():
+        for place, post in enumerate(chain):
+            # Without this post, neither it nor the later ones of its unit have been made.
+            if len(candidates) - (len(chain) - place) < count:
+                result.append(post)
+    return result
+
+
+def _stolen(order: Ordering) -> list[Finding]:
+    findings = []
+    last: dict[int, int] = {}
+    for number, instruction in enumerate(order.instructions):
+        for semaphore, _ in _waits(instruction):
+            earlier = last.get(semaphore)
+            if earlier is not None and not order.grants_before_grant[number] >> earlier & 1:
+                text = (
+                    f"instructions {earlier} and {number} both wait for semaphore {semaphore} and nothing orders "
+                    f"them: either may take the other's posts"
+                )
+                findings.append(Finding("stolen", (earlier, number), text))
+            last[semaphore] = number
+    return findings
+
+
+def _overflows(order: Ordering, config: MachineConfig) -> list[Finding]:
+    waits: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    posts: dict[int, list[int]] = defaultdict(list)
+    for number, instruction in enumerate(order.instructions):
+        for semaphore, count in _waits(instruction):
+            waits[semaphore].append((number, count))
+        for semaphore in _posts(instruction):
+            posts[semaphore] += order.completions[number]
+    findings = []
+    most = (1 << config.semaphore_bits) - 1
+    for semaphore, completions in posts.items():
+        if len(completions) <= most:
+            continue
+        for post in completions:
+            later = sum(1 for other in completions if other != post and order.before[other] >> post & 1)
+            taken = sum(count for waiter, count in waits[semaphore] if order.grants_before[post] >> waiter & 1)
+            if len(completions) - later - taken > most:
+                number = order.owner[post][0]
+                text = f"semaphore {semaphore} may count beyond {most} at instruction {number}"
+                findings.append(Finding("overflow", (number,), text))
+                break
+    return findings

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine under test from reset to interrupt: runs a list of jobs and writes what it saw as JSON.
+
+``sim.system`` prepares the jobs and reads the results; this module runs inside the simulator. The machine runs alone
+between start and interrupt: no Python per cycle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, First, RisingEdge
+
+from hdl.config import MachineConfig
+from sim.benches.axil import AxilManager
+from sim.hexfile import channel_path
+
+PERIOD_NS = 2
+
+
+async def strobe(signal: Any, clk: Any) -> None:
+    """Hold a control input high for one cycle."""
+    signal.value = 1
+    await RisingEdge(clk)
+    signal.value = 0
+    await RisingEdge(clk)
+
+
+async def wait_ready(axil: AxilManager, clk: Any) -> None:
+    """Wait until the machine accepts a start (the tag sweep after reset or an error is over)."""
+    for _ in range(10_000):
+        if await axil.read("STATUS") & 1:
+            return
+        await ClockCycles(clk, 50)
+    raise AssertionError("the machine never became ready")
+
+
+def channel_files(paths: list[str], config: MachineConfig, suffix: str) -> Iterator[tuple[str, str]]:
+    """Yield (file of the caller, file that the memory model of a channel uses) for every channel."""
+    channels = config.channels_per_group
+    for group, path in enumerate(paths):
+        for channel in range(channels):
+            name = f"group{group}" if channels == 1 else f"group{group}_{channel}"
+            yield str(channel_path(Path(path), channel, channels)), f"{name}.{suffix}"
+
+
+async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str, Any]:
+    """Load memories, program the registers, start, wait for the interrupt, read everything back."""
+    clk = dut.clk
+    knobs = job["memory"]
+    for name, value in knobs.items():
+        getattr(dut, name).value = value
+    await strobe(dut.mem_rst, clk)
+    if job["images"] is not None:
+        for source, local in channel_files(job["images"], axil.config, "hex"):
+            shutil.copyfile(source, local)
+        await strobe(dut.mem_load, clk)
+    await axil.write_wide("STREAM_BASE", job["stream_base"])
+    await axil.write("WATCHDOG", job["watchdog"])
+    for group in range(2):
+        await axil.write_wide(f"MEMORY{group}_BYTES", job["memory_bytes"][group])
+        await axil.write_wide(f"WINDOW{group}_BASE", job["window"][group][0])
+        await axil.write_wide(f"WINDOW{group}_LIMIT", job["window"][group][1])
+    await axil.write("IRQ_PENDING", 3)
+    await axil.write("IRQ_ENABLE", 3)
+    await wait_ready(axil, clk)
+    started = time.perf_counter()
+    await axil.write("CONTROL", 3 if job["invalidate"] else 1)
+    limit = ClockCycles(clk, job["max_cycles"])
+    fired = await First(RisingEdge(dut.irq), limit)
+    wall = time.perf_counter() - started
+    result: dict[str, Any] = {"timed_out": fired is limit, "wall_s": wall}
+    await wait_ready(axil, clk) if fired is not limit else None
+    status = await axil.read("STATUS")
+    result |= {
+        "done": bool(status & 4),
+        "error": bool(status & 8),
+        "semaphores_left": bool(status & 16),
+        "error_code": await axil.read("ERROR_CODE"),
+        "error_pc": await axil.read("ERROR_PC"),
+        "error_address": await axil.read_wide("ERROR_ADDRESS"),
+        "counters": await axil.counters(),
+        "assert_fail": int(dut.mem_assert_fail.value),
+    }
+    if job["dump"]:
+        await strobe(dut.mem_dump, clk)
+        for target, local in channel_files(job["dump"], axil.config, "dump"):
+            shutil.move(local, target)
+    return result
+
+
+@cocotb.test()
+async def jobs(dut: Any) -> None:
+    """Run the jobs named by A3D_JOBS one after the other on one simulated machine."""
+    description = json.loads(Path(os.environ["A3D_JOBS"]).read_text())
+    config = MachineConfig(**description["config"])
+    axil = AxilManager(dut, config)
+    axil.idle()
+    for name in description["jobs"][0]["memory"]:
+        getattr(dut, name).value = 0
+    dut.mem_rst.value = 0
+    dut.mem_load.value = 0
+    dut.mem_dump.value = 0
+    dut.rst.value = 1
+    Clock(dut.clk, PERIOD_NS, unit="ns").start()
+    await ClockCycles(dut.clk, 4)
+    dut.rst.value = 0
+    results = []
+    for job in description["jobs"]:
+        results.append(await run_job(dut, axil, job))
+        scratch = Path(description["results"] + ".tmp")
+        scratch.write_text(json.dumps(results))
+        os.replace(scratch, description["results"])
+        if results[-1]["timed_out"]:
+            break

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``a3d sim``: runs a cocotb bench by name; ``make sim TEST=name`` is a thin name for it."""
+
+import argparse
+from pathlib import Path
+
+from hdl.config import load_config
+from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.runner import SIMULATORS
+from sim.testbench import bench_names, bench_summary, run_bench
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = new_parser(subparsers, "sim", "run a cocotb bench; without a name, list them")
+    parser.add_argument("bench", nargs="?", help="name of the bench")
+    add_config_option(parser)
+    parser.add_argument("--sim", choices=SIMULATORS, default="verilator", help="the simulator; default verilator")
+    parser.add_argument("--testcase", metavar="NAME", help="run only this test of the bench")
+    parser.add_argument("--seed", type=int, help="repeat a run with this random seed")
+    parser.add_argument("--waves", action="store_true", help="record waves into the work directory")
+    parser.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="kill it then; default 3600")
+    parser.add_argument("--work-dir", type=Path, metavar="DIR", help="run there, and keep what the run leaves")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    if args.bench is None:
+        print_table(((name, bench_summary(name)) for name in bench_names()), ("bench", "what it tests"))
+        return 0
+    result = run_bench(
+        args.bench,
+        load_config(args.config),
+        simulator=args.sim,
+        testcase=args.testcase,
+        seed=args.seed,
+        waves=args.waves,
+        timeout_s=args.timeout,
+        work_dir=args.work_dir,
+        echo=args.json != "-",
+    )
+    if result.waves:
+        print(f"waves: {result.waves}")
+    write_json(args.json, {"bench": args.bench, "config": args.config, "sim": args.sim, "result": result})
+    return 0

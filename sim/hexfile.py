@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory images as the simulator's back door reads and writes them (``$readmemh``, ``$writememh``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["channel_path", "read_hex", "write_hex"]
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def channel_path(path: Path, channel: int, channels: int) -> Path:
+    """Return the file of one channel: the path itself when the group has one channel."""
+    return path if channels == 1 else path.with_name(f"{path.name}.{channel}")
+
+
+def write_hex(path: Path, image: Bytes, channel_bytes: int, channels: int = 1) -> None:
+    """Write a group's image as one file per channel, one memory word (``channel_bytes`` bytes) a line.
+
+    Parameters
+    ----------
+    path : Path
+    image : uint8 array
+        Length a multiple of ``channel_bytes * channels``; beats are striped over the channels.
+    """
+    words = image.reshape(-1, channels, channel_bytes)
+    for channel in range(channels):
+        # $readmemh wants the highest byte first.
+        text = np.ascontiguousarray(words[:, channel, ::-1]).tobytes().hex()
+        width = 2 * channel_bytes
+        lines = "\n".join(text[i : i + width] for i in range(0, len(text), width))
+        channel_path(path, channel, channels).write_text(lines + "\n")
+
+
+def read_hex(path: Path, size: int, channel_bytes: int, channels: int = 1) -> Bytes:
+    """Read a group's image of `size` bytes back."""
+    words = np.zeros((size // (channels * channel_bytes), channels, channel_bytes), dtype=np.uint8)
+    for channel in range(channels):
+        lines = channel_path(path, channel, channels).read_text().split("\n")
+        text = "".join(line for line in lines if line and not line.startswith(("//", "@")))
+        data = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+        words[:, channel, :] = data.reshape(-1, channel_bytes)[:, ::-1]
+    return words.reshape(-1)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs instruction streams on the generated machine: emission, bench top, simulator, memory images, counters."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import MachineConfig
+from hdl.errors import A3dError
+from hdl.errors_hw import ErrorCode
+from hdl.generate import generate
+from hdl.isa import Instruction, encode
+from hdl.legality import Limits
+from sim import runner
+from sim.bench_top import BENCH_TOP, memory_sources, render_bench
+from sim.hexfile import read_hex, write_hex
+
+__all__ = ["Job", "JobResult", "MemoryKnobs", "SimulatedMachine", "SystemRunError", "place_stream", "stream_bytes"]
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class SystemRunError(A3dError):
+    """A simulated machine did something that it must never do: time-out, protocol violation, wrong state."""
+
+
+def stream_bytes(instructions: Sequence[Instruction]) -> bytes:
+    """Return the binary of a stream."""
+    return b"".join(encode(instruction) for instruction in instructions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryKnobs:
+    """How the simulated memories behave.
+
+    Attributes
+    ----------
+    latency : int
+        Cycles from a read request to its first data beat.
+    random_latency : int
+        Largest random addition to it, 0 = none.
+    stall_rate : int
+        Chance in 1/256 that a channel is not ready, or has no data, in a cycle.
+    seed : int
+        Of the random stalls; 1 to 2**32 - 1.
+    read_error, write_error : (group, first byte, end) or None
+        Range that answers SLVERR.
+    """
+
+    latency: int = 40
+    random_latency: int = 0
+    stall_rate: int = 0
+    seed: int = 1
+    read_error: tuple[int, int, int] | None = None
+    write_error: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stream for the machine.
+
+    Attributes
+    ----------
+    images : pair of bytes or None
+        Initial contents of the two groups' memories (shorter than the memory: the rest is `fill`); None keeps what the
+        previous job left.
+    stream_base : int
+        Byte address of the stream in group 0.
+    limits : Limits or None
+        Register limits; None allows the whole simulated memory.
+    invalidate : bool
+        Invalidate all V-Cache tiles before the stream; False lets it use what earlier streams loaded.
+    watchdog : int
+        Cycles without progress that count as deadlock.
+    max_cycles : int
+        Simulated cycles after which the run is given up.
+    dump : bool
+        Read both memories back.
+    knobs : MemoryKnobs
+        Memory behaviour.
+    """
+
+    images: tuple[bytes, bytes] | None
+    stream_base: int
+    limits: Limits | None = None
+    invalidate: bool = True
+    watchdog: int = 20_000
+    max_cycles: int = 2_000_000
+    dump: bool = True
+    knobs: MemoryKnobs = field(default_factory=MemoryKnobs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """What one job left behind.
+
+    Attributes
+    ----------
+    done : bool
+        END was reached without error.
+    error : ErrorCode or None
+    error_pc, error_address : int
+    semaphores_left : bool
+        END was reached with a semaphore that is not zero.
+    counters : dict of str to int
+        Performance counters by the names of ``hdl.regs``.
+    memory : pair of uint8 arrays or None
+        Both memories after the run (with ``dump``).
+    wall_s : float
+        Wall-clock seconds between start and interrupt.
+    """
+
+    done: bool
+    error: ErrorCode | None
+    error_pc: int
+    error_address: int
+    semaphores_left: bool
+    counters: Mapping[str, int]
+    memory: tuple[Bytes, Bytes] | None
+    wall_s: float
+
+
+class SimulatedMachine:
+    """A compiled simulator of one configuration.
+
+    Parameters
+    ----------
+    config : MachineConfig
+    memory_bits : int
+        Each group's memory has ``2**memory_bits`` bytes.
+    simulator : {"verilator", "icarus"}
+    fast : bool
+        False: cocotb's default Verilator build, for comparison.
+    waves : bool
+        Build with wave recording.
+    build_root : path
+        Generated Verilog goes to a directory below, named by the configuration.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        *,
+        memory_bits: int = 20,
+        simulator: str = "verilator",
+        fast: bool = True,
+        waves: bool = False,
+        build_root: Path = Path("build"),
+    ) -> None:
+        self.config = config
+        self.memory_bytes = 1 << memory_bits
+        self.waves = waves
+        folder = build_root / "rtl" / f"{config.name}-{config.digest()[:12]}"
+        design, _ = generate(config, folder)
+        bench = folder / "bench" / f"bench_{memory_bits}.v"
+        bench.parent.mkdir(parents=True, exist_ok=True)
+        text = render_bench(config, design, memory_bits)
+        if not bench.exists() or bench.read_text() != text:
+            bench.write_text(text)
+        sources = [folder / path for path in design.files]
+        self.model = runner.build(
+            [*sources, *memory_sources(), bench], BENCH_TOP, sim=simulator, fast=fast, waves=waves
+        )
+
+    def run(self, jobs: Sequence[Job], *, work_dir: Path | None = None, timeout_s: float = 1200.0) -> list[JobResult]:
+        """Run jobs one after the other on one machine that is reset once, before the first.
+
+        Raises
+        ------
+        SystemRunError
+            A job neither finished nor stopped with an error, or broke the AXI protocol.
+        SimulationError
+            The simulator itself failed.
+        """
+        with tempfile.TemporaryDirectory(prefix="a3d-jobs-") as name:
+            folder = Path(name)
+            description = {
+                "config": self.config.to_dict(),
+                "results": str(folder / "results.json"),
+                "jobs": [self._describe(job, folder, index) for index, job in enumerate(jobs)],
+            }
+            jobs_file = folder / "jobs.json"
+            jobs_file.write_text(json.dumps(description))
+            runner.run(
+                self.model,
+                "sim.benches.system",
+                env={"A3D_JOBS": str(jobs_file)},
+                plusargs=self._plusargs(),
+                waves=self.waves,
+                work_dir=work_dir,
+                timeout_s=timeout_s,
+                seed=1,
+            )
+            raw = json.loads((folder / "results.json").read_text())
+            results = [
+                self._result(job, entry, folder, i) for i, (job, entry) in enumerate(zip(jobs, raw, strict=False))
+            ]
+        if len(results) != len(jobs):
+            raise SystemRunError(f"job {len(results) - 1}: no interrupt; see max_cycles")
+        return results
+
+    def _plusargs(self) -> list[str]:
+        channels = self.config.channels_per_group
+        names = [f"group{g}" if channels == 1 else f"group{g}_{c}" for g in range(2) for c in range(channels)]
+        return [
+            f"+{name}_{kind}={name}.{suffix}" for name in names for kind, suffix in (("load", "hex"), ("dump", "dump"))
+        ]
+
+    def _describe(self, job: Job, folder: Path, index: int) -> dict[str, Any]:
+        limits = job.limits or Limits(
+            (self.memory_bytes, self.memory_bytes), ((0, self.memory_bytes), (0, self.memory_bytes))
+        )
+        files = None
+        if job.images is not None:
+            files = []
+            for group, image in enumerate(job.images):
+                if len(image) > self.memory_bytes:
+                    raise SystemRunError(
+                        f"image of group {group}: {len(image)} bytes; the simulated memory has {self.memory_bytes}: "
+                        "raise memory_bits"
+                    )
+                path = folder / f"job{index}_group{group}.hex"
+                padded = np.zeros(self.memory_bytes, dtype=np.uint8)
+                padded[: len(image)] = np.frombuffer(image, dtype=np.uint8)
+                write_hex(path, padded, self.config.channel_bytes, self.config.channels_per_group)
+                files.append(str(path))
+        knobs = job.knobs
+        memory = {
+            "mem_latency": knobs.latency,
+            "mem_random_latency": knobs.random_latency,
+            "mem_stall_rate": knobs.stall_rate,
+            "mem_seed": knobs.seed,
+        }
+        for kind, error in (("read", knobs.read_error), ("write", knobs.write_error)):
+            group, first, end = error or (0, 0, 0)
+            memory |= {
+                f"mem_{kind}_error_group": group,
+                f"mem_{kind}_error_base": first // self.config.channels_per_group,
+                f"mem_{kind}_error_limit": end // self.config.channels_per_group,
+            }
+        return {
+            "images": files,
+            "stream_base": job.stream_base,
+            "watchdog": job.watchdog,
+            "invalidate": job.invalidate,
+            "memory_bytes": list(limits.memory_bytes),
+            "window": [list(w) for w in limits.window],
+            "max_cycles": job.max_cycles,
+            "dump": [str(folder / f"job{index}_group{g}.dump") for g in range(2)] if job.dump else None,
+            "memory": memory,
+        }
+
+    def _result(self, job: Job, raw: Mapping[str, Any], folder: Path, index: int) -> JobResult:
+        if raw["assert_fail"]:
+            raise SystemRunError(f"job {index}: the memory model saw a violation of the AXI protocol; see sim.log")
+        if raw["timed_out"]:
+            raise SystemRunError(
+                f"job {index}: no interrupt after {job.max_cycles} cycles; counters: {raw['counters']}"
+            )
+        memory = None
+        if job.dump:
+            memory = tuple(
+                read_hex(
+                    folder / f"job{index}_group{group}.dump",
+                    self.memory_bytes,
+                    self.config.channel_bytes,
+                    self.config.channels_per_group,
+                )
+                for group in range(2)
+            )
+        return JobResult(
+            done=raw["done"],
+            error=ErrorCode(raw["error_code"]) if raw["error"] else None,
+            error_pc=raw["error_pc"],
+            error_address=raw["error_address"],
+            semaphores_left=raw["semaphores_left"],
+            counters=raw["counters"],
+            memory=memory,  # type: ignore[arg-type]
+            wall_s=raw["wall_s"],
+        )
+
+
+def place_stream(images: tuple[bytearray, bytearray], base: int, instructions: Sequence[Instruction]) -> None:
+    """Write a stream's binary into group 0's image at byte address `base`, growing the image as needed."""
+    binary = stream_bytes(instructions)
+    end = base + len(binary)
+    if len(images[0]) < end:
+        images[0].extend(bytes(end - len(images[0])))
+    images[0][base:end] = binary
