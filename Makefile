@@ -46,8 +46,8 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 .PHONY: demo
-demo: setup ## Run the demo model on the simulated machine, and compare with the reference
-	$(BIN)/a3d run --demo
+demo: setup ## The main job: the demo model's experts on the simulated machine, every byte compared
+	$(BIN)/a3d demo $(CONFIG_OPTION) $(ARGS)
 
 ##@ Check
 

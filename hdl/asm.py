@@ -159,15 +159,15 @@ def _parse_semaphores(name: str, value: str) -> dict[str, int]:
     return values
 
 
-def disassemble(instruction: Instruction, symbols: Mapping[int, str] | None = None) -> str:
+def disassemble(instruction: Instruction, symbols: Mapping[tuple[int, int], str] | None = None) -> str:
     """Return an instruction as a line of assembler text that assembles to the same value.
 
     Parameters
     ----------
     instruction : Instruction
         What to write.
-    symbols : mapping of int to str, optional
-        Names of byte addresses, used for addresses that match exactly.
+    symbols : mapping of (group, byte address) to str, optional
+        Names of memory regions, used for addresses that match exactly.
     """
     words = [instruction.opcode.name.lower()]
     body = BODIES[instruction.opcode]
@@ -184,18 +184,20 @@ def disassemble(instruction: Instruction, symbols: Mapping[int, str] | None = No
         if field.enum is not None:
             words.append(f"{field.name}={field.enum(value).name.lower()}")
         elif value:
-            words.append(f"{field.name.removesuffix('_base')}={_value_text(field, value, symbols or {})}")
+            words.append(f"{field.name.removesuffix('_base')}={_value_text(instruction, field, symbols or {})}")
     return " ".join(words + _semaphore_words(instruction))
 
 
-def _value_text(field: Field, value: int, symbols: Mapping[int, str]) -> str:
+def _value_text(instruction: Instruction, field: Field, symbols: Mapping[tuple[int, int], str]) -> str:
+    value = instruction[field.name]
     if field.name.endswith("_tiers"):
         tiers = tiers_of_mask(value)
         if len(tiers) > 1 and tiers == list(range(tiers[0], tiers[-1] + 1)):
             return f"{tiers[0]}..{tiers[-1]}"
         return ",".join(str(tier) for tier in tiers)
     if field.name.startswith("addr"):
-        name = symbols.get(value * ADDRESS_UNIT)
+        group = instruction["group"] ^ (field.name == "addr_low")
+        name = symbols.get((group, value * ADDRESS_UNIT))
         return f"@{name}" if name else f"{value:#x}"
     return str(value)
 
@@ -217,7 +219,7 @@ def _semaphore_words(instruction: Instruction) -> list[str]:
     return words
 
 
-def to_text(instructions: Iterable[Instruction], symbols: Mapping[int, str] | None = None) -> str:
+def to_text(instructions: Iterable[Instruction], symbols: Mapping[tuple[int, int], str] | None = None) -> str:
     """Return a whole stream as assembler text, one line per instruction."""
     return "".join(disassemble(i, symbols) + "\n" for i in instructions)
 

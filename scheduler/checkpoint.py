@@ -164,61 +164,87 @@ def read_config(folder: Path | str) -> MixtralConfig:
     path = Path(folder) / "config.json"
     raw = _read_json(path, "point at a Hugging Face model directory (config.json and model.safetensors)")
     if raw.get("architectures") != [_ARCHITECTURE]:
-        raise CheckpointError(f"{path}: architectures is {raw.get('architectures')!r}, expected ['{_ARCHITECTURE}']; "
-                              "only Mixtral checkpoints can be read, convert the model first")
-    for name, allowed in (("model_type", ("mixtral",)), ("hidden_act", ("silu",)),
-                          ("rope_scaling", (None,)), ("attention_bias", (None, False))):
+        raise CheckpointError(
+            f"{path}: architectures is {raw.get('architectures')!r}, expected ['{_ARCHITECTURE}']; "
+            "only Mixtral checkpoints can be read, convert the model first"
+        )
+    for name, allowed in (
+        ("model_type", ("mixtral",)),
+        ("hidden_act", ("silu",)),
+        ("rope_scaling", (None,)),
+        ("attention_bias", (None, False)),
+    ):
         default = None if None in allowed else allowed[0]
         if raw.get(name, default) not in allowed:
-            raise CheckpointError(f"{path}: {name} is {raw[name]!r}, expected {allowed[0]!r}; "
-                                  "the model uses a feature that is not implemented")
+            raise CheckpointError(
+                f"{path}: {name} is {raw[name]!r}, expected {allowed[0]!r}; "
+                "the model uses a feature that is not implemented"
+            )
 
     def number(name: str, kind: type, source: dict[str, Any] = raw, default: Any = None) -> Any:
         value = source.get(name, default)
         allowed = (int, float) if kind is float else (int,)
         if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value) or value <= 0:
             state = f"is {value!r}" if name in source else "is missing"
-            raise CheckpointError(f"{path}: {name} {state}, expected a positive "
-                                  f"{'number' if kind is float else 'integer'}; correct config.json")
+            raise CheckpointError(
+                f"{path}: {name} {state}, expected a positive "
+                f"{'number' if kind is float else 'integer'}; correct config.json"
+            )
         return kind(value)
 
     # transformers 5 moved rope_theta into a table that also names the kind of RoPE
     rope = raw.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise CheckpointError(f"{path}: rope_parameters is {rope!r}, expected rope_type 'default'; "
-                              "scaled rotary embeddings are not implemented")
+        raise CheckpointError(
+            f"{path}: rope_parameters is {rope!r}, expected rope_type 'default'; "
+            "scaled rotary embeddings are not implemented"
+        )
     hidden, heads = number("hidden_size", int), number("num_attention_heads", int)
     head_dim = raw.get("head_dim")
     if head_dim is None:
         if hidden % heads:
-            raise CheckpointError(f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}; "
-                                  "correct one of them or add head_dim")
+            raise CheckpointError(
+                f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}; "
+                "correct one of them or add head_dim"
+            )
         head_dim = hidden // heads
     tied = raw.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         raise CheckpointError(f"{path}: tie_word_embeddings is {tied!r}, expected true or false")
     config = MixtralConfig(
-        vocab_size=number("vocab_size", int), hidden_size=hidden, intermediate_size=number("intermediate_size", int),
-        num_hidden_layers=number("num_hidden_layers", int), num_attention_heads=heads,
+        vocab_size=number("vocab_size", int),
+        hidden_size=hidden,
+        intermediate_size=number("intermediate_size", int),
+        num_hidden_layers=number("num_hidden_layers", int),
+        num_attention_heads=heads,
         num_key_value_heads=number("num_key_value_heads", int),
-        head_dim=number("head_dim", int, {"head_dim": head_dim}), num_local_experts=number("num_local_experts", int),
+        head_dim=number("head_dim", int, {"head_dim": head_dim}),
+        num_local_experts=number("num_local_experts", int),
         num_experts_per_tok=number("num_experts_per_tok", int),
-        max_position_embeddings=number("max_position_embeddings", int), rms_norm_eps=number("rms_norm_eps", float),
-        rope_theta=number("rope_theta", float, rope if "rope_theta" in rope else raw), tie_word_embeddings=tied,
+        max_position_embeddings=number("max_position_embeddings", int),
+        rms_norm_eps=number("rms_norm_eps", float),
+        rope_theta=number("rope_theta", float, rope if "rope_theta" in rope else raw),
+        tie_word_embeddings=tied,
     )
     if heads % config.num_key_value_heads:
-        raise CheckpointError(f"{path}: num_key_value_heads is {config.num_key_value_heads}, "
-                              f"expected a divisor of num_attention_heads {heads}")
+        raise CheckpointError(
+            f"{path}: num_key_value_heads is {config.num_key_value_heads}, "
+            f"expected a divisor of num_attention_heads {heads}"
+        )
     if config.head_dim % 2:
         raise CheckpointError(f"{path}: head_dim is {config.head_dim}, expected an even number (RoPE rotates pairs)")
     if config.num_experts_per_tok > config.num_local_experts:
-        raise CheckpointError(f"{path}: num_experts_per_tok is {config.num_experts_per_tok}, "
-                              f"expected at most num_local_experts {config.num_local_experts}")
+        raise CheckpointError(
+            f"{path}: num_experts_per_tok is {config.num_experts_per_tok}, "
+            f"expected at most num_local_experts {config.num_local_experts}"
+        )
     window = raw.get("sliding_window")
     if window is not None and (not isinstance(window, int) or window < config.max_position_embeddings):
-        raise CheckpointError(f"{path}: sliding_window is {window!r}, expected null or at least "
-                              f"{config.max_position_embeddings} (max_position_embeddings); "
-                              "sliding-window attention is not implemented")
+        raise CheckpointError(
+            f"{path}: sliding_window is {window!r}, expected null or at least "
+            f"{config.max_position_embeddings} (max_position_embeddings); "
+            "sliding-window attention is not implemented"
+        )
     return config
 
 
@@ -254,8 +280,9 @@ def _to_float32(name: str, dtype: str, data: bytes, path: Path) -> FloatArray:
         return np.frombuffer(data, dtype="<f2").astype(np.float32)
     if dtype == "BF16":  # the upper half of a float32
         return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
-    raise CheckpointError(f"{path}: tensor {name} has type {dtype}, expected F32, F16 or BF16; "
-                          "dequantise the model and save it again")
+    raise CheckpointError(
+        f"{path}: tensor {name} has type {dtype}, expected F32, F16 or BF16; dequantise the model and save it again"
+    )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -264,8 +291,10 @@ def _files(folder: Path) -> list[Path]:
     if whole.exists():
         return [whole]
     if not index.exists():
-        raise CheckpointError(f"{folder}: has neither model.safetensors nor model.safetensors.index.json; "
-                              "save the model in safetensors format (save_pretrained does)")
+        raise CheckpointError(
+            f"{folder}: has neither model.safetensors nor model.safetensors.index.json; "
+            "save the model in safetensors format (save_pretrained does)"
+        )
     shards = _read_json(index, "save the model again").get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise CheckpointError(f"{index}: weight_map is missing or not a table of file names; save the model again")
@@ -274,8 +303,9 @@ def _files(folder: Path) -> list[Path]:
         if Path(name).name != name:
             raise CheckpointError(f"{index}: weight_map names the file {name!r}, expected a file in {folder}")
         if not (folder / name).exists():
-            raise CheckpointError(f"{folder / name}: not found, but weight_map of {index.name} names it; "
-                                  "download the missing shard")
+            raise CheckpointError(
+                f"{folder / name}: not found, but weight_map of {index.name} names it; download the missing shard"
+            )
     return [folder / name for name in names]
 
 
@@ -287,30 +317,39 @@ def _tensors(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Floa
             # raw bytes rather than safetensors.numpy, which has no bfloat16
             entries = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
         except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file ({error}); "
-                                  "download or save it again") from error
+            raise CheckpointError(
+                f"{path}: not a readable safetensors file ({error}); download or save it again"
+            ) from error
         for name, entry in entries:
             if name.endswith("rotary_emb.inv_freq"):  # old checkpoints store what follows from rope_theta
                 continue
             if name not in shapes:
-                raise CheckpointError(f"{path}: tensor {name} is not part of a {_ARCHITECTURE} of this config.json; "
-                                      "check num_hidden_layers, num_local_experts and tie_word_embeddings")
+                raise CheckpointError(
+                    f"{path}: tensor {name} is not part of a {_ARCHITECTURE} of this config.json; "
+                    "check num_hidden_layers, num_local_experts and tie_word_embeddings"
+                )
             if name in found:
                 raise CheckpointError(f"{path}: tensor {name} is in another shard too; save the model again")
             shape = tuple(entry["shape"])
             if shape != shapes[name]:
-                raise CheckpointError(f"{path}: tensor {name} has shape {shape}, expected {shapes[name]}; "
-                                      "config.json and the weights are of different models")
+                raise CheckpointError(
+                    f"{path}: tensor {name} has shape {shape}, expected {shapes[name]}; "
+                    "config.json and the weights are of different models"
+                )
             array = _to_float32(name, entry["dtype"], bytes(entry["data"]), path).reshape(shape)
             if not np.isfinite(array).all():
-                raise CheckpointError(f"{path}: tensor {name} holds infinities or NaNs, expected finite weights; "
-                                      "save the model in a type with a wider range")
+                raise CheckpointError(
+                    f"{path}: tensor {name} holds infinities or NaNs, expected finite weights; "
+                    "save the model in a type with a wider range"
+                )
             array.flags.writeable = False
             found[name] = array
     for name, shape in shapes.items():
         if name not in found:
-            raise CheckpointError(f"{folder}: tensor {name} is missing, expected shape {shape}; "
-                                  "check config.json, or download or save the weights again")
+            raise CheckpointError(
+                f"{folder}: tensor {name} is missing, expected shape {shape}; "
+                "check config.json, or download or save the weights again"
+            )
     return found
 
 
@@ -341,19 +380,34 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
         prefix = f"model.layers.{number}."
 
         def experts(weight: str, prefix: str = prefix) -> FloatArray:
-            stacked = np.stack([tensors[f"{prefix}block_sparse_moe.experts.{expert}.{weight}.weight"]
-                                for expert in range(config.num_local_experts)])
+            stacked = np.stack(
+                [
+                    tensors[f"{prefix}block_sparse_moe.experts.{expert}.{weight}.weight"]
+                    for expert in range(config.num_local_experts)
+                ]
+            )
             stacked.flags.writeable = False
             return stacked
 
-        layers.append(LayerWeights(
-            input_norm=tensors[prefix + "input_layernorm.weight"],
-            q_proj=tensors[prefix + "self_attn.q_proj.weight"], k_proj=tensors[prefix + "self_attn.k_proj.weight"],
-            v_proj=tensors[prefix + "self_attn.v_proj.weight"], o_proj=tensors[prefix + "self_attn.o_proj.weight"],
-            post_attention_norm=tensors[prefix + "post_attention_layernorm.weight"],
-            router=tensors[prefix + "block_sparse_moe.gate.weight"],
-            w1=experts("w1"), w2=experts("w2"), w3=experts("w3"),
-        ))
+        layers.append(
+            LayerWeights(
+                input_norm=tensors[prefix + "input_layernorm.weight"],
+                q_proj=tensors[prefix + "self_attn.q_proj.weight"],
+                k_proj=tensors[prefix + "self_attn.k_proj.weight"],
+                v_proj=tensors[prefix + "self_attn.v_proj.weight"],
+                o_proj=tensors[prefix + "self_attn.o_proj.weight"],
+                post_attention_norm=tensors[prefix + "post_attention_layernorm.weight"],
+                router=tensors[prefix + "block_sparse_moe.gate.weight"],
+                w1=experts("w1"),
+                w2=experts("w2"),
+                w3=experts("w3"),
+            )
+        )
     embed = tensors["model.embed_tokens.weight"]
-    return Checkpoint(config=config, embed=embed, layers=tuple(layers), norm=tensors["model.norm.weight"],
-                      lm_head=embed if config.tie_word_embeddings else tensors["lm_head.weight"])
+    return Checkpoint(
+        config=config,
+        embed=embed,
+        layers=tuple(layers),
+        norm=tensors["model.norm.weight"],
+        lm_head=embed if config.tie_word_embeddings else tensors["lm_head.weight"],
+    )

@@ -49,7 +49,7 @@ class QuantisationError(A3dError):
 
 @dataclass(frozen=True, eq=False)
 class ExpertWeights:
-    """Float weights of one expert (outputs, inputs): gate and up (intermediate, hidden), down (hidden, intermediate)."""
+    """Float weights of one expert (outputs, inputs): gate, up (intermediate, hidden), down (hidden, intermediate)."""
 
     gate: Float
     up: Float

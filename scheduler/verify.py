@@ -217,9 +217,7 @@ def _out_of_range(touched: Footprint, config: MachineConfig) -> str | None:
     return None
 
 
-def _misses(
-    number: int, instruction: Instruction, touched: Footprint, state: npt.NDArray[np.int16]
-) -> list[Finding]:
+def _misses(number: int, instruction: Instruction, touched: Footprint, state: npt.NDArray[np.int16]) -> list[Finding]:
     for access in touched.accesses:
         if access.space == "vcache":
             found = state.reshape(-1)[access.cells]

@@ -16,12 +16,14 @@ from hdl.errors import A3dError
 __all__ = ["COMMANDS", "main", "make_parser"]
 
 COMMANDS = (
+    "demo",
     "info",
     "generate",
     "lint",
     "synth",
     "sim",
     "schedule",
+    "asm",
     "disasm",
     "run",
     "bench",

@@ -24,7 +24,7 @@
 //   dump_first..dump_last to the file of +<NAME>_dump=<file>. Without the plusarg nothing happens.
 //
 // Checks
-//   `assert_fail` rises and stays when the master breaks a rule: VALID withdrawn or payload changed before READY, a burst
+//   `assert_fail` rises and stays until reset when the master breaks a rule: VALID withdrawn or payload changed before READY, a burst
 //   that is not INCR, not full width, not aligned, crosses 4 KiB or leaves the memory, WLAST in the wrong place.
 
 /* verilator lint_off BLKSEQ */
@@ -205,6 +205,8 @@ module axi_memory #(
             write_head = 0; write_count = 0; write_resp = OKAY; wready <= 1'b0;
             reply_head = 0; reply_count = 0;
             arready <= 1'b0; awready <= 1'b0; rvalid <= 1'b0; bvalid <= 1'b0;
+            assert_fail <= 1'b0;
+            failures = 0;
             ar_held <= 1'b0; aw_held <= 1'b0; w_held <= 1'b0;
             beats_read <= 0; beats_written <= 0;
         end else begin

@@ -18,10 +18,22 @@ from scheduler.checkpoint import CheckpointError, read_checkpoint, read_config
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 
 CONFIG: dict[str, Any] = {
-    "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_act": "silu", "vocab_size": 11,
-    "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2, "max_position_embeddings": 32,
-    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "sliding_window": None,
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "hidden_act": "silu",
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "intermediate_size": 6,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 3,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 32,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "sliding_window": None,
 }
 
 
@@ -29,13 +41,21 @@ def tensors(seed: int = 0) -> dict[str, np.ndarray]:
     """Random weights for CONFIG, names and shapes written out here independently of the reader."""
     rng = np.random.default_rng(seed)
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (11, 8), "lm_head.weight": (11, 8), "model.norm.weight": (8,)}
+        "model.embed_tokens.weight": (11, 8),
+        "lm_head.weight": (11, 8),
+        "model.norm.weight": (8,),
+    }
     for i in (0, 1):
         p = f"model.layers.{i}."
-        shapes |= {p + "input_layernorm.weight": (8,), p + "post_attention_layernorm.weight": (8,),
-                   p + "self_attn.q_proj.weight": (8, 8), p + "self_attn.k_proj.weight": (4, 8),
-                   p + "self_attn.v_proj.weight": (4, 8), p + "self_attn.o_proj.weight": (8, 8),
-                   p + "block_sparse_moe.gate.weight": (3, 8)}
+        shapes |= {
+            p + "input_layernorm.weight": (8,),
+            p + "post_attention_layernorm.weight": (8,),
+            p + "self_attn.q_proj.weight": (8, 8),
+            p + "self_attn.k_proj.weight": (4, 8),
+            p + "self_attn.v_proj.weight": (4, 8),
+            p + "self_attn.o_proj.weight": (8, 8),
+            p + "block_sparse_moe.gate.weight": (3, 8),
+        }
         for e in range(3):
             q = f"{p}block_sparse_moe.experts.{e}."
             shapes |= {q + "w1.weight": (6, 8), q + "w2.weight": (8, 6), q + "w3.weight": (6, 8)}
@@ -59,15 +79,21 @@ def test_reads_every_tensor(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.norm, weights["model.norm.weight"])
     for i, layer in enumerate(model.layers):
         p = f"model.layers.{i}."
-        for field, name in {"q_proj": "self_attn.q_proj", "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj",
-                            "o_proj": "self_attn.o_proj", "router": "block_sparse_moe.gate",
-                            "input_norm": "input_layernorm",
-                            "post_attention_norm": "post_attention_layernorm"}.items():
+        for field, name in {
+            "q_proj": "self_attn.q_proj",
+            "k_proj": "self_attn.k_proj",
+            "v_proj": "self_attn.v_proj",
+            "o_proj": "self_attn.o_proj",
+            "router": "block_sparse_moe.gate",
+            "input_norm": "input_layernorm",
+            "post_attention_norm": "post_attention_layernorm",
+        }.items():
             np.testing.assert_array_equal(getattr(layer, field), weights[f"{p}{name}.weight"])
         for e in range(3):
             for w in ("w1", "w2", "w3"):
                 np.testing.assert_array_equal(
-                    getattr(layer, w)[e], weights[f"{p}block_sparse_moe.experts.{e}.{w}.weight"])
+                    getattr(layer, w)[e], weights[f"{p}block_sparse_moe.experts.{e}.{w}.weight"]
+                )
     assert model.parameters == sum(w.size for w in weights.values())
 
 
@@ -97,7 +123,7 @@ def test_float16_and_bfloat16(tmp_path: Path) -> None:
     brain = read_checkpoint(tmp_path)
     expected = (weights["model.embed_tokens.weight"].view(np.uint32) & 0xFFFF0000).view(np.float32)
     np.testing.assert_array_equal(brain.embed, expected)
-    assert np.abs(brain.embed - weights["model.embed_tokens.weight"]).max() < 2 ** -6
+    assert np.abs(brain.embed - weights["model.embed_tokens.weight"]).max() < 2**-6
 
 
 def test_shards(tmp_path: Path) -> None:
@@ -133,7 +159,8 @@ def test_same_tensor_in_two_shards(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
     save_file({"lm_head.weight": weights["lm_head.weight"]}, tmp_path / "b.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"x": "a.safetensors", "lm_head.weight": "b.safetensors"}}))
+        json.dumps({"weight_map": {"x": "a.safetensors", "lm_head.weight": "b.safetensors"}})
+    )
     with pytest.raises(CheckpointError, match=r"b.safetensors: tensor lm_head.weight is in another shard too"):
         read_checkpoint(tmp_path)
 
@@ -149,33 +176,37 @@ def test_tied_embeddings(tmp_path: Path) -> None:
 
 
 def test_explicit_head_dim_and_new_rope_field(tmp_path: Path) -> None:
-    write(tmp_path, tensors(), head_dim=2, rope_theta=None,
-          rope_parameters={"rope_type": "default", "rope_theta": 5000.0})
+    write(
+        tmp_path, tensors(), head_dim=2, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 5000.0}
+    )
     config = read_config(tmp_path)
     assert config.head_dim == 2 and config.rope_theta == 5000.0
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"architectures": ["LlamaForCausalLM"]}, r"architectures is \['LlamaForCausalLM'\], expected \['MixtralFor"),
-    ({"architectures": None}, r"architectures is None, expected"),
-    ({"model_type": "llama"}, r"model_type is 'llama', expected 'mixtral'"),
-    ({"hidden_act": "gelu"}, r"hidden_act is 'gelu', expected 'silu'"),
-    ({"attention_bias": True}, r"attention_bias is True"),
-    ({"rope_scaling": {"type": "yarn"}}, r"rope_scaling is .*yarn.*, expected None"),
-    ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters is .* expected rope_type 'default'"),
-    ({"hidden_size": None}, r"hidden_size is missing, expected a positive integer"),
-    ({"hidden_size": "8"}, r"hidden_size is '8', expected a positive integer"),
-    ({"num_local_experts": 0}, r"num_local_experts is 0, expected a positive integer"),
-    ({"num_hidden_layers": True}, r"num_hidden_layers is True, expected a positive integer"),
-    ({"rms_norm_eps": -1.0}, r"rms_norm_eps is -1.0, expected a positive number"),
-    ({"rope_theta": float("nan")}, r"rope_theta is nan, expected a positive number"),
-    ({"num_attention_heads": 3}, r"hidden_size 8 is not a multiple of num_attention_heads 3"),
-    ({"num_key_value_heads": 3}, r"num_key_value_heads is 3, expected a divisor of num_attention_heads 4"),
-    ({"head_dim": 3}, r"head_dim is 3, expected an even number"),
-    ({"num_experts_per_tok": 4}, r"num_experts_per_tok is 4, expected at most num_local_experts 3"),
-    ({"tie_word_embeddings": "no"}, r"tie_word_embeddings is 'no', expected true or false"),
-    ({"sliding_window": 16}, r"sliding_window is 16, expected null or at least 32"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, r"architectures is \['LlamaForCausalLM'\], expected \['MixtralFor"),
+        ({"architectures": None}, r"architectures is None, expected"),
+        ({"model_type": "llama"}, r"model_type is 'llama', expected 'mixtral'"),
+        ({"hidden_act": "gelu"}, r"hidden_act is 'gelu', expected 'silu'"),
+        ({"attention_bias": True}, r"attention_bias is True"),
+        ({"rope_scaling": {"type": "yarn"}}, r"rope_scaling is .*yarn.*, expected None"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters is .* expected rope_type 'default'"),
+        ({"hidden_size": None}, r"hidden_size is missing, expected a positive integer"),
+        ({"hidden_size": "8"}, r"hidden_size is '8', expected a positive integer"),
+        ({"num_local_experts": 0}, r"num_local_experts is 0, expected a positive integer"),
+        ({"num_hidden_layers": True}, r"num_hidden_layers is True, expected a positive integer"),
+        ({"rms_norm_eps": -1.0}, r"rms_norm_eps is -1.0, expected a positive number"),
+        ({"rope_theta": float("nan")}, r"rope_theta is nan, expected a positive number"),
+        ({"num_attention_heads": 3}, r"hidden_size 8 is not a multiple of num_attention_heads 3"),
+        ({"num_key_value_heads": 3}, r"num_key_value_heads is 3, expected a divisor of num_attention_heads 4"),
+        ({"head_dim": 3}, r"head_dim is 3, expected an even number"),
+        ({"num_experts_per_tok": 4}, r"num_experts_per_tok is 4, expected at most num_local_experts 3"),
+        ({"tie_word_embeddings": "no"}, r"tie_word_embeddings is 'no', expected true or false"),
+        ({"sliding_window": 16}, r"sliding_window is 16, expected null or at least 32"),
+    ],
+)
 def test_config_errors(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write(tmp_path, {}, **changes)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -215,13 +246,16 @@ def _overflow(weights: dict[str, np.ndarray]) -> None:
     weights["model.norm.weight"] = np.full(8, np.inf, np.float32)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (_drop, r"tensor model.layers.1.block_sparse_moe.experts.2.w3.weight is missing, expected shape \(6, 8\)"),
-    (_reshape, r"tensor model.layers.0.self_attn.k_proj.weight has shape \(8, 8\), expected \(4, 8\)"),
-    (_extra, r"tensor model.layers.0.self_attn.q_proj.bias is not part of a MixtralForCausalLM"),
-    (_integers, r"tensor lm_head.weight has type I8, expected F32, F16 or BF16"),
-    (_overflow, r"tensor model.norm.weight holds infinities or NaNs"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_drop, r"tensor model.layers.1.block_sparse_moe.experts.2.w3.weight is missing, expected shape \(6, 8\)"),
+        (_reshape, r"tensor model.layers.0.self_attn.k_proj.weight has shape \(8, 8\), expected \(4, 8\)"),
+        (_extra, r"tensor model.layers.0.self_attn.q_proj.bias is not part of a MixtralForCausalLM"),
+        (_integers, r"tensor lm_head.weight has type I8, expected F32, F16 or BF16"),
+        (_overflow, r"tensor model.norm.weight holds infinities or NaNs"),
+    ],
+)
 def test_tensor_errors(tmp_path: Path, change: Callable[[dict[str, np.ndarray]], None], message: str) -> None:
     weights = tensors()
     change(weights)

@@ -87,6 +87,20 @@ def test_m_mapping_shares_the_leaders_tiles() -> None:
     assert machine.counters["tier1_link_m"] == 4 and machine.counters["macs"] == 2 * 2 * 8 * 2 * 8 * 2
 
 
+def test_m_mapping_counts_tokens_per_tier_when_each_keeps_its_rows() -> None:
+    line = "gemm tiers=0..1 mapping=m tokens=2 k_slices=1 n_tiles=1 act_stride=1 dest=8 dest_stride=2{}\nend"
+    machine = filled()
+    machine.run(to_binary(assemble(line.format(""))))
+    # dest_tiers = 0: token t of each tier goes to word 8 + 2t of its own buffer.
+    assert [int(machine.activation[0, w, 0]) for w in (8, 10, 12)] == [8, 16, 13]
+    assert [int(machine.activation[1, w, 0]) for w in (8, 10, 12)] == [88, 96, 23]
+    machine = filled()
+    machine.run(to_binary(assemble(line.format(" dest_tiers=0..1"))))
+    # Multicast: tier 1's tokens come after tier 0's, in both buffers.
+    for tier in (0, 1):
+        assert [int(machine.activation[tier, w, 0]) for w in (8, 10, 12, 14)] == [8, 16, 88, 96]
+
+
 def test_n_mapping_shares_the_leaders_activations() -> None:
     machine = filled()
     machine.run(to_binary(assemble(GEMM.format("n") + "\nend")))

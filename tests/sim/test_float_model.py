@@ -21,9 +21,20 @@ from sim.golden.float_model import FloatModel, bits_per_byte, byte_losses, exper
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "demo"
 
-TINY = MixtralConfig(vocab_size=13, hidden_size=12, intermediate_size=5, num_hidden_layers=2, num_attention_heads=6,
-                     num_key_value_heads=2, head_dim=4, num_local_experts=5, num_experts_per_tok=2,
-                     max_position_embeddings=24, rms_norm_eps=1e-3, rope_theta=100.0)
+TINY = MixtralConfig(
+    vocab_size=13,
+    hidden_size=12,
+    intermediate_size=5,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=4,
+    num_local_experts=5,
+    num_experts_per_tok=2,
+    max_position_embeddings=24,
+    rms_norm_eps=1e-3,
+    rope_theta=100.0,
+)
 
 
 def random_checkpoint(config: MixtralConfig, seed: int = 0) -> Checkpoint:
@@ -35,15 +46,28 @@ def random_checkpoint(config: MixtralConfig, seed: int = 0) -> Checkpoint:
         return (rng.standard_normal(shape) * 0.6).astype(np.float32)
 
     q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-    layers = tuple(LayerWeights(
-        input_norm=1 + normal(c.hidden_size), q_proj=normal(q, c.hidden_size), k_proj=normal(kv, c.hidden_size),
-        v_proj=normal(kv, c.hidden_size), o_proj=normal(c.hidden_size, q),
-        post_attention_norm=1 + normal(c.hidden_size), router=normal(c.num_local_experts, c.hidden_size),
-        w1=normal(c.num_local_experts, c.intermediate_size, c.hidden_size),
-        w2=normal(c.num_local_experts, c.hidden_size, c.intermediate_size),
-        w3=normal(c.num_local_experts, c.intermediate_size, c.hidden_size)) for _ in range(c.num_hidden_layers))
-    return Checkpoint(config=c, embed=normal(c.vocab_size, c.hidden_size), layers=layers,
-                      norm=1 + normal(c.hidden_size), lm_head=normal(c.vocab_size, c.hidden_size))
+    layers = tuple(
+        LayerWeights(
+            input_norm=1 + normal(c.hidden_size),
+            q_proj=normal(q, c.hidden_size),
+            k_proj=normal(kv, c.hidden_size),
+            v_proj=normal(kv, c.hidden_size),
+            o_proj=normal(c.hidden_size, q),
+            post_attention_norm=1 + normal(c.hidden_size),
+            router=normal(c.num_local_experts, c.hidden_size),
+            w1=normal(c.num_local_experts, c.intermediate_size, c.hidden_size),
+            w2=normal(c.num_local_experts, c.hidden_size, c.intermediate_size),
+            w3=normal(c.num_local_experts, c.intermediate_size, c.hidden_size),
+        )
+        for _ in range(c.num_hidden_layers)
+    )
+    return Checkpoint(
+        config=c,
+        embed=normal(c.vocab_size, c.hidden_size),
+        layers=layers,
+        norm=1 + normal(c.hidden_size),
+        lm_head=normal(c.vocab_size, c.hidden_size),
+    )
 
 
 # --- the second implementation: one token after the other, lists and scalar loops, a key-value cache -----------------
@@ -80,19 +104,20 @@ def loop_logits(model: Checkpoint, tokens: list[int]) -> list[list[float]]:
             q, k, v = _matvec(w.q_proj, a), _matvec(w.k_proj, a), _matvec(w.v_proj, a)
             d = c.head_dim
             for g in range(c.num_key_value_heads):
-                keys[number][g].append(_rope(k[g * d:(g + 1) * d], position, c.rope_theta))
-                values[number][g].append(v[g * d:(g + 1) * d])
+                keys[number][g].append(_rope(k[g * d : (g + 1) * d], position, c.rope_theta))
+                values[number][g].append(v[g * d : (g + 1) * d])
             context: list[float] = []
             for h in range(c.num_attention_heads):
                 g = h * c.num_key_value_heads // c.num_attention_heads
-                qh = _rope(q[h * d:(h + 1) * d], position, c.rope_theta)
+                qh = _rope(q[h * d : (h + 1) * d], position, c.rope_theta)
                 e = [math.exp(sum(m * n for m, n in zip(qh, kh, strict=True)) / math.sqrt(d)) for kh in keys[number][g]]
-                context += [sum(p * vh[i] for p, vh in zip(e, values[number][g], strict=True)) / sum(e)
-                            for i in range(d)]
+                context += [
+                    sum(p * vh[i] for p, vh in zip(e, values[number][g], strict=True)) / sum(e) for i in range(d)
+                ]
             x = [m + n for m, n in zip(x, _matvec(w.o_proj, context), strict=True)]
             b = _norm(x, w.post_attention_norm, c.rms_norm_eps)
             scores = [math.exp(v) for v in _matvec(w.router, b)]
-            chosen = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:c.num_experts_per_tok]
+            chosen = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: c.num_experts_per_tok]
             total = sum(scores[i] for i in chosen)
             for i in chosen:
                 gate, up = _matvec(w.w1[i], b), _matvec(w.w3[i], b)
@@ -175,13 +200,16 @@ def test_large_logits_do_not_overflow() -> None:
         assert np.isfinite(FloatModel(checkpoint).forward(np.arange(13)).logits).all()
 
 
-@pytest.mark.parametrize(("tokens", "message"), [
-    (np.zeros(25, int), r"expected 1 to 24 tokens a sequence \(max_position_embeddings\)"),
-    (np.zeros(0, int), r"expected 1 to 24 tokens"),
-    (np.zeros((1, 2, 3), int), r"shape \(1, 2, 3\), expected 1 to 24 tokens"),
-    (np.array([3, 13]), r"values 3 to 13, expected 0 to 12 \(vocab_size\)"),
-    (np.array([-1]), r"values -1 to -1, expected 0 to 12"),
-])
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros(25, int), r"expected 1 to 24 tokens a sequence \(max_position_embeddings\)"),
+        (np.zeros(0, int), r"expected 1 to 24 tokens"),
+        (np.zeros((1, 2, 3), int), r"shape \(1, 2, 3\), expected 1 to 24 tokens"),
+        (np.array([3, 13]), r"values 3 to 13, expected 0 to 12 \(vocab_size\)"),
+        (np.array([-1]), r"values -1 to -1, expected 0 to 12"),
+    ],
+)
 def test_bad_tokens(tokens: Any, message: str) -> None:
     with pytest.raises(A3dError, match=message):
         FloatModel(random_checkpoint(TINY)).forward(tokens)
@@ -198,8 +226,13 @@ def test_bits_per_byte_windows() -> None:
     config = MixtralConfig(**{**vars(TINY), "vocab_size": 256})
     model = FloatModel(random_checkpoint(config), dtype=np.float64)
     data = np.random.default_rng(2).integers(0, 256, 3 * 8 + 5, dtype=np.uint8).tobytes()
-    expected = [byte_losses(model.forward(np.frombuffer(data[i:i + 8], np.uint8)).logits[0],
-                            np.frombuffer(data[i + 1:i + 9], np.uint8).astype(np.int64)).mean() for i in (0, 8, 16)]
+    expected = [
+        byte_losses(
+            model.forward(np.frombuffer(data[i : i + 8], np.uint8)).logits[0],
+            np.frombuffer(data[i + 1 : i + 9], np.uint8).astype(np.int64),
+        ).mean()
+        for i in (0, 8, 16)
+    ]
     assert bits_per_byte(model, data, window=8, batch=2) == pytest.approx(np.mean(expected), rel=1e-12)
     assert expert_usage(model, data, window=8, batch=2).sum(axis=1).tolist() == [48, 48]
     with pytest.raises(A3dError, match="window: 29 bytes, expected 1 to 28 for 29 bytes of text"):
@@ -223,7 +256,7 @@ def test_demo_model_has_learned(demo: FloatModel) -> None:
     for source in manifest["sources"]:
         size = source["sample_bytes"]
         middle = at + size // 2
-        bits.append(bits_per_byte(demo, text[middle:middle + 2049]))
+        bits.append(bits_per_byte(demo, text[middle : middle + 2049]))
         weights.append(size)
         at += size
     assert at == len(text) == manifest["sample"]["bytes"]
@@ -232,7 +265,7 @@ def test_demo_model_has_learned(demo: FloatModel) -> None:
 
 def test_demo_model_uses_all_experts(demo: FloatModel) -> None:
     text = (DEMO / "heldout.txt").read_bytes()
-    pieces = b"".join(text[i:i + 512] for i in range(0, len(text) - 512, len(text) // 12))
+    pieces = b"".join(text[i : i + 512] for i in range(0, len(text) - 512, len(text) // 12))
     counts = expert_usage(demo, pieces)
     share = counts / counts.sum(axis=1, keepdims=True)
     assert (counts > 0).all()
@@ -244,8 +277,13 @@ def test_demo_model_writes_text(demo: FloatModel) -> None:
     assert text == generate(demo, b"1 And the LORD said unto ", length=60, temperature=0)
     assert all(32 <= b < 127 or b == 10 for b in text)
     words = text.decode("ascii").lower().split()
-    assert sum(word.strip(".,:;?!") in {"the", "of", "and", "lord", "unto", "god", "him", "i", "he", "his", "in"}
-               for word in words) >= 3
+    assert (
+        sum(
+            word.strip(".,:;?!") in {"the", "of", "and", "lord", "unto", "god", "him", "i", "he", "his", "in"}
+            for word in words
+        )
+        >= 3
+    )
     one, two = (generate(demo, b"The ", length=20, temperature=1.0, seed=seed) for seed in (1, 2))
     assert one != two
 
@@ -284,9 +322,20 @@ def test_reads_what_transformers_saves(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="needs the train extra: pip install '.[train]'")
     torch.manual_seed(0)
     config = transformers.MixtralConfig(
-        vocab_size=50, hidden_size=24, intermediate_size=20, num_hidden_layers=3, num_attention_heads=6,
-        num_key_value_heads=3, head_dim=8, num_local_experts=5, num_experts_per_tok=3, max_position_embeddings=64,
-        sliding_window=None, rope_theta=777.0, initializer_range=0.4)
+        vocab_size=50,
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=8,
+        num_local_experts=5,
+        num_experts_per_tok=3,
+        max_position_embeddings=64,
+        sliding_window=None,
+        rope_theta=777.0,
+        initializer_range=0.4,
+    )
     transformers.MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
     _, reference = _hugging_face(tmp_path)
@@ -334,5 +383,7 @@ def test_gradient_of_the_expert_block() -> None:
         return torch.randn(*shape, dtype=torch.double, requires_grad=True)
 
     index = torch.stack([torch.randperm(3)[:2] for _ in range(6)])
-    assert torch.autograd.gradcheck(lambda x, gate, w13, w2: tool.ExpertBlock.apply(x, index, gate, w13, w2),
-                                    (random(6, 4), random(6, 2), random(4, 6, 4), random(4, 4, 3)))
+    assert torch.autograd.gradcheck(
+        lambda x, gate, w13, w2: tool.ExpertBlock.apply(x, index, gate, w13, w2),
+        (random(6, 4), random(6, 2), random(4, 6, 4), random(4, 4, 3)),
+    )

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``a3d asm``: assembler text to a binary stream."""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from hdl.asm import assemble, to_binary
+from hdl.config import load_config
+from hdl.errors import A3dError
+from hdl.legality import Limits, check_instruction
+from sim.commands._common import Subparsers, add_config_option, new_parser
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = new_parser(
+        subparsers,
+        "asm",
+        "translate assembler text to a binary stream",
+        "Every instruction is checked against the configuration: a stream that assembles is one the machine takes.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="assembler text, one instruction per line")
+    parser.add_argument("output", metavar="OUTPUT", help="binary stream to write")
+    parser.add_argument("--unchecked", action="store_true", help="write instructions that the machine would refuse too")
+    add_config_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    config = load_config(args.config)
+    try:
+        text = Path(args.source).read_text(encoding="utf-8")
+    except OSError as error:
+        raise A3dError(f"{args.source}: cannot read: {error.strerror}; name a text file") from error
+    except UnicodeDecodeError as error:
+        raise A3dError(f"{args.source}: is not text; to read a binary stream use a3d disasm") from error
+    instructions = assemble(text)
+    for number, instruction in enumerate(instructions):
+        wrong = None if args.unchecked else check_instruction(instruction, config, Limits.whole(config))
+        if wrong is not None:
+            raise A3dError(f"instruction {number}: {wrong.message} (--unchecked writes it all the same)")
+    _write(Path(args.output), to_binary(instructions))
+    print(f"{len(instructions)} instructions written to {args.output}")
+    return 0
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as scratch:
+            scratch.write(data)
+        os.chmod(scratch.name, 0o644)
+        os.replace(scratch.name, target)
+    except OSError as error:
+        raise A3dError(f"{target}: cannot write: {error.strerror}; name a writable file") from error

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``a3d bench``: the measurements behind every figure in the documents."""
+
+import argparse
+from pathlib import Path
+
+from hdl.config import PRESETS, load_config
+from hdl.isa import Mapping3D
+from sim.bench.simspeed import measure_speed
+from sim.bench.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
+from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.system import SimulatedMachine
+
+LEAST_UTILISATION = 0.95
+"""What the vertical feed must reach at every point."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate")
+    kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
+    utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
+    add_config_option(utilisation, "small")
+    utilisation.add_argument("--waves", type=int, default=8192, help="waves per tier and point; default 8192")
+    utilisation.add_argument("--rounds", type=int, default=24, help="weight chunks of the memory points; default 24")
+    utilisation.add_argument("--feed", choices=("vertical", "edge", "both"), default="both", help="default both")
+    utilisation.add_argument("--picture", type=Path, default=Path("build/bench/utilisation.png"), metavar="FILE")
+    add_json_option(utilisation)
+    speed = kinds.add_parser("simspeed", help="simulated cycles per second, against cocotb's default build")
+    add_config_option(speed, "small")
+    speed.add_argument("--cycles", type=int, default=200_000, help="cycles of the fast run; default 200000")
+    add_json_option(speed)
+    generation = kinds.add_parser("generate", help="seconds, bytes and modules of every preset's Verilog")
+    add_json_option(generation)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    return {"utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate}[args.bench](args)
+
+
+def _utilisation(args: argparse.Namespace) -> int:
+    config = load_config(args.config)
+    feeds = ("vertical", "edge") if args.feed == "both" else (args.feed,)
+    points = []
+    memory = []
+    for feed in feeds:
+        machine = SimulatedMachine(config.replace(stationary_feed=feed, name=f"{config.name}_{feed}"))
+        mappings = list(Mapping3D) if config.tiers > 1 and config.vertical_links else [Mapping3D.ALONE]
+        points += measure_resident(machine, mappings, TOKENS, MIX_SHARES, args.waves)
+        if feed == "vertical":
+            memory = measure_from_memory(machine, TOKENS, args.rounds)
+    print_table(
+        [[p.feed, p.mapping, p.m, round(p.gemv_share, 3), p.macs, p.cycles, round(p.utilisation, 4)] for p in points],
+        ("feed", "mapping", "m", "gemv share", "macs", "cycles", "utilisation"),
+        title=f"{config.name}: operands resident in V-Cache",
+    )
+    print_table(
+        [[p.m, p.bytes, p.macs, p.cycles, round(p.bound_cycles), round(p.fraction, 4)] for p in memory],
+        ("m", "bytes", "macs", "cycles", "bound cycles", "bound / cycles"),
+        title=f"{config.name}: all weights from memory, used once",
+    )
+    draw(points, memory, config, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, as_json(points, memory, config))
+    low = [p for p in points if p.feed == "vertical" and p.utilisation < LEAST_UTILISATION]
+    slow = [p for p in memory if p.fraction < LEAST_UTILISATION]
+    for point in low:
+        print(f"below {LEAST_UTILISATION:.0%}: {point}")
+    for late in slow:
+        print(f"below {LEAST_UTILISATION:.0%} of the bound: {late}")
+    return 1 if low or slow else 0
+
+
+def _simspeed(args: argparse.Namespace) -> int:
+    config = load_config(args.config)
+    result = measure_speed(config, args.cycles)
+    print_table([[k, v] for k, v in result.items()], ("quantity", "value"), left=("value",), title=config.name)
+    write_json(args.json, {"config": config.to_dict(), **result})
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from sim.bench.generation import measure_generation
+
+    results = [measure_generation(name) for name in PRESETS]
+    print_table(
+        [[r["name"], round(r["seconds"], 2), r["verilog_bytes"], r["modules"], r["instances"]] for r in results],
+        ("preset", "seconds", "Verilog bytes", "modules", "instances"),
+    )
+    write_json(args.json, {"presets": results})
+    return 0

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job: every MoE layer of the demo model, for one batch of held-out text, on the generated machine.
+
+Attention, norms and routing run in the NumPy model for now; the experts of each layer run in the RTL simulation with
+the activations and the routing that the model has there, and their integer results go on into the next layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import MachineConfig
+from hdl.errors import A3dError, CheckError
+from scheduler.checkpoint import read_checkpoint
+from scheduler.lower import lower_moe_layer
+from scheduler.program import Program
+from scheduler.quantise import QuantisedLayer, quantise_activations, quantise_gates
+from scheduler.verify import check_stream
+from sim.crosscheck import compare_counters
+from sim.golden.executor import Executor
+from sim.golden.float_model import FloatModel
+from sim.golden.integer_model import moe_layer
+from sim.golden.quantised_model import IntegerMoeModel, quantise_model
+from sim.system import Job, JobResult, SimulatedMachine
+
+__all__ = ["DEMO_MODEL", "LayerReport", "LayerWork", "draw", "layer_works", "run_demo"]
+
+DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
+"""The model that comes with the project."""
+
+CALIBRATION_BYTES = 4096
+"""Held-out text, from its end, that the static scales are taken from; the batch comes from the beginning."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWork:
+    """One layer's experts for one batch: operands as the machine gets them.
+
+    Attributes
+    ----------
+    number : int
+        Layer.
+    layer : QuantisedLayer
+    x : int8 array [tokens, hidden]
+    experts : int array [tokens, k]
+    gates : uint16 array [tokens, k]
+    """
+
+    number: int
+    layer: QuantisedLayer
+    x: npt.NDArray[np.int8]
+    experts: npt.NDArray[np.int64]
+    gates: npt.NDArray[np.uint16]
+
+    @property
+    def macs(self) -> int:
+        """Useful multiply-accumulates: three projections for every chosen expert of every token."""
+        return int(self.experts.size) * 3 * self.layer.hidden * self.layer.intermediate
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What one layer cost on the machine.
+
+    Attributes
+    ----------
+    layer, tokens, experts : int
+        Layer number, tokens of the batch, experts with at least one token.
+    cycles : int
+        From start to done.
+    utilisation : float
+        Useful MACs / (PEs x cycles).
+    bytes_0, bytes_1 : int
+        Bytes moved in each channel group: loads, stores and instruction fetch.
+    tile_reads, reuse : int, float
+        V-Cache tiles read, and waves per tile read.
+    bound_cycles : float
+        The larger of useful MACs / PEs and loaded and stored bytes / peak bandwidth.
+    gang : str
+        Mapping that the scheduler chose.
+    edge_cycles : int or None
+        Cycles of the same stream on the edge-fed array.
+    edge_utilisation : float or None
+    """
+
+    layer: int
+    tokens: int
+    experts: int
+    cycles: int
+    utilisation: float
+    bytes_0: int
+    bytes_1: int
+    tile_reads: int
+    reuse: float
+    bound_cycles: float
+    gang: str
+    edge_cycles: int | None = None
+    edge_utilisation: float | None = None
+
+
+def layer_works(model_dir: Path, tokens: int) -> list[LayerWork]:
+    """Return every layer's work for the first `tokens` bytes of the model's held-out text.
+
+    Raises
+    ------
+    A3dError
+        More tokens than the model's context or the held-out text allow; a checkpoint that cannot be read.
+    """
+    checkpoint = read_checkpoint(model_dir)
+    path = model_dir / "heldout.txt"
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise A3dError(f"held-out text {path}: {error.strerror}; put a text of at least 8 KiB there") from error
+    most = min(checkpoint.config.max_position_embeddings, len(text) - CALIBRATION_BYTES)
+    if not 1 <= tokens <= most:
+        raise A3dError(f"--tokens {tokens}: use 1 to {most} (the model's context and the held-out text)")
+    model = FloatModel(checkpoint)
+    layers = quantise_model(model, text[-CALIBRATION_BYTES:])
+    ids = np.frombuffer(text[:tokens], dtype=np.uint8)
+    traces = IntegerMoeModel(model, layers).forward(ids, trace=True).layers
+    works = []
+    for number, (layer, trace) in enumerate(zip(layers, traces, strict=True)):
+        hidden = trace.moe_input.shape[-1]
+        k = trace.expert_index.shape[-1]
+        works.append(
+            LayerWork(
+                number,
+                layer,
+                quantise_activations(trace.moe_input.reshape(-1, hidden), layer.x_scale),
+                trace.expert_index.reshape(-1, k).astype(np.int64),
+                quantise_gates(trace.expert_weight.reshape(-1, k)),
+            )
+        )
+    return works
+
+
+def _job(program: Program) -> Job:
+    return Job(
+        images=(program.images[0].tobytes(), program.images[1].tobytes()),
+        stream_base=program.stream_base,
+        limits=program.limits,
+    )
+
+
+def _mismatches(program: Program, work: LayerWork, result: JobResult) -> int:
+    """Return differing bytes of both memories; raise when the machine stopped or a reference disagrees."""
+    if not result.done:
+        raise CheckError(f"layer {work.number}: the machine stopped with {result.error!r} at {result.error_pc}")
+    executor = Executor(program.config, [image.tobytes() for image in program.images], program.limits)
+    executor.run(program.instructions)
+    expected = moe_layer(work.layer, work.x, work.experts, work.gates)
+    if not np.array_equal(program.read_output(executor.memory), expected):
+        raise CheckError(f"layer {work.number}: the executor and the integer model disagree")
+    assert result.memory is not None
+    differing = 0
+    for image, seen in zip(executor.memory, result.memory, strict=True):
+        wide = np.zeros(seen.size, dtype=np.uint8)
+        wide[: image.size] = image
+        differing += int((wide != seen).sum())
+    for line in compare_counters(program.config, dict(executor.counters), result):
+        raise CheckError(f"layer {work.number}: {line}")
+    return differing
+
+
+def _report(work: LayerWork, program: Program, result: JobResult) -> LayerReport:
+    config = program.config
+    counters = result.counters
+    cycles = counters["cycles"]
+    reads = sum(counters[f"tier{t}_new_own"] for t in range(config.tiers))
+    waves = sum(counters[f"tier{t}_wave"] for t in range(config.tiers))
+    data = [(counters[f"read_beats_{g}"] + counters[f"write_beats_{g}"]) * config.group_bytes for g in range(2)]
+    fetched = counters["fetch_beats"] * config.group_bytes
+    bound = max(work.macs / config.pes, (sum(data) + 32 * len(program.instructions)) / config.peak_bytes)
+    return LayerReport(
+        layer=work.number,
+        tokens=int(work.x.shape[0]),
+        experts=len(np.unique(work.experts)),
+        cycles=cycles,
+        utilisation=work.macs / (config.pes * cycles),
+        bytes_0=data[0] + fetched,
+        bytes_1=data[1],
+        tile_reads=reads,
+        reuse=waves / reads,
+        bound_cycles=bound,
+        gang=str(program.meta["gang"]),
+    )
+
+
+def _simulate(
+    machine: SimulatedMachine, works: Sequence[LayerWork], progress: Callable[[str], None]
+) -> tuple[list[LayerReport], int]:
+    """Run all layers' programs on one machine; return reports and the differing bytes."""
+    programs = []
+    for work in works:
+        program = lower_moe_layer(machine.config, work.layer, work.x, work.experts, work.gates)
+        check_stream(program.instructions, machine.config, program.images, program.limits)
+        programs.append(program)
+    progress(f"{machine.config.name}: simulating {len(programs)} layers")
+    results = machine.run([_job(program) for program in programs])
+    mismatched = sum(_mismatches(p, w, r) for p, w, r in zip(programs, works, results, strict=True))
+    return [_report(w, p, r) for w, p, r in zip(works, programs, results, strict=True)], mismatched
+
+
+def run_demo(
+    config: MachineConfig, model_dir: Path, tokens: int, *, edge: bool = True, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the main job and return the report as plain data.
+
+    Parameters
+    ----------
+    config : MachineConfig
+        The machine; the control is the same with ``stationary_feed="edge"``.
+    model_dir : Path
+        Model directory with ``heldout.txt``.
+    tokens : int
+        Bytes of held-out text in the batch.
+    edge : bool
+        Also run the edge-fed control.
+    progress : callable
+        Called with a line at each stage.
+
+    Raises
+    ------
+    CheckError
+        The machine stopped, or a model disagrees with another.
+    """
+    progress("quantising the model and computing the batch in NumPy")
+    works = layer_works(model_dir, tokens)
+    reports: list[LayerReport] = []
+    mismatched = 0
+    feeds = ("vertical", "edge") if edge else ("vertical",)
+    for feed in feeds:
+        variant = config.replace(
+            stationary_feed=feed, name=config.name if feed == "vertical" else f"{config.name}_edge"
+        )
+        progress(f"{variant.name}: generating Verilog and compiling the simulator (minutes, once)")
+        machine = SimulatedMachine(variant, memory_bits=memory_bits(config, works))
+        got, differing = _simulate(machine, works, progress)
+        mismatched += differing
+        if feed == "vertical":
+            reports = got
+        else:
+            reports = [
+                LayerReport(**{**asdict(r), "edge_cycles": e.cycles, "edge_utilisation": e.utilisation})
+                for r, e in zip(reports, got, strict=True)
+            ]
+    return {
+        "config": config.to_dict(),
+        "model": model_dir.name,
+        "tokens": tokens,
+        "mismatched_bytes": mismatched,
+        "layers": [asdict(report) for report in reports],
+    }
+
+
+def memory_bits(config: MachineConfig, works: Sequence[LayerWork]) -> int:
+    """Return log2 of a memory that holds any of the layers' images."""
+    largest = 0
+    for work in works:
+        layer = work.layer
+        weights = len(layer.experts) * 3 * layer.hidden * layer.intermediate
+        largest = max(largest, weights + 64 * work.x.size + (1 << 16))
+    return max(20, largest.bit_length())
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Draw cycles and PE utilisation of every layer, vertical feed beside edge feed, with the bound."""
+    from matplotlib.figure import Figure
+
+    layers = report["layers"]
+    numbers = np.arange(len(layers))
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    with_edge = layers[0]["edge_cycles"] is not None
+    width = 0.38 if with_edge else 0.6
+    shift = width / 2 if with_edge else 0.0
+    left.bar(numbers - shift, [entry["cycles"] for entry in layers], width, label="vertical feed", color="C0")
+    right.bar(
+        numbers - shift, [100 * entry["utilisation"] for entry in layers], width, label="vertical feed", color="C0"
+    )
+    if with_edge:
+        left.bar(
+            numbers + shift, [entry["edge_cycles"] for entry in layers], width, label="edge feed (control)", color="C1"
+        )
+        right.bar(
+            numbers + shift, [100 * entry["edge_utilisation"] for entry in layers], width, label="edge feed (control)",
+            color="C1",
+        )  # fmt: skip
+    bounds = [entry["bound_cycles"] for entry in layers]
+    left.hlines(bounds, numbers - 0.45, numbers + 0.45, colors="black", label="bound (MACs or bytes)")
+    for axis in (left, right):
+        axis.set_xticks(numbers, [f"layer {entry['layer']}\n{entry['experts']} experts" for entry in layers])
+        axis.grid(axis="y", alpha=0.3)
+    left.set_ylabel("cycles")
+    right.set_ylabel("PE utilisation (%)")
+    right.set_ylim(0, 100)
+    left.legend(loc="lower right", fontsize=8)
+    config = report["config"]
+    figure.suptitle(
+        f"Experts of the demo model, {report['tokens']} tokens, on {config['name']}: "
+        f"{config['tiers']} x {config['rows']} x {config['columns']} PEs, RTL simulation"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
