@@ -23,7 +23,10 @@ from sim import runner
 from sim.bench_top import BENCH_TOP, memory_sources, render_bench
 from sim.hexfile import read_hex, write_hex
 
-__all__ = ["Job", "JobResult", "MemoryKnobs", "SimulatedMachine", "SystemRunError", "place_stream", "stream_bytes"]
+__all__ = [
+    "Job", "JobResult", "MemoryKnobs", "SimulatedMachine", "SystemRunError", "back_door_plusargs", "machine_sources",
+    "place_stream", "stream_bytes", "write_jobs",
+]  # fmt: skip
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -86,6 +89,8 @@ class Job:
         Read both memories back.
     knobs : MemoryKnobs
         Memory behaviour.
+    expected : pair of uint8 arrays, optional
+        What both memories must hold afterwards (shorter: the rest zero); the bench itself then fails on a difference.
     """
 
     images: tuple[bytes, bytes] | None
@@ -96,6 +101,7 @@ class Job:
     max_cycles: int = 2_000_000
     dump: bool = True
     knobs: MemoryKnobs = field(default_factory=MemoryKnobs)
+    expected: tuple[Bytes, Bytes] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,16 +165,8 @@ class SimulatedMachine:
         self.memory_bytes = 1 << memory_bits
         self.waves = waves
         folder = build_root / "rtl" / f"{config.name}-{config.digest()[:12]}"
-        design, _ = generate(config, folder)
-        bench = folder / "bench" / f"bench_{memory_bits}.v"
-        bench.parent.mkdir(parents=True, exist_ok=True)
-        text = render_bench(config, design, memory_bits)
-        if not bench.exists() or bench.read_text() != text:
-            bench.write_text(text)
-        sources = [folder / path for path in design.files]
-        self.model = runner.build(
-            [*sources, *memory_sources(), bench], BENCH_TOP, sim=simulator, fast=fast, waves=waves
-        )
+        sources = machine_sources(config, folder, memory_bits)
+        self.model = runner.build(sources, BENCH_TOP, sim=simulator, fast=fast, waves=waves)
 
     def run(self, jobs: Sequence[Job], *, work_dir: Path | None = None, timeout_s: float = 1200.0) -> list[JobResult]:
         """Run jobs one after the other on one machine that is reset once, before the first.
@@ -182,18 +180,12 @@ class SimulatedMachine:
         """
         with tempfile.TemporaryDirectory(prefix="a3d-jobs-") as name:
             folder = Path(name)
-            description = {
-                "config": self.config.to_dict(),
-                "results": str(folder / "results.json"),
-                "jobs": [self._describe(job, folder, index) for index, job in enumerate(jobs)],
-            }
-            jobs_file = folder / "jobs.json"
-            jobs_file.write_text(json.dumps(description))
+            jobs_file = write_jobs(self.config, self.memory_bytes, jobs, folder)
             runner.run(
                 self.model,
                 "sim.benches.system",
                 env={"A3D_JOBS": str(jobs_file)},
-                plusargs=self._plusargs(),
+                plusargs=back_door_plusargs(self.config),
                 waves=self.waves,
                 work_dir=work_dir,
                 timeout_s=timeout_s,
@@ -206,57 +198,6 @@ class SimulatedMachine:
         if len(results) != len(jobs):
             raise SystemRunError(f"job {len(results) - 1}: no interrupt; see max_cycles")
         return results
-
-    def _plusargs(self) -> list[str]:
-        channels = self.config.channels_per_group
-        names = [f"group{g}" if channels == 1 else f"group{g}_{c}" for g in range(2) for c in range(channels)]
-        return [
-            f"+{name}_{kind}={name}.{suffix}" for name in names for kind, suffix in (("load", "hex"), ("dump", "dump"))
-        ]
-
-    def _describe(self, job: Job, folder: Path, index: int) -> dict[str, Any]:
-        limits = job.limits or Limits(
-            (self.memory_bytes, self.memory_bytes), ((0, self.memory_bytes), (0, self.memory_bytes))
-        )
-        files = None
-        if job.images is not None:
-            files = []
-            for group, image in enumerate(job.images):
-                if len(image) > self.memory_bytes:
-                    raise SystemRunError(
-                        f"image of group {group}: {len(image)} bytes; the simulated memory has {self.memory_bytes}: "
-                        "raise memory_bits"
-                    )
-                path = folder / f"job{index}_group{group}.hex"
-                padded = np.zeros(self.memory_bytes, dtype=np.uint8)
-                padded[: len(image)] = np.frombuffer(image, dtype=np.uint8)
-                write_hex(path, padded, self.config.channel_bytes, self.config.channels_per_group)
-                files.append(str(path))
-        knobs = job.knobs
-        memory = {
-            "mem_latency": knobs.latency,
-            "mem_random_latency": knobs.random_latency,
-            "mem_stall_rate": knobs.stall_rate,
-            "mem_seed": knobs.seed,
-        }
-        for kind, error in (("read", knobs.read_error), ("write", knobs.write_error)):
-            group, first, end = error or (0, 0, 0)
-            memory |= {
-                f"mem_{kind}_error_group": group,
-                f"mem_{kind}_error_base": first // self.config.channels_per_group,
-                f"mem_{kind}_error_limit": end // self.config.channels_per_group,
-            }
-        return {
-            "images": files,
-            "stream_base": job.stream_base,
-            "watchdog": job.watchdog,
-            "invalidate": job.invalidate,
-            "memory_bytes": list(limits.memory_bytes),
-            "window": [list(w) for w in limits.window],
-            "max_cycles": job.max_cycles,
-            "dump": [str(folder / f"job{index}_group{g}.dump") for g in range(2)] if job.dump else None,
-            "memory": memory,
-        }
 
     def _result(self, job: Job, raw: Mapping[str, Any], folder: Path, index: int) -> JobResult:
         if raw["assert_fail"]:
@@ -286,6 +227,91 @@ class SimulatedMachine:
             memory=memory,  # type: ignore[arg-type]
             wall_s=raw["wall_s"],
         )
+
+
+def machine_sources(config: MachineConfig, folder: Path, memory_bits: int) -> list[Path]:
+    """Generate a machine and its bench top into `folder` and return all Verilog files of the simulation."""
+    design, _ = generate(config, folder)
+    bench = folder / "bench" / f"bench_{memory_bits}.v"
+    bench.parent.mkdir(parents=True, exist_ok=True)
+    text = render_bench(config, design, memory_bits)
+    if not bench.exists() or bench.read_text() != text:
+        bench.write_text(text)
+    return [*(folder / path for path in design.files), *memory_sources(), bench]
+
+
+def back_door_plusargs(config: MachineConfig) -> list[str]:
+    """Return the arguments that name the memory models' files, as ``sim.benches.system`` expects them."""
+    channels = config.channels_per_group
+    names = [f"group{g}" if channels == 1 else f"group{g}_{c}" for g in range(2) for c in range(channels)]
+    return [f"+{name}_{kind}={name}.{suffix}" for name in names for kind, suffix in (("load", "hex"), ("dump", "dump"))]
+
+
+def write_jobs(config: MachineConfig, memory_bytes: int, jobs: Sequence[Job], folder: Path) -> Path:
+    """Write the jobs' memory images and description for ``sim.benches.system`` and return the description's path."""
+    description = {
+        "config": config.to_dict(),
+        "memory_bytes": memory_bytes,
+        "results": str(folder / "results.json"),
+        "jobs": [_describe(config, memory_bytes, job, folder, index) for index, job in enumerate(jobs)],
+    }
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(description))
+    return path
+
+
+def _describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, index: int) -> dict[str, Any]:
+    limits = job.limits or Limits((memory_bytes, memory_bytes), ((0, memory_bytes), (0, memory_bytes)))
+    files = expected = None
+    if job.images is not None:
+        files = []
+        for group, image in enumerate(job.images):
+            path = folder / f"job{index}_group{group}.hex"
+            data = _padded(np.frombuffer(image, dtype=np.uint8), memory_bytes, group)
+            write_hex(path, data, config.channel_bytes, config.channels_per_group)
+            files.append(str(path))
+    if job.expected is not None:
+        expected = []
+        for group, data in enumerate(job.expected):
+            path = folder / f"job{index}_expected{group}.npy"
+            np.save(path, _padded(data, memory_bytes, group))
+            expected.append(str(path))
+    knobs = job.knobs
+    memory = {
+        "mem_latency": knobs.latency,
+        "mem_random_latency": knobs.random_latency,
+        "mem_stall_rate": knobs.stall_rate,
+        "mem_seed": knobs.seed,
+    }
+    for kind, error in (("read", knobs.read_error), ("write", knobs.write_error)):
+        group, first, end = error or (0, 0, 0)
+        memory |= {
+            f"mem_{kind}_error_group": group,
+            f"mem_{kind}_error_base": first // config.channels_per_group,
+            f"mem_{kind}_error_limit": end // config.channels_per_group,
+        }
+    return {
+        "images": files,
+        "expected": expected,
+        "stream_base": job.stream_base,
+        "watchdog": job.watchdog,
+        "invalidate": job.invalidate,
+        "memory_bytes": list(limits.memory_bytes),
+        "window": [list(w) for w in limits.window],
+        "max_cycles": job.max_cycles,
+        "dump": [str(folder / f"job{index}_group{g}.dump") for g in range(2)] if job.dump else None,
+        "memory": memory,
+    }
+
+
+def _padded(data: Bytes, memory_bytes: int, group: int) -> Bytes:
+    if data.size > memory_bytes:
+        raise SystemRunError(
+            f"image of group {group}: {data.size} bytes; the simulated memory has {memory_bytes}: raise memory_bits"
+        )
+    padded = np.zeros(memory_bytes, dtype=np.uint8)
+    padded[: data.size] = data
+    return padded
 
 
 def place_stream(images: tuple[bytearray, bytearray], base: int, instructions: Sequence[Instruction]) -> None:

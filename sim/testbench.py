@@ -41,6 +41,8 @@ class Design:
         Environment variables that the bench reads.
     defines, public
         As in `sim.runner.build`.
+    plusargs
+        As in `sim.runner.run`.
     """
 
     sources: tuple[Path, ...]
@@ -48,6 +50,7 @@ class Design:
     env: Mapping[str, str] = field(default_factory=dict)
     defines: Mapping[str, object] = field(default_factory=dict)
     public: tuple[str, ...] = ()
+    plusargs: tuple[str, ...] = ()
 
 
 def bench_names() -> list[str]:
@@ -100,6 +103,7 @@ def run_bench(
             module.__name__,
             testcase=testcase,
             env=design.env,
+            plusargs=design.plusargs,
             seed=seed,
             waves=waves,
             timeout_s=timeout_s,

@@ -146,7 +146,7 @@ class Accumulators(wiring.Component):
             m.d.sync += [register.eq(tail_a[field]) for field, register in drain_b.items()]
         total_c = Signal(32 * self.columns, reset_less=True)
         operand = Signal(32 * self.columns)
-        m.d.comb += operand.eq(Mux(forward_b, total_c, memory.read_data) & ~first_b.replicate(32 * self.columns))
+        m.d.comb += operand.eq(Mux(first_b, 0, Mux(forward_b, total_c, memory.read_data)))
         total = Signal(32 * self.columns)
         lanes = [slice(32 * column, 32 * column + 32) for column in range(self.columns)]
         m.d.comb += total.eq(Cat((operand[lane] + self.psum_in[lane])[:32] for lane in lanes))

@@ -249,7 +249,7 @@ class EdgeFeeder(wiring.Component):
         shift_on = Signal()
         below_shifting = Signal(reset_less=True)
         bank_shifting = Signal(self.banks, reset_less=True)
-        m.d.sync += [shift.eq(active), shift_on.eq(reading & ~self.load)]
+        m.d.sync += [shift.eq(active), shift_on.eq(reading)]
         with m.If(active):
             m.d.sync += below_shifting.eq(current_below)
         for index in range(self.banks):
@@ -257,9 +257,9 @@ class EdgeFeeder(wiring.Component):
                 m.d.sync += bank_shifting[index].eq(own & (bank == index))
         chosen: Any = 0
         for index in range(self.banks):
-            chosen = chosen | (self.read_data[index] & bank_shifting[index].replicate(width))
+            chosen = chosen | Mux(bank_shifting[index], self.read_data[index], 0)
         if self.links:
-            chosen = chosen | (self.below & below_shifting.replicate(width))
+            chosen = chosen | Mux(below_shifting, self.below, 0)
             above = Signal(width, reset_less=True)
             with m.If(shift):
                 m.d.sync += above.eq(self.front)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -206,8 +206,6 @@ class Hub(wiring.Component):
 
     def _write(self, m: Module) -> None:
         config = self.config
-        address = write_layout(config)["addr"].width
-        width = 8 * config.rows
         hit_any: Any = 0
         parameter: Any = 0
         enable: Any = 0
@@ -227,9 +225,9 @@ class Hub(wiring.Component):
             # At most one lane hits a tier in a cycle (the result bus and the load path see to it): or, not priority.
             hit_any = hit_any | hit
             parameter = parameter | (hit & lane.parameter)
-            enable = enable | (lane.enable & (hit & ~lane.parameter).replicate(config.rows))
-            chosen = chosen | (lane.data.as_value() & hit.replicate(width))
-            chosen_address = chosen_address | (lane.addr & hit.replicate(address))
+            enable = enable | Mux(hit & ~lane.parameter, lane.enable, 0)
+            chosen = chosen | Mux(hit, lane.data.as_value(), 0)
+            chosen_address = chosen_address | Mux(hit, lane.addr, 0)
         m.d.comb += [
             self.activation_enable.eq(enable),
             self.activation_addr.eq(chosen_address),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -53,7 +53,7 @@ class PartialSumLink(wiring.Component):
         """Build the gate and the registers."""
         m = Module()
         width = 32 * self.columns
-        m.d.comb += self.entry.eq(self.below & self.take.replicate(width))
+        m.d.comb += self.entry.eq(Mux(self.take, self.below, 0))
         word, valid = self.leaving, self.send
         for stage in range(self.stages):
             register = Signal(width, name=f"stage_{stage}", reset_less=True)

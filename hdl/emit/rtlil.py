@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,20 +60,6 @@ class RtlilModule:
     memories: list[Memory] = field(default_factory=list)
 
 
-class _KeepTop:
-    """Answers Amaranth's question whether a module without cells may be left out: the top never may.
-
-    A component that only renames its inputs has no cells, and Amaranth would write nothing for it; but its parent
-    refers to it.
-    """
-
-    def __init__(self, netlist: Any) -> None:
-        self._checker = amaranth_rtlil.EmptyModuleChecker(netlist)
-
-    def is_empty(self, module_idx: int) -> bool:
-        return module_idx != 0 and bool(self._checker.is_empty(module_idx))
-
-
 class _ModuleEmitter(amaranth_rtlil.ModuleEmitter):
     """Amaranth's emitter, less what makes the text long without saying anything."""
 
@@ -116,24 +103,81 @@ def convert(component: wiring.Component, name: str, emitter: Emitter) -> list[Rt
             port.value.name = port.name  # undo what instantiate() did in the parent
         connections[port.name] = (port.value, directions[port.direction])
 
-    # From here on this is amaranth.back.rtlil.convert_fragment, with the two changes above.
+    # From here on this is amaranth.back.rtlil.convert_fragment, with the changes above.
     def missing_domain(missing: str) -> ClockDomain:
         raise EmitError(
             f"{type(component).__name__} uses the clock domain {missing!r}, but only 'sync' crosses module boundaries: "
             "define the domain inside, or rename it with DomainRenamer"
         )
 
-    netlist = ir.build_netlist(fragment, ports=connections, name=name, missing_domain=missing_domain)
-    keep = _KeepTop(netlist)
-    name_map: Any = ast.SignalDict()
-    return [
-        _emit_module(netlist, module, name, keep, name_map)
-        for index, module in enumerate(netlist.modules)
-        if not keep.is_empty(index)
+    with _fast_netlist():
+        netlist = ir.build_netlist(fragment, ports=connections, name=name, missing_domain=missing_domain)
+        # Amaranth leaves out inline modules without a cell; the top always has one, so that it is always there.
+        empty = amaranth_rtlil.EmptyModuleChecker(netlist)
+        name_map: Any = ast.SignalDict()
+        return [
+            _emit_module(netlist, module, name, empty, name_map)
+            for index, module in enumerate(netlist.modules)
+            if not empty.is_empty(index)
+        ]
+
+
+@contextmanager
+def _fast_netlist() -> Iterator[None]:
+    """Spare Amaranth work that is quadratic in the width of a bus, for the duration of one conversion.
+
+    - A value of n bits is a tuple whose every bit is checked for its type by a Python generator, in every slice anew.
+      With buses of 16,384 bits this is nine tenths of a conversion.  It cannot fail for what Amaranth itself passes.
+    - A constant of n bits is shifted n times.
+    - The search for combinational cycles takes every bit of a selected word to depend on every bit of the bus.  Bit b
+      of a word depends on bit b of each word (and on the sign).
+    - The same search goes through all partial assignments of a signal (one per byte, say) for every one of its bits.
+
+    All four give the same netlist; ``tests/hdl/emit/test_rtlil.py`` compares.
+    """
+    zero, one = nir.Net(0), nir.Net(1)
+
+    def unchecked(cls: Any, nets: Any = ()) -> Any:
+        return tuple.__new__(cls, (nets,) if isinstance(nets, nir.Net) else nets)
+
+    def edges(part: Any, bit: int) -> Iterator[tuple[Any, Any]]:
+        sign = part.value[-1:] if part.value_signed else ()
+        for net in (*part.value[bit :: part.stride], *sign, *part.offset):
+            yield net, part.src_loc
+
+    def constant(cls: Any, value: int, width: int) -> Any:
+        digits = format(value & ((1 << width) - 1), f"0{width}b") if width else ""
+        return tuple.__new__(cls, [one if digit == "1" else zero for digit in reversed(digits)])
+
+    def assignments(cell: Any, bit: int) -> Iterator[tuple[Any, Any]]:
+        index: list[list[Any]] | None = cell.__dict__.get("a3d_index")
+        if index is None:
+            index = cell.__dict__["a3d_index"] = [[] for _ in cell.default]
+            for assignment in cell.assignments:
+                for target in range(assignment.start, assignment.start + len(assignment.value)):
+                    index[target].append(assignment)
+        yield cell.default[bit], cell.src_loc
+        for assignment in index[bit]:
+            yield assignment.cond, assignment.src_loc
+            yield assignment.value[bit - assignment.start], assignment.src_loc
+
+    replacements = [
+        (nir.Value, "__new__", staticmethod(unchecked)),
+        (nir.Value, "from_const", classmethod(constant)),
+        (nir.Part, "comb_edges_to", edges),
+        (nir.AssignmentList, "comb_edges_to", assignments),
     ]
+    originals = [(owner, name, owner.__dict__[name]) for owner, name, _ in replacements]
+    try:
+        for owner, name, replacement in replacements:
+            setattr(owner, name, replacement)
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
 
 
-def _emit_module(netlist: Any, module: Any, top: str, keep: _KeepTop, name_map: Any) -> RtlilModule:
+def _emit_module(netlist: Any, module: Any, top: str, empty: Any, name_map: Any) -> RtlilModule:
     """Emit one module of a netlist, its name made a legal Verilog identifier."""
 
     def flat(name: tuple[str, ...]) -> str:
@@ -143,7 +187,7 @@ def _emit_module(netlist: Any, module: Any, top: str, keep: _KeepTop, name_map: 
     result = RtlilModule(flat(module.name))
     builder = amaranth_rtlil.Design(emit_src=False)
     target = builder.module(result.name, src_loc=None)
-    _ModuleEmitter(target, netlist, module, name_map, empty_checker=keep).emit()
+    _ModuleEmitter(target, netlist, module, name_map, empty_checker=empty).emit()
     text = re.sub(r'^ *attribute \\generator "Amaranth"\n', "", str(builder), count=1, flags=re.MULTILINE)
     text = _NAMED_CELL.sub(lambda found: f"  cell \\{inline.get(found[1], found[1])} ", text)
     result.text = _join_cells(text) if FURTHER_OUTPUTS in text else text

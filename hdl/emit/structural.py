@@ -107,6 +107,8 @@ class Structure:
             A one-bit source that resets the instance beside the common reset.
         """
         check_identifier(name, f"name of an instance in {type(self.owner).__name__}")
+        if any(port.name == name for port in self.ports):
+            raise EmitError(f"{type(self.owner).__name__} has a port called {name!r}: choose another instance name")
         if name in self.instances:
             raise EmitError(f"{type(self.owner).__name__} already has an instance called {name!r}: choose another name")
         if not callable(getattr(component, "module_key", None)):

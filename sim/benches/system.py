@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,12 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import cocotb
+import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge
 
 from hdl.config import MachineConfig
+from sim.bench_top import BENCH_TOP
 from sim.benches.axil import AxilManager
-from sim.hexfile import channel_path
+from sim.crosscheck import random_knobs
+from sim.golden.executor import Executor
+from sim.hexfile import channel_path, read_hex
+from sim.streams import random_stream
+from sim.system import Job, back_door_plusargs, machine_sources, write_jobs
+from sim.testbench import Design
 
 PERIOD_NS = 2
 
@@ -94,7 +102,47 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
         await strobe(dut.mem_dump, clk)
         for target, local in channel_files(job["dump"], axil.config, "dump"):
             shutil.move(local, target)
+        if job["expected"] is not None:
+            compare(job, axil.config, result)
     return result
+
+
+def compare(job: dict[str, Any], config: MachineConfig, result: dict[str, Any]) -> None:
+    """Fail when the run did not end well or a byte of either memory is not what the executor says."""
+    assert result["done"], f"the machine stopped with code {result['error_code']} at {result['error_pc']}"
+    assert not result["assert_fail"], "the memory model saw a violation of the AXI protocol"
+    for group, path in enumerate(job["expected"]):
+        expected = np.load(path)
+        got = read_hex(Path(job["dump"][group]), expected.size, config.channel_bytes, config.channels_per_group)
+        wrong = np.flatnonzero(expected != got)
+        assert not wrong.size, (
+            f"group {group}: {wrong.size} bytes differ, first at {wrong[0]:#x}: "
+            f"expected {expected[wrong[0]]:#04x}, got {got[wrong[0]]:#04x}"
+        )
+
+
+def prepare(config: MachineConfig, folder: Path) -> Design:
+    """Generate the machine and ten random streams with their expected memories (seed: A3D_STREAM_SEED, default 0)."""
+    seed = int(os.environ.get("A3D_STREAM_SEED", "0"))
+    bits = 18
+    jobs = []
+    for index in range(10):
+        stream = random_stream(config, seed + index)
+        executor = Executor(config, stream.images, stream.limits)
+        executor.run(stream.instructions)
+        jobs.append(
+            Job(
+                images=stream.images,
+                stream_base=stream.stream_base,
+                limits=stream.limits,
+                knobs=random_knobs(random.Random(seed + index)),
+                expected=(executor.memory[0], executor.memory[1]),
+            )
+        )
+    sources = machine_sources(config, folder / "rtl", bits)
+    jobs_file = write_jobs(config, 1 << bits, jobs, folder)
+    env = {"A3D_JOBS": str(jobs_file)}
+    return Design(sources=tuple(sources), top=BENCH_TOP, env=env, plusargs=tuple(back_door_plusargs(config)))
 
 
 @cocotb.test()

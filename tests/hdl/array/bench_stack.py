@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """cocotb bench that plays recorded port values into an emitted stack and records what comes back.
 
-Files in the directory named by ``STACK_BENCH``: ``stimulus.json`` (a list of cycles, each a map from port to hexadecimal
-value, of the ports that change) and, as the answer, ``response.json`` (a list of [cycle, lane, hexadecimal result]).
+Files in the directory named by ``STACK_BENCH``: ``stimulus.json`` (a list of cycles, each a map from port to its value
+in hexadecimal, of the ports that change) and, as the answer, ``response.json`` (a list of [cycle, lane, result]).
 """
 
 from __future__ import annotations

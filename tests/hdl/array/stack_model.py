@@ -7,6 +7,7 @@ banks (launch + tier + 1 + row), so contents that are overwritten while a wave i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,8 +139,11 @@ class Row:
     values: Any
 
 
-def run_model(config: MachineConfig, traffic: list[Cycle]) -> list[list[Row]]:
-    """Return the rows that each tier's result lane must show, in order."""
+def run_model(
+    config: MachineConfig, traffic: list[Cycle], drain: Callable[[Wave, Any, Any], Any] | None = None
+) -> list[list[Row]]:
+    """Return the rows that each tier's result lane must show, in order; `drain` replaces the real drain."""
+    drain = drain or _drain
     rows, columns = config.rows, config.columns
     edge = config.stationary_feed == "edge"
     vcache = Log(np.zeros(columns, np.int64))  # (tier, tile, row)
@@ -158,7 +162,8 @@ def run_model(config: MachineConfig, traffic: list[Cycle]) -> list[list[Row]]:
                     continue
                 if write.parameter:
                     word, part = divmod(write.addr, config.parameter_parts)
-                    for index, value in enumerate(np.asarray(write.data, np.uint8).view("<u2")):
+                    whole = np.asarray(write.data, np.uint8)[: rows // 2 * 2]
+                    for index, value in enumerate(whole.view("<u2")):
                         column = part * rows // 2 + index
                         if column < columns:
                             multipliers.write((tier, word, column), launch, int(value))
@@ -214,7 +219,7 @@ def run_model(config: MachineConfig, traffic: list[Cycle]) -> list[list[Row]]:
                 continue
             drained = launch + rows + 3
             word = [multipliers.read((tier, wave.param_addr, column), drained) for column in range(columns)]
-            values = _drain(wave, total, np.array(word, np.int64))
+            values = drain(wave, total, np.array(word, np.int64))
             results[tier].append(Row(launch + result_latency(config, tier), total, values))
     return results
 
@@ -257,7 +262,7 @@ def preload(config: MachineConfig, rng: np.random.Generator, *, tiles: int, word
         for addr in range(params * config.parameter_parts):
             # Mostly small multipliers, so that most results are not saturated.
             size = int(rng.choice([2, 256, 65536]))
-            data = rng.integers(0, size, config.rows // 2).astype("<u2").view(np.uint8)
+            data = rng.integers(0, size, (config.rows + 1) // 2).astype("<u2").view(np.uint8)[: config.rows]
             writes.append(Write(1 << tier, addr, data, parameter=1))
     cycles = [Cycle() for _ in range(max(len(fills), len(writes)))]
     for index, fill in enumerate(fills):

@@ -62,7 +62,21 @@ def test_random_traffic(preset: str, feed: Any, tmp_path: Path) -> None:
     assert all(len(rows) > 80 for rows in expected)
 
 
+@pytest.mark.parametrize("feed", ["vertical", "edge"])
+def test_module_keys_name_all_that_matters(feed: Any) -> None:
+    """Every component of a key converts to the same Verilog, and rows, PEs and tiers are emitted once."""
+    config = PRESETS["nano"].replace(tiers=2, row_fifo_depth=64, stationary_feed=feed)
+    design = emit(Stack(config), "stack", verify_keys=True)
+    pes, rows, tiers = (
+        sum(count for name, count in design.instances.items() if name.startswith(prefix))
+        for prefix in ("pe", ("row_", "edge_row_"), "tier_")
+    )
+    assert (pes, rows, tiers) == (config.pes, config.tiers * config.rows, config.tiers)
+    assert sum(name.startswith(("pe", "row_", "edge_row_", "tier_")) for name in design.modules) == 3
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_random_traffic_small(tmp_path: Path) -> None:
     """A stack of the `small` machine."""
     config = PRESETS["small"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from amaranth.hdl import Module, ResetInserter, Signal
-from amaranth.lib import wiring
+from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
@@ -85,6 +85,29 @@ def test_private_submodules_are_prefixed_and_equal_ones_are_merged() -> None:
     assert "filter__first first (" in design.modules["filter"]
     assert "filter__first second (" in design.modules["filter"]
     assert design.instances["filter__first"] == 4
+
+
+class TwoFifos(wiring.Component):
+    """Inline FIFOs that differ only in a number."""
+
+    def __init__(self, first: int, second: int) -> None:
+        self.depths = first, second
+        super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        source = wiring.flipped(self.i)
+        for index, depth in enumerate(self.depths):
+            m.submodules[f"fifo_{index}"] = part = fifo.SyncFIFOBuffered(width=8, depth=depth)
+            wiring.connect(m, source, part.w_stream)
+            source = part.r_stream
+        wiring.connect(m, source, wiring.flipped(self.o))
+        return m
+
+
+def test_only_equal_submodules_are_merged() -> None:
+    assert list(emit(TwoFifos(6, 6), "top").modules) == ["top__fifo_0", "top"]
+    assert list(emit(TwoFifos(6, 7), "top").modules) == ["top__fifo_0", "top__fifo_1", "top"]
 
 
 def test_a_component_without_a_key_stays_inline() -> None:

@@ -62,7 +62,7 @@ class Mix(StructuralComponent):
 
     def structure(self) -> Structure:
         s = Structure(self)
-        early = s.add("early", Delay(8))  # comes before the instance whose output it takes
+        early = s.add("first", Delay(8))  # comes before the instance whose output it takes
         a = s.add("a", Delay(8), reset=self.clear[1])
         b = s.add("b", Delay(8))
         c = s.add("c", Delay(8, init=0x5A))
@@ -292,6 +292,7 @@ def same_name(o: Owner, s: Structure) -> None:
         (lambda o, s: s.connect(Signal(8), o.x), "is not a whole port"),
         (lambda o, s: s.connect(o.y, o.x + 1), "contains logic"),
         (lambda o, s: s.connect(o.y, o.x & o.x), "contains logic"),
+        (lambda o, s: s.add("x", Delay(8)), "Owner has a port called 'x': choose another instance name"),
         (lambda o, s: s.add("a", Keyless()), "Keyless has no module_key"),
         (lambda o, s: s.add("wire", Delay(8)), "a reserved word"),
         (lambda o, s: s.add("a", Delay(8), reset=o.x), "reset of a in Owner must be one bit wide"),

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthesis of single modules, each one once: submodules are black boxes, memories stay memories.
+
+Results are kept in a cache whose keys are the module's own text and the ports of its submodules, so that a second run
+synthesises nothing, and a run after an edit only what the edit changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hdl.flow.gates import ENABLE_MUX, GATE_SET, enabled_registers, register_bits, transistors
+from hdl.flow.yosys import Job, SynthError, run_jobs
+
+__all__ = ["CACHE_VARIABLE", "LongestPath", "ModuleReport", "Synthesis", "cache_root", "module_texts"]
+
+CACHE_VARIABLE = "A3D_SYNTH_CACHE"
+"""Environment variable that moves the cache away from ``build/synthcache``."""
+
+RECIPE = 1
+"""Raised whenever the passes or the contents of a cache entry change: entries of other recipes are not used."""
+
+_MODULE = re.compile(r"^module\s+(\w+)\b.*?^endmodule$", re.MULTILINE | re.DOTALL)
+_HEADER = re.compile(r"^module\s+\w+\s*\(.*?\);", re.MULTILINE | re.DOTALL)
+_INSTANCE = re.compile(r"^\s*(\w+)\s+\w+\s*\(", re.MULTILINE)
+_STEP = re.compile(r"^ *(?:\d+|ff): (.*?)(?: \(via .*\))?$", re.MULTILINE)
+_LENGTH = re.compile(r"Longest topological path in \S+ \(length=(\d+)\)")
+
+
+def cache_root() -> Path:
+    """Return the cache directory: ``$A3D_SYNTH_CACHE``, or ``build/synthcache`` below the current directory."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path("build") / "synthcache").absolute()
+
+
+def module_texts(verilog: str) -> dict[str, str]:
+    """Split Verilog text into its modules."""
+    return {found[1]: found[0] + "\n" for found in _MODULE.finditer(verilog)}
+
+
+@dataclass(frozen=True)
+class LongestPath:
+    """The longest combinational path of a netlist.
+
+    Attributes
+    ----------
+    levels : int
+        Gates on it.
+    start, end : str
+        Wires at its ends: where it leaves a register, a port or a memory, and where it enters one; empty without gates.
+    """
+
+    levels: int
+    start: str = ""
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """What one module consists of, without its submodules.
+
+    Attributes
+    ----------
+    name : str
+        The module.
+    gates : dict of str to int
+        Cells by type after mapping: gates and flip-flops.
+    memory_bits : int
+        Bits of the memories in it.
+    multipliers : int
+        Products of two variables, at word level.
+    path : LongestPath
+        The longest path between registers, ports, memories and submodules.
+    children : dict of str to str
+        Module of each instance in it.
+    """
+
+    name: str
+    gates: dict[str, int]
+    memory_bits: int
+    multipliers: int
+    path: LongestPath
+    children: dict[str, str]
+
+    @cached_property
+    def cells(self) -> int:
+        """Gates and flip-flops."""
+        return sum(self.gates.values())
+
+    @cached_property
+    def registers(self) -> int:
+        """Flip-flop bits, without the output registers of memories."""
+        return register_bits(self.gates)
+
+    @cached_property
+    def transistors(self) -> int:
+        """Transistors of the cells, enables as clock gates."""
+        return transistors(self.gates)
+
+    @cached_property
+    def transistors_enable_mux(self) -> int:
+        """Transistors of the cells, enables as a multiplexer in every bit."""
+        return self.transistors + ENABLE_MUX * enabled_registers(self.gates)
+
+
+class Synthesis:
+    """A set of modules, their synthesis results, and the paths through several of them.
+
+    Parameters
+    ----------
+    texts : mapping of str to str
+        Verilog text of every module by name, as :class:`hdl.emit.design.EmittedDesign` has it.
+    cache : Path, optional
+        Cache directory; :func:`cache_root` by default.
+    python : path
+        Interpreter with ``pyosys``.
+    timeout : float
+        Seconds for one call.
+    """
+
+    def __init__(
+        self,
+        texts: Mapping[str, str],
+        *,
+        cache: Path | None = None,
+        python: str | os.PathLike[str] = sys.executable,
+        timeout: float = 3600,
+    ) -> None:
+        self.texts = dict(texts)
+        self.cache = cache_root() if cache is None else cache
+        self.python = python
+        self.timeout = timeout
+        self.reports: dict[str, ModuleReport] = {}
+        self.keys = {name: self._key(name) for name in self.texts}
+        self._contents: dict[tuple[str, frozenset[str]], Counter[str]] = {}
+
+    # Modules.
+
+    def run(self, names: Sequence[str] | None = None) -> Iterator[str]:
+        """Synthesise the modules `names` (all by default), and yield each name when its report is there.
+
+        Raises
+        ------
+        SynthError
+            If a module is not there or cannot be synthesised, or ``pyosys`` is missing.
+        """
+        todo = []
+        for name in self.texts if names is None else names:
+            if name not in self.texts:
+                raise SynthError(f"module {name!r} is not in the design: its modules are {', '.join(self.texts)}")
+            entry = self._read(self.keys[name])
+            if entry is None:
+                todo.append(name)
+            elif name not in self.reports:
+                self.reports[name] = ModuleReport(**{**entry, "path": LongestPath(**entry["path"])})
+                yield name
+        if not todo:
+            return
+        with self._folder() as folder:
+            for child in {child for name in todo for child in self._mentioned(name)}:
+                (folder / f"{child}.stub.v").write_text(self._stub(child), encoding="utf-8")
+            for name in todo:
+                (folder / f"{name}.v").write_text(self.texts[name], encoding="utf-8")
+            jobs = [Job(name, tuple(self._passes(name))) for name in todo]
+            for job in run_jobs(jobs, folder, python=self.python, timeout=self.timeout):
+                report = self._collect(job.name, folder)
+                self._write(self.keys[job.name], ".il", (folder / f"{job.name}.il").read_text(encoding="utf-8"))
+                self._write(self.keys[job.name], ".json", json.dumps(dataclasses.asdict(report)))
+                self.reports[job.name] = report
+                yield job.name
+
+    def contents(self, name: str, cut: frozenset[str] = frozenset()) -> Counter[str]:
+        """Return how often each module occurs in module `name`, itself included (once).
+
+        Modules of `cut` and what is only in them are left out.
+        """
+        if (name, cut) not in self._contents:
+            total = Counter({name: 1})
+            for child, number in Counter(self.reports[name].children.values()).items():
+                if child not in cut:
+                    for inner, times in self.contents(child, cut).items():
+                        total[inner] += number * times
+            self._contents[name, cut] = total
+        return self._contents[name, cut]
+
+    # Paths through several modules.
+
+    def run_paths(self, targets: Sequence[tuple[str, frozenset[str]]]) -> Iterator[tuple[str, LongestPath]]:
+        """Flatten mapped netlists and yield each module's longest path, also across the modules in it.
+
+        Parameters
+        ----------
+        targets : sequence of (str, set of str)
+            A module, and modules in it that are left out: no path passes through them.  The reports of everything in
+            it must be there (:meth:`run`).
+        """
+        todo: dict[str, frozenset[str]] = {}
+        for name, cut in targets:
+            entry = self._read(self._path_key(name, cut))
+            if entry is None:
+                todo[name] = cut
+            else:
+                yield name, LongestPath(**entry)
+        if not todo:
+            return
+        with self._folder() as folder:
+            for module in {module for name, cut in todo.items() for module in self.contents(name, cut)}:
+                (folder / f"{module}.il").write_text(self._netlist(module), encoding="utf-8")
+            jobs = []
+            for name, cut in todo.items():
+                # Instances of what is left out have no module here: `ltp` knows no direction of their ports.
+                passes = [f"read_rtlil {module}.il" for module in self.contents(name, cut)]
+                passes += [f"hierarchy -top {name}", "flatten"]
+                jobs.append(Job(name, (*passes, f"tee -q -o {name}.path ltp -noff")))
+            for job in run_jobs(jobs, folder, python=self.python, timeout=self.timeout):
+                path = _longest((folder / f"{job.name}.path").read_text(encoding="utf-8"))
+                key = self._path_key(job.name, todo[job.name])
+                self._write(key, ".json", json.dumps(dataclasses.asdict(path)))
+                yield job.name, path
+
+    def _path_key(self, name: str, cut: frozenset[str]) -> str:
+        inner = sorted((module, self.keys[module]) for module in self.contents(name, cut))
+        return hashlib.sha256(f"path {RECIPE} {name} {sorted(cut)} {inner}".encode()).hexdigest()[:32]
+
+    def _netlist(self, name: str) -> str:
+        try:
+            return self._path(self.keys[name], ".il").read_text(encoding="utf-8")
+        except OSError as error:
+            raise SynthError(
+                f"netlist of {name!r} has gone from the cache {self.cache} ({error.strerror}): remove that directory"
+            ) from None
+
+    # One module in Yosys.
+
+    def _passes(self, name: str) -> list[str]:
+        stubs = [f"read_verilog -lib {child}.stub.v" for child in self._mentioned(name)]
+        return [
+            *stubs,
+            f"read_verilog {name}.v",
+            f"hierarchy -check -top {name}",
+            # A table stays logic: `proc` would make memories of large ones.
+            "proc -norom",
+            "opt_expr",
+            "opt_clean",
+            f"write_json {name}.words.json",
+            # As `synth` does, but memories are not turned into flip-flops, and resources are not shared: what is
+            # written as two multipliers stays two.
+            f"synth -top {name} -noshare -run begin:fine",
+            "opt -fast -full",
+            "opt -full",
+            "techmap",
+            "opt -fast",
+            f"abc -g {GATE_SET}",
+            "opt -fast",
+            "opt_clean -purge",
+            f"tee -q -o {name}.stat.json stat -json",
+            f"tee -q -o {name}.cells select -list c:* t:$* %d",
+            f"write_rtlil -selected {name}.il",
+            # No path goes through a black box: what its inside does is another module's affair.
+            "delete c:* t:$* %d",
+            f"tee -q -o {name}.path ltp -noff",
+        ]
+
+    def _collect(self, name: str, folder: Path) -> ModuleReport:
+        words = json.loads((folder / f"{name}.words.json").read_text(encoding="utf-8"))["modules"][name]
+        statistics = json.loads((folder / f"{name}.stat.json").read_text(encoding="utf-8"))["modules"]
+        # `stat` passes over modules without cells.
+        counts: dict[str, int] = statistics.get(f"\\{name}", {}).get("num_cells_by_type", {})
+        gates = {cell: number for cell, number in counts.items() if cell.startswith("$_")}
+        rest = {cell for cell in counts if cell.startswith("$")} - gates.keys() - {"$mem_v2", "$scopeinfo"}
+        if rest:
+            raise SynthError(f"module {name!r} has cells that cannot be mapped to gates: {', '.join(sorted(rest))}")
+        transistors(gates)  # refuses latches
+        left = {line.split("/", 1)[1] for line in (folder / f"{name}.cells").read_text(encoding="utf-8").split()}
+        children = {
+            instance: cell["type"]
+            for instance, cell in words["cells"].items()
+            if instance in left and not cell["type"].startswith("$")
+        }
+        return ModuleReport(
+            name=name,
+            gates=gates,
+            memory_bits=sum(memory["width"] * memory["size"] for memory in words.get("memories", {}).values()),
+            multipliers=sum(map(_is_product, words["cells"].values())),
+            path=_longest((folder / f"{name}.path").read_text(encoding="utf-8")),
+            children=children,
+        )
+
+    def _mentioned(self, name: str) -> list[str]:
+        """Modules that module `name` may have instances of."""
+        return [word for word in dict.fromkeys(_INSTANCE.findall(self.texts[name])) if word in self.texts]
+
+    def _stub(self, name: str) -> str:
+        header = _HEADER.search(self.texts[name])
+        if header is None:
+            return self.texts[name]
+        # Initial values belong to registers; a black box has none.
+        return re.sub(r"output reg\b", "output wire", re.sub(r" = [^,\n)]+", "", header[0])) + "\nendmodule\n"
+
+    # The cache.
+
+    def _key(self, name: str) -> str:
+        parts = [f"{RECIPE} {_yosys_version()} {GATE_SET}", self.texts[name]]
+        parts += [self._stub(child) for child in self._mentioned(name)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.cache / f"{key}{suffix}"
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        try:
+            entry: dict[str, Any] = json.loads(self._path(key, ".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return entry
+
+    def _write(self, key: str, suffix: str, text: str) -> None:
+        try:
+            with tempfile.NamedTemporaryFile("w", dir=self.cache, delete=False, encoding="utf-8") as file:
+                file.write(text)
+            os.replace(file.name, self._path(key, suffix))
+        except OSError as error:
+            raise SynthError(f"synthesis cache {self.cache} cannot be written: {error.strerror}") from None
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SynthError(
+                f"synthesis cache {self.cache} cannot be made: {error.strerror}; set {CACHE_VARIABLE}"
+            ) from None
+        with tempfile.TemporaryDirectory(prefix="a3d-synth-") as name:
+            yield Path(name)
+
+
+def _yosys_version() -> str:
+    try:
+        return importlib.metadata.version("pyosys")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _is_product(cell: Mapping[str, Any]) -> bool:
+    """Whether a word-level cell multiplies two variables: products with a constant are adders."""
+    return cell["type"] == "$mul" and all(
+        any(not isinstance(bit, str) for bit in cell["connections"][port]) for port in ("A", "B")
+    )
+
+
+def _longest(text: str) -> LongestPath:
+    """Read what ``ltp`` prints: the length, and a line ``N: wire (via cell)`` for each step."""
+    found = _LENGTH.search(text)
+    levels = int(found[1]) if found else 0
+    if levels < 1:
+        return LongestPath(0)
+    steps = [_wire(step) for step in _STEP.findall(text)]
+    return LongestPath(levels, steps[0], steps[-1])
+
+
+def _wire(text: str) -> str:
+    """Name of a wire as the Verilog has it; anonymous ones of Yosys are just that."""
+    name = text.removeprefix("\\").replace(" [", "[")
+    return "(unnamed)" if name.startswith("$") else name

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renders ``docs/results.md`` from the JSON files that the measuring commands wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hdl.errors import A3dError
+
+__all__ = ["SOURCES", "render_results"]
+
+SOURCES = {
+    "demo": ("demo/report.json", "a3d demo"),
+    "utilisation": ("bench/utilisation.json", "a3d bench utilisation --json build/bench/utilisation.json"),
+    "simspeed": ("bench/simspeed.json", "a3d bench simspeed --json build/bench/simspeed.json"),
+    "generate": ("bench/generate.json", "a3d bench generate --json build/bench/generate.json"),
+}
+"""Name of a measurement: file below ``build``, and the command that writes it."""
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return [*lines, *("| " + " | ".join(_cell(c) for c in row) + " |" for row in rows)]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _demo(data: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            e["layer"], e["tokens"], e["experts"], e["gang"], e["cycles"], _percent(e["utilisation"]),
+            round(e["bound_cycles"]), e["bytes_0"], e["bytes_1"], f"{e['reuse']:.1f}", e["edge_cycles"] or "-",
+            _percent(e["edge_utilisation"]),
+        ]
+        for e in data["layers"]
+    ]  # fmt: skip
+    head = (
+        "layer", "tokens", "experts", "mapping", "cycles", "PE utilisation", "bound (cycles)", "bytes group 0",
+        "bytes group 1", "waves per tile read", "edge cycles", "edge utilisation",
+    )  # fmt: skip
+    note = f"Mismatched bytes over both memories and all layers: {data['mismatched_bytes']}."
+    return [f"Configuration `{data['config']['name']}`, {data['tokens']} tokens.", "", *_table(head, rows), "", note]
+
+
+def _utilisation(data: dict[str, Any]) -> list[str]:
+    tokens = sorted({p["m"] for p in data["points"] if p["mapping"] != "mix"})
+    rows = []
+    for feed in ("vertical", "edge"):
+        for mapping in ("alone", "M", "N", "K"):
+            found = {p["m"]: p for p in data["points"] if p["feed"] == feed and p["mapping"] == mapping}
+            if found:
+                rows.append([feed, mapping, *(_percent(found[m]["utilisation"]) for m in tokens)])
+    lines = [f"Configuration `{data['config']['name']}`. Operands resident in V-Cache:", ""]
+    lines += _table(("feed", "mapping", *(f"M = {m}" for m in tokens)), rows)
+    mixes = [p for p in data["points"] if p["mapping"] == "mix"]
+    lines += ["", "Mixes of operations with 1 and with 64 tokens, tiers alone:", ""]
+    mix_rows = [[p["feed"], _percent(p["gemv_share"]), p["cycles"], _percent(p["utilisation"])] for p in mixes]
+    lines += _table(("feed", "MACs in M = 1 operations", "cycles", "utilisation"), mix_rows)
+    lines += ["", "All weights from memory, each used once (random stalls off, read latency 40 cycles):", ""]
+    memory = [
+        [p["m"], p["bytes"], p["cycles"], round(p["bound_cycles"]), _percent(p["fraction"])]
+        for p in data["from_memory"]
+    ]
+    return lines + _table(("M", "bytes", "cycles", "bound (cycles)", "bound / cycles"), memory)
+
+
+def _simspeed(data: dict[str, Any]) -> list[str]:
+    rows = [
+        ["this project's build", f"{data['cycles_per_s']:,.0f}", data["cycles"]],
+        ["cocotb's default build", f"{data['default_cycles_per_s']:,.0f}", data["default_cycles"]],
+    ]
+    name = data["config"]["name"]
+    lines = [f"Configuration `{name}`, all PEs busy, wall-clock on two cores (one run; noisy):", ""]
+    return [*lines, *_table(("simulator", "cycles/s", "cycles run"), rows), "", f"Ratio: {data['ratio']:.1f}."]
+
+
+def _generate(data: dict[str, Any]) -> list[str]:
+    rows = [
+        [p["name"], f"{p['seconds']:.1f}", p["verilog_bytes"], p["modules"], p["instances"]] for p in data["presets"]
+    ]
+    lines = ["Whole command in a process of its own, Python's start-up included (wall-clock, noisy):", ""]
+    return lines + _table(("preset", "seconds", "Verilog bytes", "modules", "instances"), rows)
+
+
+_SECTIONS = {
+    "demo": ("The demo model's experts", _demo),
+    "utilisation": ("PE utilisation", _utilisation),
+    "simspeed": ("Simulation speed", _simspeed),
+    "generate": ("Generation", _generate),
+}
+
+
+def render_results(build: Path) -> str:
+    """Return the Markdown text of ``docs/results.md`` from the reports below `build`.
+
+    Raises
+    ------
+    A3dError
+        A report is missing; the message names the command that writes it.
+    """
+    lines = [
+        "# Results",
+        "",
+        "Rendered by `a3d report` from the reports of the commands named here. Cycles are exact, wall-clock is noisy.",
+    ]
+    for name, (file, command) in SOURCES.items():
+        path = build / file
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise A3dError(f"report: {path} cannot be read ({error.strerror}); run `{command}` first") from error
+        title, render = _SECTIONS[name]
+        lines += ["", f"## {title}", "", f"Command: `{command}`", "", *render(data)]
+    return "\n".join(lines) + "\n"

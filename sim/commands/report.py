@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``a3d report``: renders the documents that hold figures or facts from their sources."""
+
+import argparse
+from pathlib import Path
+
+from hdl.reference import render_reference
+from sim.bench.results import render_results
+from sim.commands._common import Subparsers, new_parser
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = new_parser(subparsers, "report", "render docs/results.md from the measurements, or the reference page")
+    parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR", help="where the reports lie")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), metavar="DIR", help="where the documents go")
+    parser.add_argument("--reference", action="store_true", help="render docs/reference.md instead")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    name, text = ("reference.md", render_reference()) if args.reference else ("results.md", render_results(args.build))
+    target = args.docs / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(target)
+    print(target)
+    return 0

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes a tier's bond registers: order, masks, and no traffic beyond the tiers that want it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from hdl.array.fill_slice import FillSlice
+from hdl.array.hub import Hub
+from hdl.array.links import PartialSumLink
+from hdl.config import PRESETS
+from hdl.interfaces import fill_control_layout, write_layout
+
+CONFIG = PRESETS["nano"].replace(name="test", tiers=3, result_lanes=2, row_fifo_depth=64)
+
+
+def run(component: Any, bench: Any) -> None:
+    simulator = Simulator(component)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_words_go_up_only_where_they_are_wanted() -> None:
+    hub = Hub(CONFIG)
+
+    async def bench(ctx: Any) -> None:
+        for mask in range(1 << CONFIG.tiers):
+            fill = {"valid": 1, "tiers": mask, "tile": 3, "word": 1}
+            ctx.set(hub.fill_control[1], fill_control_layout(CONFIG).const(fill))
+            write = {"valid": 1, "tiers": mask, "addr": 5, "enable": 0b1010, "data": [1, 2, 3, 4]}
+            ctx.set(hub.write[2], write_layout(CONFIG).const(write))
+            await ctx.tick()
+            assert ctx.get(hub.fill_control_above[1].valid) == (mask > 1)
+            assert ctx.get(hub.fill_control_above[1].tiers) == mask >> 1
+            assert ctx.get(hub.write_above[2].valid) == (mask > 1)
+            assert ctx.get(hub.write_above[2].tiers) == mask >> 1
+            assert ctx.get(hub.fill_select) == (0b10 if mask & 1 else 0)
+            assert ctx.get(hub.activation_enable) == (0b1010 if mask & 1 else 0)
+            assert ctx.get(hub.param_write) == 0
+            if mask & 1:
+                assert (ctx.get(hub.fill_tile), ctx.get(hub.fill_lane)) == (3, 1)
+                assert ctx.get(hub.activation_addr) == 5
+                assert ctx.get(hub.write_data) == 0x04030201
+
+    run(hub, bench)
+
+
+def test_parameter_writes_touch_no_activation() -> None:
+    hub = Hub(CONFIG)
+
+    async def bench(ctx: Any) -> None:
+        word = {"valid": 1, "tiers": 1, "parameter": 1, "addr": 9, "enable": 15, "data": [1, 2, 3, 4]}
+        ctx.set(hub.write[0], write_layout(CONFIG).const(word))
+        other = {"valid": 1, "tiers": 2, "addr": 7, "enable": 15, "data": [9, 9, 9, 9]}
+        ctx.set(hub.write[1], write_layout(CONFIG).const(other))
+        await ctx.tick()
+        assert (ctx.get(hub.param_write), ctx.get(hub.param_write_addr)) == (1, 9)
+        assert ctx.get(hub.write_data) == 0x04030201
+        assert ctx.get(hub.activation_enable) == 0
+
+    run(hub, bench)
+
+
+def test_dispatch_shifts_lanes() -> None:
+    """Lane 0 stays, lane j goes up as j - 1; nothing but the valid bits moves without a wave."""
+    hub = Hub(CONFIG)
+
+    async def bench(ctx: Any) -> None:
+        for lane in range(3):
+            ctx.set(hub.dispatch[lane].wave.valid, 1)
+            ctx.set(hub.dispatch[lane].wave.vcache_addr, 10 + lane)
+            ctx.set(hub.dispatch[lane].wave.psum_below, lane == 0)
+            ctx.set(hub.dispatch[lane].tail.shift, 20 + lane)
+        await ctx.tick()
+        for lane in range(3):
+            ctx.set(hub.dispatch[lane].wave.valid, 0)
+            ctx.set(hub.dispatch[lane].wave.vcache_addr, 0)
+        for cycle in range(4):
+            assert ctx.get(hub.wave.valid) == (cycle == 0)
+            assert (ctx.get(hub.wave.vcache_addr), ctx.get(hub.tail.shift)) == (10, 20)
+            for lane in range(2):
+                assert ctx.get(hub.dispatch_above[lane].wave.valid) == (cycle == 0)
+                assert ctx.get(hub.dispatch_above[lane].wave.vcache_addr) == 11 + lane
+            assert ctx.get(hub.dispatch_above[2].wave.valid) == 0
+            assert ctx.get(hub.psum_take) == (cycle == 2)
+            await ctx.tick()
+
+    run(hub, bench)
+
+
+def test_fill_slice_picks_the_lane() -> None:
+    part = FillSlice(4)
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(part.below[0], 0x11223344)
+        ctx.set(part.below[1], 0x55667788)
+        ctx.set(part.valid[0], 1)
+        ctx.set(part.valid[1], 1)
+        await ctx.tick()
+        ctx.set(part.valid[1], 0)
+        for lane in range(2):
+            ctx.set(part.below[lane], 0xFFFFFFFF)
+        assert ctx.get(part.row) == 0x11223344
+        ctx.set(part.select, 1)
+        assert ctx.get(part.row) == 0x55667788
+        await ctx.tick()
+        assert [ctx.get(part.above[lane]) for lane in range(2)] == [0xFFFFFFFF, 0x55667788]
+
+    run(part, bench)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5])
+def test_partial_sum_link(stages: int) -> None:
+    """Sums appear `stages` cycles after they were sent and stay until the next; the gate gives zero."""
+    link = PartialSumLink(2, stages)
+    rng = np.random.default_rng(stages)
+
+    async def bench(ctx: Any) -> None:
+        sent: list[int | None] = []
+        shown = 0
+        for cycle in range(300):
+            word = int(rng.integers(1 << 62))
+            send = bool(rng.random() < 0.5)
+            ctx.set(link.leaving, word)
+            ctx.set(link.send, send)
+            ctx.set(link.below, word)
+            ctx.set(link.take, cycle % 2)
+            assert ctx.get(link.entry) == (word if cycle % 2 else 0)
+            sent.append(word if send else None)
+            if cycle >= stages and sent[cycle - stages] is not None:
+                shown = sent[cycle - stages] or 0
+            if shown:
+                assert ctx.get(link.above) == shown
+            await ctx.tick()
+
+    run(link, bench)
