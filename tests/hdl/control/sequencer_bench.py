@@ -16,6 +16,7 @@ from amaranth.sim import Simulator
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.control.sequencers import SequencerBlock, sequencer_stats_layout
+from hdl.emit.hierarchy import ports_of
 from hdl.interfaces import dispatch_layout, error_layout, row_descriptor_layout, wait_layout
 from hdl.isa import Instruction, Mapping3D, encode
 from tests.hdl.control.sequencer_model import Lists, gang_of, waves_of
@@ -72,6 +73,8 @@ class Bench:
         ``grant(cycle, tier)``: whether a semaphore wait is granted.
     chaining : bool
         Drive the ``enter`` ports.
+    vectors : list or None
+        Gets the input and output words of every cycle, ``rst`` on top of the inputs.
     room : int
         Depth of the modelled queues.
     release : int
@@ -93,6 +96,7 @@ class Bench:
     limit: int = 20000
     halt_at: int | None = None
     trace: str | None = None
+    vectors: list[tuple[str, str]] | None = None
     record: Record = field(init=False)
 
     def run(self) -> Record:
@@ -111,6 +115,15 @@ class Bench:
                     simulator.run()
         return self.record
 
+    async def _tick(self, ctx: Any, block: SequencerBlock) -> None:
+        if self.vectors is not None:
+            words = {"input": "", "output": ""}
+            for port in ports_of(block):
+                value = ctx.get(port.value) & ((1 << port.width) - 1)
+                words[port.direction] = f"{value:0{port.width}b}" + words[port.direction]
+            self.vectors.append(("0" + words["input"], words["output"]))
+        await ctx.tick()
+
     async def _fill(
         self, ctx: Any, block: SequencerBlock, lane: int, tiers: int, tile: int, word: int, tag: int
     ) -> None:
@@ -127,10 +140,10 @@ class Bench:
                 ctx.set(block.list_write_tiers, 1 << tier)
                 ctx.set(block.list_write_addr, index)
                 ctx.set(block.list_write_entry, self.lists[tier][index].bits())
-                await ctx.tick()
+                await self._tick(ctx, block)
         ctx.set(block.list_write_valid, 0)
         while not ctx.get(block.tags_ready):
-            await ctx.tick()
+            await self._tick(ctx, block)
         if self.resident:
             needed: dict[tuple[int, int], int] = {}
             for gemm in self.program:
@@ -141,7 +154,7 @@ class Bench:
                     needed[key] = needed.get(key, 0) | mask
             for (tile, tag), mask in needed.items():
                 await self._fill(ctx, block, tile % 2, mask, tile, config.fill_words - 1, tag)
-                await ctx.tick()
+                await self._tick(ctx, block)
                 ctx.set(block.fill_control[tile % 2].valid, 0)
 
     async def _testbench(self, ctx: Any, block: SequencerBlock) -> None:
@@ -215,7 +228,7 @@ class Bench:
             idle = idle + 1 if done or error.valid or (self.halt_at is not None and cycle > self.halt_at + 50) else 0
             if idle == 5:
                 return
-            await ctx.tick()
+            await self._tick(ctx, block)
         raise AssertionError(f"not finished after {self.limit} cycles: {[len(i) for i in record.issues]} of {expected}")
 
     def _observe(

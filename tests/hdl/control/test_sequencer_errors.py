@@ -151,7 +151,7 @@ def test_semaphore_beyond_the_configuration(field: str) -> None:
 
 
 def test_first_error_stops_all_tiers() -> None:
-    program = [gemm(vcache_base=255), gemm(tier_base=1, tokens=60, k_slices=4, n_tiles=1)]
-    bench = run(program, resident=False, pending_until=10**9)
-    assert bench.record.error == (ErrorCode.RANGE, 0)
-    assert not bench.record.issues[1]
+    long = gemm(tier_base=1, tokens=20, k_slices=10, n_tiles=1)
+    bench = run([long, gemm(), gemm(act_base=512)], pending_until=10**9)
+    assert bench.record.error == (ErrorCode.RANGE, 2)
+    assert 0 < len(bench.record.issues[1]) < 30

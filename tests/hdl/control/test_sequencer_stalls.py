@@ -121,6 +121,20 @@ def test_rows_wait_for_credits(mapping: Mapping3D) -> None:
     assert cycles[25] - cycles[0] == 25 and cycles[26] - cycles[25] > 100
 
 
+@pytest.mark.parametrize("feed", ["vertical", "edge"])
+@pytest.mark.parametrize("tiers", [2, 3])
+@pytest.mark.parametrize("waves", [1, 2, 3])
+def test_tiny_chained_k_operations_after_a_late_follower(feed: str, tiers: int, waves: int) -> None:
+    """The leader has several operations decoded when the last follower comes; the follower decodes one at a time."""
+    config = small_config(tiers, stationary_feed=feed)
+    top = gemm(tier_base=tiers - 1, tokens=5, k_slices=10)
+    program = [top] + [gemm(tier_count=tiers, mapping=Mapping3D.K, k_slices=waves)] * 8
+    bench = Bench(config, program, random_lists(rng_of(7), config), release=10, limit=1000)
+    bench.run()
+    check_waves(bench)
+    check_gang_timing(bench)
+
+
 def test_statistics_of_links() -> None:
     config = small_config(3)
     lists = random_lists(rng_of(3), config)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4-Lite registers, performance counters and the supervisor, each on its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from amaranth.sim import Simulator
+
+from hdl.config import PRESETS
+from hdl.control.counters import CounterBank
+from hdl.control.csr import CsrBlock
+from hdl.control.supervisor import SETTLE_CYCLES, Supervisor
+from hdl.errors_hw import ErrorCode
+from hdl.regs import COUNTER_BASE, MAGIC, counter_names, register_map
+
+NANO = PRESETS["nano"]
+OKAY, SLVERR = 0, 2
+
+
+def simulate(dut: Any, *benches: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """Run testbenches on a component with a clock."""
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    for bench in benches:
+        sim.add_testbench(bench)
+    sim.run()
+
+
+async def write(ctx: Any, port: Any, address: int, value: int, strobe: int = 15) -> int:
+    """Write one register, with the address a cycle before the data; return the response."""
+    ctx.set(port.awaddr, address)
+    ctx.set(port.awvalid, 1)
+    await ctx.tick()
+    ctx.set(port.wdata, value)
+    ctx.set(port.wstrb, strobe)
+    ctx.set(port.wvalid, 1)
+    await ctx.tick().until(port.awready & port.wready)
+    ctx.set(port.awvalid, 0)
+    ctx.set(port.wvalid, 0)
+    ctx.set(port.bready, 1)
+    response = await ctx.tick().sample(port.bresp).until(port.bvalid)
+    ctx.set(port.bready, 0)
+    return int(response[0])
+
+
+async def read(ctx: Any, port: Any, address: int) -> tuple[int, int]:
+    """Read one register; return value and response."""
+    ctx.set(port.araddr, address)
+    ctx.set(port.arvalid, 1)
+    await ctx.tick().until(port.arready)
+    ctx.set(port.arvalid, 0)
+    ctx.set(port.rready, 1)
+    data, response = await ctx.tick().sample(port.rdata, port.rresp).until(port.rvalid)
+    ctx.set(port.rready, 0)
+    return int(data), int(response)
+
+
+def test_capabilities_and_storage() -> None:
+    """Constants read as declared; 64-bit pairs are stored; unmapped, read-only and partial writes answer SLVERR."""
+    dut = CsrBlock(NANO)
+    registers = {r.name: r for r in register_map(NANO)}
+
+    async def bench(ctx: Any) -> None:
+        for register in registers.values():
+            if register.value is not None:
+                assert await read(ctx, dut.axil, register.offset) == (register.value, OKAY), register.name
+        assert registers["ID"].value == MAGIC
+        assert await write(ctx, dut.axil, registers["ID"].offset, 1) == SLVERR
+        assert await write(ctx, dut.axil, 0xFFC, 1) == SLVERR
+        assert (await read(ctx, dut.axil, 0xFFC))[1] == SLVERR
+        assert await write(ctx, dut.axil, registers["WATCHDOG"].offset, 77) == OKAY
+        assert await write(ctx, dut.axil, registers["WATCHDOG"].offset, 99, strobe=3) == SLVERR
+        assert await read(ctx, dut.axil, registers["WATCHDOG"].offset) == (77, OKAY)
+        assert ctx.get(dut.watchdog) == 77
+        assert await write(ctx, dut.axil, registers["WINDOW1_LIMIT_LO"].offset, 0x1234) == OKAY
+        assert ctx.get(dut.window_limit[1]) == 0x1234
+        # A limit beyond the address width saturates rather than wraps.
+        assert await write(ctx, dut.axil, registers["WINDOW1_LIMIT_HI"].offset, 1) == OKAY
+        assert ctx.get(dut.window_limit[1]) == (1 << (NANO.address_bits + 1)) - 1
+
+    simulate(dut, bench)
+
+
+def test_start_interrupt_and_error_report() -> None:
+    """START only pulses when ready; DONE and ERROR set status, error registers and enabled interrupts."""
+    dut = CsrBlock(NANO)
+    offset = {r.name: r.offset for r in register_map(NANO)}
+    pulses: list[int] = []
+
+    async def watch(ctx: Any) -> None:
+        async for _, _, start, invalidate in ctx.tick().sample(dut.start, dut.invalidate):
+            if start:
+                pulses.append(int(invalidate))
+
+    async def bench(ctx: Any) -> None:
+        assert await write(ctx, dut.axil, offset["CONTROL"], 1) == OKAY
+        ctx.set(dut.ready, 1)
+        assert await write(ctx, dut.axil, offset["CONTROL"], 3) == OKAY
+        assert await write(ctx, dut.axil, offset["IRQ_ENABLE"], 2) == OKAY
+        ctx.set(dut.done, 1)
+        await ctx.tick()
+        ctx.set(dut.done, 0)
+        await ctx.tick()
+        assert await read(ctx, dut.axil, offset["STATUS"]) == (0b00101, OKAY)
+        assert not ctx.get(dut.irq), "DONE is not enabled"
+        ctx.set(dut.error, {"valid": 1, "code": int(ErrorCode.AXI_READ), "pc": 12, "address": 0x12_3456_7890})
+        ctx.set(dut.failed, 1)
+        await ctx.tick()
+        ctx.set(dut.failed, 0)
+        await ctx.tick()
+        assert ctx.get(dut.irq)
+        assert await read(ctx, dut.axil, offset["ERROR_CODE"]) == (ErrorCode.AXI_READ, OKAY)
+        assert await read(ctx, dut.axil, offset["ERROR_PC"]) == (12, OKAY)
+        assert await read(ctx, dut.axil, offset["ERROR_ADDRESS_LO"]) == (0x3456_7890, OKAY)
+        assert await read(ctx, dut.axil, offset["ERROR_ADDRESS_HI"]) == (0x12, OKAY)
+        assert await write(ctx, dut.axil, offset["IRQ_PENDING"], 2) == OKAY
+        assert not ctx.get(dut.irq)
+        assert await read(ctx, dut.axil, offset["IRQ_PENDING"]) == (1, OKAY)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    sim.add_testbench(bench)
+    sim.add_testbench(watch, background=True)
+    sim.run()
+    assert pulses == [1], "one START while ready, with INVALIDATE"
+
+
+def test_counters_count_sample_and_freeze() -> None:
+    """Random events against a Python count; samples of the first and last event; nothing counts when disabled."""
+    dut = CounterBank(NANO)
+    names = counter_names(NANO)
+    rng = random.Random(3)
+    expected = dict.fromkeys(names, 0)
+    sampled = False
+
+    async def bench(ctx: Any) -> None:
+        nonlocal sampled
+        for cycle in range(200):
+            enable = 10 <= cycle < 150
+            ctx.set(dut.enable, enable)
+            events = {
+                name: rng.choice([0, 0, 1, 3]) for name in names if not name.startswith("tier") and name != "cycles"
+            }
+            ctx.set(dut.events, events)
+            tier = {name.removeprefix("tier0_"): rng.randrange(2) for name in names if name.startswith("tier0_")}
+            ctx.set(dut.tier_events[0], tier)
+            if enable:
+                for name, value in events.items():
+                    if name == "first_issue":
+                        if value and not sampled:
+                            expected[name], sampled = expected["cycles"], True
+                    elif name == "last_result":
+                        expected[name] = expected["cycles"] if value else expected[name]
+                    else:
+                        expected[name] += value
+                for name, value in tier.items():
+                    expected[f"tier0_{name}"] += value
+                expected["cycles"] += 1
+            await ctx.tick()
+        for index, name in enumerate(names):
+            ctx.set(dut.index, index)
+            await ctx.tick()
+            await ctx.tick()
+            assert ctx.get(dut.value) == expected[name], name
+        ctx.set(dut.clear, 1)
+        await ctx.tick()
+        ctx.set(dut.clear, 0)
+        await ctx.tick()
+        ctx.set(dut.index, 0)
+        await ctx.tick()
+        await ctx.tick()
+        assert ctx.get(dut.value) == 0
+
+    simulate(dut, bench)
+    assert COUNTER_BASE + 8 * len(names) <= 0x1000
+
+
+@pytest.mark.parametrize("source", [0, 3, "overflow", "watchdog"])
+def test_supervisor_stops_cleanly(source: int | str) -> None:
+    """An error halts, waits for quiet, reports once with the first error's code, resets and becomes ready again."""
+    dut = Supervisor(NANO)
+    seen: list[int] = []
+
+    async def watch(ctx: Any) -> None:
+        async for _, _, failed, code in ctx.tick().sample(dut.failed, dut.report.code):
+            if failed:
+                seen.append(int(code))
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.tags_ready, 1)
+        ctx.set(dut.quiet, 1)
+        ctx.set(dut.watchdog, 50 if source == "watchdog" else 0)
+        await ctx.tick().until(dut.ready)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        await ctx.tick().until(dut.running)
+        ctx.set(dut.quiet, 0)
+        if isinstance(source, int):
+            ctx.set(dut.error[source], {"valid": 1, "code": int(ErrorCode.RANGE), "pc": 5, "address": 0})
+        elif source == "overflow":
+            ctx.set(dut.overflow, 1)
+        await ctx.tick().until(dut.halt)
+        for _ in range(100):
+            await ctx.tick()
+            assert ctx.get(dut.halt), "not before the last transaction has ended"
+            assert not ctx.get(dut.soft_reset)
+        ctx.set(dut.quiet, 1)
+        if isinstance(source, int):
+            ctx.set(dut.error[source].valid, 0)
+        ctx.set(dut.overflow, 0)
+        await ctx.tick().until(dut.soft_reset)
+        await ctx.tick().until(dut.ready)
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-8)
+    sim.add_testbench(bench)
+    sim.add_testbench(watch, background=True)
+    sim.run()
+    code = {"overflow": ErrorCode.SEMAPHORE, "watchdog": ErrorCode.WATCHDOG}.get(str(source), ErrorCode.RANGE)
+    assert seen == [code]
+
+
+def test_supervisor_finishes_after_everything_is_idle() -> None:
+    """END alone is not the end: all units must have been idle for SETTLE_CYCLES."""
+    dut = Supervisor(NANO)
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.tags_ready, 1)
+        ctx.set(dut.quiet, 1)
+        await ctx.tick().until(dut.ready)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        await ctx.tick().until(dut.running)
+        ctx.set(dut.ended, 1)
+        for _ in range(60):
+            await ctx.tick()
+            assert ctx.get(dut.busy)
+        ctx.set(dut.idle, 1)
+        for _ in range(SETTLE_CYCLES - 1):
+            await ctx.tick()
+            assert not ctx.get(dut.done)
+        await ctx.tick().until(dut.done)
+        await ctx.tick()
+        assert ctx.get(dut.ready)
+
+    simulate(dut, bench)

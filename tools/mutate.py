@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Breaks the RTL on purpose, one place at a time, and shows which test sees it.
+
+    python tools/mutate.py                # all of them (about ten minutes on one core)
+    python tools/mutate.py --only tags    # those whose name contains a word
+    python tools/mutate.py --docs         # all, and rewrite docs/mutations.md
+
+Works on a copy of the tree below build/mutants; the working tree is never touched. Exit status 1 when one survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPY = ROOT / "build" / "mutants" / "tree"
+PACKAGES = ("hdl", "scheduler", "sim", "tests")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One deliberate breakage.
+
+    Attributes
+    ----------
+    name : str
+        What is broken, in words.
+    file : str
+        Source that is changed.
+    old, new : str
+        Text that is replaced, once, and its replacement.
+    tests : str
+        What is run; the first test that fails has caught the mutant.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant("PE: product keeps 15 bits, so -128 x -128 is wrong", "hdl/array/pe.py",
+           "stationary * self.activation)", "(stationary * self.activation)[:15].as_signed())",
+           "tests/hdl/array/test_row.py"),
+    Mutant("accumulators: no forwarding to the next wave", "hdl/array/accumulator.py",
+           "forward_b.eq(active_b & ~last_b & (address_b == tail_a.accumulator_addr))", "forward_b.eq(0)",
+           "tests/hdl/array/test_accumulator.py"),
+    Mutant("fill: the word of the wrong channel group is taken", "hdl/array/fill_slice.py",
+           "Mux(self.select, lanes[1], lanes[0])", "Mux(self.select, lanes[0], lanes[1])",
+           "tests/hdl/array/test_hub.py"),
+    Mutant("drain: the rounding bit is dropped", "hdl/drain/requant.py",
+           "(shifted.as_signed() >> 1) + shifted[0]", "shifted.as_signed() >> 1",
+           "tests/hdl/drain/test_drain.py -k mixed_modes"),
+    Mutant("drain: saturation gives the limit of the other sign", "hdl/drain/requant.py",
+           "Cat((~sign).replicate(bits - 1), sign)", "Cat(sign.replicate(bits - 1), sign)",
+           "tests/hdl/drain/test_drain.py -k mixed_modes"),
+    Mutant("combine: no forwarding between updates of one row", "hdl/result/combine.py",
+           "Mux(self.forward, written, self.old)", "self.old",
+           "tests/hdl/result/test_collector.py -k random_traffic"),
+    Mutant("tags: the first word of a refill leaves the tile valid", "hdl/control/tags.py",
+           "mine & (first | last)", "mine & last", "tests/hdl/control/test_tags.py"),
+    Mutant("semaphores: a granted wait subtracts nothing", "hdl/control/semaphores.py",
+           "following.eq(value - minus + plus)", "following.eq(value + plus)",
+           "tests/hdl/control/test_semaphores.py"),
+    Mutant("K gang: the delay between neighbours is one cycle too long", "hdl/control/gangs.py",
+           "line = Signal(delay,", "line = Signal(delay + 1,", "tests/hdl/control/test_sequencer_stalls.py"),
+    Mutant("loop nest: N_INNER restarts the accumulator address at each tile", "hdl/control/loop_nest.py",
+           "acc_reset = token_end & (~loop.n_inner | n_end)", "acc_reset = token_end",
+           "tests/hdl/control/test_sequencer_stalls.py"),
+    Mutant("edge feed: a tile counts as shifted in one cycle early", "hdl/control/edge.py",
+           "timer.eq(config.rows - 1)", "timer.eq(config.rows - 2)",
+           "tests/hdl/control/test_sequencers.py -k edge"),
+    Mutant("dispatcher: a gang's last tier does not get the instruction", "hdl/control/dispatcher.py",
+           "(tier < gemm.tier_base + gemm.tier_count)", "(tier + 1 < gemm.tier_base + gemm.tier_count)",
+           "tests/hdl/control/test_dispatcher.py"),
+    Mutant("bursts: the split at the boundary is one beat late", "hdl/memory/bursts.py",
+           "to_boundary.eq(self.longest - beat[:burst_bits])", "to_boundary.eq(self.longest - beat[:burst_bits] + 1)",
+           "tests/hdl/memory"),
+    Mutant("store: bytes past the end are written", "hdl/memory/store_data.py",
+           "beat.strobe.eq(Cat(lane.replicate(lane_bytes) for lane in written))", "beat.strobe.eq(-1)",
+           "tests/hdl/memory"),
+    Mutant("store: an error leaves the strobes of the rest on", "hdl/memory/store.py",
+           "strobe.eq(Mux(stop, 0, packer.beats.payload.strobe))", "strobe.eq(packer.beats.payload.strobe)",
+           "tests/hdl/memory"),
+)  # fmt: skip
+
+
+def copy_tree() -> None:
+    """Copy the packages and the test settings to a fresh tree."""
+    shutil.rmtree(COPY, ignore_errors=True)
+    COPY.mkdir(parents=True)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", COPY)
+    if (ROOT / "models").is_dir():
+        (COPY / "models").symlink_to(ROOT / "models")
+
+
+def run_mutant(mutant: Mutant) -> tuple[str, float]:
+    """Apply a mutant, run its tests, undo it; return the test that caught it ("" when none did) and the seconds."""
+    path = COPY / mutant.file
+    source = path.read_text()
+    if source.count(mutant.old) < 1:
+        raise SystemExit(f"error: {mutant.name}: {mutant.old!r} is not in {mutant.file}; bring the mutant up to date")
+    path.write_text(source.replace(mutant.old, mutant.new, 1))
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()]
+    try:
+        env = {**os.environ, "PYTHONPATH": str(COPY), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=COPY, env=env, capture_output=True, text=True, check=False)
+    finally:
+        path.write_text(source)
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    if done.returncode not in (0, 1) or (done.returncode == 1 and found is None):
+        raise SystemExit(f"error: {mutant.name}: pytest ended with status {done.returncode}\n{done.stdout[-2000:]}")
+    return (found.group(1) if found else ""), time.perf_counter() - started
+
+
+def render(results: list[tuple[Mutant, str]]) -> str:
+    """Return the text of docs/mutations.md."""
+    lines = [
+        "# Deliberate breakages",
+        "",
+        "A test that cannot fail proves nothing. Each line is one change to the RTL's source and the first test that",
+        "failed. `python tools/mutate.py --docs` makes them one by one on a copy of the tree, runs the tests and",
+        "rewrites this page.",
+        "",
+        "| what is broken | file | caught by |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {m.name} | `{m.file}` | {f'`{test}`' if test else '**survived**'} |" for m, test in results]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run the mutants; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", metavar="WORD", default="", help="mutants whose name contains this")
+    parser.add_argument("--docs", action="store_true", help="rewrite docs/mutations.md (with all mutants)")
+    args = parser.parse_args()
+    chosen = [m for m in MUTANTS if args.only.lower() in m.name.lower()]
+    if not chosen or (args.docs and args.only):
+        parser.error("--only: no such mutant" if not chosen else "--docs: takes all mutants")
+    copy_tree()
+    results = []
+    for mutant in chosen:
+        test, seconds = run_mutant(mutant)
+        results.append((mutant, test))
+        print(f"{'caught' if test else 'SURVIVED':8} {seconds:5.0f} s  {mutant.name}: {test}", flush=True)
+    if args.docs:
+        (ROOT / "docs" / "mutations.md").write_text(render(results))
+    survived = sum(not test for _, test in results)
+    print(f"{len(results) - survived} caught, {survived} survived")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
