@@ -72,13 +72,17 @@ class Machine(wiring.Component):
         dispatcher = place("dispatcher", Dispatcher(config), soft_reset | restart)
         semaphores = place("semaphores", SemaphoreUnit(config), soft_reset | restart)
         sequencers = place("sequencers", SequencerBlock(config))
-        loads = place("loads", LoadUnit(config))
+        loads = place("loads", LoadUnit(config), None)
         store = place("store", StoreUnit(config))
         collector = place("collector", Collector(config))
         masters = [place(f"group{g}", GroupMaster(config, fetch=g == 0), None) for g in range(2)]
         stack = place("stack", Stack(config))
 
-        m.d.comb += [soft_reset.eq(supervisor.soft_reset), restart.eq(supervisor.restart)]
+        m.d.comb += [
+            soft_reset.eq(supervisor.soft_reset),
+            restart.eq(supervisor.restart),
+            loads.soft_reset.eq(soft_reset),
+        ]
         self._connect_memory(m, masters, fetch, loads, store, csr)
         connect(m, fetch.instructions, dispatcher.instructions)
         m.d.comb += fetch.stop.eq(dispatcher.ended)

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.array.tier import Tier
 from hdl.config import MachineConfig
 from hdl.drain.drain import Drain
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import digest, mark_used
 from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import dispatch_layout, fill_control_layout, result_layout, write_layout
 
@@ -73,7 +73,9 @@ class Stack(StructuralComponent):
 
     def module_key(self) -> str:
         """Name of the Verilog module: that of its tiers."""
-        return f"stack_{digest(Tier(self.config).module_key())}"
+        tier = Tier(self.config)
+        mark_used(tier)
+        return f"stack_{digest(tier.module_key())}"
 
     def structure(self) -> Structure:
         """Describe the stack: a chain of tiers."""

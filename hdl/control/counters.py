@@ -30,7 +30,8 @@ def tier_event_layout() -> data.StructLayout:
 class CounterBank(wiring.Component):
     """All performance counters and their read port.
 
-    Latency: an event counts in the next cycle; ``value`` follows ``index`` by one cycle.
+    Latency: an event is registered and counts in the cycle after, which keeps paths short; ``value``
+    follows ``index`` by one cycle.
 
     Members
     -------
@@ -70,15 +71,20 @@ class CounterBank(wiring.Component):
         by_name = dict(zip(counter_names(self.config), counters, strict=True))
         cycles = by_name["cycles"]
         sampled_first = Signal()
+        enable = Signal()
+        events = Signal(event_layout())
+        tier_events = [Signal(tier_event_layout(), name=f"tier_events_{t}") for t in range(self.config.tiers)]
+        m.d.sync += [enable.eq(self.enable), events.eq(self.events)]
+        m.d.sync += [held.eq(now) for held, now in zip(tier_events, self.tier_events, strict=True)]
         with m.If(self.clear):
             m.d.sync += [counter.eq(0) for counter in counters]
             m.d.sync += sampled_first.eq(0)
-        with m.Elif(self.enable):
+        with m.Elif(enable):
             m.d.sync += cycles.eq(cycles + 1)
             for name, _ in GLOBAL_COUNTERS:
                 if name == "cycles":
                     continue
-                event = getattr(self.events, name)
+                event = getattr(events, name)
                 counter = by_name[name]
                 if name == "first_issue":
                     with m.If(event.any() & ~sampled_first):
@@ -91,7 +97,7 @@ class CounterBank(wiring.Component):
             for tier in range(self.config.tiers):
                 for name, _ in TIER_COUNTERS:
                     counter = by_name[f"tier{tier}_{name}"]
-                    m.d.sync += counter.eq(counter + getattr(self.tier_events[tier], name))
+                    m.d.sync += counter.eq(counter + getattr(tier_events[tier], name))
         with m.Switch(self.index):
             for number, counter in enumerate(counters):
                 with m.Case(number):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -157,6 +159,8 @@ class CsrBlock(wiring.Component):
         write_ok = Signal()
         word = Signal(AXIL_ADDRESS_BITS - 2)
         clear_pending = Signal(2)
+        # A register, so that no path leads from the bus into the machine (which also keeps simulators fast).
+        m.d.sync += self.start.eq(0)
         m.d.comb += [
             write.eq(self.axil.awvalid & self.axil.wvalid & ~self.axil.bvalid),
             self.axil.awready.eq(write),
@@ -172,7 +176,7 @@ class CsrBlock(wiring.Component):
                     if register.access == "rw":
                         m.d.sync += stored[register.name].eq(self.axil.wdata)
                     elif register.name == "CONTROL":
-                        m.d.comb += [
+                        m.d.sync += [
                             self.start.eq(self.axil.wdata[0] & self.ready),
                             self.invalidate.eq(self.axil.wdata[1]),
                         ]
@@ -226,7 +230,7 @@ class CsrBlock(wiring.Component):
                         if register.offset >= COUNTER_BASE:
                             continue
                         with m.Case(register.offset // 4):
-                            value = register.value
+                            value: Any = register.value
                             if value is None:
                                 value = stored[register.name] if register.name in stored else values[register.name]
                             m.d.sync += [self.axil.rresp.eq(OKAY), self.axil.rdata.eq(value)]

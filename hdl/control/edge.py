@@ -15,7 +15,7 @@ from hdl.emit.hierarchy import digest
 __all__ = ["EdgeRequester", "StartFork"]
 
 GANG_FIELDS = (
-    "pc", "chained", "leads", "follows", "follows_k", "above", "above_k", "top", "tag", "stationary_below",
+    "pc", "chained", "leads", "follows", "follows_k", "above", "above_k", "gang", "tag", "stationary_below",
     "activation_below",
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ class EdgeRequester(wiring.Component):
     -------
     start : In(stream of start_layout)
         The operations, in order.
-    request : Out(pending_layout())
+    request : Out(pending_layout(config))
         The next request, for the gang logic.
     tag_addr : Out(vcache_bits)
         Its tile.
@@ -53,7 +53,7 @@ class EdgeRequester(wiring.Component):
         super().__init__(
             {
                 "start": In(stream.Signature(start_layout(config))),
-                "request": Out(pending_layout()),
+                "request": Out(pending_layout(config)),
                 "tag_addr": Out(config.vcache_bits),
                 "go": In(1),
                 "new_wave": In(1),
@@ -73,7 +73,7 @@ class EdgeRequester(wiring.Component):
         """Build the tile counter and the state of the shift front."""
         m = Module()
         config = self.config
-        current = Signal(pending_layout())
+        current = Signal(pending_layout(config))
         tile = Signal(config.vcache_bits)
         left = Signal(17)
         looked = Signal()

@@ -17,7 +17,8 @@ class GangHistory(wiring.Component):
 
     The tiers of a K gang run the same loop nest a fixed time apart, tier i up to ``i * (skew_k - 1)`` cycles behind the
     leader, which may be several short operations. If the instruction before in *every* tier of the gang was a K GEMM of
-    the same gang, the followers repeat the leader's steps with that delay, so the leader need not see them arrive.
+    the same gang, the followers repeat the leader's steps with that delay, so the leader need not see them arrive; it
+    only leaves each setup stage its time between the first steps of two operations.
     Only at the entry of the queues can that be known: a follower may have instructions of its own between the two.
 
     Members

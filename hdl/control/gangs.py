@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """When the tiers of a gang act together: in the same cycle (M, N) or a fixed time apart (K).
 
-The same logic serves waves and, with the edge feed, tile requests; both are called steps here.
+The same logic serves waves and, with the edge feed, tile requests; both are called steps here. All that comes early in
+a cycle (who leads whom) is worked out per pair of tiers, so that the late signals (tags from their memory) pass few
+gates on their way to ``go``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 
-from hdl.control.operation import TIER_INDEX_BITS
+from hdl.config import MachineConfig
+from hdl.control.operation import OperationSetup
 from hdl.interfaces import PC_BITS
 
 __all__ = ["Lane", "connect_gangs", "pending_layout"]
 
 
-def pending_layout() -> data.StructLayout:
+def pending_layout(config: MachineConfig) -> data.StructLayout:
     """Return what the gang logic must know about a tier's next step.
 
     ``op_first``: first step of its operation. ``reads_tile``: needs its V-Cache tile to be filled in this tier.
@@ -35,7 +39,7 @@ def pending_layout() -> data.StructLayout:
             "follows_k": 1,
             "above": 1,
             "above_k": 1,
-            "top": TIER_INDEX_BITS,
+            "gang": config.tiers,
             "tag": 6,
             "op_first": 1,
             "reads_tile": 1,
@@ -56,55 +60,53 @@ class Lane:
     name : str
         Prefix of the signals.
     tier : int
+    tiers : int
     pending : view of pending_layout
         The tier's next step.
 
     Attributes
     ----------
-    tile_here : Signal
-        Input: the tag looked up for this tier is the wanted one.
-    credit_ok : Signal
-        Input: the row that the step finishes, if any, has a drain credit.
+    tile_here, has_credit : Signal
+        Inputs: the tag looked up for this tier is the wanted one; a drain credit is there.
+    same_op : Signal
+        Input: the tier below has the same instruction pending. It may lag by a cycle if ``k_ready`` covers that.
     k_ready : Signal
         Input: a K leader may start on this follower.
-    tiles_k, tile_ok : Signal
-        Tags are right in this tier and those above it in its K gang; the step's tiles are there.
-    same_below : Signal
-        The tier below is at the same instruction.
-    there, there_k : Signal
-        This tier and those above it follow the tier below.
     assembled : Signal
         Of a leader: its gang has come together (or need not).
-    gang_tiles, gang_free, gang_ready : Signal
-        Tiles are there / nothing is on hold / all conditions hold, in this tier and those above it in its M or N gang.
-    copies : Signal
-        The step goes with the tier below in the same cycle.
+    tiles_ok, free, credits_ok : Signal
+        Of a leader, for its whole gang: tiles are there; nothing is on hold; the row has its credits.
+    takes : Signal
+        Of a leader: tiers whose credit its step takes.
+    leads_go : Signal
+        The leader does its step in this cycle.
     go : Signal
         Output: the step is done in this cycle.
     """
 
-    def __init__(self, name: str, tier: int, pending: Any) -> None:
+    def __init__(self, name: str, tier: int, tiers: int, pending: Any) -> None:
         self.name = name
         self.tier = tier
         self.pending = pending
 
-        def signal(what: str, init: int = 0) -> Signal:
-            return Signal(name=f"{name}_{what}{tier}", init=init)
+        def signal(what: str, width: int = 1, init: int = 0) -> Signal:
+            return Signal(width, name=f"{name}_{what}{tier}", init=init)
 
         self.tile_here = signal("tile_here")
-        self.credit_ok = signal("credit_ok", 1)
-        self.k_ready = signal("k_ready", 1)
-        self.tiles_k = signal("tiles_k")
-        self.tile_ok = signal("tile_ok")
-        self.same_below = signal("same_below")
-        self.there = signal("there")
-        self.there_k = signal("there_k")
+        self.has_credit = signal("has_credit", init=1)
+        self.same_op = signal("same_op")
+        self.k_ready = signal("k_ready", init=1)
         self.assembled = signal("assembled")
-        self.gang_tiles = signal("gang_tiles")
-        self.gang_free = signal("gang_free")
-        self.gang_ready = signal("gang_ready")
-        self.copies = signal("copies")
+        self.tiles_ok = signal("tiles_ok")
+        self.free = signal("free")
+        self.credits_ok = signal("credits_ok")
+        self.takes = signal("takes", tiers)
+        self.leads_go = signal("leads_go")
         self.go = signal("go")
+
+    def steps_with(self, other: Lane) -> Value:
+        """Whether `other` is in the M or N gang that this tier leads."""
+        return self.pending.above & self.pending.gang[other.tier]
 
 
 def connect_gangs(m: Module, lanes: Sequence[Lane], stop: Value, delay: int) -> None:
@@ -120,46 +122,67 @@ def connect_gangs(m: Module, lanes: Sequence[Lane], stop: Value, delay: int) -> 
     delay : int
         Cycles from a tier's step of a K gang to that of the tier above.
     """
-    below: Lane | None = None
-    for lane, above in zip(lanes, [*lanes[1:], None], strict=True):
+    linked, linked_k = _links(m, lanes)
+    for lane in lanes:
         pending = lane.pending
+        name, tier = lane.name, lane.tier
+        above = lanes[tier + 1 :]
+        # Cycles since the operation's first step, beyond the first. A leader that waited long may have three operations
+        # decoded while the setup stage of a follower has one; it must leave that stage the time for each.
+        since = Signal(range(OperationSetup.LATENCY + 1), name=f"{name}_since{tier}")
+        spaced = Signal(name=f"{name}_spaced{tier}")
+        m.d.comb += spaced.eq(since == OperationSetup.LATENCY)
+        with m.If(lane.go & pending.op_first):
+            m.d.sync += since.eq(0)
+        with m.Elif(~spaced):
+            m.d.sync += since.eq(since + 1)
+
+        there = Cat(~pending.gang[other.tier] | linked[other.tier] for other in above).all()
+        there_k = Cat(~pending.gang[other.tier] | linked_k[other.tier] for other in above).all()
+        needs = Signal(len(lanes), name=f"{name}_needs{tier}")
+        credit_from = Mux(pending.above_k, pending.gang & ~(pending.gang >> 1), pending.gang)
         m.d.comb += [
-            # With chained K instructions the tiers above may still be at an earlier one, but of the same gang.
-            lane.tiles_k.eq(lane.tile_here & (~pending.above_k | (above.tiles_k if above else 1))),
-            lane.tile_ok.eq(~pending.reads_tile | lane.tiles_k),
-            lane.there.eq(lane.same_below & pending.follows & (~pending.above | (above.there if above else 1))),
-            lane.there_k.eq(
-                lane.same_below
-                & pending.follows_k
-                & lane.k_ready
-                & (~pending.above_k | (above.there_k if above else 1))
-            ),
             lane.assembled.eq(
-                (~pending.above | (above.there if above else 1))
-                & (~pending.above_k | ~pending.op_first | pending.chained | (above.there_k if above else 1))
+                pending.valid
+                & pending.leads
+                & (~pending.above | there)
+                & (~pending.above_k | ~pending.op_first | (pending.chained & spaced) | there_k)
             ),
-            lane.gang_tiles.eq(lane.tile_ok & (~pending.above | (above.gang_tiles if above else 1))),
-            lane.gang_free.eq(~pending.hold & (~pending.above | (above.gang_free if above else 1))),
-            lane.gang_ready.eq(
-                lane.tile_ok & lane.credit_ok & ~pending.hold & (~pending.above | (above.gang_ready if above else 1))
+            # Tiers whose tile this step needs. K: the leader speaks for all, the others will step later.
+            *(
+                needs[other.tier].eq(
+                    pending.gang[other.tier] & Mux(pending.above_k, pending.reads_tile, other.pending.reads_tile)
+                )
+                for other in lanes
             ),
+            lane.tiles_ok.eq(Cat(~needs[other.tier] | other.tile_here for other in lanes).all()),
+            lane.free.eq(~pending.hold & Cat(~lane.steps_with(other) | ~other.pending.hold for other in above).all()),
+            lane.takes.eq(Mux(pending.last, credit_from, 0)),
+            lane.credits_ok.eq(Cat(~lane.takes[other.tier] | other.has_credit for other in lanes).all()),
+            lane.leads_go.eq(lane.assembled & lane.free & lane.credits_ok & ~stop & lane.tiles_ok),
         ]
-        lead = pending.valid & pending.leads & lane.assembled & lane.gang_ready & ~stop
-        if below is None:
-            m.d.comb += lane.go.eq(lead)
-        else:
+        steps = [lane.leads_go, *(other.leads_go & other.steps_with(lane) for other in lanes[:tier])]
+        if tier:
             # The strobes of a K gang's lower neighbour, one bit per cycle.
-            line = Signal(delay, name=f"{lane.name}_k_delay{lane.tier}")
+            below = lanes[tier - 1]
+            line = Signal(delay, name=f"{name}_k_delay{tier}")
             m.d.sync += line.eq(Cat(below.go & below.pending.above_k, line))
-            m.d.comb += [
-                lane.same_below.eq(pending.valid & (pending.pc == below.pending.pc)),
-                lane.copies.eq(lane.same_below & pending.follows & below.pending.above),
-                lane.go.eq(
-                    Mux(
-                        pending.follows_k,
-                        pending.valid & line[-1],
-                        Mux(pending.follows, lane.copies & below.go, lead),
-                    )
-                ),
-            ]
-        below = lane
+            steps.append(pending.valid & pending.follows_k & line[-1])
+        m.d.comb += lane.go.eq(Cat(steps).any())
+
+
+def _links(m: Module, lanes: Sequence[Lane]) -> tuple[Signal, Signal]:
+    """Return per tier whether it is at the same instruction as the tier below: M and N gangs, K gangs that start.
+
+    The instructions that two neighbours share are in the same order in both queues, and M and N steps are done in the
+    same cycle by both. So if one neighbour's is a follower's M or N step and the other's has the gang reach above it,
+    they are the same instruction. In a K gang the upper one may be behind, at an earlier instruction.
+    """
+    linked, linked_k = (Signal(len(lanes), name=f"{lanes[0].name}_{name}") for name in ("linked", "linked_k"))
+    for below, lane in pairwise(lanes):
+        both = below.pending.valid & lane.pending.valid
+        m.d.comb += [
+            linked[lane.tier].eq(both & lane.pending.follows & below.pending.above),
+            linked_k[lane.tier].eq(both & lane.pending.follows_k & lane.same_op & lane.k_ready),
+        ]
+    return linked, linked_k

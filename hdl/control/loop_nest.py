@@ -114,12 +114,17 @@ class LoopNest(wiring.Component):
             wave.op_last.eq(op_last),
         ]
 
-        done = Signal()
-        m.d.comb += [done.eq(self.advance & op_last), self.start.ready.eq(~self.valid | done)]
-        with m.If(self.start.valid & self.start.ready):
+        # What is loaded does not depend on `advance`, which comes late: it only enables.
+        fresh, enable = Signal(), Signal()
+        m.d.comb += [
+            fresh.eq(~self.valid | op_last),
+            enable.eq(Mux(self.valid, self.advance, self.start.valid)),
+            self.start.ready.eq(~self.valid | (self.advance & op_last)),
+        ]
+        with m.If(enable & fresh):
             begin = self.start.payload.loop
             m.d.sync += [
-                self.valid.eq(1),
+                self.valid.eq(self.start.valid),
                 self.op.eq(self.start.payload.op),
                 loop.eq(begin),
                 tokens_left.eq(begin.tokens_left),
@@ -137,9 +142,7 @@ class LoopNest(wiring.Component):
                 n_global.eq(begin.n_global),
                 dest.eq(begin.dest),
             ]
-        with m.Elif(done):
-            m.d.sync += self.valid.eq(0)
-        with m.Elif(self.advance):
+        with m.Elif(enable):
             # Accumulator addresses count on over the tiles of an N-inner pass, whose rows all stay open.
             acc_reset = token_end & (~loop.n_inner | n_end)
             m.d.sync += [

@@ -8,7 +8,7 @@ then needs only incremental adders.
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,7 +32,7 @@ def operation_layout(config: MachineConfig) -> data.StructLayout:
 
     ``leads``: this tier is the lowest of the gang. ``follows``: another tier leads (M or N mapping) and this one issues
     in the same cycle; ``follows_k``: likewise for K, a fixed time later. ``above``/``above_k``: the tier above is in
-    the gang. ``top``: its highest tier. ``makes_rows``: this tier accumulates (false below the top of a K gang).
+    the gang. ``gang``: its tiers. ``makes_rows``: this tier accumulates (false below the top of a K gang).
     ``chained``: the instruction before in the queues of *all* tiers of the gang was a K GEMM of the same gang.
     """
     return data.StructLayout(
@@ -44,7 +44,7 @@ def operation_layout(config: MachineConfig) -> data.StructLayout:
             "follows_k": 1,
             "above": 1,
             "above_k": 1,
-            "top": TIER_INDEX_BITS,
+            "gang": config.tiers,
             "makes_rows": 1,
             "stationary_below": 1,
             "activation_below": 1,
@@ -160,13 +160,17 @@ class OperationSetup(wiring.Component):
         relative = Signal(TIER_INDEX_BITS)
         leads = Signal()
         below_top = Signal()
-        top = Signal(TIER_INDEX_BITS)
+        gang = Signal(config.tiers)
         mapping_k = gemm.mapping == Mapping3D.K
         m.d.comb += [
             relative.eq(self.index - gemm.tier_base),
             leads.eq(relative == 0),
             below_top.eq(relative + 1 < gemm.tier_count),
-            top.eq(gemm.tier_base + gemm.tier_count - 1),
+            gang.eq(
+                Cat(
+                    (tier >= gemm.tier_base) & (tier < gemm.tier_base + gemm.tier_count) for tier in range(config.tiers)
+                )
+            ),
         ]
         makes_rows = ~mapping_k | ~below_top
         combine = gemm.dest_kind == Dest.COMBINE
@@ -212,7 +216,7 @@ class OperationSetup(wiring.Component):
             op.follows_k.eq(~leads & mapping_k),
             op.above.eq(below_top & ~mapping_k),
             op.above_k.eq(below_top & mapping_k),
-            op.top.eq(top),
+            op.gang.eq(gang),
             op.makes_rows.eq(makes_rows),
             op.stationary_below.eq(~leads & (gemm.mapping == Mapping3D.M)),
             op.activation_below.eq(~leads & (gemm.mapping == Mapping3D.N)),
@@ -253,8 +257,9 @@ class OperationSetup(wiring.Component):
         tokens_left = gemm.tokens - 1
         act_stride = Mux(gemm.act_list, 0, gemm.act_stride)
         dest_stride = Mux(gemm.dest_list, 0, gemm.dest_stride)
-        # M mapping: tokens are numbered across the gang unless the rows stay with the tier (list or own buffer).
-        spread = (gemm.mapping == Mapping3D.M) & ~gemm.dest_list & (combine | gemm.dest_tiers.any())
+        # M mapping: tokens are numbered across the gang unless the rows stay in the tier's own buffer. (Where the list
+        # gives the address, the stride is zero.)
+        spread = (gemm.mapping == Mapping3D.M) & (combine | gemm.dest_tiers.any())
 
         step = Signal(3)
         first_token = Signal(TOKEN_BITS)

@@ -8,7 +8,9 @@ S0 and S1 advance together. While a wave waits in S1 the memories read its addre
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from typing import Any
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -20,6 +22,7 @@ from hdl.control.operation import TIER_INDEX_BITS, OperationSetup, operation_lay
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
 from hdl.interfaces import (
+    PC_BITS,
     dispatch_layout,
     error_layout,
     list_entry_layout,
@@ -49,13 +52,20 @@ class TierSequencer(wiring.Component):
     list_entry : In(list_entry_layout())
     tag_addr : Out(vcache_bits)
         Tile of the wave that will be in S1 in the next cycle (edge feed: of the next tile request).
-    tag_shared : Out(1)
-        That wave (request) follows a K gang's leader: the tag port is the leader's.
-    pending : Out(pending_layout())
+    tag_source : Out(tiers)
+        One-hot: the tier whose ``tag_addr`` this tier's tags shall look up: the leader's where that wave (request)
+        follows a K gang's leader, else the own one.
+    tag_source_now : Out(tiers)
+        The same for ``pending`` (``request``): the tier whose tag is wanted.
+    next_pc : Out(PC_BITS)
+        Instruction of the wave in S0.
+    advance : Out(1)
+        That wave moves into S1.
+    pending : Out(pending_layout(config))
         The wave in S1.
     go : In(1)
         Issue the wave in S1; only when ``pending.valid``.
-    request : Out(pending_layout())
+    request : Out(pending_layout(config))
         Edge feed: the next tile request, else zero.
     request_go : In(1)
         Edge feed: make it; only when ``request.valid``.
@@ -86,10 +96,13 @@ class TierSequencer(wiring.Component):
                 "list_addr": Out(config.list_bits),
                 "list_entry": In(list_entry_layout()),
                 "tag_addr": Out(config.vcache_bits),
-                "tag_shared": Out(1),
-                "pending": Out(pending_layout()),
+                "tag_source": Out(config.tiers),
+                "tag_source_now": Out(config.tiers),
+                "next_pc": Out(PC_BITS),
+                "advance": Out(1),
+                "pending": Out(pending_layout(config)),
                 "go": In(1),
-                "request": Out(pending_layout()),
+                "request": Out(pending_layout(config)),
                 "request_go": In(1),
                 "requested": Out(1),
                 "dispatch": Out(dispatch_layout(config)),
@@ -146,10 +159,12 @@ class TierSequencer(wiring.Component):
         ]
         pending = self.pending
         m.d.comb += [
+            self.advance.eq(advance),
+            self.next_pc.eq(nest.op.pc),
             pending.valid.eq(valid),
             *(
                 pending[name].eq(op[name])
-                for name in ("pc", "chained", "leads", "follows", "follows_k", "above", "above_k", "top", "tag")
+                for name in ("pc", "chained", "leads", "follows", "follows_k", "above", "above_k", "gang", "tag")
             ),
             pending.op_first.eq(wave.op_first),
             pending.new.eq(wave.new),
@@ -162,7 +177,8 @@ class TierSequencer(wiring.Component):
             m.d.comb += [
                 pending.hold.eq(wave.new & requester.hold),
                 self.tag_addr.eq(requester.tag_addr),
-                self.tag_shared.eq(requester.request.follows_k),
+                self.tag_source.eq(self._tag_source(requester.request)),
+                self.tag_source_now.eq(self._tag_source(requester.request)),
                 self.request.eq(requester.request),
                 self.requested.eq(requester.requested),
                 requester.go.eq(self.request_go),
@@ -175,7 +191,8 @@ class TierSequencer(wiring.Component):
             m.d.comb += [
                 pending.reads_tile.eq(wave.new & ~op.stationary_below),
                 self.tag_addr.eq(Mux(advance, nest.wave.tile, wave.tile)),
-                self.tag_shared.eq(Mux(advance, nest.op.follows_k, op.follows_k)),
+                self.tag_source.eq(Mux(advance, self._tag_source(nest.op), self._tag_source(op))),
+                self.tag_source_now.eq(self._tag_source(op)),
             ]
 
         act_over, dest_over = self._output(m, op, wave)
@@ -189,6 +206,11 @@ class TierSequencer(wiring.Component):
                     self.error.pc.eq(op.pc),
                 ]
         return m
+
+    def _tag_source(self, op: Any) -> Value:
+        leader = op.gang & ~(op.gang << 1)
+        own = Const(1, self.config.tiers) << self.index
+        return Mux(op.follows_k, leader, own)[: self.config.tiers]
 
     def _output(self, m: Module, op: Signal, wave: Signal) -> tuple[Signal, Signal]:
         """Build the output registers; return (activation address, destination address) outside its memory."""
@@ -217,7 +239,8 @@ class TierSequencer(wiring.Component):
         fine = self.go & ~act_over & ~dest_over & ~self.error.valid
         out, tail, descriptor = self.dispatch.wave, self.dispatch.tail, self.descriptor
         m.d.sync += [out.valid.eq(fine), self.descriptor_valid.eq(fine & row)]
-        with m.If(fine):
+        # The range checks come late: they only keep the valid bits low.
+        with m.If(self.go):
             m.d.sync += [
                 out.new.eq(wave.new),
                 out.stationary_below.eq(op.stationary_below),
@@ -235,7 +258,7 @@ class TierSequencer(wiring.Component):
                 tail.post_mult.eq(op.post_mult),
                 tail.post_shift.eq(op.post_shift),
             ]
-        with m.If(fine & row):
+        with m.If(self.go & row):
             m.d.sync += [
                 descriptor.combine.eq(op.combine),
                 descriptor.accumulate.eq(op.accumulate),

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -169,13 +172,17 @@ class SequencerBlock(wiring.Component):
             tags.append(tag)
         m.d.comb += self.tags_ready.eq(Cat(tag.ready for tag in tags).all())
 
-        waves = [Lane("wave", tier, sequencer.pending) for tier, sequencer in enumerate(sequencers)]
+        waves = [Lane("wave", tier, tiers, sequencer.pending) for tier, sequencer in enumerate(sequencers)]
+        self._compare_next(m, waves, sequencers)
         requests = waves
         stop = Signal()
         m.d.comb += stop.eq(self.halt | self.error.valid)
         if config.stationary_feed == "edge":
-            requests = [Lane("request", tier, sequencer.request) for tier, sequencer in enumerate(sequencers)]
+            requests = [Lane("request", tier, tiers, sequencer.request) for tier, sequencer in enumerate(sequencers)]
             connect_gangs(m, requests, stop, config.skew_k - 1)
+            for below, lane in pairwise(requests):
+                # A request is on hold in its first cycle, so the comparison may be one cycle old.
+                m.d.sync += lane.same_op.eq(lane.pending.pc == below.pending.pc)
             for lane, sequencer in zip(requests, sequencers, strict=True):
                 # A K follower must be free to take the request when the strobe arrives.
                 m.d.comb += [sequencer.request_go.eq(lane.go), lane.k_ready.eq(~lane.pending.hold)]
@@ -187,68 +194,73 @@ class SequencerBlock(wiring.Component):
         self._collect_errors(m, requests, sequencers, missing)
         return m
 
+    def _compare_next(self, m: Module, lanes: list[Lane], sequencers: list[Any]) -> None:
+        """Compare neighbours' instructions a cycle ahead: each S1 holds its present or its next wave then."""
+        for below, lane in pairwise(lanes):
+            lower, upper = sequencers[below.tier], sequencers[lane.tier]
+            with_present = Mux(upper.advance, upper.next_pc == below.pending.pc, lane.pending.pc == below.pending.pc)
+            with_next = Mux(upper.advance, upper.next_pc == lower.next_pc, lane.pending.pc == lower.next_pc)
+            m.d.sync += lane.same_op.eq(Mux(lower.advance, with_next, with_present))
+
     def _look_up_tiles(self, m: Module, lanes: list[Lane], sequencers: list[Any], tags: list[Any]) -> None:
         """Look up tags: each tier for its own step, the tiers above a K leader for the leader's."""
-        expected: Value | None = None
-        addr: Value | None = None
         for lane, sequencer, tag in zip(lanes, sequencers, tags, strict=True):
-            own = lane.pending
-            addr_here, expected_here = sequencer.tag_addr, own.tag
-            if addr is not None and expected is not None:
-                addr_here = Mux(sequencer.tag_shared, addr, addr_here)
-                expected_here = Mux(own.follows_k, expected, expected_here)
             addr = Signal(self.config.vcache_bits, name=f"tag_addr{lane.tier}")
             expected = Signal(TAG_BITS, name=f"tag_expected{lane.tier}")
+            reach = range(lane.tier + 1)
+            addrs = [Mux(sequencer.tag_source[other], sequencers[other].tag_addr, 0) for other in reach]
+            wanted = [Mux(sequencer.tag_source_now[other], lanes[other].pending.tag, 0) for other in reach]
             m.d.comb += [
-                addr.eq(addr_here),
-                expected.eq(expected_here),
+                addr.eq(reduce(or_, addrs)),
+                expected.eq(reduce(or_, wanted)),
                 tag.addr.eq(addr),
                 lane.tile_here.eq(tag.valid & (tag.tag == expected)),
             ]
 
     def _count_credits(self, m: Module, lanes: list[Lane]) -> None:
-        """Count the drain credits; a K leader takes those of the top tier."""
+        """Count the drain credits; a leader takes those of all tiers in which its step finishes a row."""
         depth = self.config.row_fifo_depth
-        counts = [Signal(range(depth + 1), init=depth, name=f"credits{lane.tier}") for lane in lanes]
-        has_credit = Signal(len(lanes))
-        m.d.comb += has_credit.eq(Cat(count != 0 for count in counts))
-        for lane, count in zip(lanes, counts, strict=True):
-            pending = lane.pending
-            made_by = Mux(pending.above_k, pending.top, lane.tier)
-            m.d.comb += lane.credit_ok.eq(~pending.last | has_credit.bit_select(made_by, 1))
-            takers = [lane.go & pending.last & ~pending.above_k & ~pending.follows_k]
-            for leader in lanes[: lane.tier]:
-                other = leader.pending
-                takers.append(leader.go & other.last & other.leads & other.above_k & (other.top == lane.tier))
+        for lane in lanes:
+            count = Signal(range(depth + 1), init=depth, name=f"credits{lane.tier}")
+            some = Signal(init=1, name=f"credits_some{lane.tier}")
             take = Signal(name=f"credit_take{lane.tier}")
-            m.d.comb += take.eq(Cat(takers).any())
-            m.d.sync += count.eq(count + self.credit[lane.tier] - take)
+            give = self.credit[lane.tier]
+            m.d.comb += [
+                lane.has_credit.eq(some),
+                take.eq(Cat(leader.leads_go & leader.takes[lane.tier] for leader in lanes).any()),
+            ]
+            # `take` comes late in the cycle: keep "not zero" beside the count.
+            m.d.sync += [
+                count.eq(count + give - take),
+                some.eq((count > 1) | give | ((count == 1) & ~take)),
+            ]
 
     def _find_stalls(self, m: Module, waves: list[Lane], requests: list[Lane], sequencers: list[Any]) -> list[Signal]:
         """Classify each tier's cycle; return per tier whether it leads a step that waits for a tile."""
         edge = self.config.stationary_feed == "edge"
         missing: list[Signal] = []
-        reason: Any = None
+        reasons: list[Any] = []
         for lane, request, sequencer in zip(waves, requests, sequencers, strict=True):
-            pending, asked = lane.pending, request.pending
+            pending = lane.pending
             misses = Signal(name=f"misses{lane.tier}")
-            m.d.comb += misses.eq(
-                asked.valid & asked.leads & request.assembled & request.gang_free & ~request.gang_tiles
-            )
+            m.d.comb += misses.eq(request.assembled & request.free & ~request.tiles_ok)
             missing.append(misses)
 
-            below_reason, reason = reason, Signal(STALL_LAYOUT, name=f"reason{lane.tier}")
-            with m.If(pending.valid & pending.leads & lane.assembled):
-                tile = (lane.pending.hold & ~sequencer.requested & misses) if edge else misses
+            leader_reason = Signal(STALL_LAYOUT, name=f"leader_reason{lane.tier}")
+            reason = Signal(STALL_LAYOUT, name=f"reason{lane.tier}")
+            with m.If(lane.assembled):
+                tile = (pending.hold & ~sequencer.requested & misses) if edge else misses
                 m.d.comb += [
-                    reason.tag.eq(tile),
-                    reason.edge.eq(~tile & ~lane.gang_free),
-                    reason.credit.eq(~tile & lane.gang_free & ~lane.gang_ready),
+                    leader_reason.tag.eq(tile),
+                    leader_reason.edge.eq(~tile & ~lane.free),
+                    leader_reason.credit.eq(~tile & lane.free & ~lane.credits_ok),
                 ]
-            if below_reason is not None:
+            m.d.comb += reason.eq(leader_reason)
+            for leader, its_reason in zip(waves, reasons, strict=False):
                 # Followers in step report what holds their leader.
-                with m.Elif(lane.copies):
-                    m.d.comb += reason.eq(below_reason)
+                with m.If(leader.assembled & leader.steps_with(lane)):
+                    m.d.comb += reason.eq(its_reason)
+            reasons.append(leader_reason)
 
             stats = Signal(sequencer_stats_layout(), init={"idle": 1}, name=f"stats_register{lane.tier}")
             now = Signal(sequencer_stats_layout(), name=f"stats_now{lane.tier}")

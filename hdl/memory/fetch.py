@@ -23,8 +23,8 @@ class FetchUnit(wiring.Component):
     """Prefetches instructions and stops by itself at END.
 
     The group master's fetch buffer (512 bytes, at least two beats) is the prefetch buffer: the unit asks for no more
-    than fits. It reads whole beats below ``limit`` and may read past END; what is wrong there never matters: an error is
-    raised only when all instructions before the faulty one were handed out and none of them was END.
+    than fits. It reads whole beats below ``limit`` and may read past END; what is wrong there never matters: an error
+    is raised only when all instructions before the faulty one were handed out and none of them was END.
 
     Latency: three cycles from ``start`` to ``read.ar``, two from the last beat of an instruction at ``read.r`` to
     ``instructions``. Throughput: one instruction per cycle, or per ``32 / group_bytes`` cycles on narrower groups.

@@ -51,8 +51,8 @@ def job_fifo_depth(config: MachineConfig) -> int:
 def position_bits(config: MachineConfig) -> int:
     """Return the width of an output word's address: {word, tile} of V-Cache, or a unit's or list entry's address."""
     control = fill_control_layout(config)
-    fill = control["tile"].width + control["word"].width
-    return max(fill, write_layout(config)["addr"].width, config.list_bits)
+    fill = int(control["tile"].width + control["word"].width)
+    return max(fill, int(write_layout(config)["addr"].width), config.list_bits)
 
 
 def job_layout(config: MachineConfig) -> data.StructLayout:

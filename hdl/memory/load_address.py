@@ -25,9 +25,9 @@ _BYTE_ADDRESS_BITS = 32 + log2(ADDRESS_UNIT)
 class LoadAddress(wiring.Component):
     """Two pipeline stages (decode; check and wait) in front of a burst splitter.
 
-    Latency: five cycles from ``queue`` to ``request`` without waits. Throughput: one instruction per cycle (PAIR and
-    waiting ones: one per two cycles), one burst per cycle; decoding, checking and waiting overlap with the bursts of the
-    instruction before. A burst is issued only when the skew FIFO has room for all of it.
+    Latency: four cycles from ``queue`` to ``request`` without waits. Throughput: one instruction per cycle (PAIR and
+    waiting ones: one per two cycles), one burst per cycle; decoding, checking and waiting overlap with the bursts of
+    the instruction before. A burst is issued only when the skew FIFO has room for all of it.
 
     Parameters
     ----------
@@ -177,17 +177,13 @@ class LoadAddress(wiring.Component):
                 self.pair_go.eq(pair_waits & ~self.stop & (~second.has_wait | self.wait.ready)),
             ]
         else:
-            m.d.comb += self.wait.valid.eq(
-                second_valid & second.has_wait & ~granted & ~bad & ~self.stop & ~is_pair
-            )
+            m.d.comb += self.wait.valid.eq(second_valid & second.has_wait & ~granted & ~bad & ~self.stop & ~is_pair)
         with m.If((self.wait.valid & self.wait.ready) | self.pair_go | self.partner_go):
             m.d.sync += granted.eq(1)
 
         # A PAIR load is reported once both engines hold it, the high plane's address first.
         m.d.comb += [
-            self.fault.valid.eq(
-                second_valid & bad & (~is_pair | (self.partner_held & ~self.partner_bad_high))
-            ),
+            self.fault.valid.eq(second_valid & bad & (~is_pair | (self.partner_held & ~self.partner_bad_high))),
             self.fault.code.eq(ErrorCode.ADDRESS),
             self.fault.pc.eq(second.pc),
             self.fault.address.eq(second.addr),

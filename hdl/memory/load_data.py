@@ -11,6 +11,7 @@ from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.errors_hw import ErrorCode
 from hdl.interfaces import error_layout
+from hdl.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import read_beat_layout
 from hdl.memory.jobs import LoadKind, job_layout, kind_unit_bytes, out_word_layout
 from hdl.memory.nibbles import merge_planes
@@ -151,13 +152,19 @@ class LoadData(wiring.Component):
         with m.If(self.jobs.ready):
             m.d.sync += [active.eq(self.jobs.valid), job.eq(self.jobs.payload)]
 
-        # Signals, because an expression that is used twice is emitted twice.
-        high, low = Signal(8 * config.group_bytes), Signal(8 * config.group_bytes)
+        # Planes of the weights; HIGH is PAIR with low nibbles of zero. Engine 1 never merges. Signals, because an
+        # expression that is used twice is emitted twice.
+        high = Signal(8 * config.group_bytes, name="high")
+        m.d.comb += high.eq(beat)
+        low: Signal | None = None
         if self.group == 0:
-            m.d.comb += [
-                high.eq(Mux(job.high, beat, self.partner_data)),
-                low.eq(Mux(job.high, self.partner_data, beat)),
-            ]
+            low = Signal(8 * config.group_bytes, name="low")
+            with m.If(is_pair):
+                m.d.comb += low.eq(beat)
+                with m.If(job.high):
+                    m.d.comb += low.eq(self.partner_data)
+                with m.Else():
+                    m.d.comb += high.eq(self.partner_data)
         with m.If(step & makes):
             m.d.sync += out_valid.eq(1)
             self._word(m, job, sub, [beat, *previous], merge_planes(high, low), final)
@@ -165,10 +172,9 @@ class LoadData(wiring.Component):
             m.d.sync += out_valid.eq(0)
         return m
 
-    def _word(
-        self, m: Module, job: Value, sub: Signal, recent: list[Value], merged: Value, final: Signal
-    ) -> None:
+    def _word(self, m: Module, job: Value, sub: Signal, recent: list[Value], merged: Value, final: Signal) -> None:
         """Assign the output register (under the condition that a word is made); `recent`: beats, the newest first."""
+        config = self.config
         out = self.out.payload
         beat = recent[0]
 
@@ -193,12 +199,9 @@ class LoadData(wiring.Component):
         with m.Switch(job.kind):
             with m.Case(LoadKind.FILL_BYTES):
                 m.d.sync += out.data.eq(gathered(LoadKind.FILL_BYTES))
-            with m.Case(LoadKind.FILL_HIGH):
-                m.d.sync += out.data.eq(merge_planes(beat, None))
-            if self.group == 0:
-                with m.Case(LoadKind.FILL_PAIR):
-                    m.d.sync += out.data.eq(merged)
+            with m.Case(LoadKind.FILL_HIGH, LoadKind.FILL_PAIR):
+                m.d.sync += out.data.eq(merged)
             with m.Case(LoadKind.ACTIVATION, LoadKind.PARAMETER):
-                m.d.sync += out.data.eq(gathered(LoadKind.ACTIVATION))
+                m.d.sync += out.data[: 8 * config.rows].eq(gathered(LoadKind.ACTIVATION))
             with m.Case(LoadKind.LIST):
-                m.d.sync += out.data.eq(gathered(LoadKind.LIST))
+                m.d.sync += out.data[: 8 * LIST_ENTRY_BYTES].eq(gathered(LoadKind.LIST))

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import digest, instantiate, ports_of
 from hdl.interfaces import (
     error_layout,
     fill_control_layout,
@@ -17,13 +19,18 @@ from hdl.interfaces import (
     wait_layout,
     write_layout,
 )
+from hdl.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import group_read_signature, read_beat_layout
 from hdl.memory.fifo import StreamFifo
 from hdl.memory.jobs import job_fifo_depth, job_layout, log2
+from hdl.memory.launch import LoadLaunch
 from hdl.memory.load_address import LoadAddress
 from hdl.memory.load_data import LoadData
 
 __all__ = ["LoadUnit", "load_stats_layout"]
+
+MOST_INSTANCE_OUTPUTS = 65_536
+"""Bits that Amaranth's netlist lets an instance drive."""
 
 
 def load_stats_layout() -> data.StructLayout:
@@ -45,7 +52,10 @@ class LoadUnit(wiring.Component):
     write and one list entry per cycle for both engines together.
 
     After ``halt`` or an error of its own it issues no new bursts and launches nothing more; beats of bursts on their
-    way find their reserved room in the skew FIFO, and ``quiet`` rises when the last one arrived. Only a reset ends that.
+    way find their reserved room in the skew FIFO, and ``quiet`` rises when the last one arrived. Only a reset ends it.
+
+    Where its outputs are too many for a Verilog instance (`large`: two fill words of 32,768 bits), the unit has no
+    ``module_key``: it stays part of its parent's conversion, and the parent resets it through ``soft_reset``.
 
     Parameters
     ----------
@@ -67,6 +77,8 @@ class LoadUnit(wiring.Component):
     limit : In(address_bits + 1).array(2)
         Bytes of each group's memory.
     halt : In(1)
+    soft_reset : In(1)
+        Resets everything in the unit, as the reset of the domain does.
     quiet : Out(1)
         No AXI transaction is outstanding.
     pending : Out(1)
@@ -94,6 +106,7 @@ class LoadUnit(wiring.Component):
                 "list_write_entry": Out(64),
                 "limit": In(config.address_bits + 1).array(2),
                 "halt": In(1),
+                "soft_reset": In(1),
                 "quiet": Out(1),
                 "pending": Out(1),
                 "error": Out(error_layout()),
@@ -101,23 +114,28 @@ class LoadUnit(wiring.Component):
             }
         )
 
-    def module_key(self) -> str:
-        """Name of the Verilog module."""
+        if sum(port.width for port in ports_of(self) if port.direction == "output") <= MOST_INSTANCE_OUTPUTS:
+            self.module_key = self._module_key
+
+    def _module_key(self) -> str:
+        """Name of the Verilog module, where the unit can be an instance."""
         return f"load_unit_{digest(self.config.digest())}"
 
     def elaborate(self, platform: object) -> Module:
-        """Connect the engines and arbitrate their outputs."""
+        """Connect the engines; there are no registers here."""
         m = Module()
         config = self.config
-        address = [instantiate(m, platform, f"address{g}", LoadAddress(config, g)) for g in range(2)]
-        datas = [instantiate(m, platform, f"data{g}", LoadData(config, g)) for g in range(2)]
-        stop = Signal()
+
+        def place(name: str, component: Any) -> Any:
+            return instantiate(m, platform, name, component, reset=self.soft_reset)
+
+        address = [place(f"address{g}", LoadAddress(config, g)) for g in range(2)]
+        datas = [place(f"data{g}", LoadData(config, g)) for g in range(2)]
+        launch = place("launch", LoadLaunch(config))
 
         for g in range(2):
-            jobs = StreamFifo(job_layout(config), job_fifo_depth(config))
-            skew = StreamFifo(read_beat_layout(config), config.skew_fifo_beats)
-            instantiate(m, platform, f"jobs{g}", jobs)
-            instantiate(m, platform, f"skew{g}", skew)
+            jobs = place(f"jobs{g}", StreamFifo(job_layout(config), job_fifo_depth(config)))
+            skew = place(f"skew{g}", StreamFifo(read_beat_layout(config), config.skew_fifo_beats))
             wiring.connect(m, wiring.flipped(self.queue[g]), address[g].queue)
             wiring.connect(m, address[g].wait, wiring.flipped(self.wait[g]))
             wiring.connect(m, address[g].request, wiring.flipped(self.read[g].ar))
@@ -125,18 +143,27 @@ class LoadUnit(wiring.Component):
             wiring.connect(m, jobs.output, datas[g].jobs)
             wiring.connect(m, wiring.flipped(self.read[g].r), skew.input)
             wiring.connect(m, skew.output, datas[g].beats)
+            wiring.connect(m, launch.post[g], wiring.flipped(self.post[g]))
             other = address[1 - g]
             arrived = self.read[g].r.valid & self.read[g].r.ready
             m.d.comb += [
                 address[g].limit.eq(self.limit[g]),
-                address[g].stop.eq(stop),
+                address[g].stop.eq(launch.stop),
                 address[g].released.eq(skew.output.valid & skew.output.ready),
                 address[g].answered.eq(arrived & self.read[g].r.payload.last),
                 address[g].partner_here.eq(other.pair_here),
                 address[g].partner_held.eq(other.pair_held),
                 address[g].partner_bad_high.eq(other.pair_bad_high),
-                datas[g].stop.eq(stop),
+                datas[g].stop.eq(launch.stop),
+                launch.accepted[g].eq(address[g].accepted),
+                launch.followed[g].eq(datas[g].followed),
+                launch.queued[g].eq(self.queue[g].valid),
+                # Data before addresses: what the data side handles is older.
+                launch.fault[g].eq(datas[g].fault),
+                launch.fault[2 + g].eq(address[g].fault),
                 self.stats.beats[g].eq(arrived),
+                self.stats.words[g].eq(launch.fill[g]),
+                self.stats.gave_way[g].eq(launch.gave_way[g]),
                 self.stats.waiting[g].eq(address[g].waiting),
                 self.stats.blocked[g].eq(address[g].blocked),
                 self.stats.starved[g].eq(datas[g].starved),
@@ -148,122 +175,52 @@ class LoadUnit(wiring.Component):
                     datas[0].partner_ready.eq(datas[1].pair_ready),
                     datas[1].follow.eq(datas[0].pair_step),
                 ]
-        self._errors(m, address, datas, stop)
-        self._outputs(m, address, datas, stop)
-        return m
-
-    def _errors(self, m: Module, address: list[LoadAddress], datas: list[LoadData], stop: Signal) -> None:
-        """Keep the first error; it stops both engines."""
-        held = Signal(error_layout())
         m.d.comb += [
-            self.error.eq(held),
-            stop.eq(self.halt | held.valid),
+            launch.halt.eq(self.halt),
+            self.error.eq(launch.error),
+            self.pending.eq(launch.pending),
             self.quiet.eq(~(address[0].outstanding | address[1].outstanding)),
         ]
-        # Data before addresses: what the data side handles is older.
-        faults = [unit.fault for unit in (*datas, *address)]
-        with m.If(~stop):
-            for fault in reversed(faults):
-                with m.If(fault.valid):
-                    m.d.sync += held.eq(fault)
+        self._outputs(m, datas, launch)
+        return m
 
-    def _outputs(self, m: Module, address: list[LoadAddress], datas: list[LoadData], stop: Signal) -> None:
-        """Launch the data sides' words: fill lanes, unit writes, list entries, and the posts that follow the last."""
+    def _outputs(self, m: Module, datas: list[LoadData], launch: LoadLaunch) -> None:
+        """Connect the engines' words to the lanes and ports that the launcher gives them."""
         config = self.config
         word_bits = log2(config.fill_words)
-        outs = [unit.out for unit in datas]
-        words = [out.payload for out in outs]
-        # An instruction that posts is finished only when the register for its post is free.
-        ready = Signal(2)
-        launch = Signal(2)
-        fill, unit, entry = Signal(2), Signal(2), Signal(2)
-        launch_fill, launch_unit, launch_entry = Signal(2), Signal(2), Signal(2)
-        m.d.comb += [
-            launch.eq(launch_fill | launch_unit | launch_entry),
-            self.stats.words.eq(launch_fill),
-            self.stats.gave_way.eq(fill & ~launch_fill),
-        ]
-        finished = Signal(2)
-        counts = []
-        for g in range(2):
-            posts = words[g].last & (words[g].post.en0 | words[g].post.en1)
-            post_valid = Signal(name=f"post_valid{g}")
-            m.d.comb += [
-                ready[g].eq(outs[g].valid & ~stop & ~(posts & post_valid)),
-                fill[g].eq(ready[g] & words[g].fill),
-                unit[g].eq(ready[g] & words[g].unit),
-                entry[g].eq(ready[g] & words[g].list),
-                outs[g].ready.eq(launch[g]),
-                self.post[g].valid.eq(post_valid),
-                finished[g].eq((launch[g] & words[g].last) | datas[g].followed),
-            ]
-            with m.If(launch[g] & posts):
-                m.d.sync += [post_valid.eq(1), self.post[g].payload.eq(words[g].post)]
-            with m.Elif(self.post[g].ready):
-                m.d.sync += post_valid.eq(0)
-            count = Signal(range(job_fifo_depth(config) + 8), name=f"unfinished{g}")
-            m.d.sync += count.eq(count + address[g].accepted - finished[g])
-            counts.append((count != 0) | self.queue[g].valid)
-        m.d.comb += self.pending.eq(Cat(counts).any())
-
-        # Fill lanes: they share a tier's write port, so one of two words for the same tier waits, in turns.
-        conflict = Signal()
-        turn = Signal()
-        m.d.comb += [
-            conflict.eq(fill.all() & (words[0].tiers & words[1].tiers).any()),
-            launch_fill[0].eq(fill[0] & ~(conflict & turn)),
-            launch_fill[1].eq(fill[1] & ~(conflict & ~turn)),
-        ]
-        with m.If(conflict):
-            m.d.sync += turn.eq(~turn)
+        words = [unit.out.payload for unit in datas]
         for g in range(2):
             m.d.comb += [
-                self.fill_control[g].valid.eq(launch_fill[g]),
+                launch.offer[g].valid.eq(datas[g].out.valid),
+                *(launch.offer[g][n].eq(words[g][n]) for n in ("fill", "unit", "list", "last", "tiers", "post")),
+                datas[g].out.ready.eq(launch.launch[g]),
+                self.fill_control[g].valid.eq(launch.fill[g]),
                 self.fill_control[g].tiers.eq(words[g].tiers),
                 self.fill_control[g].word.eq(words[g].position[:word_bits]),
                 self.fill_control[g].tile.eq(words[g].position[word_bits:]),
                 self.fill_tag[g].eq(words[g].tag),
-                *(
-                    self.fill_data[g][i].eq(words[g].data.word_select(i, 8 * config.columns))
-                    for i in range(config.fill_rows)
-                ),
+            ]
+            m.d.comb += [
+                self.fill_data[g][i].eq(words[g].data.word_select(i, 8 * config.columns))
+                for i in range(config.fill_rows)
             ]
 
-        # Unit writes: one engine at a time, and it stays until its word is taken.
-        owner = self._choose(m, "unit", unit, self.unit_write.ready)
-        chosen = Array(words)[owner]
-        m.d.comb += [
-            self.unit_write.valid.eq(unit.any()),
-            self.unit_write.payload.valid.eq(unit.any()),
-            self.unit_write.payload.parameter.eq(chosen.parameter),
-            self.unit_write.payload.tiers.eq(chosen.tiers),
-            self.unit_write.payload.addr.eq(chosen.position),
-            self.unit_write.payload.enable.eq(~0),
-            self.unit_write.payload.data.eq(chosen.data),
-            launch_unit.eq(unit & Mux(self.unit_write.ready, 1 << owner, 0)),
-        ]
-        owner = self._choose(m, "list", entry, None)
-        chosen = Array(words)[owner]
-        m.d.comb += [
-            self.list_write_valid.eq(entry.any()),
-            self.list_write_tiers.eq(chosen.tiers),
-            self.list_write_addr.eq(chosen.position),
-            self.list_write_entry.eq(chosen.data),
-            launch_entry.eq(entry & (1 << owner)),
-        ]
+        def chosen(owner: Value, name: str, width: int | None = None) -> Value:
+            return Mux(owner, words[1][name][:width], words[0][name][:width])
 
-    def _choose(self, m: Module, name: str, wants: Signal, ready: Signal | None) -> Signal:
-        """Return which engine has the output: in turns when both want it, fixed while an offer is not taken."""
-        owner = Signal(name=f"{name}_owner")
-        last = Signal(name=f"{name}_last")
-        m.d.comb += owner.eq(Mux(wants.all(), ~last, wants[1]))
-        taken = wants.any() if ready is None else wants.any() & ready
-        if ready is not None:
-            locked = Signal(name=f"{name}_locked")
-            with m.If(locked):
-                m.d.comb += owner.eq(last)
-            m.d.sync += locked.eq(wants.any() & ~ready)
-            taken = wants.any()
-        with m.If(taken):
-            m.d.sync += last.eq(owner)
-        return owner
+        unit = self.unit_write.payload
+        owner = launch.unit_owner
+        m.d.comb += [
+            self.unit_write.valid.eq(launch.unit_valid),
+            launch.unit_ready.eq(self.unit_write.ready),
+            unit.valid.eq(launch.unit_valid),
+            unit.parameter.eq(chosen(owner, "parameter")),
+            unit.tiers.eq(chosen(owner, "tiers")),
+            unit.addr.eq(chosen(owner, "position")),
+            unit.enable.eq(~0),
+            unit.data.eq(chosen(owner, "data", 8 * config.rows)),
+            self.list_write_valid.eq(launch.list_valid),
+            self.list_write_tiers.eq(chosen(launch.list_owner, "tiers")),
+            self.list_write_addr.eq(chosen(launch.list_owner, "position")),
+            self.list_write_entry.eq(chosen(launch.list_owner, "data", 8 * LIST_ENTRY_BYTES)),
+        ]

@@ -28,6 +28,7 @@ def merge_planes(high: Value, low: Value | None) -> Value:
             weights += [Const(0, 4), hi]
         else:
             lo = low.word_select(i, 4)
-            # A negative low nibble (bit 3 set) borrows one from the high nibble; -136..-129 wrap, the packer refuses them.
+            # A negative low nibble (bit 3 set) borrows one from the high nibble. Sums below -128 wrap; the packer makes
+            # none.
             weights += [lo, (hi - lo[3])[:4]]
     return Cat(*weights)

@@ -36,8 +36,8 @@ def store_stats_layout() -> data.StructLayout:
 class StoreUnit(wiring.Component):
     """Runs STORE instructions, one after another; the write responses of one overlap with the next.
 
-    Latency: about 6 cycles from ``queue`` to ``write.aw`` and ``store_read``. Throughput: one beat or one row per cycle,
-    whichever is slower; a few cycles are lost between instructions.
+    Latency: about 5 cycles from ``queue`` to ``write.aw`` and ``store_read``. Throughput: one beat or one row per
+    cycle, whichever is slower; a few cycles are lost between instructions.
 
     Rows are requested as fast as they are taken, without a limit on requests in flight: ``store_read`` and
     ``store_data`` hold back by their ``ready``.
@@ -184,11 +184,7 @@ class StoreUnit(wiring.Component):
                 checked.eq(1),
                 bad.eq(
                     (job.format != StoreFormat.DISCARD)
-                    & (
-                        (job.addr[: log2(config.group_bytes)] != 0)
-                        | (job.addr < base)
-                        | (job.addr + job.bytes > limit)
-                    )
+                    & ((job.addr[: log2(config.group_bytes)] != 0) | (job.addr < base) | (job.addr + job.bytes > limit))
                 ),
             ]
         ready = valid & checked & ~bad & ~stop

@@ -82,9 +82,7 @@ class StoreData(wiring.Component):
         packed_last = Signal()
         packed_done = Signal()
         m.d.comb += self.rows.ready.eq(~packed_valid | packed_done)
-        rounded = [
-            round_and_saturate(m, self.rows.payload[i], self.shift, f"lane{i}") for i in range(config.columns)
-        ]
+        rounded = [round_and_saturate(m, self.rows.payload[i], self.shift, f"lane{i}") for i in range(config.columns)]
         with m.If(self.rows.valid & self.rows.ready):
             m.d.sync += [packed_valid.eq(1), packed_last.eq(self.last)]
             with m.Switch(self.format):
@@ -101,7 +99,9 @@ class StoreData(wiring.Component):
         sub = Signal(range(max(2, *slices.values())))
         place = Signal(range(max(2, *per_beat.values())))
         piece = Signal(8 * group_bytes)
-        mask = Signal(group_bytes)
+        lane_bytes = min(row_bytes[StoreFormat.INT8], group_bytes)  # the least that a step writes
+        lanes = group_bytes // lane_bytes
+        mask = Signal(lanes)
         row_ends = Signal()
         beat_ends = Signal()
         with m.Switch(self.format):
@@ -111,7 +111,7 @@ class StoreData(wiring.Component):
                         m.d.comb += piece.eq(packed.word_select(sub[: log2(slices[f])], 8 * group_bytes))
                     else:
                         m.d.comb += piece.eq(packed[: 8 * row_bytes[f]].replicate(per_beat[f]))
-                    each = group_bytes // per_beat[f]
+                    each = lanes // per_beat[f]
                     m.d.comb += [
                         mask.eq(Cat((place == i).replicate(each) for i in range(per_beat[f]))),
                         row_ends.eq(sub == slices[f] - 1),
@@ -126,6 +126,8 @@ class StoreData(wiring.Component):
             self.busy.eq(packed_valid | full),
         ]
         beat = self.beats.payload
+        written = Signal(lanes)
+        m.d.comb += beat.strobe.eq(Cat(lane.replicate(lane_bytes) for lane in written))
         started = Signal()  # the beat register holds rows of an unfinished beat
         with m.If(step):
             m.d.sync += [
@@ -133,11 +135,12 @@ class StoreData(wiring.Component):
                 place.eq(Mux(beat_ends, 0, place + 1)),
                 full.eq(beat_ends),
                 started.eq(~beat_ends),
-                beat.strobe.eq(Mux(started, beat.strobe, 0) | mask),
+                written.eq(Mux(started, written, 0) | mask),
             ]
-            for i in range(group_bytes):
+            for i in range(lanes):
                 with m.If(mask[i]):
-                    m.d.sync += beat.data.word_select(i, 8).eq(piece.word_select(i, 8))
+                    width = 8 * lane_bytes
+                    m.d.sync += beat.data.word_select(i, width).eq(piece.word_select(i, width))
         with m.Elif(self.beats.ready):
             m.d.sync += full.eq(0)
         return m

@@ -27,6 +27,7 @@ def test_drain_in_icarus(name: str, tmp_path: Path, icarus: str) -> None:
     check(name, tmp_path, icarus)
 
 
+@pytest.mark.slow
 def test_drain_in_verilator(tmp_path: Path) -> None:
     check("tiny", tmp_path, "verilator")
 

@@ -39,8 +39,9 @@ class Burst:
 class AxiSlave:
     """One AXI channel; `memory` is (beats, channel_bytes) uint8 and is changed in place."""
 
-    def __init__(self, prefix: str, memory: np.ndarray, behaviour: Behaviour, seed: int) -> None:
+    def __init__(self, prefix: str, memory: np.ndarray, behaviour: Behaviour, seed: int, *, alone: bool) -> None:
         self.prefix = prefix
+        self.alone = alone
         self.memory = memory
         self.width = memory.shape[1]
         self.behaviour = behaviour
@@ -48,10 +49,12 @@ class AxiSlave:
         self.reads: list[deque[Burst]] = [deque(), deque()]
         self.writes: deque[Burst] = deque()
         self.replies: deque[Burst] = deque()
-        self.out = {name: 0 for name in ("arready", "rvalid", "rid", "rdata", "rresp", "rlast", "awready", "wready",
-                                         "bvalid", "bid", "bresp")}  # fmt: skip
+        outputs = "arready rvalid rid rdata rresp rlast awready wready bvalid bid bresp".split()
+        self.out = dict.fromkeys(outputs, 0)
         self.held: dict[str, tuple[int, ...]] = {}
         self.requests: list[tuple[int, int, int, int]] = []  # (cycle, id, address, beats)
+        self.strobes: list[tuple[int, int]] = []  # (cycle, strobes) of every beat written
+        self.write_requests: list[int] = []  # cycles
         self.beats_read = 0
         self.beats_written = 0
         self.cycle = 0
@@ -74,7 +77,11 @@ class AxiSlave:
         return Burst(addr, beats, get(f"{kind}id"), self._due())
 
     def _stable(self, get: Get) -> None:
-        for kind, names in (("ar", ("id", "addr", "len")), ("aw", ("id", "addr", "len")), ("w", ("data", "strb", "last"))):
+        for kind, names in (
+            ("ar", ("id", "addr", "len")),
+            ("aw", ("id", "addr", "len")),
+            ("w", ("data", "strb", "last")),
+        ):
             now = tuple(get(kind + name) for name in names)
             if kind in self.held:
                 assert get(f"{kind}valid") and self.held[kind] == now, f"{kind} changed before it was taken"
@@ -88,6 +95,8 @@ class AxiSlave:
 
         self._stable(get)
         out = self.out
+        # Loads and fetches reserve room before they ask; only the lockstep of several channels may wait.
+        assert get("rready") or not out["rvalid"] or not self.alone, "read data was refused"
         if out["rvalid"] and get("rready"):
             out["rvalid"] = 0
             self.beats_read += 1
@@ -102,6 +111,7 @@ class AxiSlave:
             self._write(get)
         if out["awready"] and get("awvalid"):
             self.writes.append(self._request(get, "aw"))
+            self.write_requests.append(self.cycle)
         self._respond()
         self.cycle += 1
 
@@ -109,6 +119,7 @@ class AxiSlave:
         burst = self.writes[0]
         assert get("wlast") == (burst.left == 1), "WLAST"
         strobes, data = get("wstrb"), get("wdata")
+        self.strobes.append((self.cycle, strobes))
         if burst.addr in self.behaviour.write_errors:
             burst.error = True
         else:

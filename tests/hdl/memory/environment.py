@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the memory path in a test: queues, semaphores, tiers' memories, combine buffer; and what must come out.
+"""What surrounds the memory path in a test: queues, semaphores, tiers' memories, combine buffer; and what must come.
 
-An :class:`Environment` knows no simulator: :meth:`drive` says what the inputs are in a cycle, :meth:`observe` looks at the
-outputs of that cycle.
+An :class:`Environment` knows no simulator: :meth:`drive` says what the inputs are in a cycle, :meth:`observe` looks at
+the outputs of that cycle.
 """
 
 from __future__ import annotations
@@ -180,7 +180,14 @@ class Environment:
         for g in range(2):
             values[f"load_limit__{g}"] = self.limit[g]
             values[f"store_window_base__{g}"], values[f"store_window_limit__{g}"] = self.window[g]
-        for stream in (*self.sources, *self.post_sinks, self.unit_sink, self.read_sink, self.data_source, self.fetch_sink):
+        for stream in (
+            *self.sources,
+            *self.post_sinks,
+            self.unit_sink,
+            self.read_sink,
+            self.data_source,
+            self.fetch_sink,
+        ):
             values |= stream.drive()
         for name in self.waits:
             values[f"{name}__ready"] = self.waiting.get(name, 0) > self.wait_delay
@@ -263,7 +270,9 @@ class Environment:
                 instruction = self.expected_posts[sink.name].popleft()
                 post = post_layout(self.config).from_bits(taken)
                 for n in (0, 1):
-                    assert post[f"en{n}"] == instruction[f"post{n}_en"] and post[f"sem{n}"] == instruction[f"post{n}_sem"]
+                    assert (
+                        post[f"en{n}"] == instruction[f"post{n}_en"] and post[f"sem{n}"] == instruction[f"post{n}_sem"]
+                    )
                 self.log.posts.append((self.cycle, self.post_sinks.index(sink), post["sem0"]))
 
     def _rows(self, get: Get) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,28 @@ def channel_views(config: MachineConfig, memory: np.ndarray) -> list[np.ndarray]
 
 def simulate(
     environment: Environment,
-    behaviour: Behaviour | None = None,
+    behaviour: Behaviour | Sequence[Behaviour] | None = None,
     *,
     until: Until | None = None,
     cycles: int = 50_000,
     each: Callable[[Environment, Get], None] | None = None,
 ) -> list[AxiSlave]:
-    """Run until `until` (by default, until everything is finished); fail after `cycles`. Return the memories."""
+    """Run until `until` (by default, until everything is finished); fail after `cycles`. Return the memories.
+
+    One `behaviour` is for both groups, two are for one each.
+    """
     config = environment.config
     dut = MemoryPath(config)
     ports = {port.name: port for port in ports_of(dut)}
+    each_group = [behaviour or Behaviour()] * 2 if not isinstance(behaviour, Sequence) else behaviour
     slaves = [
-        AxiSlave(f"axi{g}__{i}", view, behaviour or Behaviour(), 100 * g + i + environment.rng.getrandbits(16))
+        AxiSlave(
+            f"axi{g}__{i}",
+            view,
+            each_group[g],
+            100 * g + i + environment.rng.getrandbits(16),
+            alone=config.channels_per_group == 1,
+        )
         for g in range(2)
         for i, view in enumerate(channel_views(config, environment.memory[g]))
     ]

@@ -18,7 +18,9 @@ from tests.hdl.memory.verilog_top import build_path, memory_names
 def play(config: MachineConfig, folder: Path, sim: str, testcase: str | None = None, **env: str) -> None:
     model = build_path(config, folder, sim=sim)
     names = memory_names(config)
-    plusargs = [f"+{name}_{what}={folder / name}.{end}" for name in names for what, end in (("load", "hex"), ("dump", "out"))]
+    plusargs = [
+        f"+{name}_{what}={folder / name}.{end}" for name in names for what, end in (("load", "hex"), ("dump", "out"))
+    ]
     run(
         model,
         "tests.hdl.memory.bench_path",
@@ -42,7 +44,7 @@ def test_traffic_icarus(icarus: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tiny", "wide", "small"])
 def test_bandwidth(name: str, tmp_path: Path) -> None:
     """Long V-Cache loads reach 97 % of the peak at a latency of 40 cycles."""
-    config = CONFIGS.get(name) or PRESETS[name]
+    config = (CONFIGS.get(name) or PRESETS[name]).replace(burst_beats=16)
     play(config, tmp_path, "verilator", testcase=("bandwidth", "store_bandwidth"), PATH_BANDWIDTH="1")  # type: ignore[arg-type]
     results: dict[str, Any] = json.loads((tmp_path / "bandwidth.json").read_text())
     results["STORE INT32"] = json.loads((tmp_path / "store_bandwidth.json").read_text())

@@ -48,9 +48,7 @@ def wrapper(config: MachineConfig, path_ports: Sequence[Port], group_bits: int) 
     ports += [f"  input wire [{width - 1}:0] mem_{name}" for name, width in SETTINGS.items()]
     memories = []
     names = memory_names(config)
-    slave_ports = [
-        port.name.removeprefix("axi0__0__") for port in path_ports if port.name.startswith("axi0__0__")
-    ]
+    slave_ports = [port.name.removeprefix("axi0__0__") for port in path_ports if port.name.startswith("axi0__0__")]
     ignored = {f"{c}{x}" for c in ("ar", "aw") for x in ("lock", "cache", "prot", "qos")}
     for index, name in enumerate(names):
         links = [f".{p}({name}__{p})" for p in slave_ports if p not in ignored]
@@ -76,7 +74,11 @@ def wrapper(config: MachineConfig, path_ports: Sequence[Port], group_bits: int) 
 def build_path(config: MachineConfig, folder: Path, *, group_bits: int = 16, sim: str = "verilator") -> BuiltModel:
     """Emit and compile."""
     design = emit(MemoryPath(config), "memory_path")
-    (folder / "memory_path.v").write_text("\n".join(design.modules.values()))
+    text = "\n".join(design.modules.values())
+    if sim == "icarus":
+        # Icarus 11 may apply the declaration's value before the blocks wait for it; a nonblocking one comes after.
+        text = text.replace("reg initial_trigger = 0;", "reg initial_trigger; initial initial_trigger <= 0;")
+    (folder / "memory_path.v").write_text(text)
     (folder / "memory_top.v").write_text(wrapper(config, design.ports, group_bits))
     return build([folder / "memory_path.v", folder / "memory_top.v", MEMORY], "memory_top", sim=sim)
 
@@ -88,5 +90,6 @@ def write_hex(path: Path, beats: np.ndarray) -> None:
 
 def read_hex(path: Path, width: int) -> np.ndarray:
     """Read what $writememh wrote."""
-    words = [line for line in path.read_text().split() if not line.startswith(("//", "@"))]
-    return np.array([list(bytes.fromhex(word.replace("x", "0")))[::-1] for word in words], np.uint8).reshape(-1, width)
+    lines = (line.split("//")[0].strip() for line in path.read_text().splitlines())
+    words = [line.replace("x", "0") for line in lines if line and not line.startswith("@")]
+    return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(-1, width)[:, ::-1]

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides in each cycle which engine's word leaves the load unit; all of the load unit's control but its engines."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import MachineConfig
+from hdl.emit.hierarchy import digest
+from hdl.interfaces import error_layout, post_layout
+from hdl.memory.jobs import job_fifo_depth
+
+__all__ = ["LoadLaunch", "offer_layout"]
+
+
+def offer_layout(config: MachineConfig) -> data.StructLayout:
+    """Return what the launcher needs to know of an engine's output word: all but its data and address."""
+    return data.StructLayout(
+        {"valid": 1, "fill": 1, "unit": 1, "list": 1, "last": 1, "tiers": config.tiers, "post": post_layout(config)}
+    )
+
+
+class LoadLaunch(wiring.Component):
+    """Arbiter of fill lanes, unit writes and list writes; posts; bookkeeping of unfinished loads; the first error.
+
+    Latency: none from ``offer`` to ``launch``; one cycle to ``post``. Throughput: one word per cycle and engine.
+
+    Members
+    -------
+    offer : In(offer_layout).array(2)
+        Output word of each engine.
+    launch : Out(1).array(2)
+        The word leaves in this cycle.
+    fill : Out(1).array(2)
+        It leaves as a fill word on the engine's lane.
+    unit_valid : Out(1) / unit_ready : In(1) / unit_owner : Out(1)
+        Unit-write stream and the engine that it belongs to; an offer stays until it is taken.
+    list_valid : Out(1) / list_owner : Out(1)
+        A list write happens, of this engine.
+    gave_way : Out(1).array(2)
+        A fill word waits for the other lane.
+    post : Out(stream of post_layout).array(2)
+    accepted, followed, queued : In(1).array(2)
+        An instruction was taken from the queue; engine 1 finished its part of a PAIR load; the queue is not empty.
+    pending : Out(1)
+        A load is not finished.
+    fault : In(error_layout).array(4)
+        Of the data sides and the address sides.
+    halt : In(1)
+    stop : Out(1)
+        ``halt``, or an error is held.
+    error : Out(error_layout)
+        The first fault.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "offer": In(offer_layout(config)).array(2),
+                "launch": Out(1).array(2),
+                "fill": Out(1).array(2),
+                "unit_valid": Out(1),
+                "unit_ready": In(1),
+                "unit_owner": Out(1),
+                "list_valid": Out(1),
+                "list_owner": Out(1),
+                "gave_way": Out(1).array(2),
+                "post": Out(stream.Signature(post_layout(config))).array(2),
+                "accepted": In(1).array(2),
+                "followed": In(1).array(2),
+                "queued": In(1).array(2),
+                "pending": Out(1),
+                "fault": In(error_layout()).array(4),
+                "halt": In(1),
+                "stop": Out(1),
+                "error": Out(error_layout()),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        c = self.config
+        return f"load_launch_t{c.tiers}_{digest(c.semaphores, c.outstanding_bursts)}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the arbiters."""
+        m = Module()
+        held = Signal(error_layout())
+        m.d.comb += [self.error.eq(held), self.stop.eq(self.halt | held.valid)]
+        with m.If(~self.stop):
+            for fault in reversed(list(self.fault)):
+                with m.If(fault.valid):
+                    m.d.sync += held.eq(fault)
+
+        fill, unit, entry = Signal(2), Signal(2), Signal(2)
+        unfinished = []
+        for g in range(2):
+            offer = self.offer[g]
+            # An instruction that posts is finished only when the register for its post is free.
+            posts = offer.last & (offer.post.en0 | offer.post.en1)
+            post_valid = Signal(name=f"post_valid{g}")
+            ready = Signal(name=f"ready{g}")
+            m.d.comb += [
+                ready.eq(offer.valid & ~self.stop & ~(posts & post_valid)),
+                fill[g].eq(ready & offer.fill),
+                unit[g].eq(ready & offer.unit),
+                entry[g].eq(ready & offer.list),
+                self.post[g].valid.eq(post_valid),
+            ]
+            with m.If(self.launch[g] & posts):
+                m.d.sync += [post_valid.eq(1), self.post[g].payload.eq(offer.post)]
+            with m.Elif(self.post[g].ready):
+                m.d.sync += post_valid.eq(0)
+            count = Signal(range(job_fifo_depth(self.config) + 8), name=f"unfinished{g}")
+            # Engine 1 may finish two in a cycle: the last word of one load leaves while the PAIR load behind it ends.
+            m.d.sync += count.eq(count + self.accepted[g] - (self.launch[g] & offer.last) - self.followed[g])
+            unfinished.append((count != 0) | self.queued[g])
+        m.d.comb += self.pending.eq(Cat(unfinished).any())
+
+        # Fill lanes share a tier's write port, so one of two words for the same tier waits, in turns.
+        conflict = Signal()
+        turn = Signal()
+        m.d.comb += [
+            conflict.eq(fill.all() & (self.offer[0].tiers & self.offer[1].tiers).any()),
+            self.fill[0].eq(fill[0] & ~(conflict & turn)),
+            self.fill[1].eq(fill[1] & ~(conflict & ~turn)),
+        ]
+        with m.If(conflict):
+            m.d.sync += turn.eq(~turn)
+
+        m.d.comb += [
+            self.unit_valid.eq(unit.any()),
+            self.unit_owner.eq(self._owner(m, "unit", unit, self.unit_ready)),
+            self.list_valid.eq(entry.any()),
+            self.list_owner.eq(self._owner(m, "list", entry, None)),
+        ]
+        for g in range(2):
+            m.d.comb += [
+                self.gave_way[g].eq(fill[g] & ~self.fill[g]),
+                self.launch[g].eq(
+                    self.fill[g]
+                    | (unit[g] & self.unit_ready & (self.unit_owner == g))
+                    | (entry[g] & (self.list_owner == g))
+                ),
+            ]
+        return m
+
+    def _owner(self, m: Module, name: str, wants: Signal, ready: Value | None) -> Signal:
+        """Return which engine has the output: in turns when both want it, fixed while an offer is not taken."""
+        owner = Signal(name=f"{name}_chosen")
+        last = Signal(name=f"{name}_last")
+        m.d.comb += owner.eq(Mux(wants.all(), ~last, wants[1]))
+        if ready is not None:
+            locked = Signal(name=f"{name}_locked")
+            with m.If(locked):
+                m.d.comb += owner.eq(last)
+            m.d.sync += locked.eq(wants.any() & ~ready)
+        with m.If(wants.any()):
+            m.d.sync += last.eq(owner)
+        return owner
