@@ -194,15 +194,17 @@ def _report(work: LayerWork, program: Program, result: JobResult) -> LayerReport
 
 
 def _simulate(
-    machine: SimulatedMachine, works: Sequence[LayerWork], progress: Callable[[str], None]
+    config: MachineConfig, works: Sequence[LayerWork], progress: Callable[[str], None]
 ) -> tuple[list[LayerReport], int]:
     """Run all layers' programs on one machine; return reports and the differing bytes."""
     programs = []
     for work in works:
-        program = lower_moe_layer(machine.config, work.layer, work.x, work.experts, work.gates)
-        check_stream(program.instructions, machine.config, program.images, program.limits)
+        program = lower_moe_layer(config, work.layer, work.x, work.experts, work.gates)
+        check_stream(program.instructions, config, program.images, program.limits)
         programs.append(program)
-    progress(f"{machine.config.name}: simulating {len(programs)} layers")
+    progress(f"{config.name}: generating Verilog and compiling the simulator (minutes, once)")
+    machine = SimulatedMachine(config, memory_bits=memory_bits(programs))
+    progress(f"{config.name}: simulating {len(programs)} layers")
     results = machine.run([_job(program) for program in programs])
     mismatched = sum(_mismatches(p, w, r) for p, w, r in zip(programs, works, results, strict=True))
     return [_report(w, p, r) for w, p, r in zip(works, programs, results, strict=True)], mismatched
@@ -240,9 +242,7 @@ def run_demo(
         variant = config.replace(
             stationary_feed=feed, name=config.name if feed == "vertical" else f"{config.name}_edge"
         )
-        progress(f"{variant.name}: generating Verilog and compiling the simulator (minutes, once)")
-        machine = SimulatedMachine(variant, memory_bits=memory_bits(config, works))
-        got, differing = _simulate(machine, works, progress)
+        got, differing = _simulate(variant, works, progress)
         mismatched += differing
         if feed == "vertical":
             reports = got
@@ -260,14 +260,10 @@ def run_demo(
     }
 
 
-def memory_bits(config: MachineConfig, works: Sequence[LayerWork]) -> int:
-    """Return log2 of a memory that holds any of the layers' images."""
-    largest = 0
-    for work in works:
-        layer = work.layer
-        weights = len(layer.experts) * 3 * layer.hidden * layer.intermediate
-        largest = max(largest, weights + 64 * work.x.size + (1 << 16))
-    return max(20, largest.bit_length())
+def memory_bits(programs: Sequence[Program]) -> int:
+    """Return log2 of a memory that holds every program's images (at least 1 MiB, which most simulations share)."""
+    largest = max(image.size for program in programs for image in program.images)
+    return max(20, (largest - 1).bit_length())
 
 
 def draw(report: dict[str, Any], path: Path) -> None:

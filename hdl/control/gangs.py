@@ -180,9 +180,10 @@ def _links(m: Module, lanes: Sequence[Lane]) -> tuple[Signal, Signal]:
     """
     linked, linked_k = (Signal(len(lanes), name=f"{lanes[0].name}_{name}") for name in ("linked", "linked_k"))
     for below, lane in pairwise(lanes):
-        both = below.pending.valid & lane.pending.valid
+        pending = lane.pending
         m.d.comb += [
-            linked[lane.tier].eq(both & lane.pending.follows & below.pending.above),
-            linked_k[lane.tier].eq(both & lane.pending.follows_k & lane.same_op & lane.k_ready),
+            # The tier below's own link, or the leader itself, says whether that one is valid.
+            linked[lane.tier].eq(pending.valid & pending.follows & below.pending.above),
+            linked_k[lane.tier].eq(pending.valid & pending.follows_k & lane.same_op & lane.k_ready),
         ]
     return linked, linked_k

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
+from hdl.control.operation import OperationSetup
 from hdl.isa import Instruction, Mapping3D, Opcode, Order
 from tests.hdl.control.sequencer_bench import (
     Bench,
@@ -12,6 +15,7 @@ from tests.hdl.control.sequencer_bench import (
     check_gang_timing,
     check_waves,
     gang_of,
+    issue_spans,
     rng_of,
     small_config,
 )
@@ -133,6 +137,19 @@ def test_tiny_chained_k_operations_after_a_late_follower(feed: str, tiers: int, 
     bench.run()
     check_waves(bench)
     check_gang_timing(bench)
+
+
+@pytest.mark.parametrize("mapping", list(Mapping3D))
+@pytest.mark.parametrize("waves", [1, 3, 6, 7])
+def test_setup_hides_behind_seven_waves(mapping: Mapping3D, waves: int) -> None:
+    """Operations follow each other every max(waves, LATENCY + 1) cycles."""
+    config = small_config(2)
+    count = 1 if mapping == Mapping3D.ALONE else 2
+    program = [gemm(tier_count=count, mapping=mapping, k_slices=waves)] * 12
+    bench = Bench(config, program, random_lists(rng_of(8), config), release=12)
+    bench.run()
+    starts = [first for first, _ in issue_spans(bench)[0]]
+    assert [b - a for a, b in pairwise(starts)][3:] == [max(waves, OperationSetup.LATENCY + 1)] * 8
 
 
 def test_statistics_of_links() -> None:
