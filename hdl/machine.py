@@ -1,35 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole machine: base die (control, memory engines, result bus) and the stack of array tiers."""
+"""The whole machine: base die (control, memory engines, result bus) and the stack of array tiers.
+
+Structure only: a module of logic would spend most of the conversion on the wide buses that only pass through it.  The
+few gates between the blocks are in :class:`hdl.control.glue.MachineGlue`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out
 
 from hdl.array.stack import Stack
 from hdl.config import MachineConfig
-from hdl.control.counters import CounterBank
+from hdl.control.counters import CounterBank, event_layout, tier_event_layout
 from hdl.control.csr import CsrBlock, axil_signature
 from hdl.control.dispatcher import Dispatcher
+from hdl.control.glue import MachineGlue
 from hdl.control.semaphores import SemaphoreUnit
 from hdl.control.sequencers import SequencerBlock
 from hdl.control.supervisor import Supervisor
-from hdl.emit.hierarchy import digest, instantiate
-from hdl.interfaces import PC_BITS
+from hdl.emit.hierarchy import digest
+from hdl.emit.structural import StructuralComponent, Structure, struct_of
 from hdl.memory.axi import GroupMaster, axi_signature
 from hdl.memory.fetch import FetchUnit
 from hdl.memory.loads import LoadUnit
 from hdl.memory.store import StoreUnit
-from hdl.regs import TIER_COUNTERS
 from hdl.result.collector import Collector
 
 __all__ = ["Machine"]
 
 
-class Machine(wiring.Component):
+@dataclass
+class _Blocks:
+    """The blocks of a machine that is being described."""
+
+    csr: CsrBlock
+    supervisor: Supervisor
+    counters: CounterBank
+    glue: MachineGlue
+    fetch: FetchUnit
+    dispatcher: Dispatcher
+    semaphores: SemaphoreUnit
+    sequencers: SequencerBlock
+    loads: LoadUnit
+    store: StoreUnit
+    collector: Collector
+    masters: list[GroupMaster]
+    stack: Stack
+
+
+class Machine(StructuralComponent):
     """Top level of the generator: everything between the AXI ports.
 
     Members
@@ -54,225 +76,175 @@ class Machine(wiring.Component):
         """Name of the Verilog module."""
         return f"a3d_machine_{digest(self.config.digest())}"
 
-    def elaborate(self, platform: object) -> Module:
+    def structure(self) -> Structure:
         """Place the blocks and connect them."""
-        m = Module()
+        s = Structure(self)
         config = self.config
-        tiers = config.tiers
-        soft_reset = Signal()
-        restart = Signal()
+        csr = s.add("csr", CsrBlock(config))
+        supervisor = s.add("supervisor", Supervisor(config))
+        glue = s.add("glue", MachineGlue(config))
+        soft_reset, stream_reset = supervisor.soft_reset, glue.stream_reset
+        b = _Blocks(
+            csr=csr,
+            supervisor=supervisor,
+            glue=glue,
+            counters=s.add("counters", CounterBank(config)),
+            fetch=s.add("fetch", FetchUnit(config), reset=stream_reset),
+            dispatcher=s.add("dispatcher", Dispatcher(config), reset=stream_reset),
+            semaphores=s.add("semaphores", SemaphoreUnit(config), reset=stream_reset),
+            sequencers=s.add("sequencers", SequencerBlock(config), reset=soft_reset),
+            loads=s.add("loads", LoadUnit(config)),
+            store=s.add("store", StoreUnit(config), reset=soft_reset),
+            collector=s.add("collector", Collector(config), reset=soft_reset),
+            masters=[s.add(f"group{g}", GroupMaster(config, fetch=g == 0)) for g in range(2)],
+            stack=s.add("stack", Stack(config), reset=soft_reset),
+        )
+        s.connect(b.loads.soft_reset, soft_reset)
+        self._connect_memory(s, b)
+        self._connect_instructions(s, b)
+        self._connect_semaphores(s, b)
+        self._connect_stack(s, b)
+        self._supervise(s, b)
+        self._count(s, b)
+        return s
 
-        def place(name: str, component: Any, reset: Any = soft_reset) -> Any:
-            return instantiate(m, platform, name, component, reset=reset)
-
-        csr = place("csr", CsrBlock(config), None)
-        supervisor = place("supervisor", Supervisor(config), None)
-        counters = place("counters", CounterBank(config), None)
-        fetch = place("fetch", FetchUnit(config), soft_reset | restart)
-        dispatcher = place("dispatcher", Dispatcher(config), soft_reset | restart)
-        semaphores = place("semaphores", SemaphoreUnit(config), soft_reset | restart)
-        sequencers = place("sequencers", SequencerBlock(config))
-        loads = place("loads", LoadUnit(config), None)
-        store = place("store", StoreUnit(config))
-        collector = place("collector", Collector(config))
-        masters = [place(f"group{g}", GroupMaster(config, fetch=g == 0), None) for g in range(2)]
-        stack = place("stack", Stack(config))
-
-        m.d.comb += [
-            soft_reset.eq(supervisor.soft_reset),
-            restart.eq(supervisor.restart),
-            loads.soft_reset.eq(soft_reset),
-        ]
-        self._connect_memory(m, masters, fetch, loads, store, csr)
-        connect(m, fetch.instructions, dispatcher.instructions)
-        m.d.comb += fetch.stop.eq(dispatcher.ended)
-        for tier in range(tiers):
-            connect(m, dispatcher.queue[tier], sequencers.queue[tier])
-        for group in range(2):
-            connect(m, dispatcher.queue[tiers + group], loads.queue[group])
-        connect(m, dispatcher.queue[tiers + 2], store.queue)
-        self._connect_semaphores(m, semaphores, sequencers, loads, store, collector)
-        self._connect_stack(m, stack, sequencers, loads, collector)
-        connect(m, store.store_read, collector.store_read)
-        connect(m, collector.store_data, store.store_data)
-        m.d.comb += [
-            sequencers.loads_pending.eq(loads.pending | dispatcher.waiting[tiers : tiers + 2].any()),
-            sequencers.enter_valid.eq(dispatcher.enter_valid),
-            sequencers.enter_tiers.eq(dispatcher.enter_tiers),
-            sequencers.enter_k.eq(dispatcher.enter_k),
-        ]
-        self._supervise(m, csr, supervisor, fetch, dispatcher, semaphores, sequencers, loads, store, collector)
-        self._count(m, csr, counters, supervisor, fetch, dispatcher, sequencers, loads, store, collector)
-        return m
-
-    def _connect_memory(self, m: Module, masters: Any, fetch: Any, loads: Any, store: Any, csr: Any) -> None:
-        for group, master in enumerate(masters):
-            connect(m, loads.read[group], master.load)
-            connect(m, store.write[group], master.store)
+    def _connect_memory(self, s: Structure, b: _Blocks) -> None:
+        for group, master in enumerate(b.masters):
+            s.link(b.loads.read[group], master.load)
+            s.link(b.store.write[group], master.store)
             for channel in range(self.config.channels_per_group):
-                connect(m, master.axi[channel], flipped(getattr(self, f"m_axi_g{group}_c{channel}")))
-            m.d.comb += [
-                loads.limit[group].eq(csr.memory_bytes[group]),
-                store.window_base[group].eq(csr.window_base[group]),
-                store.window_limit[group].eq(csr.window_limit[group]),
-            ]
-        connect(m, fetch.read, masters[0].fetch)
-        m.d.comb += [fetch.limit.eq(csr.memory_bytes[0]), fetch.base.eq(csr.stream_base)]
+                s.link(master.axi[channel], getattr(self, f"m_axi_g{group}_c{channel}"))
+            s.connect(b.loads.limit[group], b.csr.memory_bytes[group])
+            s.connect(b.store.window_base[group], b.csr.window_base[group])
+            s.connect(b.store.window_limit[group], b.csr.window_limit[group])
+        s.link(b.fetch.read, b.masters[0].fetch)
+        s.connect(b.fetch.limit, b.csr.memory_bytes[0])
+        s.connect(b.fetch.base, b.csr.stream_base)
+        s.link(b.store.store_read, b.collector.store_read)
+        s.link(b.collector.store_data, b.store.store_data)
 
-    def _connect_semaphores(
-        self, m: Module, semaphores: Any, sequencers: Any, loads: Any, store: Any, collector: Any
-    ) -> None:
+    def _connect_instructions(self, s: Structure, b: _Blocks) -> None:
+        tiers = self.config.tiers
+        s.link(b.fetch.instructions, b.dispatcher.instructions)
+        s.connect(b.fetch.stop, b.dispatcher.ended)
+        for tier in range(tiers):
+            s.link(b.dispatcher.queue[tier], b.sequencers.queue[tier])
+        for group in range(2):
+            s.link(b.dispatcher.queue[tiers + group], b.loads.queue[group])
+        s.link(b.dispatcher.queue[tiers + 2], b.store.queue)
+        s.connect(b.sequencers.loads_pending, b.glue.loads_pending)
+        for name in ("enter_valid", "enter_tiers", "enter_k"):
+            s.connect(getattr(b.sequencers, name), getattr(b.dispatcher, name))
+
+    def _connect_semaphores(self, s: Structure, b: _Blocks) -> None:
         tiers = self.config.tiers
         for tier in range(tiers):
-            connect(m, sequencers.wait[tier], semaphores.wait[tier])
+            s.link(b.sequencers.wait[tier], b.semaphores.wait[tier])
         for group in range(2):
-            connect(m, loads.wait[group], semaphores.wait[tiers + group])
-            connect(m, loads.post[group], semaphores.post[1 + group])
-        connect(m, store.wait, semaphores.wait[tiers + 2])
-        connect(m, collector.post, semaphores.post[0])
-        connect(m, store.post, semaphores.post[3])
+            s.link(b.loads.wait[group], b.semaphores.wait[tiers + group])
+            s.link(b.loads.post[group], b.semaphores.post[1 + group])
+        s.link(b.store.wait, b.semaphores.wait[tiers + 2])
+        s.link(b.collector.post, b.semaphores.post[0])
+        s.link(b.store.post, b.semaphores.post[3])
 
-    def _connect_stack(self, m: Module, stack: Any, sequencers: Any, loads: Any, collector: Any) -> None:
+    def _connect_stack(self, s: Structure, b: _Blocks) -> None:
         config = self.config
         for tier in range(config.tiers):
-            m.d.comb += [
-                stack.dispatch[tier].eq(sequencers.dispatch[tier]),
-                collector.descriptor_valid[tier].eq(sequencers.descriptor_valid[tier]),
-                collector.descriptor[tier].eq(sequencers.descriptor[tier]),
-                sequencers.credit[tier].eq(collector.credit[tier]),
-                collector.result[tier].eq(stack.result[tier]),
-            ]
+            s.connect(b.stack.dispatch[tier], b.sequencers.dispatch[tier])
+            s.connect(b.collector.descriptor_valid[tier], b.sequencers.descriptor_valid[tier])
+            s.connect(b.collector.descriptor[tier], b.sequencers.descriptor[tier])
+            s.connect(b.sequencers.credit[tier], b.collector.credit[tier])
+            s.connect(b.collector.result[tier], b.stack.result[tier])
         for group in range(2):
-            m.d.comb += [
-                stack.fill_control[group].eq(loads.fill_control[group]),
-                sequencers.fill_control[group].eq(loads.fill_control[group]),
-                sequencers.fill_tag[group].eq(loads.fill_tag[group]),
-            ]
+            s.connect(b.stack.fill_control[group], b.loads.fill_control[group])
+            s.connect(b.sequencers.fill_control[group], b.loads.fill_control[group])
+            s.connect(b.sequencers.fill_tag[group], b.loads.fill_tag[group])
             for part in range(config.fill_rows):
-                m.d.comb += stack.fill_data[group][part].eq(loads.fill_data[group][part])
+                s.connect(b.stack.fill_data[group][part], b.loads.fill_data[group][part])
         for lane in range(config.result_lanes):
-            m.d.comb += stack.write[lane].eq(collector.write[lane])
-        m.d.comb += stack.write[config.result_lanes].eq(collector.unit_lane)
-        connect(m, loads.unit_write, collector.unit_write)
-        m.d.comb += [
-            sequencers.list_write_valid.eq(loads.list_write_valid),
-            sequencers.list_write_tiers.eq(loads.list_write_tiers),
-            sequencers.list_write_addr.eq(loads.list_write_addr),
-            sequencers.list_write_entry.eq(loads.list_write_entry),
-        ]
+            s.connect(b.stack.write[lane], b.collector.write[lane])
+        s.connect(b.stack.write[config.result_lanes], b.collector.unit_lane)
+        s.link(b.loads.unit_write, b.collector.unit_write)
+        for name in ("list_write_valid", "list_write_tiers", "list_write_addr", "list_write_entry"):
+            s.connect(getattr(b.sequencers, name), getattr(b.loads, name))
 
-    def _supervise(
-        self,
-        m: Module,
-        csr: Any,
-        supervisor: Any,
-        fetch: Any,
-        dispatcher: Any,
-        semaphores: Any,
-        sequencers: Any,
-        loads: Any,
-        store: Any,
-        collector: Any,
-    ) -> None:
-        sources = [dispatcher, sequencers, collector, loads, store, fetch]
+    def _supervise(self, s: Structure, b: _Blocks) -> None:
+        csr, supervisor, glue = b.csr, b.supervisor, b.glue
+        sources: list[Any] = [b.dispatcher, b.sequencers, b.collector, b.loads, b.store, b.fetch]
         for index, source in enumerate(sources):
-            m.d.comb += supervisor.error[index].eq(source.error)
-        halt = supervisor.halt
-        m.d.comb += [
-            csr.ready.eq(supervisor.ready),
-            csr.busy.eq(supervisor.busy),
-            csr.done.eq(supervisor.done),
-            csr.failed.eq(supervisor.failed),
-            csr.error.eq(supervisor.report),
-            csr.semaphores_left.eq(~semaphores.all_zero),
-            supervisor.start.eq(csr.start),
-            supervisor.invalidate.eq(csr.invalidate),
-            supervisor.watchdog.eq(csr.watchdog),
-            supervisor.overflow.eq(semaphores.overflow),
-            supervisor.ended.eq(dispatcher.ended),
-            supervisor.tags_ready.eq(sequencers.tags_ready),
-            supervisor.quiet.eq(loads.quiet & store.quiet & fetch.quiet),
-            supervisor.idle.eq(
-                dispatcher.empty & ~Cat(sequencers.busy).any() & ~loads.pending & ~store.busy & ~collector.busy
-            ),
-            fetch.start.eq(supervisor.fetch_start),
-            sequencers.tags_clear.eq(supervisor.tags_clear),
-            dispatcher.halt.eq(halt),
-            sequencers.halt.eq(halt),
-            loads.halt.eq(halt),
-            store.halt.eq(halt),
-            fetch.halt.eq(halt),
-            self.irq.eq(csr.irq),
-        ]
-        connect(m, flipped(self.s_axil), csr.axil)
+            s.connect(supervisor.error[index], source.error)
+        for name in ("ready", "busy", "done", "failed"):
+            s.connect(getattr(csr, name), getattr(supervisor, name))
+        s.connect(csr.error, supervisor.report)
+        s.connect(csr.semaphores_left, glue.semaphores_left)
+        for name in ("start", "invalidate", "watchdog"):
+            s.connect(getattr(supervisor, name), getattr(csr, name))
+        s.connect(supervisor.overflow, b.semaphores.overflow)
+        s.connect(supervisor.ended, b.dispatcher.ended)
+        s.connect(supervisor.tags_ready, b.sequencers.tags_ready)
+        for name in ("quiet", "idle", "progress", "stuck_pc"):
+            s.connect(getattr(supervisor, name), getattr(glue, name))
+        s.connect(b.fetch.start, supervisor.fetch_start)
+        s.connect(b.sequencers.tags_clear, supervisor.tags_clear)
+        for unit in (b.dispatcher, b.sequencers, b.loads, b.store, b.fetch):
+            s.connect(unit.halt, supervisor.halt)
+        s.connect(self.irq, csr.irq)
+        s.link(self.s_axil, csr.axil)
 
-        # A deadlock is blamed on the first instruction in program order that waits for a semaphore.
-        waits = [*sequencers.wait, *loads.wait, store.wait]
-        taken: list[Signal] = []
-        for index, queue in enumerate(dispatcher.queue):
-            pc = Signal(PC_BITS, name=f"taken_pc_{index}")
-            with m.If(queue.valid & queue.ready):
-                m.d.sync += pc.eq(queue.payload.pc)
-            taken.append(pc)
-        best: Any = dispatcher.oldest_pc
-        found: Any = Const(0)
-        for index, (wait, pc) in enumerate(zip(waits, taken, strict=True)):
-            chosen = Signal(PC_BITS, name=f"stuck_pc_{index}")
-            any_found = Signal(name=f"stuck_found_{index}")
-            better = wait.valid & (~found | (pc < best))
-            m.d.comb += [chosen.eq(best), any_found.eq(found | wait.valid)]
-            with m.If(better):
-                m.d.comb += chosen.eq(pc)
-            best, found = chosen, any_found
-        m.d.comb += supervisor.stuck_pc.eq(best)
+        s.connect(glue.soft_reset, supervisor.soft_reset)
+        s.connect(glue.restart, supervisor.restart)
+        s.connect(glue.all_zero, b.semaphores.all_zero)
+        s.connect(glue.units_quiet, [b.loads.quiet, b.store.quiet, b.fetch.quiet])
+        s.connect(glue.dispatcher_empty, b.dispatcher.empty)
+        tiers = self.config.tiers
+        s.connect(glue.loads_waiting, [b.loads.pending, b.dispatcher.waiting[tiers : tiers + 2]])
+        s.connect(glue.units_busy, [*b.sequencers.busy, b.loads.pending, b.store.busy, b.collector.busy])
+        waits = [*b.sequencers.wait, *b.loads.wait, b.store.wait]
+        receivers = [*b.sequencers.queue, *b.loads.queue, b.store.queue]
+        s.connect(glue.waits, [wait.valid for wait in waits])
+        s.connect(glue.oldest_pc, b.dispatcher.oldest_pc)
+        for index, (queue, receiver) in enumerate(zip(b.dispatcher.queue, receivers, strict=True)):
+            s.connect(glue.queue_valid[index], queue.valid)
+            s.connect(glue.queue_ready[index], receiver.ready)
+            s.connect(glue.queue_pc[index], queue.payload.pc)
 
-    def _count(
-        self,
-        m: Module,
-        csr: Any,
-        counters: Any,
-        supervisor: Any,
-        fetch: Any,
-        dispatcher: Any,
-        sequencers: Any,
-        loads: Any,
-        store: Any,
-        collector: Any,
-    ) -> None:
-        events = counters.events
-        m.d.comb += [
-            counters.clear.eq(supervisor.clear_counters),
-            counters.enable.eq(supervisor.running),
-            counters.index.eq(csr.counter_index),
-            csr.counter_value.eq(counters.value),
-            events.first_issue.eq(dispatcher.issued),
-            events.instructions.eq(dispatcher.issued),
-            events.dispatch_full.eq(dispatcher.full),
-            events.dispatch_starved.eq(dispatcher.starved),
-            events.last_result.eq(collector.stats.rows.any() | store.stats.beats.any()),
-            events.fetch_beats.eq(fetch.read.r.valid & fetch.read.r.ready),
-            events.fill_words.eq(loads.stats.words[0] + loads.stats.words[1]),
-            events.rows.eq(collector.stats.rows),
-            events.rows_activation.eq(collector.stats.activation),
-            events.rows_combine.eq(collector.stats.combine),
-            events.bus_conflict.eq(collector.stats.conflicts),
-        ]
+    def _count(self, s: Structure, b: _Blocks) -> None:
+        counters, glue, stats = b.counters, b.glue, b.collector.stats
+        s.connect(glue.issued, b.dispatcher.issued)
+        s.connect(glue.load_beats, b.loads.stats.beats)
+        s.connect(glue.load_words, b.loads.stats.words)
+        s.connect(glue.store_beats, b.store.stats.beats)
+        s.connect(glue.store_rows, b.store.stats.rows)
+        s.connect(glue.rows, stats.rows)
+        s.connect(glue.fetch_valid, b.masters[0].fetch.r.valid)
+        s.connect(glue.fetch_ready, b.fetch.read.r.ready)
+        s.connect(glue.waves, [b.sequencers.stats[tier].wave for tier in range(self.config.tiers)])
+
+        s.connect(counters.clear, b.supervisor.clear_counters)
+        s.connect(counters.enable, b.supervisor.running)
+        s.connect(counters.index, b.csr.counter_index)
+        s.connect(b.csr.counter_value, counters.value)
+        events = {
+            "first_issue": b.dispatcher.issued,
+            "instructions": b.dispatcher.issued,
+            "dispatch_full": b.dispatcher.full,
+            "dispatch_starved": b.dispatcher.starved,
+            "last_result": glue.last_result,
+            "fetch_beats": glue.fetch_beats,
+            "fill_words": glue.fill_words,
+            "rows": stats.rows,
+            "rows_activation": stats.activation,
+            "rows_combine": stats.combine,
+            "bus_conflict": stats.conflicts,
+        }
         for group in range(2):
-            m.d.comb += [
-                getattr(events, f"read_beats_{group}").eq(loads.stats.beats[group]),
-                getattr(events, f"write_beats_{group}").eq(store.stats.beats[group]),
-                getattr(events, f"load_wait_{group}").eq(loads.stats.waiting[group]),
-            ]
-        m.d.comb += supervisor.progress.eq(
-            dispatcher.issued
-            | loads.stats.beats.any()
-            | loads.stats.words.any()
-            | collector.stats.rows.any()
-            | store.stats.beats.any()
-            | store.stats.rows
-            | events.fetch_beats.any()
-            | Cat(stats.wave for stats in sequencers.stats).any()
-        )
+            events |= {
+                f"read_beats_{group}": b.loads.stats.beats[group],
+                f"write_beats_{group}": b.store.stats.beats[group],
+                f"load_wait_{group}": b.loads.stats.waiting[group],
+            }
+        s.connect(counters.events, struct_of(event_layout(), events))
         for tier in range(self.config.tiers):
-            for name, _ in TIER_COUNTERS:
-                m.d.comb += getattr(counters.tier_events[tier], name).eq(getattr(sequencers.stats[tier], name))
+            tier_stats = b.sequencers.stats[tier]
+            one = {name: getattr(tier_stats, name) for name, _ in tier_event_layout()}
+            s.connect(counters.tier_events[tier], struct_of(tier_event_layout(), one))

@@ -67,7 +67,8 @@ def _trigger_all(text: str) -> str:
     )
     if number and "reg initial_trigger = 0;" not in text:
         text = text.replace(");\n", ");\n  reg initial_trigger = 0;\n", 1)
-    return text
+    # A blocking initialisation may come before the `always @*` blocks wait for it (Icarus 11): X would remain.
+    return text.replace("reg initial_trigger = 0;", "reg initial_trigger;\n  initial initial_trigger <= 0;")
 
 
 def _ansi_header(text: str, ports: Sequence[str]) -> str:

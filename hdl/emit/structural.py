@@ -8,13 +8,13 @@ becomes a Verilog text of any width when Verilog is emitted, or an ordinary Amar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value, ValueCastable
 from amaranth.hdl import _ast as ast
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 
 from hdl.emit.hierarchy import (
     CLOCK,
@@ -28,7 +28,7 @@ from hdl.emit.hierarchy import (
     ports_of,
 )
 
-__all__ = ["ConstantPart", "PortPart", "StructuralComponent", "Structure"]
+__all__ = ["ConstantPart", "PortPart", "StructuralComponent", "Structure", "struct_of"]
 
 ComponentT = TypeVar("ComponentT", bound=wiring.Component)
 
@@ -333,6 +333,35 @@ class Structure:
                 lines.append(f"  assign {port.name} = {text_of(parts)};")
         lines.append("endmodule")
         return "\n".join(lines) + "\n"
+
+
+def struct_of(layout: data.StructLayout, sources: Mapping[str, Any]) -> list[Any]:
+    """Return the source of a whole struct port, made of one source per field.
+
+    Parameters
+    ----------
+    layout : data.StructLayout
+        Layout of the port.
+    sources : mapping of str to source
+        For every field a source of its width, or a narrower one, which is extended with zeros.
+
+    Raises
+    ------
+    EmitError
+        If the names are not those of the fields, or a source is wider than its field.
+    """
+    fields = {name: field.width for name, field in layout}
+    if fields.keys() != sources.keys():
+        raise EmitError(f"struct source has the fields {sorted(sources)}, but the layout has {sorted(fields)}")
+    parts: list[Any] = []
+    for name, width in fields.items():
+        value = Value.cast(sources[name])
+        if len(value) > width:
+            raise EmitError(f"struct field {name} has {width} bits but its source has {len(value)}: cut it")
+        parts.append(value)
+        if len(value) < width:
+            parts.append(Const(0, width - len(value)))
+    return parts
 
 
 def _as_value(source: Any) -> Value:

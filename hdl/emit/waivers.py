@@ -25,6 +25,9 @@ WAIVERS = (
     Waiver("PROCASSINIT", "registers state their reset value at the declaration too, for FPGAs and simulation"),
     Waiver("WIDTHEXPAND", "operands are extended as Verilog's rules say; Amaranth relies on them"),
     Waiver("WIDTHTRUNC", "likewise for assignments to a narrower target"),
+    Waiver(
+        "INITIALDLY", "`initial_trigger` must change after every `always @*` waits for it, or Icarus leaves X behind"
+    ),
     Waiver("CASEINCOMPLETE", "targets of a case have a value before it, so no latch can follow"),
 )
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import Module, Mux, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate, ports_of
+from hdl.emit.hierarchy import digest
+from hdl.emit.structural import StructuralComponent, Structure, struct_of
 from hdl.interfaces import (
     error_layout,
     fill_control_layout,
@@ -19,18 +18,15 @@ from hdl.interfaces import (
     wait_layout,
     write_layout,
 )
-from hdl.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import group_read_signature, read_beat_layout
 from hdl.memory.fifo import StreamFifo
-from hdl.memory.jobs import job_fifo_depth, job_layout, log2
-from hdl.memory.launch import LoadLaunch
+from hdl.memory.jobs import job_fifo_depth, job_layout
+from hdl.memory.launch import LoadLaunch, offer_layout
 from hdl.memory.load_address import LoadAddress
 from hdl.memory.load_data import LoadData
+from hdl.memory.unit_mux import UnitMux
 
 __all__ = ["LoadUnit", "load_stats_layout"]
-
-MOST_INSTANCE_OUTPUTS = 65_536
-"""Bits that Amaranth's netlist lets an instance drive."""
 
 
 def load_stats_layout() -> data.StructLayout:
@@ -43,7 +39,7 @@ def load_stats_layout() -> data.StructLayout:
     return data.StructLayout({"beats": 2, "words": 2, "gave_way": 2, "waiting": 2, "blocked": 2, "starved": 2})
 
 
-class LoadUnit(wiring.Component):
+class LoadUnit(StructuralComponent):
     """Runs LOAD instructions: an address side that runs ahead, a skew FIFO and a data side for each channel group.
 
     Latency: about 7 cycles from ``queue`` to ``read.ar``, 4 from ``read.r`` to the fill word. Throughput: one beat per
@@ -54,8 +50,7 @@ class LoadUnit(wiring.Component):
     After ``halt`` or an error of its own it issues no new bursts and launches nothing more; beats of bursts on their
     way find their reserved room in the skew FIFO, and ``quiet`` rises when the last one arrived. Only a reset ends it.
 
-    Where its outputs are too many for a Verilog instance (`large`: two fill words of 32,768 bits), the unit has no
-    ``module_key``: it stays part of its parent's conversion, and the parent resets it through ``soft_reset``.
+    Structure only: its buses are wide (`large`: two fill words of 32,768 bits), and what logic there is fits in blocks.
 
     Parameters
     ----------
@@ -114,113 +109,104 @@ class LoadUnit(wiring.Component):
             }
         )
 
-        if sum(port.width for port in ports_of(self) if port.direction == "output") <= MOST_INSTANCE_OUTPUTS:
-            self.module_key = self._module_key
-
-    def _module_key(self) -> str:
-        """Name of the Verilog module, where the unit can be an instance."""
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
         return f"load_unit_{digest(self.config.digest())}"
 
-    def elaborate(self, platform: object) -> Module:
-        """Connect the engines; there are no registers here."""
-        m = Module()
+    def structure(self) -> Structure:
+        """Place the engines and connect them."""
+        s = Structure(self)
         config = self.config
-
-        def place(name: str, component: Any) -> Any:
-            return instantiate(m, platform, name, component, reset=self.soft_reset)
-
-        address = [place(f"address{g}", LoadAddress(config, g)) for g in range(2)]
-        datas = [place(f"data{g}", LoadData(config, g)) for g in range(2)]
-        launch = place("launch", LoadLaunch(config))
-
+        reset = self.soft_reset
+        address = [s.add(f"address{g}", LoadAddress(config, g), reset=reset) for g in range(2)]
+        datas = [s.add(f"data{g}", LoadData(config, g), reset=reset) for g in range(2)]
+        launch = s.add("launch", LoadLaunch(config), reset=reset)
+        mux = s.add("mux", UnitMux(config))
         for g in range(2):
-            jobs = place(f"jobs{g}", StreamFifo(job_layout(config), job_fifo_depth(config)))
-            skew = place(f"skew{g}", StreamFifo(read_beat_layout(config), config.skew_fifo_beats))
-            wiring.connect(m, wiring.flipped(self.queue[g]), address[g].queue)
-            wiring.connect(m, address[g].wait, wiring.flipped(self.wait[g]))
-            wiring.connect(m, address[g].request, wiring.flipped(self.read[g].ar))
-            wiring.connect(m, address[g].jobs, jobs.input)
-            wiring.connect(m, jobs.output, datas[g].jobs)
-            wiring.connect(m, wiring.flipped(self.read[g].r), skew.input)
-            wiring.connect(m, skew.output, datas[g].beats)
-            wiring.connect(m, launch.post[g], wiring.flipped(self.post[g]))
+            jobs = s.add(f"jobs{g}", StreamFifo(job_layout(config), job_fifo_depth(config)), reset=reset)
+            skew = s.add(f"skew{g}", StreamFifo(read_beat_layout(config), config.skew_fifo_beats), reset=reset)
+            s.link(self.queue[g], address[g].queue)
+            s.link(address[g].wait, self.wait[g])
+            s.link(address[g].request, self.read[g].ar)
+            s.link(address[g].jobs, jobs.input)
+            s.link(jobs.output, datas[g].jobs)
+            s.link(self.read[g].r, skew.input)
+            s.link(skew.output, datas[g].beats)
+            s.link(launch.post[g], self.post[g])
+            s.connect(mux.read_valid[g], self.read[g].r.valid)
+            s.connect(mux.read_ready[g], skew.input.ready)
+            s.connect(mux.read_last[g], self.read[g].r.payload.last)
+            s.connect(mux.word_valid[g], skew.output.valid)
+            s.connect(mux.word_ready[g], datas[g].beats.ready)
             other = address[1 - g]
-            arrived = self.read[g].r.valid & self.read[g].r.ready
-            m.d.comb += [
-                address[g].limit.eq(self.limit[g]),
-                address[g].stop.eq(launch.stop),
-                address[g].released.eq(skew.output.valid & skew.output.ready),
-                address[g].answered.eq(arrived & self.read[g].r.payload.last),
-                address[g].partner_here.eq(other.pair_here),
-                address[g].partner_held.eq(other.pair_held),
-                address[g].partner_bad_high.eq(other.pair_bad_high),
-                datas[g].stop.eq(launch.stop),
-                launch.accepted[g].eq(address[g].accepted),
-                launch.followed[g].eq(datas[g].followed),
-                launch.queued[g].eq(self.queue[g].valid),
-                # Data before addresses: what the data side handles is older.
-                launch.fault[g].eq(datas[g].fault),
-                launch.fault[2 + g].eq(address[g].fault),
-                self.stats.beats[g].eq(arrived),
-                self.stats.words[g].eq(launch.fill[g]),
-                self.stats.gave_way[g].eq(launch.gave_way[g]),
-                self.stats.waiting[g].eq(address[g].waiting),
-                self.stats.blocked[g].eq(address[g].blocked),
-                self.stats.starved[g].eq(datas[g].starved),
-            ]
+            s.connect(address[g].limit, self.limit[g])
+            s.connect(address[g].stop, launch.stop)
+            s.connect(address[g].released, mux.released[g])
+            s.connect(address[g].answered, mux.answered[g])
+            s.connect(address[g].partner_here, other.pair_here)
+            s.connect(address[g].partner_held, other.pair_held)
+            s.connect(address[g].partner_bad_high, other.pair_bad_high)
+            s.connect(datas[g].stop, launch.stop)
+            s.connect(launch.accepted[g], address[g].accepted)
+            s.connect(launch.followed[g], datas[g].followed)
+            s.connect(launch.queued[g], self.queue[g].valid)
+            # Data before addresses: what the data side handles is older.
+            s.connect(launch.fault[g], datas[g].fault)
+            s.connect(launch.fault[2 + g], address[g].fault)
             if g == 1:
-                m.d.comb += [
-                    address[1].partner_go.eq(address[0].pair_go),
-                    datas[0].partner_data.eq(skew.output.payload.data),
-                    datas[0].partner_ready.eq(datas[1].pair_ready),
-                    datas[1].follow.eq(datas[0].pair_step),
-                ]
-        m.d.comb += [
-            launch.halt.eq(self.halt),
-            self.error.eq(launch.error),
-            self.pending.eq(launch.pending),
-            self.quiet.eq(~(address[0].outstanding | address[1].outstanding)),
-        ]
-        self._outputs(m, datas, launch)
-        return m
+                s.connect(address[1].partner_go, address[0].pair_go)
+                s.connect(datas[0].partner_data, skew.output.payload.data)
+                s.connect(datas[0].partner_ready, datas[1].pair_ready)
+                s.connect(datas[1].follow, datas[0].pair_step)
+        s.connect(launch.halt, self.halt)
+        s.connect(self.error, launch.error)
+        s.connect(self.pending, launch.pending)
+        s.connect(mux.outstanding, [unit.outstanding for unit in address])
+        s.connect(self.quiet, mux.quiet)
+        stats = {
+            "beats": mux.arrived,
+            "words": launch.fill,
+            "gave_way": launch.gave_way,
+            "waiting": [unit.waiting for unit in address],
+            "blocked": [unit.blocked for unit in address],
+            "starved": [unit.starved for unit in datas],
+        }
+        s.connect(self.stats, struct_of(load_stats_layout(), {name: Cat(*bits) for name, bits in stats.items()}))
+        self._outputs(s, datas, launch, mux)
+        return s
 
-    def _outputs(self, m: Module, datas: list[LoadData], launch: LoadLaunch) -> None:
+    def _outputs(self, s: Structure, datas: list[LoadData], launch: LoadLaunch, mux: UnitMux) -> None:
         """Connect the engines' words to the lanes and ports that the launcher gives them."""
         config = self.config
-        word_bits = log2(config.fill_words)
-        words = [unit.out.payload for unit in datas]
+        control = fill_control_layout(config)
+        word_bits, tile_bits = control["word"].width, control["tile"].width
+        unit_bits = len(mux.data[0])
         for g in range(2):
-            m.d.comb += [
-                launch.offer[g].valid.eq(datas[g].out.valid),
-                *(launch.offer[g][n].eq(words[g][n]) for n in ("fill", "unit", "list", "last", "tiers", "post")),
-                datas[g].out.ready.eq(launch.launch[g]),
-                self.fill_control[g].valid.eq(launch.fill[g]),
-                self.fill_control[g].tiers.eq(words[g].tiers),
-                self.fill_control[g].word.eq(words[g].position[:word_bits]),
-                self.fill_control[g].tile.eq(words[g].position[word_bits:]),
-                self.fill_tag[g].eq(words[g].tag),
-            ]
-            m.d.comb += [
-                self.fill_data[g][i].eq(words[g].data.word_select(i, 8 * config.columns))
-                for i in range(config.fill_rows)
-            ]
-
-        def chosen(owner: Value, name: str, width: int | None = None) -> Value:
-            return Mux(owner, words[1][name][:width], words[0][name][:width])
-
-        unit = self.unit_write.payload
-        owner = launch.unit_owner
-        m.d.comb += [
-            self.unit_write.valid.eq(launch.unit_valid),
-            launch.unit_ready.eq(self.unit_write.ready),
-            unit.valid.eq(launch.unit_valid),
-            unit.parameter.eq(chosen(owner, "parameter")),
-            unit.tiers.eq(chosen(owner, "tiers")),
-            unit.addr.eq(chosen(owner, "position")),
-            unit.enable.eq(~0),
-            unit.data.eq(chosen(owner, "data", 8 * config.rows)),
-            self.list_write_valid.eq(launch.list_valid),
-            self.list_write_tiers.eq(chosen(launch.list_owner, "tiers")),
-            self.list_write_addr.eq(chosen(launch.list_owner, "position")),
-            self.list_write_entry.eq(chosen(launch.list_owner, "data", 8 * LIST_ENTRY_BYTES)),
-        ]
+            word = datas[g].out.payload
+            offer = {name: getattr(word, name) for name in ("fill", "unit", "list", "last", "tiers", "post")}
+            s.connect(launch.offer[g], struct_of(offer_layout(config), {"valid": datas[g].out.valid, **offer}))
+            s.connect(datas[g].out.ready, launch.launch[g])
+            fields = {
+                "valid": launch.fill[g],
+                "tiers": word.tiers,
+                "tile": word.position[word_bits : word_bits + tile_bits],
+                "word": word.position[:word_bits],
+            }
+            s.connect(self.fill_control[g], struct_of(control, fields))
+            s.connect(self.fill_tag[g], word.tag)
+            width = 8 * config.columns
+            for i in range(config.fill_rows):
+                s.connect(self.fill_data[g][i], word.data[width * i : width * (i + 1)])
+            for name in ("parameter", "tiers", "position"):
+                s.connect(getattr(mux, name)[g], getattr(word, name))
+            s.connect(mux.data[g], word.data[:unit_bits])
+        s.connect(mux.unit_valid, launch.unit_valid)
+        s.connect(mux.unit_owner, launch.unit_owner)
+        s.connect(mux.list_owner, launch.list_owner)
+        s.connect(self.unit_write.valid, launch.unit_valid)
+        s.connect(self.unit_write.payload, mux.unit)
+        s.connect(launch.unit_ready, self.unit_write.ready)
+        s.connect(self.list_write_valid, launch.list_valid)
+        s.connect(self.list_write_tiers, mux.list_tiers)
+        s.connect(self.list_write_addr, mux.list_addr)
+        s.connect(self.list_write_entry, mux.list_entry)

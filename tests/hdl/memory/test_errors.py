@@ -261,3 +261,13 @@ def test_pairs_and_singles_do_not_deadlock(seed: int) -> None:
     slow = Behaviour(latency=60, stall=0.7)
     simulate(env, [Behaviour(latency=2), slow] if seed else [slow, Behaviour(latency=2)])
     env.check_loads()
+
+
+def test_read_data_always_find_room() -> None:
+    """However slowly the words are taken, the memory can always deliver: `AxiSlave` asserts it (deadlock freedom)."""
+    loads = [load(group=g, count=60, addr=0x100, dest_base=64 * g) for g in range(2)]
+    loads += [tiles(Format.PAIR, addr=0x200, addr_low=0x200, count=8)]
+    env = Environment(NANO, random_memory(10), loads, seed=1)
+    env.unit_sink.stall = 0.9
+    simulate(env, [Behaviour(latency=3), Behaviour(latency=40)])
+    env.check_loads()

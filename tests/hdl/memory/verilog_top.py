@@ -75,9 +75,6 @@ def build_path(config: MachineConfig, folder: Path, *, group_bits: int = 16, sim
     """Emit and compile."""
     design = emit(MemoryPath(config), "memory_path")
     text = "\n".join(design.modules.values())
-    if sim == "icarus":
-        # Icarus 11 may apply the declaration's value before the blocks wait for it; a nonblocking one comes after.
-        text = text.replace("reg initial_trigger = 0;", "reg initial_trigger; initial initial_trigger <= 0;")
     (folder / "memory_path.v").write_text(text)
     (folder / "memory_top.v").write_text(wrapper(config, design.ports, group_bits))
     return build([folder / "memory_path.v", folder / "memory_top.v", MEMORY], "memory_top", sim=sim)

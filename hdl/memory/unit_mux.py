@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gates of the load unit outside its blocks: what both engines share of the outputs."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import MachineConfig
+from hdl.emit.hierarchy import digest
+from hdl.interfaces import write_layout
+from hdl.legality import LIST_ENTRY_BYTES
+from hdl.memory.jobs import position_bits
+
+__all__ = ["UnitMux"]
+
+
+class UnitMux(wiring.Component):
+    """Multiplexers of unit writes and list writes, and the handshakes that the address sides count.
+
+    Latency: combinational.
+
+    Parameters
+    ----------
+    config : MachineConfig
+
+    Members
+    -------
+    parameter, tiers, position, data : In, .array(2)
+        Of each engine's output word; ``data`` is as many low bytes as a unit or list entry takes.
+    unit_valid, unit_owner, list_owner : In(1)
+        From the launcher.
+    unit : Out(write_layout)
+    list_tiers, list_addr, list_entry : Out
+    read_valid, read_ready, read_last : In(1).array(2) / arrived, answered : Out(1).array(2)
+        Beats off the bus: a beat arrived / the last one of a burst.
+    word_valid, word_ready : In(1).array(2) / released : Out(1).array(2)
+        A beat left the skew FIFO.
+    outstanding : In(2) / quiet : Out(1)
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "parameter": In(1).array(2),
+                "tiers": In(config.tiers).array(2),
+                "position": In(position_bits(config)).array(2),
+                "data": In(8 * max(config.rows, LIST_ENTRY_BYTES)).array(2),
+                "unit_valid": In(1),
+                "unit_owner": In(1),
+                "list_owner": In(1),
+                "unit": Out(write_layout(config)),
+                "list_tiers": Out(config.tiers),
+                "list_addr": Out(config.list_bits),
+                "list_entry": Out(8 * LIST_ENTRY_BYTES),
+                "read_valid": In(1).array(2),
+                "read_ready": In(1).array(2),
+                "read_last": In(1).array(2),
+                "arrived": Out(1).array(2),
+                "answered": Out(1).array(2),
+                "word_valid": In(1).array(2),
+                "word_ready": In(1).array(2),
+                "released": Out(1).array(2),
+                "outstanding": In(2),
+                "quiet": Out(1),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        c = self.config
+        return f"unit_mux_t{c.tiers}_r{c.rows}_{digest(position_bits(c), write_layout(c).size, c.list_bits)}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the multiplexers."""
+        m = Module()
+
+        def chosen(owner: Value, choices: list[Value]) -> Value:
+            return Mux(owner, choices[1], choices[0])
+
+        unit = self.unit
+        rows = 8 * self.config.rows
+        m.d.comb += [
+            unit.valid.eq(self.unit_valid),
+            unit.parameter.eq(chosen(self.unit_owner, self.parameter)),
+            unit.tiers.eq(chosen(self.unit_owner, self.tiers)),
+            unit.addr.eq(chosen(self.unit_owner, self.position)),
+            unit.enable.eq(~0),
+            unit.data.as_value().eq(chosen(self.unit_owner, [word[:rows] for word in self.data])),
+            self.list_tiers.eq(chosen(self.list_owner, self.tiers)),
+            self.list_addr.eq(chosen(self.list_owner, self.position)),
+            self.list_entry.eq(chosen(self.list_owner, [word[: 8 * LIST_ENTRY_BYTES] for word in self.data])),
+            self.quiet.eq(self.outstanding == 0),
+        ]
+        for g in range(2):
+            m.d.comb += [
+                self.arrived[g].eq(self.read_valid[g] & self.read_ready[g]),
+                self.answered[g].eq(self.arrived[g] & self.read_last[g]),
+                self.released[g].eq(self.word_valid[g] & self.word_ready[g]),
+            ]
+        return m
