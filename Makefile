@@ -17,7 +17,7 @@ export AMARANTH_USE_YOSYS := builtin
 export PYTHONHASHSEED := 0
 
 SIM    ?= verilator
-JOBS   ?= 0
+JOBS   ?= auto
 CONFIG ?=
 WAVES  ?= 0
 CONFIG_OPTION = $(if $(CONFIG),--config $(CONFIG))
@@ -58,7 +58,7 @@ check: setup ## Lint, formatting and static types
 	$(BIN)/mypy
 
 .PHONY: test
-test: setup ## The fast test suite; JOBS=4 uses four processes, ARGS="-k name" goes to pytest
+test: setup ## The fast test suite on all cores (JOBS=0: in one process), ARGS="-k name" goes to pytest
 	$(BIN)/pytest -n $(JOBS) $(ARGS)
 
 .PHONY: test-slow
