@@ -22,7 +22,7 @@ def add_parser(subparsers: Subparsers) -> None:
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
     utilisation.add_argument("--waves", type=int, default=8192, help="waves per tier and point; default 8192")
-    utilisation.add_argument("--rounds", type=int, default=24, help="weight chunks of the memory points; default 24")
+    utilisation.add_argument("--rounds", type=int, default=40, help="weight chunks of the memory points; default 40")
     utilisation.add_argument("--feed", choices=("vertical", "edge", "both"), default="both", help="default both")
     utilisation.add_argument("--picture", type=Path, default=Path("build/bench/utilisation.png"), metavar="FILE")
     add_json_option(utilisation)
