@@ -3,58 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-from operator import add, or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.hdl import signed
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
+from hdl.emit.hierarchy import digest
+from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import error_layout, post_layout, result_layout, row_descriptor_layout, write_layout
-from hdl.result.arbiter import BusArbiter
 from hdl.result.combine import CombineUnit
+from hdl.result.control import (
+    STORE_DEPTH,
+    CollectorControl,
+    collector_parameters,
+    collector_stats_layout,
+    store_read_layout,
+    unit_depth,
+)
 from hdl.result.fifo import SramFifo
+from hdl.result.lanes import LoadLane, RowMux, WriteLane
 
 __all__ = ["Collector", "collector_stats_layout", "store_read_layout"]
 
-POST_DEPTH = 8
-"""Posts that can wait for the semaphore unit; a row with a post is not taken off its FIFO without room here."""
 
-STORE_DEPTH = 8
-"""Rows that are read ahead of a store; 4 cover the latency."""
-
-
-def store_read_layout() -> data.StructLayout:
-    """Return a store's request for one combine-buffer row; ``clear`` sets the row to zero in the same pass."""
-    return data.StructLayout({"row": 16, "clear": 1})
-
-
-def collector_stats_layout(config: MachineConfig) -> data.StructLayout:
-    """Return the counts of one cycle: rows moved, of these to activation buffers and combine units; rows that waited.
-
-    ``conflicts`` counts tiers whose row was ready and not moved (no lane, common destination, or no room for a post).
-    """
-    count = config.tiers.bit_length()
-    return data.StructLayout({"rows": count, "activation": count, "combine": count, "conflicts": count})
-
-
-def _select(onehot: Value, choices: Sequence[Value]) -> Value:
-    """AND-OR multiplexer: the choice whose bit in `onehot` is set, else zero."""
-    return reduce(or_, (value & onehot[i].replicate(len(value)) for i, value in enumerate(choices)))
-
-
-def _count(bits: Value) -> Value:
-    """Return the number of ones."""
-    return reduce(add, (bits[i] for i in range(len(bits))))
-
-
-class Collector(wiring.Component):
+class Collector(StructuralComponent):
     """Row and descriptor FIFOs of every tier, result bus, activation write lanes, combine units, posts.
 
     Throughput: ``result_lanes`` rows per cycle as long as no two of a cycle share a destination: the activation write
@@ -121,211 +95,84 @@ class Collector(wiring.Component):
     def module_key(self) -> str:
         """Name of the Verilog module: tiers, columns, and a digest of the other sizes it depends on."""
         c = self.config
-        rest = (
-            c.rows,
-            c.result_lanes,
-            c.row_fifo_depth,
-            c.activation_words,
-            c.parameter_words,
-            c.combine_rows,
-            c.semaphores,
-        )
-        return f"collector_t{c.tiers}_c{c.columns}_{digest(*rest)}"
+        return f"collector_t{c.tiers}_c{c.columns}_{digest(*collector_parameters(c))}"
 
-    def elaborate(self, platform: object) -> Module:
+    def structure(self) -> Structure:
         """Stage 0 is the head of the FIFOs, stage 1 the bus registers, stage 2 the write registers."""
-        m = Module()
+        s = Structure(self)
         config = self.config
-        tiers, lanes = config.tiers, config.result_lanes
+        control = s.add("control", CollectorControl(config))
+        fifos = []
+        for tier in range(config.tiers):
+            fifo = s.add(f"rows{tier}", SramFifo(16 * config.columns, config.row_fifo_depth))
+            s.connect(fifo.push, self.result[tier].valid)
+            s.connect(fifo.push_data, self.result[tier].data)
+            s.connect(fifo.pop, control.pop[tier])
+            s.connect(control.descriptor_valid[tier], self.descriptor_valid[tier])
+            s.connect(control.descriptor[tier], self.descriptor[tier])
+            s.connect(self.credit[tier], control.credit[tier])
+            fifos.append(fifo)
+        s.connect(control.row_valid, [fifo.valid for fifo in fifos])
+        s.connect(control.row_empty, [fifo.empty for fifo in fifos])
+        for name in ("busy", "stats", "error"):
+            s.connect(getattr(self, name), getattr(control, name))
+        s.link(control.post, self.post)
+        s.link(self.store_read, control.store_read)
 
-        m.submodules.arbiter = arbiter = BusArbiter(tiers, lanes, tiers + lanes + 1)
-        heads, rows, stored = self._fifos(m, platform, arbiter)
+        bus_rows = []
+        for lane in range(config.result_lanes):
+            bus = s.add(f"bus{lane}", RowMux(16 * config.columns, config.tiers, registered=True))
+            s.connect(bus.select, control.chosen[lane])
+            for tier, fifo in enumerate(fifos):
+                s.connect(bus.choice[tier], fifo.data)
+            bus_rows.append(bus.out)
+        self._writes(s, control, bus_rows)
+        self._combine(s, control, bus_rows)
+        return s
 
-        bus_valid = Signal(lanes)
-        bus = [Signal(row_descriptor_layout(config), name=f"bus{lane}") for lane in range(lanes)]
-        bus_row = [Signal(16 * config.columns, name=f"bus_row{lane}") for lane in range(lanes)]
-        for lane in range(lanes):
-            chosen = Signal(tiers, name=f"chosen{lane}")
-            m.d.comb += chosen.eq(Cat(arbiter.lane[tier][lane] for tier in range(tiers)))
-            m.d.sync += bus_valid[lane].eq(chosen.any())
-            with m.If(chosen.any()):
-                m.d.sync += [
-                    bus[lane].eq(_select(chosen, [head.as_value() for head in heads])),
-                    bus_row[lane].eq(_select(chosen, rows)),
-                ]
-        m.d.sync += Cat(self.credit).eq(arbiter.grant)
-
-        post_waits = self._posts(m, arbiter, heads)
-        self._activation_writes(m, bus_valid, bus, bus_row)
-        units_active = self._combine(m, platform, bus_valid, bus, bus_row)
-
-        to_combine = Signal(lanes)
-        m.d.comb += to_combine.eq(bus_valid & Cat(entry.combine for entry in bus))
-        m.d.sync += [
-            self.stats.rows.eq(_count(arbiter.grant)),
-            self.stats.conflicts.eq(_count(arbiter.request & ~arbiter.grant)),
-            self.stats.activation.eq(_count(bus_valid & ~to_combine)),
-            self.stats.combine.eq(_count(to_combine)),
-        ]
-        writing = Cat(*(lane.valid for lane in self.write), self.unit_lane.valid)
-        m.d.comb += self.busy.eq(stored | bus_valid.any() | writing.any() | post_waits | units_active)
-        return m
-
-    def _fifos(self, m: Module, platform: object, arbiter: BusArbiter) -> tuple[list[Any], list[Value], Value]:
-        """Stage 0: FIFOs and requests.  Returns descriptors and rows at the heads, and whether anything is stored."""
+    def _writes(self, s: Structure, control: CollectorControl, bus_rows: list[Any]) -> None:
+        """Stage 1 to 2: rows for activation buffers, and loads where no result goes."""
         config = self.config
-        tiers, lanes = config.tiers, config.result_lanes
-        unit_bits = (lanes - 1).bit_length()
-        shape = row_descriptor_layout(config)
-        heads: list[Any] = []
-        rows: list[Value] = []
-        stored: list[Value] = []
-        out_of_range = Signal(tiers)
-        for tier in range(tiers):
-            row_fifo = SramFifo(16 * config.columns, config.row_fifo_depth)
-            descriptor_fifo = SramFifo(shape.size, config.row_fifo_depth)
-            instantiate(m, platform, f"rows{tier}", row_fifo)
-            instantiate(m, platform, f"descriptors{tier}", descriptor_fifo)
-            head: Any = shape(descriptor_fifo.data)
-            heads.append(head)
-            rows.append(row_fifo.data)
-            stored += [~row_fifo.empty, ~descriptor_fifo.empty]
-            beyond = Mux(
-                head.combine, head.addr[config.combine_bits :].any(), head.addr[config.activation_bits :].any()
-            )
-            needs = arbiter.needs[tier]
-            m.d.comb += [
-                row_fifo.push.eq(self.result[tier].valid),
-                row_fifo.push_data.eq(self.result[tier].data),
-                row_fifo.pop.eq(arbiter.grant[tier]),
-                descriptor_fifo.push.eq(self.descriptor_valid[tier]),
-                descriptor_fifo.push_data.eq(self.descriptor[tier]),
-                descriptor_fifo.pop.eq(arbiter.grant[tier]),
-                arbiter.request[tier].eq(row_fifo.valid & descriptor_fifo.valid),
-                arbiter.needs_lane[tier].eq(~head.drop & ~beyond),
-                out_of_range[tier].eq(~head.drop & beyond),
-                # One post a cycle: the channel to the semaphore unit takes no more.
-                needs[-1].eq(head.op_end & (head.post0_en | head.post1_en)),
-            ]
-            with m.If(arbiter.needs_lane[tier]):
-                with m.If(head.combine):
-                    unit = head.addr[:unit_bits]
-                    m.d.comb += needs[tiers : tiers + lanes].eq(Cat(unit == u for u in range(lanes)))
-                with m.Else():
-                    m.d.comb += needs[:tiers].eq(head.tiers)
-        m.d.sync += self.error.valid.eq((arbiter.grant & out_of_range).any())
-        m.d.comb += self.error.code.eq(ErrorCode.RANGE)
-        return heads, rows, Cat(stored).any()
+        writing = []
+        for lane, row in enumerate(bus_rows):
+            write = s.add(f"write{lane}_register", WriteLane(config))
+            s.connect(write.row_valid, control.to_activation[lane])
+            s.connect(write.entry, control.bus[lane])
+            s.connect(write.elements, [row[16 * column : 16 * column + 8] for column in range(config.columns)])
+            s.connect(self.write[lane], write.write)
+            writing.append(write.write.valid)
+        loads = s.add("unit_register", LoadLane(config))
+        s.connect(loads.result_tiers, control.result_tiers)
+        s.link(self.unit_write, loads.unit_write)
+        s.connect(self.unit_lane, loads.unit_lane)
+        s.connect(control.writing, [*writing, loads.unit_lane.valid])
 
-    def _posts(self, m: Module, arbiter: BusArbiter, heads: list[Any]) -> Value:
-        """Queue the post of a row that was granted one; return whether any waits.
-
-        The post is registered with the row in stage 1 and offered from stage 2 on, when the row's write is on the bond.
-        """
-        shape = post_layout(self.config)
-        m.submodules.post_fifo = fifo = SyncFIFO(width=shape.size, depth=POST_DEPTH)
-        posting = Signal(self.config.tiers)
-        valid = Signal()
-        post = Signal(shape)
-        candidates = [
-            Cat(head.post0_en, head.post0_sem, head.post1_en, head.post1_sem) for head in heads
-        ]  # the order of post_layout
-        m.d.comb += [
-            posting.eq(arbiter.grant & Cat(needs[-1] for needs in arbiter.needs)),
-            # The row in stage 1 will take a place; stage 0 may follow it if there is another.
-            arbiter.blocked[-1].eq(fifo.level + valid >= POST_DEPTH),
-            fifo.w_en.eq(valid),
-            fifo.w_data.eq(post),
-            fifo.r_en.eq(self.post.ready),
-            self.post.valid.eq(fifo.r_rdy),
-            self.post.payload.eq(fifo.r_data),
-        ]
-        m.d.sync += valid.eq(posting.any())
-        with m.If(posting.any()):
-            m.d.sync += post.eq(_select(posting, candidates))
-        return valid | fifo.r_rdy
-
-    def _activation_writes(self, m: Module, bus_valid: Value, bus: list[Any], bus_row: list[Signal]) -> None:
-        """Stage 1 to 2: bytes into the word, and loads where no result goes."""
-        config = self.config
-        columns, half = config.columns, config.columns // 2
-        result_tiers = Signal(config.tiers)
-        targets: list[Value] = []
-        for lane, entry in enumerate(bus):
-            write = self.write[lane]
-            valid = bus_valid[lane] & ~entry.combine
-            targets.append(entry.tiers & valid.replicate(config.tiers))
-            low = [bus_row[lane].word_select(column, 16)[:8] for column in range(columns)]
-            m.d.sync += write.valid.eq(valid)
-            with m.If(valid):
-                m.d.sync += [write.tiers.eq(entry.tiers), write.addr.eq(entry.addr)]
-                # The elements are repeated over the word; the enables select the copy at byte `lane`.
-                for byte in range(config.rows):
-                    full_here = entry.lane[columns.bit_length() - 1 :] == byte // columns
-                    half_here = entry.lane[half.bit_length() - 1 :] == byte // half
-                    m.d.sync += [
-                        write.data[byte].eq(Mux(entry.half, low[byte % half], low[byte % columns])),
-                        write.enable[byte].eq(Mux(entry.half, half_here, full_here)),
-                    ]
-        m.d.comb += [
-            result_tiers.eq(reduce(or_, targets)),
-            self.unit_write.ready.eq(~(result_tiers & self.unit_write.payload.tiers).any()),
-        ]
-        m.d.sync += self.unit_lane.valid.eq(0)
-        with m.If(self.unit_write.valid & self.unit_write.ready):
-            m.d.sync += [self.unit_lane.eq(self.unit_write.payload), self.unit_lane.valid.eq(1)]
-
-    def _combine(self, m: Module, platform: object, bus_valid: Value, bus: list[Any], bus_row: list[Signal]) -> Value:
-        """Stage 1: result rows to their units, store reads to units that have none.  Returns whether any is at work."""
+    def _combine(self, s: Structure, control: CollectorControl, bus_rows: list[Any]) -> None:
+        """Stage 1: combine units, and the rows that they read for stores."""
         config = self.config
         lanes, columns = config.result_lanes, config.columns
-        unit_bits = (lanes - 1).bit_length()
-        row_bits = max(1, config.combine_bits - unit_bits)
-        read = self.store_read
-        units = [CombineUnit(columns, max(2, config.combine_rows // lanes)) for _ in range(lanes)]
-
-        # Reads ahead of the store: `reserved` counts from the request to the transfer of the data.
-        data_fifo = instantiate(m, platform, "store_rows", SramFifo(32 * columns, STORE_DEPTH))
-        reserved = Signal(range(STORE_DEPTH + 1))
-        unit_free = Signal(lanes)
-        m.d.comb += read.ready.eq((reserved != STORE_DEPTH) & self._pick(unit_free, read.payload.row[:unit_bits]))
-        m.d.sync += reserved.eq(reserved + (read.valid & read.ready) - (self.store_data.valid & self.store_data.ready))
-
+        units = []
+        for number in range(lanes):
+            source = s.add(f"combine{number}_source", RowMux(16 * columns, lanes, registered=False))
+            s.connect(source.select, control.unit_source[number])
+            for lane, row in enumerate(bus_rows):
+                s.connect(source.choice[lane], row)
+            unit = s.add(f"combine{number}", CombineUnit(columns, unit_depth(config)))
+            for name in ("valid", "store", "clear", "row", "accumulate", "gate"):
+                s.connect(getattr(unit, name), getattr(control, f"unit_{name}")[number])
+            s.connect(unit.data, source.out)
+            units.append(unit)
+        s.connect(control.unit_read, [unit.read_valid for unit in units])
+        s.connect(control.unit_active, [unit.active for unit in units])
+        read = s.add("read_source", RowMux(32 * columns, lanes, registered=False))
+        s.connect(read.select, [unit.read_valid for unit in units])
         for number, unit in enumerate(units):
-            instantiate(m, platform, f"combine{number}", unit)
-            mine = Signal(lanes, name=f"combine{number}_lanes")
-            m.d.comb += [
-                mine.eq(Cat(bus_valid[i] & bus[i].combine & (bus[i].addr[:unit_bits] == number) for i in range(lanes))),
-                unit_free[number].eq(~mine.any()),
-            ]
-            with m.If(mine.any()):
-                m.d.comb += [
-                    unit.valid.eq(1),
-                    unit.row.eq(_select(mine, [entry.addr[unit_bits:][:row_bits] for entry in bus])),
-                    unit.accumulate.eq(_select(mine, [entry.accumulate for entry in bus])),
-                ]
-            with m.Elif(read.valid & read.ready & (read.payload.row[:unit_bits] == number)):
-                m.d.comb += [
-                    unit.valid.eq(1),
-                    unit.store.eq(1),
-                    unit.row.eq(read.payload.row[unit_bits:]),
-                    unit.clear.eq(read.payload.clear),
-                ]
-            m.d.comb += [
-                unit.gate.eq(_select(mine, [entry.gate for entry in bus])),
-                unit.data.eq(_select(mine, list(bus_row))),
-            ]
-        reads = Cat(unit.read_valid for unit in units)
-        m.d.comb += [
-            data_fifo.push.eq(reads.any()),
-            data_fifo.push_data.eq(_select(reads, [unit.read.as_value() for unit in units])),
-            data_fifo.pop.eq(self.store_data.valid & self.store_data.ready),
-            self.store_data.valid.eq(data_fifo.valid),
-            self.store_data.payload.eq(data_fifo.data),
-        ]
-        return Cat(unit.active for unit in units).any() | (reserved != 0)
-
-    @staticmethod
-    def _pick(bits: Value, index: Value) -> Value:
-        """Bit `index` of `bits`; `index` may have no width."""
-        return bits.bit_select(index, 1) if len(index) else bits[0]
+            s.connect(read.choice[number], unit.read)
+        stored = s.add("store_rows", SramFifo(32 * columns, STORE_DEPTH))
+        s.connect(stored.push, control.stored_push)
+        s.connect(stored.push_data, read.out)
+        s.connect(stored.pop, control.stored_pop)
+        s.connect(control.stored_valid, stored.valid)
+        s.connect(control.store_ready, self.store_data.ready)
+        s.connect(self.store_data.valid, control.store_valid)
+        s.connect(self.store_data.payload, stored.data)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data path of a load engine, in slices that are emitted once: the gearbox of fill words, and that of units."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import MachineConfig
+from hdl.legality import LIST_ENTRY_BYTES
+from hdl.memory.jobs import LoadKind, kind_unit_bytes
+from hdl.memory.nibbles import merge_planes
+
+__all__ = ["FillGearbox", "UnitGearbox", "beats_per_word", "unit_bytes", "words_per_beat"]
+
+
+def beats_per_word(config: MachineConfig, kind: LoadKind) -> int:
+    """Return how many beats an output word takes, at least 1."""
+    return max(1, kind_unit_bytes(config, kind) // config.group_bytes)
+
+
+def words_per_beat(config: MachineConfig, kind: LoadKind) -> int:
+    """Return how many output words a beat holds, at least 1."""
+    return max(1, config.group_bytes // kind_unit_bytes(config, kind))
+
+
+def unit_bytes(config: MachineConfig) -> int:
+    """Return the low bytes of an output word that units and list entries take."""
+    return max(config.rows, LIST_ENTRY_BYTES)
+
+
+class FillGearbox(wiring.Component):
+    """Some bytes of the beats, and twice as many bytes of the output register.
+
+    Latency: one cycle. Throughput: one beat per cycle.
+
+    Parameters
+    ----------
+    width : int
+        Bytes of a beat in this slice.
+    partner : bool
+        Merge with the beats of the other plane (engine 0); without, every weight is ``16*hi``.
+    unit : int
+        Low bytes of the output that units are written to; 0 = none.
+
+    Members
+    -------
+    beat : In(8 * width) / partner : In(8 * width)
+        This engine's beat; the other engine's, with `partner`.
+    take : In(1) / previous : Out(8 * width)
+        Keep the beat; the one kept last.
+    bytes : In(16 * width)
+        This slice of {newest beat, the one before it}.
+    unit : In(8 * unit)
+    load_fill, load_unit : In(1)
+        Write the output with a fill word / a unit.
+    merge : In(1)
+        The fill word is made of planes, else of bytes.
+    pair, high : In(1)
+        With `partner`: there are two planes, and this engine's is the high one.
+    out : Out(16 * width)
+    """
+
+    def __init__(self, width: int, *, partner: bool, unit: int) -> None:
+        self.width = width
+        self.has_partner = partner
+        self.unit_width = unit
+        ports = {
+            "beat": In(8 * width),
+            "take": In(1),
+            "previous": Out(8 * width),
+            "bytes": In(16 * width),
+            "load_fill": In(1),
+            "merge": In(1),
+            "out": Out(16 * width),
+        }
+        if unit:
+            ports |= {"load_unit": In(1), "unit": In(8 * unit)}
+        if partner:
+            ports |= {"partner": In(8 * width), "pair": In(1), "high": In(1)}
+        super().__init__(ports)
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        kind = "pair" if self.has_partner else "single"
+        return f"fill_gearbox_{kind}_b{self.width}_u{self.unit_width}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the registers and the merge."""
+        m = Module()
+        with m.If(self.take):
+            m.d.sync += self.previous.eq(self.beat)
+        # Planes of the weights; HIGH is PAIR with low nibbles of zero. Signals, because an expression that is used
+        # twice is emitted twice.
+        high = Signal(8 * self.width)
+        low: Signal | None = None
+        m.d.comb += high.eq(self.beat)
+        if self.has_partner:
+            low = Signal(8 * self.width)
+            with m.If(self.pair):
+                m.d.comb += low.eq(Mux(self.high, self.partner, self.beat))
+                with m.If(~self.high):
+                    m.d.comb += high.eq(self.partner)
+        merged = Signal(16 * self.width)
+        m.d.comb += merged.eq(merge_planes(high, low))
+        with m.If(self.load_fill):
+            m.d.sync += self.out.eq(Mux(self.merge, merged, self.bytes))
+        if self.unit_width:
+            with m.If(self.load_unit):
+                m.d.sync += self.out[: 8 * self.unit_width].eq(self.unit)
+        return m
+
+
+class UnitGearbox(wiring.Component):
+    """Units and list entries out of beats.
+
+    Latency: ``unit`` is combinational, ``rest`` takes one cycle. Throughput: one beat per cycle.
+
+    Parameters
+    ----------
+    config : MachineConfig
+
+    Members
+    -------
+    beat, previous : In(8 * group_bytes)
+        The newest beat, and the one that was kept before.
+    take : In(1)
+        Keep the beat.
+    sub : In
+        Number of the word in the beat.
+    list : In(1)
+        A list entry, else a unit.
+    load_unit : In(1)
+        Write the output.
+    unit : Out(8 * unit_bytes)
+    rest : Out
+        Register of the bytes of ``unit`` beyond a fill word, if there are any.
+    """
+
+    def __init__(self, config: MachineConfig, sub_bits: int) -> None:
+        self.config = config
+        self.sub_bits = sub_bits
+        width = 8 * config.group_bytes
+        ports = {
+            "beat": In(width),
+            "previous": In(width),
+            "take": In(1),
+            "sub": In(sub_bits),
+            "list": In(1),
+            "load_unit": In(1),
+            "unit": Out(8 * unit_bytes(config)),
+        }
+        if self.rest_bytes:
+            ports["rest"] = Out(8 * self.rest_bytes)
+        super().__init__(ports)
+
+    @property
+    def rest_bytes(self) -> int:
+        """Bytes of a unit beyond a fill word."""
+        return max(0, unit_bytes(self.config) - self.config.fill_bytes)
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"unit_gearbox_b{self.config.group_bytes}_r{self.config.rows}_s{self.sub_bits}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the selection, and registers for units of more than two beats."""
+        m = Module()
+        config = self.config
+        most = max(beats_per_word(config, kind) for kind in (LoadKind.ACTIVATION, LoadKind.LIST))
+        recent: list[Value] = [self.beat, self.previous]
+        older = [Signal(8 * config.group_bytes, name=f"older{i}") for i in range(most - 2)]
+        with m.If(self.take):
+            m.d.sync += [new.eq(old) for new, old in zip(older, [self.previous, *older], strict=False)]
+        recent += older
+
+        def gathered(kind: LoadKind) -> Value:
+            beats, words = beats_per_word(config, kind), words_per_beat(config, kind)
+            if beats > 1:
+                return Cat(*reversed(recent[:beats]))
+            if words == 1:
+                return self.beat
+            return self.beat.word_select(self.sub[: (words - 1).bit_length()], len(self.beat) // words)
+
+        with m.If(self.list):
+            m.d.comb += self.unit.eq(gathered(LoadKind.LIST))
+        with m.Else():
+            m.d.comb += self.unit.eq(gathered(LoadKind.ACTIVATION))
+        if self.rest_bytes:
+            with m.If(self.load_unit):
+                m.d.sync += self.rest.eq(self.unit[8 * config.fill_bytes :])
+        return m
