@@ -68,7 +68,8 @@ class BusArbiter(wiring.Component):
         losers: list[Signal] = []
         for step in range(2 * count):
             tier, again = step % count, step >= count
-            turn = (first > tier) if again else (first <= tier)
+            # The first part of the scan always has the last requester, the second part never.
+            turn = Const(int(not again)) if tier == count - 1 else (first > tier) if again else (first <= tier)
             candidate = Signal(name=f"candidate{step}")
             granted = Signal(name=f"granted{step}")
             next_used = Signal(self.lanes, name=f"used{step}")
