@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is known to happen before what in a stream, whatever the timing: queues, semaphores and fill tags.
 
-Each instruction has a *grant* (its waits are satisfied) and one or more *completions* (the moments at which it posts:
-one for a load or store, one per tier that makes rows for a GEMM). The facts used:
+Each instruction has a *grant* (its waits are satisfied), a *start*, and one or more *completions* (the moments at which
+it posts: one for a load or store, one per tier that makes rows for a GEMM). The facts used:
 
-- instructions of one queue are granted in order;
+- instructions of one queue are granted in order; a gang's waits are granted in its leader's queue, and only its start
+  comes after the starts of what precedes it in the queues of the followers;
 - completions of one load engine, of the store unit and of one row-making tier happen in order;
-- a completion comes after its instruction's grant, and so after every completion that the grant waited for;
+- a completion comes after its instruction's start, and so after every completion that the grant waited for;
 - a GEMM that reads the last tile of a load by its tag completes after the load.
 
 Sets are Python integers used as bit sets, so that streams of thousands of instructions are cheap.
@@ -59,10 +60,12 @@ class Ordering:
         Completion numbers of each instruction.
     owner : list of (int, str)
         Instruction number and unit (``tier2``, ``load0``, ...) of each completion.
-    before_grant : list of int
-        Bit set of the completions that precede each instruction's grant.
+    before_start : list of int
+        Bit set of the completions that precede each instruction's start.
     grants_before_grant : list of int
         Bit set of the instructions whose grant precedes each instruction's grant.
+    grants_before_start : list of int
+        Bit set of the instructions whose grant precedes each instruction's start.
     before : list of int
         Bit set of the completions that precede each completion, itself included.
     grants_before : list of int
@@ -73,21 +76,30 @@ class Ordering:
         self.instructions: list[Instruction] = []
         self.completions: list[list[int]] = []
         self.owner: list[tuple[int, str]] = []
-        self.before_grant: list[int] = []
+        self.before_start: list[int] = []
         self.grants_before_grant: list[int] = []
+        self.grants_before_start: list[int] = []
         self.before: list[int] = []
         self.grants_before: list[int] = []
         self._last_issue: dict[str, int] = {}
         self._last_completion: dict[str, int] = {}
 
     def preview(self, instruction: Instruction, waited: Iterable[int] = ()) -> tuple[int, int]:
-        """Return (completions, grants) that would precede the grant of an instruction added now."""
+        """Return (completions, grants) that would precede the start of an instruction added now."""
+        return self._past(issue_queues(instruction), waited)
+
+    def preview_grant(self, instruction: Instruction, waited: Iterable[int] = ()) -> int:
+        """Return the grants that would precede the grant of an instruction added now."""
+        queues = issue_queues(instruction)
+        return self._past(queues[:1] if instruction.opcode == Opcode.GEMM else queues, waited)[1]
+
+    def _past(self, queues: Iterable[str], waited: Iterable[int]) -> tuple[int, int]:
         done, granted = 0, 0
-        for queue in issue_queues(instruction):
+        for queue in queues:
             if queue in self._last_issue:
                 last = self._last_issue[queue]
-                done |= self.before_grant[last]
-                granted |= self.grants_before_grant[last] | 1 << last
+                done |= self.before_start[last]
+                granted |= self.grants_before_start[last] | 1 << last
         for completion in waited:
             done |= self.before[completion]
             granted |= self.grants_before[completion]
@@ -106,10 +118,12 @@ class Ordering:
             Numbers of the loads whose last tile it reads by tag.
         """
         number = len(self.instructions)
+        waited = list(waited)
         done, granted = self.preview(instruction, waited)
+        self.grants_before_grant.append(self.preview_grant(instruction, waited))
         self.instructions.append(instruction)
-        self.before_grant.append(done)
-        self.grants_before_grant.append(granted)
+        self.before_start.append(done)
+        self.grants_before_start.append(granted)
         for load in tag_loads:
             for completion in self.completions[load]:
                 done |= self.before[completion]

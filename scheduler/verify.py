@@ -117,7 +117,7 @@ def verify_stream(
     findings = _stolen(order) + _overflows(order, config)
     hazards = HazardTracker(config, order)
     for number, touched in enumerate(prints.touched):
-        for conflict in hazards.conflicts(instructions[number], touched, order.before_grant[number]):
+        for conflict in hazards.conflicts(instructions[number], touched, order.before_start[number]):
             if not conflict.ordered:
                 pair = (conflict.earlier, number)
                 names = f"{instructions[pair[0]].opcode.name} and {instructions[number].opcode.name}"
@@ -247,7 +247,7 @@ def _settle(instructions: Sequence[Instruction], tag_loads: Sequence[Sequence[in
     for _ in range(MAX_PASSES):
         order, guaranteed = Ordering(), []
         for number, instruction in enumerate(instructions):
-            _, granted = order.preview(instruction)
+            granted = order.preview_grant(instruction)
             waited: list[int] = []
             for semaphore, count in _waits(instruction):
                 taken = count + sum(c for w, c in waiters[semaphore] if granted >> w & 1)

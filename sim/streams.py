@@ -452,7 +452,7 @@ class _Generator:
 
     def _connect(self, instruction: Instruction, needed: list[int]) -> list[tuple[int, int]] | None:
         """Post semaphores from the instructions `needed`; return the waits, or None when that is not possible."""
-        _, granted = self.order.preview(instruction)
+        granted = self.order.preview_grant(instruction)
         if not needed:
             return []
         groups = [needed]

@@ -112,6 +112,8 @@ class OperationSetup(wiring.Component):
         Belongs to the head of the queue, see `operation_layout`.
     wait : Out(stream of wait_layout)
         Semaphore waits, by the leader only; a transfer is the grant.
+    hold : In(1)
+        Ask for no semaphores: an earlier operation of a gang has not begun.
     start : Out(stream of start_layout)
         The operation, ready to run.
     held : Out(1)
@@ -132,6 +134,7 @@ class OperationSetup(wiring.Component):
                 "queue": In(stream.Signature(queue_entry_layout())),
                 "chained": In(1),
                 "wait": Out(stream.Signature(wait_layout(config))),
+                "hold": In(1),
                 "start": Out(stream.Signature(start_layout(config))),
                 "held": Out(1),
                 "waiting": Out(1),
@@ -187,7 +190,7 @@ class OperationSetup(wiring.Component):
             )
         m.d.comb += [
             self.waiting.eq(held & needed & ~granted),
-            self.wait.valid.eq(self.waiting & ~bad_semaphore),
+            self.wait.valid.eq(self.waiting & ~bad_semaphore & ~self.hold),
             self.wait.payload.sem0.eq(gemm.wait0_sem),
             self.wait.payload.count0.eq(gemm.wait0_count),
             self.wait.payload.sem1.eq(gemm.wait1_sem),

@@ -195,6 +195,18 @@ class TierSequencer(wiring.Component):
                 self.tag_source_now.eq(self._tag_source(op)),
             ]
 
+        # A gang's operation that has not begun is a barrier: until then nothing orders what comes after it in this
+        # queue with what comes before it in the others, so the next instruction must not take semaphores yet. Late by
+        # a cycle is soon enough: the next instruction asks two cycles after this one left the setup stage.
+        def waits_for_gang(operation: Any, first: Value) -> Value:
+            return first & (operation.above | operation.above_k | operation.follows | operation.follows_k)
+
+        m.d.sync += setup.hold.eq(
+            forked
+            | (nest.valid & waits_for_gang(nest.op, nest.wave.op_first))
+            | (valid & ~self.go & waits_for_gang(op, wave.op_first))
+        )
+
         act_over, dest_over = self._output(m, op, wave)
         with m.If(~self.error.valid):
             with m.If(setup.error.valid):

@@ -84,6 +84,11 @@ TO_COMBINE = GEMM + " dest_kind=combine dest_stride=1 accumulate=1 mode=requant1
         ("load dest_tiers=0 count=1 post=s3\nload dest_tiers=0 count=1 tag=1 post=s3\n"
          "store rows=1 format=discard wait=s3\nload group=1 dest_tiers=1 count=1 wait=s3", "stolen",
          "instructions 2 and 3 both wait for semaphore 3 and nothing orders them"),
+        # A gang's leader asks for semaphores before what precedes the gang in a follower's queue has got its own.
+        (f"load dest_tiers=0..1 count=1 tag=1 post=s3\nload group=1 dest_tiers=0..1 count=1 dest=1 tag=1 post=s4\n"
+         f"store rows=1 row=8 format=discard wait=s4 post=s3\n{TO_COMBINE} tiers=1 wait=s3\n"
+         f"{TO_COMBINE} tiers=0..1 mapping=k wait=s3",
+         "stolen", "instructions 3 and 4 both wait for semaphore 3 and nothing orders them"),
         ("\n".join(["load dest_tiers=0 count=1 post=s3"] * 256), "overflow",
          "semaphore 3 may count beyond 255 at instruction 255"),
         ("load dest_tiers=0", "illegal", "instruction 0: ILLEGAL_FIELD: LOAD.count: 0"),

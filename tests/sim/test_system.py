@@ -6,10 +6,14 @@ from __future__ import annotations
 import random
 from functools import cache
 
+import numpy as np
 import pytest
 
+from hdl.asm import assemble, to_binary
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
+from hdl.legality import Limits
+from scheduler.verify import check_stream
 from sim.crosscheck import check_illegal, check_random, random_knobs
 from sim.streams import illegal_streams, random_stream
 from sim.system import Job, MemoryKnobs, SimulatedMachine
@@ -56,6 +60,33 @@ def test_random_streams_on_unusual_machines(name: str) -> None:
 def test_many_random_streams(name: str) -> None:
     """A longer random regression."""
     run_random(name, 5000, 300)
+
+
+def test_a_gang_that_has_not_begun_is_a_barrier_for_semaphores() -> None:
+    """Tier 0's instruction after a gang wants the semaphore that the one before the gang waits for in tier 1."""
+    config = CONFIGS["tiny"]
+    gemm = "gemm tokens=2 k_slices=1 n_tiles=1 act_stride=1 tag=1 mode=requant16 dest_kind=combine dest_stride=1"
+    text = f"""
+        load dest_kind=activation dest_tiers=0..1 count=2 post=s1
+        load dest_tiers=0..1 count=1 tag=1 addr=64
+        store format=discard rows=1 wait=s1 post=s0
+        {gemm} tiers=1 wait=s0 post=s2
+        {gemm} dest=4 tiers=0..1 mapping=k post=s0
+        {gemm} dest=8 wait=s0 post=s2
+        store format=int32 rows=12 addr=512 group=1 wait=s2:2
+        end"""
+    instructions = assemble(text)
+    image = random.Random(1).randbytes(8192) + to_binary(instructions)
+    limits = Limits.whole(config)
+    images = (image, bytes(8192))
+    arrays = (np.frombuffer(image, dtype=np.uint8), np.zeros(8192, dtype=np.uint8))
+    check_stream(instructions, config, arrays, limits)
+    jobs = [
+        Job(images=images, stream_base=8192, knobs=MemoryKnobs(latency=latency), max_cycles=20_000, watchdog=2_000)
+        for latency in (2, 7, 20, 60)
+    ]
+    for result in machine("tiny").run(jobs):
+        assert result.done, f"{result.error!r} at instruction {result.error_pc}"
 
 
 def test_bad_streams_stop_and_the_machine_restarts() -> None:
