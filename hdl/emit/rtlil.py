@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,9 @@ from amaranth.hdl import _ir as ir
 from amaranth.hdl import _nir as nir
 from amaranth.lib import wiring
 
-from hdl.emit.hierarchy import CLOCK, FURTHER_OUTPUTS, MAX_BITS, RESET, EmitError, Emitter, ports_of
+from hdl.emit.hierarchy import CLOCK, FURTHER_OUTPUTS, MAX_BITS, RESET, EmitError, Emitter, Port, ports_of
 
-__all__ = ["Memory", "RtlilModule", "convert"]
+__all__ = ["Memory", "RtlilModule", "convert", "prepare"]
 
 _NAMED_CELL = re.compile(r"^  cell \\(\S+) ", re.MULTILINE)
 _FURTHER_CELL = re.compile(rf"^  cell \\\S+ \\(\S+){FURTHER_OUTPUTS}\d+\n((?:    .*\n)*)  end\n\n?", re.MULTILINE)
@@ -73,7 +73,15 @@ class _ModuleEmitter(amaranth_rtlil.ModuleEmitter):
 
 
 def convert(component: wiring.Component, name: str, emitter: Emitter) -> list[RtlilModule]:
-    """Elaborate `component` and return its RTLIL, with instances for the children that it registers at `emitter`.
+    """Elaborate `component` and return its RTLIL; see :func:`prepare`."""
+    return prepare(component, name, emitter)()
+
+
+def prepare(component: wiring.Component, name: str, emitter: Emitter) -> Callable[[], list[RtlilModule]]:
+    """Elaborate `component`, and return what makes its RTLIL, with instances for the children registered at `emitter`.
+
+    What is returned needs the emitter no more, so that several conversions may run in different processes. In one
+    process parents must come before their children: both name the ports that they share.
 
     The first module is called `name`; inline modules of the component follow, their names beginning with ``name`` and
     two underscores.
@@ -95,7 +103,13 @@ def convert(component: wiring.Component, name: str, emitter: Emitter) -> list[Rt
         raise EmitError(f"{type(component).__name__} defines the clock domain 'sync', which its parent provides")
     domain = ClockDomain("sync")
     fragment.add_domains(domain)
+    return lambda: _finish(component, name, ports, fragment, domain)
 
+
+def _finish(
+    component: wiring.Component, name: str, ports: Sequence[Port], fragment: Fragment, domain: ClockDomain
+) -> list[RtlilModule]:
+    """Return the RTLIL of an elaborated component."""
     directions = {"input": ir.PortDirection.Input, "output": ir.PortDirection.Output}
     connections = {CLOCK: (domain.clk, directions["input"]), RESET: (domain.rst, directions["input"])}
     for port in ports:

@@ -13,7 +13,7 @@ import gc
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,8 +23,9 @@ from hdl.emit.cleanup import clean, merge_duplicates, rename_instances, split_mo
 from hdl.emit.design import EmittedDesign
 from hdl.emit.files import write
 from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, check_identifier, mark_used, ports_of
-from hdl.emit.rtlil import Memory, convert
+from hdl.emit.rtlil import Memory, convert, prepare
 from hdl.emit.structural import StructuralComponent
+from hdl.emit.workers import run_shared
 
 __all__ = ["EmittedDesign", "emit", "run_yosys", "write"]
 
@@ -39,6 +40,10 @@ class _Module:
     memories: list[Memory] = field(default_factory=list)
     ports: tuple[str, ...] = ()
     text: str = ""
+
+
+_Converted = tuple[str, _Module, str]
+"""A module's name, its entry, and its RTLIL."""
 
 
 def run_yosys(script: str) -> str:
@@ -82,12 +87,15 @@ def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> 
 
     mark_used(top)
     with _collector_paused():
-        _add(modules, rtlil, top, top_name, emitter)
+        parts = [_begin(top, top_name, emitter)]
         done = {top_name}
         while pending := [key for key in emitter.registrations if key not in done]:
             for key in pending:
                 done.add(key)
-                _add(modules, rtlil, emitter.registrations[key].component, key, emitter)
+                parts.append(_begin(emitter.registrations[key].component, key, emitter))
+        conversions = iter(run_shared([part for part in parts if not isinstance(part, _Module)]))
+        for part in parts:
+            _add(modules, rtlil, part if isinstance(part, _Module) else next(conversions))
     if top_name in emitter.registrations:
         owner = type(emitter.registrations[top_name].component).__qualname__
         raise EmitError(f"module key {top_name!r} of {owner} is also the name of the top module: choose another one")
@@ -129,28 +137,35 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _add(
-    modules: dict[str, _Module], rtlil: list[str], component: wiring.Component, name: str, emitter: Emitter
-) -> None:
-    """Convert one component; structural text is final, RTLIL waits for Yosys."""
-
-    def add(module: str, entry: _Module) -> None:
-        if module in modules:
-            raise EmitError(
-                f"two modules are called {module!r} (in {modules[module].group} and {entry.group}): change a module "
-                "key or the name of a submodule"
-            )
-        modules[module] = entry
-
+def _begin(component: wiring.Component, name: str, emitter: Emitter) -> _Module | Callable[[], list[_Converted]]:
+    """Elaborate one component: return its final text if it is structural, else what converts it."""
     if isinstance(component, StructuralComponent):
         text, keys = component.emit(emitter, name)
-        add(name, _Module(name, Counter(keys.values()), text=text))
-        return
+        return _Module(name, Counter(keys.values()), text=text)
     names = (CLOCK, RESET, *(port.name for port in ports_of(component)))
-    for module in convert(component, name, emitter):
-        ports = names if module.name == name else (CLOCK, RESET)
-        add(module.name, _Module(name, module.children, module.memories, ports))
-        rtlil.append(module.text)
+    finish = prepare(component, name, emitter)
+
+    def converted() -> list[_Converted]:
+        return [
+            (module.name, _Module(name, module.children, module.memories, names if module.name == name else names[:2]),
+             module.text)
+            for module in finish()
+        ]  # fmt: skip
+
+    return converted
+
+
+def _add(modules: dict[str, _Module], rtlil: list[str], part: _Module | list[_Converted]) -> None:
+    """Take in one component; structural text is final, RTLIL waits for Yosys."""
+    for name, entry, text in [(part.group, part, "")] if isinstance(part, _Module) else part:
+        if name in modules:
+            raise EmitError(
+                f"two modules are called {name!r} (in {modules[name].group} and {entry.group}): change a module "
+                "key or the name of a submodule"
+            )
+        modules[name] = entry
+        if text:
+            rtlil.append(text)
 
 
 def _verify(emitter: Emitter, modules: Mapping[str, _Module], rtlil: Sequence[str]) -> None:
