@@ -7,8 +7,9 @@ Every name comes from the field table in :mod:`hdl.isa`. A line is the opcode an
 
 Short forms, each by rule: ``tiers=a..b`` is tier_base and tier_count; ``x`` is the field ``x_base``; ``wait=sN:COUNT``
 and ``post=sN`` (up to two of each, separated by commas) are the header's waits and posts; a field whose name ends in
-``_tiers`` takes tier numbers (``0,2..3``) or a hexadecimal mask; enumerated fields take names in lower case; an address
-takes ``@symbol``. Fields left out are zero (tier_count: 1). ``;`` starts a comment.
+``_tiers`` takes tier numbers (``0,2..3``) or a hexadecimal mask; enumerated fields take names in lower case; ``addr``
+and ``addr_low`` take ``@symbol``; ``length`` may be negative. Fields left out are zero (tier_count: 1). ``;`` starts a
+comment.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from hdl.legality import tiers_of_mask
 __all__ = ["AsmError", "assemble", "assemble_line", "disassemble", "from_binary", "to_binary", "to_text"]
 
 WORD_BYTES = INSTRUCTION_BITS // 8
+
+_ADDRESSES = frozenset({"addr", "addr_low"})
+_SIGNED = frozenset({"length"})
 
 
 class AsmError(A3dError):
@@ -104,7 +108,7 @@ def _parse_pair(name: str, value: str, fields: Mapping[str, Field], symbols: Map
         return {full: int(field.enum[value.upper()])}
     if full.endswith("_tiers") and not value.lower().startswith("0x"):
         return {full: sum(1 << tier for tier in _parse_tiers(full, value))}
-    if value.startswith("@"):
+    if value.startswith("@") and full in _ADDRESSES:
         if value[1:] not in symbols:
             raise AsmError(f"{name}: no symbol {value[1:]!r}; known are {', '.join(sorted(symbols)) or 'none'}")
         address = symbols[value[1:]]
@@ -112,7 +116,10 @@ def _parse_pair(name: str, value: str, fields: Mapping[str, Field], symbols: Map
             raise AsmError(f"{name}: symbol {value[1:]!r} at {address:#x} is not a multiple of {ADDRESS_UNIT} bytes")
         return {full: address // ADDRESS_UNIT}
     try:
-        return {full: int(value, 0)}
+        number = int(value, 0)
+        if full in _SIGNED and -(1 << field.width - 1) <= number < 0:
+            number += 1 << field.width
+        return {full: number}
     except ValueError:
         names = f"one of {', '.join(v.name.lower() for v in field.enum)}" if field.enum else "a number"
         raise AsmError(f"{name}: {value!r} is not understood; use {names}") from None
@@ -195,7 +202,9 @@ def _value_text(instruction: Instruction, field: Field, symbols: Mapping[tuple[i
         if len(tiers) > 1 and tiers == list(range(tiers[0], tiers[-1] + 1)):
             return f"{tiers[0]}..{tiers[-1]}"
         return ",".join(str(tier) for tier in tiers)
-    if field.name.startswith("addr"):
+    if field.name in _SIGNED and value >> field.width - 1:
+        return str(value - (1 << field.width))
+    if field.name in _ADDRESSES:
         group = instruction["group"] ^ (field.name == "addr_low")
         name = symbols.get((group, value * ADDRESS_UNIT))
         return f"@{name}" if name else f"{value:#x}"

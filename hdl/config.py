@@ -71,7 +71,9 @@ class MachineConfig:
     parameter_words : int
         Requantisation words (``columns`` uint16 multipliers) of one tier.
     combine_rows : int
-        Rows (``columns`` int32) of the combine buffer.
+        Rows (``columns`` int32) of the combine buffer, which is also the vector unit's memory.
+    scalar_depth : int
+        Scalars (32 bits) of the vector unit: running maxima, sums, reciprocals, chosen experts.
     result_lanes : int
         Result rows that the result bus moves per cycle.
     row_fifo_depth : int
@@ -108,7 +110,8 @@ class MachineConfig:
     accumulator_depth: int = 256
     list_depth: int = 256
     parameter_words: int = 512
-    combine_rows: int = 1024
+    combine_rows: int = 4096
+    scalar_depth: int = 1024
     result_lanes: int = 2
     row_fifo_depth: int = 96
     channels_per_group: int = 1
@@ -149,6 +152,7 @@ class MachineConfig:
             ("list_depth", 4, 1 << 12),
             ("parameter_words", 4, 1 << 12),
             ("combine_rows", 8, 1 << 16),
+            ("scalar_depth", 16, 1 << 12),
             ("channels_per_group", 1, 16),
             ("channel_bytes", 4, 128),
             ("burst_beats", 1, 256),
@@ -284,6 +288,21 @@ class MachineConfig:
         return _log2_ceil(self.combine_rows)
 
     @cached_property
+    def bank_rows(self) -> int:
+        """Rows of one bank of the combine buffer; row r lies in bank ``r % result_lanes``."""
+        return max(2, self.combine_rows // self.result_lanes)
+
+    @cached_property
+    def bank_bits(self) -> int:
+        """Width of a row address within a bank."""
+        return _log2_ceil(self.bank_rows)
+
+    @cached_property
+    def scalar_bits(self) -> int:
+        """Width of a scalar's address."""
+        return _log2_ceil(self.scalar_depth)
+
+    @cached_property
     def semaphore_id_bits(self) -> int:
         """Width of a semaphore number."""
         return _log2_ceil(self.semaphores)
@@ -310,12 +329,12 @@ def _presets() -> dict[str, MachineConfig]:
     return {
         "nano": _preset(
             "nano", 1, 4, vcache_tiles=64, activation_words=256, accumulator_depth=32, list_depth=64,
-            parameter_words=64, combine_rows=256, result_lanes=1, row_fifo_depth=32, channel_bytes=4,
+            parameter_words=64, combine_rows=256, scalar_depth=64, result_lanes=1, row_fifo_depth=32, channel_bytes=4,
             address_bits=24, burst_beats=8, outstanding_bursts=4, skew_fifo_beats=32, queue_depth=4, semaphores=16,
         ),
         "tiny": _preset(
             "tiny", 2, 8, vcache_tiles=256, activation_words=512, accumulator_depth=64, list_depth=128,
-            parameter_words=128, combine_rows=512, result_lanes=1, row_fifo_depth=64, channel_bytes=4,
+            parameter_words=128, combine_rows=512, scalar_depth=256, result_lanes=1, row_fifo_depth=64, channel_bytes=4,
             address_bits=28, burst_beats=16, outstanding_bursts=8, skew_fifo_beats=128, queue_depth=4, semaphores=32,
         ),
         "small": _preset("small", 4, 16),

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hdl.asm import disassemble
-from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.config import MachineConfig
+from hdl.explain_vector import describe_vector
+from hdl.explain_words import count_of, span_of, tiers_text
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, Order, StoreFormat
-from hdl.legality import gang_tiers, load_groups, load_unit_bytes, store_bytes, tiers_of_mask
+from hdl.legality import gang_tiers, load_groups, load_unit_bytes, store_bytes, store_start, store_step, tiers_of_mask
+from hdl.vector_access import row_count
 
 __all__ = ["describe", "explain", "instruction_macs", "load_bytes"]
 
@@ -27,48 +30,46 @@ def instruction_macs(instruction: Instruction, config: MachineConfig) -> int:
     return size * config.rows * config.columns
 
 
-def _count(n: int, noun: str, plural: str = "") -> str:
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
-
-
-def _tiers(tiers: Iterable[int]) -> str:
-    numbers = list(tiers)
-    if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"tiers {numbers[0]} to {numbers[-1]}"
-    return ("tier " if len(numbers) == 1 else "tiers ") + ", ".join(map(str, numbers))
-
-
-def _span(base: int, count: int) -> str:
-    return str(base) if count == 1 else f"{base} to {base + count - 1}"
-
-
 def _load(i: Instruction, config: MachineConfig) -> str:
     what = {
         LoadDest.VCACHE: ("tile", "tiles", f"V-Cache, tag {i['tag']}"),
         LoadDest.ACTIVATION: ("word", "words", "activation buffer"),
         LoadDest.LIST: ("entry", "entries", "token list"),
         LoadDest.PARAMETER: ("word", "words", "requantisation memory"),
+        LoadDest.ROWS: ("row", "rows", ""),
     }[LoadDest(i["dest_kind"])]
     how = {
         Format.BYTES: "bytes",
         Format.PAIR: "high and low nibble planes",
         Format.HIGH: "high nibble plane only",
+        Format.COLUMNS: "columns",
     }[Format(i["format"])]
     places = " and ".join(f"group {group} at {start:#x}" for group, start in load_groups(i))
+    if i["dest_kind"] == LoadDest.ROWS:
+        shift = f", shifted left by {i['shift']}" if i["shift"] else ""
+        return (
+            f"loads {count_of(i['count'], 'row')} ({load_bytes(i, config):,} bytes, int16{shift}) from {places} into "
+            f"combine {'row' if i['count'] == 1 else 'rows'} {span_of(i['dest_base'], i['count'])}"
+        )
     return (
-        f"loads {_count(i['count'], what[0], what[1])} ({load_bytes(i, config):,} bytes, {how}) from {places} into "
-        f"{what[0]} {_span(i['dest_base'], i['count'])} of {_tiers(tiers_of_mask(i['dest_tiers']))} ({what[2]})"
+        f"loads {count_of(i['count'], what[0], what[1])} ({load_bytes(i, config):,} bytes, {how}) from {places} into "
+        f"{what[0]} {span_of(i['dest_base'], i['count'])} of {tiers_text(tiers_of_mask(i['dest_tiers']))} ({what[2]})"
     )
 
 
 def _store(i: Instruction, config: MachineConfig) -> str:
-    rows = f"combine {_count(i['rows'], 'row')} {_span(i['row_base'], i['rows'])}"
+    if i["row_gap"] and i["rows"] > 1:
+        rows = f"{count_of(i['rows'], 'combine row')} from {i['row_base']} on, one in {1 + i['row_gap']},"
+    else:
+        rows = f"combine {count_of(i['rows'], 'row')} {span_of(i['row_base'], i['rows'])}"
     if i["format"] == StoreFormat.DISCARD:
         return f"sets {rows} to zero" if i["clear"] else "writes nothing"
     clear = ", then sets them to zero" if i["clear"] else ""
     kind = StoreFormat(i["format"]).name.lower()
     shift = f", shifted right by {i['shift']}" if i["shift"] else ""
-    place = f"group {i['group']} at {i['addr'] * ADDRESS_UNIT:#x}"
+    place = f"group {i['group']} at {store_start(i):#x}"
+    if i["addr_gap"]:
+        place += f", a row every {store_step(i, config)[1]:,} bytes"
     return f"stores {rows} as {kind}{shift} ({store_bytes(i, config):,} bytes) to {place}{clear}"
 
 
@@ -94,14 +95,15 @@ def _gemm(i: Instruction, config: MachineConfig) -> str:
         verb = "added to" if i["accumulate"] else "written to"
         where = f"{verb} combine rows from {i['dest_base']}" + (", gated by the token list" if i["dest_list"] else "")
     else:
-        holders = _tiers(tiers_of_mask(i["dest_tiers"])) if i["dest_tiers"] else "the tier that made them"
+        holders = tiers_text(tiers_of_mask(i["dest_tiers"])) if i["dest_tiers"] else "the tier that made them"
         where = f"to activation words from {i['dest_base']} of {holders}"
+    hold = ", all by one requantisation word," if i["param_hold"] else ""
     order = "" if i["order"] == Order.K_INNER else ", outputs innermost"
     tiles = i["k_slices"] * i["n_tiles"]
     return (
-        f"{_tiers(gang_tiers(i))} {shared}: [{tokens} x {depth}] x [{depth} x {width}]{order}, "
+        f"{tiers_text(gang_tiers(i))} {shared}: [{tokens} x {depth}] x [{depth} x {width}]{order}, "
         f"{instruction_macs(i, config):,} MACs in {i['tokens'] * tiles:,} waves per tier; activations from {source}, "
-        f"V-Cache tiles {_span(i['vcache_base'], tiles)} with tag {i['tag']}; {mode} rows {where}"
+        f"V-Cache tiles {span_of(i['vcache_base'], tiles)} with tag {i['tag']}; {mode} rows{hold} {where}"
     )
 
 
@@ -113,6 +115,8 @@ def describe(instruction: Instruction, config: MachineConfig) -> str:
         text = _store(instruction, config)
     elif instruction.opcode == Opcode.GEMM:
         text = _gemm(instruction, config)
+    elif instruction.opcode == Opcode.VECTOR:
+        text = describe_vector(instruction, config)
     else:
         end = instruction.opcode == Opcode.END
         text = "ends the stream when everything is idle" if end else "does nothing"
@@ -130,7 +134,7 @@ def explain(
 ) -> str:
     """Return a stream as assembler text with a comment of plain words above each instruction, and totals at the end."""
     lines = []
-    totals = {"instructions": 0, "bytes loaded": 0, "bytes stored": 0, "MACs": 0}
+    totals = {"instructions": 0, "bytes loaded": 0, "bytes stored": 0, "MACs": 0, "vector rows": 0}
     for number, instruction in enumerate(instructions):
         lines += [f"; {number}: {describe(instruction, config)}", disassemble(instruction, symbols)]
         totals["instructions"] += 1
@@ -139,5 +143,9 @@ def explain(
             totals["bytes loaded"] += load_bytes(instruction, config)
         if instruction.opcode == Opcode.STORE:
             totals["bytes stored"] += store_bytes(instruction, config)
+        if instruction.opcode == Opcode.VECTOR:
+            totals["vector rows"] += row_count(instruction)
+    if not totals["vector rows"]:
+        del totals["vector rows"]
     lines.append("; total: " + ", ".join(f"{value:,} {name}" for name, value in totals.items()))
     return "\n".join(lines) + "\n"

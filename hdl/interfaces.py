@@ -14,9 +14,9 @@ from hdl.config import MachineConfig
 from hdl.isa import INSTRUCTION_BITS
 
 __all__ = [
-    "PC_BITS", "bond_signature", "dispatch_layout", "error_layout", "fill_control_layout", "fill_layout",
-    "list_entry_layout", "post_layout", "queue_entry_layout", "result_layout", "row_descriptor_layout", "tail_layout",
-    "wait_layout", "wave_layout", "write_layout",
+    "PC_BITS", "bank_write_layout", "bond_signature", "dispatch_layout", "error_layout", "fill_control_layout",
+    "fill_layout", "list_entry_layout", "post_layout", "queue_entry_layout", "result_layout", "row_descriptor_layout",
+    "row_write_layout", "tail_layout", "wait_layout", "wave_layout", "write_layout",
 ]  # fmt: skip
 
 PC_BITS = 24
@@ -78,10 +78,16 @@ def dispatch_layout(config: MachineConfig) -> data.StructLayout:
 
 
 def fill_control_layout(config: MachineConfig) -> data.StructLayout:
-    """Return the control part of a fill word: which tiers (bit 0 = the next tier up), tile and word of the tile."""
+    """Return the control part of a fill word: which tiers (bit 0 = the next tier up), tile and word of the tile.
+
+    ``columns``: 0 = the word is ``fill_rows`` rows of the tile from row ``word * fill_rows``; 1 = the tile comes
+    transposed: the word is ``fill_rows * columns`` bytes from byte ``word * fill_rows * columns`` of the tile's columns
+    (R bytes each), so that it writes some bytes in each of some rows' words.
+    """
     return data.StructLayout(
         {
             "valid": 1,
+            "columns": 1,
             "tiers": config.tiers,
             "tile": config.vcache_bits,
             "word": max(1, (config.fill_words - 1).bit_length()),
@@ -163,6 +169,16 @@ def bond_signature(config: MachineConfig) -> wiring.Signature:
 def list_entry_layout() -> data.StructLayout:
     """Return a token-list entry (8 bytes in memory, little-endian): pre-scaled addresses, gate (Q15), drop flag."""
     return data.StructLayout({"source": 16, "dest": 16, "gate": 16, "drop": 1, "reserved": 15})
+
+
+def row_write_layout(config: MachineConfig) -> data.StructLayout:
+    """Return a write of one combine-buffer row: its number in the whole buffer, and ``columns`` int32."""
+    return data.StructLayout({"row": 16, "data": data.ArrayLayout(signed(32), config.columns)})
+
+
+def bank_write_layout(config: MachineConfig) -> data.StructLayout:
+    """Return a write of one row of a bank of the combine buffer (bank = row % result_lanes)."""
+    return data.StructLayout({"row": config.bank_bits, "data": data.ArrayLayout(signed(32), config.columns)})
 
 
 def row_descriptor_layout(config: MachineConfig) -> data.StructLayout:

@@ -17,7 +17,8 @@ from hdl.errors import A3dError
 
 __all__ = [
     "BODIES", "HEADER", "INSTRUCTION_BITS", "Dest", "Field", "Format", "Instruction", "IsaError", "LoadDest",
-    "Mapping3D", "Mode", "Opcode", "Order", "StoreFormat", "body_layout", "decode", "encode", "fields_of",
+    "Mapping3D", "Mode", "Opcode", "Order", "StoreFormat", "VectorBits", "VectorDest", "VectorFn", "VectorOp",
+    "VectorSum", "body_layout", "decode", "encode", "fields_of",
     "instruction_layout",
 ]  # fmt: skip
 
@@ -36,6 +37,7 @@ class Opcode(IntEnum):
     LOAD = 3
     STORE = 4
     GEMM = 5
+    VECTOR = 6
 
 
 class Mapping3D(IntEnum):
@@ -75,6 +77,7 @@ class Format(IntEnum):
     BYTES = 0
     PAIR = 1
     HIGH = 2
+    COLUMNS = 3
 
 
 class LoadDest(IntEnum):
@@ -84,6 +87,7 @@ class LoadDest(IntEnum):
     ACTIVATION = 1
     LIST = 2
     PARAMETER = 3
+    ROWS = 4
 
 
 class StoreFormat(IntEnum):
@@ -93,6 +97,53 @@ class StoreFormat(IntEnum):
     INT16 = 1
     INT32 = 2
     DISCARD = 3
+
+
+class VectorOp(IntEnum):
+    """What a VECTOR instruction does with each of its vectors (``docs/vector.md``)."""
+
+    MAP = 0
+    SCALE = 1
+    RESCALE = 2
+    MUL = 3
+    ROTATE = 4
+    ADD = 5
+    MAX = 6
+    SUMSQ = 7
+    ARGMAX = 8
+    GATHER = 9
+
+
+class VectorFn(IntEnum):
+    """Function that MAP applies to each element before it is scaled."""
+
+    IDENTITY = 0
+    EXP2 = 1
+    SIGMOID = 2
+
+
+class VectorSum(IntEnum):
+    """What MAP does with the sum of its results."""
+
+    NONE = 0
+    SUM = 1
+    SUM_RECIP = 2
+
+
+class VectorDest(IntEnum):
+    """Where a VECTOR's result rows go."""
+
+    NONE = 0
+    ROWS = 1
+    ACTIVATION = 2
+
+
+class VectorBits(IntEnum):
+    """Width to which a VECTOR's results are saturated."""
+
+    BITS8 = 0
+    BITS16 = 1
+    BITS32 = 2
 
 
 @dataclass(frozen=True)
@@ -136,11 +187,12 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
     Opcode.LOAD: (
         Field("format", 2, "byte order in memory", Format),
         Field("group", 1, "channel group (PAIR: of the high plane; the low plane lies in the other group)"),
-        Field("dest_kind", 2, "memory that is filled", LoadDest),
-        Field("dest_tiers", 8, "tier mask, at least one bit; every named tier gets the same data"),
+        Field("dest_kind", 3, "memory that is filled", LoadDest),
+        Field("dest_tiers", 8, "tier mask, at least one bit; every named tier gets the same data (ROWS: zero)"),
         Field("dest_base", 16, "first tile / word / entry / requantisation word"),
-        Field("count", 16, "tiles / activation words / list entries / requantisation words, 1 or more"),
+        Field("count", 16, "tiles / activation words / list entries / requantisation words / rows, 1 or more"),
         Field("tag", 6, "fill tag that the tiles get (V-Cache only)"),
+        Field("shift", 5, "left shift of the int16 elements (ROWS only), 0 to 16"),
         Field("addr", 32, "memory address in units of 32 bytes (PAIR: of the high plane)"),
         Field("addr_low", 32, "address of the low plane in units of 32 bytes (PAIR only)"),
     ),
@@ -152,6 +204,9 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("row_base", 16, "first combine-buffer row"),
         Field("rows", 16, "rows, 1 or more"),
         Field("addr", 32, "memory address in units of 32 bytes"),
+        Field("offset", 5, "bytes added to the address, a multiple of a row's bytes or of group_bytes"),
+        Field("row_gap", 10, "combine rows skipped after each row that is read"),
+        Field("addr_gap", 16, "memory skipped after each row that is written, in rows' bytes"),
     ),
     Opcode.GEMM: (
         Field("tier_base", 3, "lowest tier of the gang (the leader)"),
@@ -182,6 +237,34 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("dest_tiers", 8, "ACTIVATION: tier mask that gets the rows; 0 = the tier that made the row"),
         Field("dest_base", 16, "first activation word / combine row"),
         Field("dest_stride", 10, "words / rows from one token to the next (no list)"),
+        Field("param_hold", 1, "1 = every output tile uses the requantisation word param_base"),
+    ),
+    Opcode.VECTOR: (
+        Field("op", 4, "operation", VectorOp),
+        Field("fn", 2, "MAP: function of the elements", VectorFn),
+        Field("sum", 2, "MAP: what is done with the sum of the results", VectorSum),
+        Field("first", 1, "MAX, MAP with a sum, ARGMAX: 1 = start the recurrence, do not read what came before"),
+        Field("vectors", 10, "vectors, 1 or more"),
+        Field("rows", 9, "combine rows of a vector, 1 or more"),
+        Field("a_base", 16, "first row of operand A"),
+        Field("a_stride", 10, "rows of operand A from one vector to the next"),
+        Field("b_base", 16, "first row of operand B (MUL, ROTATE, ADD)"),
+        Field("b_stride", 10, "rows of operand B from one vector to the next"),
+        Field("b_rows", 4, "period of operand B in rows; divides `rows` (ROTATE: its second table follows)"),
+        Field("s_base", 12, "scalar of vector 0 that is read"),
+        Field("d_scalar", 12, "scalar of vector 0 that is written"),
+        Field("dest_kind", 2, "where result rows go", VectorDest),
+        Field("dest_tiers", 8, "ACTIVATION: tier mask, at least one bit"),
+        Field("dest_base", 16, "first activation word / combine row"),
+        Field("dest_stride", 10, "words / rows from one vector to the next"),
+        Field("in_shift", 5, "rounding right shift of operand A"),
+        Field("mult", 16, "multiplier, 0 to 65535"),
+        Field("shift", 6, "right shift of the result, 0 to 63"),
+        Field("bits", 2, "width of the results", VectorBits),
+        Field("masked", 1, "1 = only the first elements of a vector are valid"),
+        Field("length", 16, "masked: valid elements of vector 0 (signed); GATHER: elements, 1 to columns"),
+        Field("length_step", 1, "masked: 1 = each vector has one valid element more than the one before"),
+        Field("imm", 16, "SUMSQ: added to the sum, shifted left by `shift`"),
     ),
 }
 

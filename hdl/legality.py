@@ -2,7 +2,13 @@
 """The static checks that the dispatcher makes before an instruction has any effect, and the sizes they rest on.
 
 The executor, the verifier, the assembler and the tests of the RTL all use these functions, so that there is one
-Python statement of what is legal. Addresses that come from a token list are checked when they are used, not here.
+Python statement of what is legal. Addresses that come from a token list or a chosen index are checked when they are
+used, not here.
+
+In the RTL the dispatcher makes all field checks, and the RANGE checks of LOAD, of STORE and of a GEMM's accumulators.
+A unit makes the others, with the same code, when it takes the instruction or uses the address: the sequencer the rest
+of GEMM's RANGE, the vector unit all of VECTOR's, load engines and store unit every ADDRESS. By then earlier
+instructions may have changed on-chip memories, and VECTOR some of its own results; nothing outside has changed.
 """
 
 from __future__ import annotations
@@ -26,14 +32,20 @@ from hdl.isa import (
     decode,
 )
 from hdl.numerics import MAX_SHIFT
+from hdl.vector_legality import check_vector_fields, check_vector_ranges
+from hdl.violation import Violation, field_violation, range_violation
 
 __all__ = [
-    "LIST_ENTRY_BYTES", "Limits", "Violation", "beats", "check_instruction", "check_word", "element_bytes",
-    "gang_tiers", "load_groups", "load_unit_bytes", "store_bytes", "tiers_of_mask",
+    "LIST_ENTRY_BYTES", "MAX_ROW_SHIFT", "Limits", "Violation", "beats", "check_instruction", "check_word",
+    "element_bytes", "gang_tiers", "load_groups", "load_unit_bytes", "parameter_count", "read_word", "store_beats",
+    "store_bytes", "store_span", "store_start", "store_step", "tiers_of_mask",
 ]  # fmt: skip
 
 LIST_ENTRY_BYTES = 8
 """Bytes of one token-list entry in memory."""
+
+MAX_ROW_SHIFT = 16
+"""Largest left shift of LOAD ROWS: an int16 still fits a row's int32."""
 
 _STORE_BYTES = {StoreFormat.INT8: 1, StoreFormat.INT16: 2, StoreFormat.INT32: 4, StoreFormat.DISCARD: 0}
 
@@ -60,28 +72,6 @@ class Limits:
         return Limits((size, size), ((0, size), (0, size)))
 
 
-@dataclass(frozen=True)
-class Violation:
-    """Why an instruction is not legal.
-
-    Attributes
-    ----------
-    code : ErrorCode
-        What the machine reports.
-    field : str
-        Name of the field at fault.
-    message : str
-        One line: field, value, what is allowed.
-    address : int
-        Memory address in bytes for ADDRESS errors, else 0.
-    """
-
-    code: ErrorCode
-    field: str
-    message: str
-    address: int = 0
-
-
 def tiers_of_mask(mask: int) -> list[int]:
     """Return the tier numbers whose bits are set, lowest first."""
     return [tier for tier in range(mask.bit_length()) if mask >> tier & 1]
@@ -97,7 +87,8 @@ def load_unit_bytes(instruction: Instruction, config: MachineConfig) -> int:
     """Return the bytes in one group's memory of one unit (tile, word, entry) of a LOAD; PAIR: of each plane."""
     kind = LoadDest(instruction["dest_kind"])
     if kind == LoadDest.VCACHE:
-        return config.tile_bytes if instruction["format"] == Format.BYTES else config.plane_bytes
+        planes = instruction["format"] in (Format.PAIR, Format.HIGH)
+        return config.plane_bytes if planes else config.tile_bytes
     if kind == LoadDest.ACTIVATION:
         return config.rows
     if kind == LoadDest.LIST:
@@ -124,13 +115,45 @@ def store_bytes(instruction: Instruction, config: MachineConfig) -> int:
     return instruction["rows"] * config.columns * element_bytes(instruction["format"])
 
 
+def store_start(instruction: Instruction) -> int:
+    """Return the byte address of a STORE's first row."""
+    return instruction["addr"] * ADDRESS_UNIT + instruction["offset"]
+
+
+def store_step(instruction: Instruction, config: MachineConfig) -> tuple[int, int]:
+    """Return (bytes of one row of a STORE, bytes from the start of one row to the start of the next)."""
+    row = config.columns * element_bytes(instruction["format"])
+    return row, row * (1 + instruction["addr_gap"])
+
+
+def store_span(instruction: Instruction, config: MachineConfig) -> tuple[int, int]:
+    """Return the first byte that a STORE writes and the end (exclusive) of the last row, gaps included."""
+    row, step = store_step(instruction, config)
+    start = store_start(instruction)
+    return start, start + (instruction["rows"] - 1) * step + row
+
+
+def store_beats(instruction: Instruction, config: MachineConfig) -> int:
+    """Return the beats that a STORE writes: rows that lie side by side share beats, rows with gaps do not."""
+    row, step = store_step(instruction, config)
+    if step != row:
+        return instruction["rows"] * beats(row, config)
+    start, end = store_span(instruction, config)
+    return beats(end - start // config.group_bytes * config.group_bytes, config)
+
+
+def parameter_count(instruction: Instruction) -> int:
+    """Return how many requantisation words a GEMM reads in each tier that makes rows."""
+    return 1 if instruction["param_hold"] else instruction["n_tiles"]
+
+
 def beats(n_bytes: int, config: MachineConfig) -> int:
     """Return the beats of a channel group that ``n_bytes`` take."""
     return -(-n_bytes // config.group_bytes)
 
 
-def check_word(word: bytes, config: MachineConfig, limits: Limits) -> Violation | None:
-    """Check 32 raw bytes as the dispatcher does; return what is wrong, or None."""
+def read_word(word: bytes, config: MachineConfig, limits: Limits) -> Instruction | Violation:
+    """Decode and check 32 raw bytes as the dispatcher does; return the instruction, or what is wrong."""
     if len(word) != INSTRUCTION_BITS // 8:
         raise ValueError(f"an instruction has {INSTRUCTION_BITS // 8} bytes, not {len(word)}")
     code = word[0] & 0x3F
@@ -140,7 +163,13 @@ def check_word(word: bytes, config: MachineConfig, limits: Limits) -> Violation 
         instruction = decode(word)
     except IsaError as error:
         return Violation(ErrorCode.ILLEGAL_FIELD, "encoding", str(error))
-    return check_instruction(instruction, config, limits)
+    return check_instruction(instruction, config, limits) or instruction
+
+
+def check_word(word: bytes, config: MachineConfig, limits: Limits) -> Violation | None:
+    """Check 32 raw bytes as the dispatcher does; return what is wrong, or None."""
+    result = read_word(word, config, limits)
+    return result if isinstance(result, Violation) else None
 
 
 def check_instruction(instruction: Instruction, config: MachineConfig, limits: Limits) -> Violation | None:
@@ -150,20 +179,8 @@ def check_instruction(instruction: Instruction, config: MachineConfig, limits: L
         or (_check_load(instruction, config, limits) if instruction.opcode == Opcode.LOAD else None)
         or (_check_store(instruction, config, limits) if instruction.opcode == Opcode.STORE else None)
         or (_check_gemm(instruction, config) if instruction.opcode == Opcode.GEMM else None)
+        or (_check_vector(instruction, config) if instruction.opcode == Opcode.VECTOR else None)
     )
-
-
-def _field(instruction: Instruction, name: str, allowed: str) -> Violation:
-    text = f"{instruction.opcode.name}.{name}: {instruction[name]} is not legal; use {allowed}"
-    return Violation(ErrorCode.ILLEGAL_FIELD, name, text)
-
-
-def _range(instruction: Instruction, name: str, end: int, depth: int, what: str) -> Violation | None:
-    if end <= depth:
-        return None
-    label = f"{instruction.opcode.name}.{name}"
-    text = f"{label}: {what} up to {end - 1} are used; the machine has {depth} (0 to {depth - 1})"
-    return Violation(ErrorCode.RANGE, name, text)
 
 
 def _check_header(instruction: Instruction, config: MachineConfig) -> Violation | None:
@@ -173,30 +190,31 @@ def _check_header(instruction: Instruction, config: MachineConfig) -> Violation 
         # Neither enters a queue, so nothing could wait or post.
         for name in ("wait0_count", "wait1_count", "post0_en", "post1_en"):
             if instruction[name]:
-                return _field(instruction, name, "0: this instruction enters no queue")
+                return field_violation(instruction, name, "0: this instruction enters no queue")
         return None
     for kind, numbers in (("wait", waits), ("post", posts)):
         for n in numbers:
             if instruction[f"{kind}{n}_sem"] >= config.semaphores:
-                return _field(instruction, f"{kind}{n}_sem", f"0 to {config.semaphores - 1}")
+                return field_violation(instruction, f"{kind}{n}_sem", f"0 to {config.semaphores - 1}")
     if len(waits) == 2 and instruction["wait0_sem"] == instruction["wait1_sem"]:
-        return _field(instruction, "wait1_sem", "a semaphore other than wait0_sem")
+        return field_violation(instruction, "wait1_sem", "a semaphore other than wait0_sem")
     return None
 
 
 def _check_mask(instruction: Instruction, config: MachineConfig) -> Violation | None:
     if instruction["dest_tiers"] >> config.tiers:
-        return _field(instruction, "dest_tiers", f"bits 0 to {config.tiers - 1} only")
+        return field_violation(instruction, "dest_tiers", f"bits 0 to {config.tiers - 1} only")
     return None
 
 
 def _check_memory(
-    instruction: Instruction, name: str, config: MachineConfig, span: tuple[int, int], allowed: tuple[int, int]
+    instruction: Instruction, name: str, alignment: int, span: tuple[int, int], allowed: tuple[int, int]
 ) -> Violation | None:
     start, end = span
     label = f"{instruction.opcode.name}.{name}"
-    if start % config.group_bytes:
-        text = f"{label}: byte address {start:#x} is not a multiple of the group's beat of {config.group_bytes} bytes"
+    if start % alignment:
+        what = "the smaller of a row and the group's beat" if instruction.opcode == Opcode.STORE else "the group's beat"
+        text = f"{label}: byte address {start:#x} is not a multiple of {alignment} bytes, {what}"
         return Violation(ErrorCode.ADDRESS, name, text, start)
     if start < allowed[0] or end > allowed[1]:
         text = f"{label}: bytes {start:#x} to {end:#x} lie outside {allowed[0]:#x} to {allowed[1]:#x}"
@@ -207,25 +225,34 @@ def _check_memory(
 def _check_load(instruction: Instruction, config: MachineConfig, limits: Limits) -> Violation | None:
     kind = LoadDest(instruction["dest_kind"])
     if kind != LoadDest.VCACHE and instruction["format"] != Format.BYTES:
-        return _field(instruction, "format", "BYTES for a destination other than V-Cache")
-    if not instruction["dest_tiers"]:
-        return _field(instruction, "dest_tiers", "at least one tier")
+        return field_violation(instruction, "format", "BYTES for a destination other than V-Cache")
+    if instruction["format"] == Format.COLUMNS and config.stationary_feed == "edge":
+        return field_violation(instruction, "format", "BYTES, PAIR or HIGH: the edge feed takes no transposed tiles")
+    if kind == LoadDest.ROWS and instruction["dest_tiers"]:
+        return field_violation(instruction, "dest_tiers", "0 with ROWS, which are no tier's")
+    if kind != LoadDest.ROWS and not instruction["dest_tiers"]:
+        return field_violation(instruction, "dest_tiers", "at least one tier")
+    most = MAX_ROW_SHIFT if kind == LoadDest.ROWS else 0
+    if instruction["shift"] > most:
+        return field_violation(instruction, "shift", f"0 to {most}" if most else "0 for a destination other than ROWS")
     if not instruction["count"]:
-        return _field(instruction, "count", "1 or more")
+        return field_violation(instruction, "count", "1 or more")
     depth, what = {
         LoadDest.VCACHE: (config.vcache_tiles, "V-Cache tiles"),
         LoadDest.ACTIVATION: (config.activation_words, "activation words"),
         LoadDest.LIST: (config.list_depth, "token-list entries"),
         LoadDest.PARAMETER: (config.parameter_words, "requantisation words"),
+        LoadDest.ROWS: (config.combine_rows, "combine rows"),
     }[kind]
-    wrong = _check_mask(instruction, config) or _range(
+    wrong = _check_mask(instruction, config) or range_violation(
         instruction, "dest_base", instruction["dest_base"] + instruction["count"], depth, what
     )
     if wrong:
         return wrong
     size = beats(instruction["count"] * load_unit_bytes(instruction, config), config) * config.group_bytes
     for name, (group, start) in zip(("addr", "addr_low"), load_groups(instruction), strict=False):
-        wrong = _check_memory(instruction, name, config, (start, start + size), (0, limits.memory_bytes[group]))
+        span = (start, start + size)
+        wrong = _check_memory(instruction, name, config.group_bytes, span, (0, limits.memory_bytes[group]))
         if wrong:
             return wrong
     return None
@@ -233,35 +260,38 @@ def _check_load(instruction: Instruction, config: MachineConfig, limits: Limits)
 
 def _check_store(instruction: Instruction, config: MachineConfig, limits: Limits) -> Violation | None:
     if not instruction["rows"]:
-        return _field(instruction, "rows", "1 or more")
-    wrong = _range(
-        instruction, "row_base", instruction["row_base"] + instruction["rows"], config.combine_rows, "combine rows"
-    )
+        return field_violation(instruction, "rows", "1 or more")
+    last = instruction["row_base"] + (instruction["rows"] - 1) * (1 + instruction["row_gap"])
+    wrong = range_violation(instruction, "row_base", last + 1, config.combine_rows, "combine rows")
     if wrong or instruction["format"] == StoreFormat.DISCARD:
         return wrong
-    start = instruction["addr"] * ADDRESS_UNIT
-    span = (start, start + store_bytes(instruction, config))
-    return _check_memory(instruction, "addr", config, span, limits.window[instruction["group"]])
+    alignment = min(store_step(instruction, config)[0], config.group_bytes)
+    span = store_span(instruction, config)
+    return _check_memory(instruction, "addr", alignment, span, limits.window[instruction["group"]])
+
+
+def _check_vector(instruction: Instruction, config: MachineConfig) -> Violation | None:
+    return check_vector_fields(instruction, config) or check_vector_ranges(instruction, config)
 
 
 def _check_gemm_fields(instruction: Instruction, config: MachineConfig) -> Violation | None:
     count = instruction["tier_count"]
     if not 1 <= count or instruction["tier_base"] + count > config.tiers:
-        return _field(instruction, "tier_count", f"1 to {config.tiers} tiers, up to tier {config.tiers - 1}")
+        return field_violation(instruction, "tier_count", f"1 to {config.tiers} tiers, up to tier {config.tiers - 1}")
     if instruction["mapping"] == Mapping3D.ALONE and count != 1:
-        return _field(instruction, "tier_count", "1 with mapping ALONE")
+        return field_violation(instruction, "tier_count", "1 with mapping ALONE")
     if count > 1 and not config.vertical_links:
-        return _field(instruction, "tier_count", "1: this machine has no vertical links")
+        return field_violation(instruction, "tier_count", "1: this machine has no vertical links")
     for name in ("tokens", "k_slices", "n_tiles"):
         if not instruction[name]:
-            return _field(instruction, name, "1 or more")
+            return field_violation(instruction, name, "1 or more")
     for name in ("shift", "post_shift"):
         if instruction[name] > MAX_SHIFT:
-            return _field(instruction, name, f"0 to {MAX_SHIFT}")
+            return field_violation(instruction, name, f"0 to {MAX_SHIFT}")
     if instruction["dest_kind"] == Dest.ACTIVATION and instruction["mode"] == Mode.REQUANT16:
-        return _field(instruction, "mode", "REQUANT8 or SWIGLU when rows go to activation buffers")
+        return field_violation(instruction, "mode", "REQUANT8 or SWIGLU when rows go to activation buffers")
     if instruction["dest_kind"] == Dest.COMBINE and instruction["mode"] == Mode.SWIGLU:
-        return _field(instruction, "mode", "REQUANT8 or REQUANT16 when rows go to the combine buffer")
+        return field_violation(instruction, "mode", "REQUANT8 or REQUANT16 when rows go to the combine buffer")
     return _check_mask(instruction, config)
 
 
@@ -273,25 +303,20 @@ def _check_gemm(instruction: Instruction, config: MachineConfig) -> Violation | 
     rows = tokens * (n_tiles if instruction["order"] == Order.N_INNER else 1)
     tiles = k_slices * n_tiles
     last_source = 0 if instruction["act_list"] else (tokens - 1) * instruction["act_stride"]
-    uses_list = instruction["act_list"] or instruction["dest_list"]
-    return (
-        _range(instruction, "tokens", rows, config.accumulator_depth, "accumulator rows")
-        or _range(instruction, "vcache_base", instruction["vcache_base"] + tiles, config.vcache_tiles, "V-Cache tiles")
-        or _range(
-            instruction, "act_base", instruction["act_base"] + last_source + k_slices, config.activation_words,
-            "activation words",
-        )
-        or (
-            _range(instruction, "list_base", instruction["list_base"] + tokens, config.list_depth, "token-list entries")
-            if uses_list
-            else None
-        )
-        or _range(
-            instruction, "param_base", instruction["param_base"] + n_tiles, config.parameter_words,
-            "requantisation words",
-        )
-        or _check_gemm_dest(instruction, config)
-    )  # fmt: skip
+    spans = [
+        ("tokens", rows, config.accumulator_depth, "accumulator rows"),
+        ("vcache_base", instruction["vcache_base"] + tiles, config.vcache_tiles, "V-Cache tiles"),
+        ("act_base", instruction["act_base"] + last_source + k_slices, config.activation_words, "activation words"),
+    ]
+    if instruction["act_list"] or instruction["dest_list"]:
+        spans.append(("list_base", instruction["list_base"] + tokens, config.list_depth, "token-list entries"))
+    words = instruction["param_base"] + parameter_count(instruction)
+    spans.append(("param_base", words, config.parameter_words, "requantisation words"))
+    for name, end, depth, what in spans:
+        wrong = range_violation(instruction, name, end, depth, what)
+        if wrong:
+            return wrong
+    return _check_gemm_dest(instruction, config)
 
 
 def _check_gemm_dest(instruction: Instruction, config: MachineConfig) -> Violation | None:
@@ -304,7 +329,7 @@ def _check_gemm_dest(instruction: Instruction, config: MachineConfig) -> Violati
     last_token = 0 if instruction["dest_list"] else (tokens - 1) * instruction["dest_stride"]
     if combine:
         end = instruction["dest_base"] + last_token + tiles
-        return _range(instruction, "dest_base", end, config.combine_rows, "combine rows")
+        return range_violation(instruction, "dest_base", end, config.combine_rows, "combine rows")
     row_bytes = config.columns // (2 if instruction["mode"] == Mode.SWIGLU else 1)
     end = instruction["dest_base"] + last_token + -(-tiles * row_bytes // config.rows)
-    return _range(instruction, "dest_base", end, config.activation_words, "activation words")
+    return range_violation(instruction, "dest_base", end, config.activation_words, "activation words")

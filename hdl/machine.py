@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole machine: base die (control, memory engines, result bus) and the stack of array tiers.
+"""The whole machine: base die (control, memory engines, vector unit, result bus) and the stack of array tiers.
 
 Structure only: a module of logic would spend most of the conversion on the wide buses that only pass through it.  The
 few gates between the blocks are in :class:`hdl.control.glue.MachineGlue`.
@@ -17,7 +17,8 @@ from hdl.config import MachineConfig
 from hdl.control.counters import CounterBank, event_layout, tier_event_layout
 from hdl.control.csr import CsrBlock, axil_signature
 from hdl.control.dispatcher import Dispatcher
-from hdl.control.glue import MachineGlue
+from hdl.control.glue import MachineGlue, load_cycles_layout, store_cycles_layout
+from hdl.control.queues import load_queue, store_queue, vector_queue
 from hdl.control.semaphores import SemaphoreUnit
 from hdl.control.sequencers import SequencerBlock
 from hdl.control.supervisor import Supervisor
@@ -28,6 +29,7 @@ from hdl.memory.fetch import FetchUnit
 from hdl.memory.loads import LoadUnit
 from hdl.memory.store import StoreUnit
 from hdl.result.collector import Collector
+from hdl.vector.unit import VectorUnit, vector_stats_layout
 
 __all__ = ["Machine"]
 
@@ -46,6 +48,7 @@ class _Blocks:
     sequencers: SequencerBlock
     loads: LoadUnit
     store: StoreUnit
+    vector: VectorUnit
     collector: Collector
     masters: list[GroupMaster]
     stack: Stack
@@ -95,6 +98,7 @@ class Machine(StructuralComponent):
             sequencers=s.add("sequencers", SequencerBlock(config), reset=soft_reset),
             loads=s.add("loads", LoadUnit(config)),
             store=s.add("store", StoreUnit(config), reset=soft_reset),
+            vector=s.add("vector", VectorUnit(config), reset=soft_reset),
             collector=s.add("collector", Collector(config), reset=soft_reset),
             masters=[s.add(f"group{g}", GroupMaster(config, fetch=g == 0)) for g in range(2)],
             stack=s.add("stack", Stack(config), reset=soft_reset),
@@ -124,28 +128,29 @@ class Machine(StructuralComponent):
         s.link(b.collector.store_data, b.store.store_data)
 
     def _connect_instructions(self, s: Structure, b: _Blocks) -> None:
-        tiers = self.config.tiers
+        config, queue = self.config, b.dispatcher.queue
         s.link(b.fetch.instructions, b.dispatcher.instructions)
         s.connect(b.fetch.stop, b.dispatcher.ended)
-        for tier in range(tiers):
-            s.link(b.dispatcher.queue[tier], b.sequencers.queue[tier])
+        for tier in range(config.tiers):
+            s.link(queue[tier], b.sequencers.queue[tier])
         for group in range(2):
-            s.link(b.dispatcher.queue[tiers + group], b.loads.queue[group])
-        s.link(b.dispatcher.queue[tiers + 2], b.store.queue)
+            s.link(queue[load_queue(config, group)], b.loads.queue[group])
+        s.link(queue[store_queue(config)], b.store.queue)
+        s.link(queue[vector_queue(config)], b.vector.queue)
         s.connect(b.sequencers.loads_pending, b.glue.loads_pending)
         for name in ("enter_valid", "enter_tiers", "enter_k"):
             s.connect(getattr(b.sequencers, name), getattr(b.dispatcher, name))
 
     def _connect_semaphores(self, s: Structure, b: _Blocks) -> None:
-        tiers = self.config.tiers
-        for tier in range(tiers):
-            s.link(b.sequencers.wait[tier], b.semaphores.wait[tier])
+        config, wait = self.config, b.semaphores.wait
+        for tier in range(config.tiers):
+            s.link(b.sequencers.wait[tier], wait[tier])
         for group in range(2):
-            s.link(b.loads.wait[group], b.semaphores.wait[tiers + group])
-            s.link(b.loads.post[group], b.semaphores.post[1 + group])
-        s.link(b.store.wait, b.semaphores.wait[tiers + 2])
-        s.link(b.collector.post, b.semaphores.post[0])
-        s.link(b.store.post, b.semaphores.post[3])
+            s.link(b.loads.wait[group], wait[load_queue(config, group)])
+        s.link(b.store.wait, wait[store_queue(config)])
+        s.link(b.vector.wait, wait[vector_queue(config)])
+        for index, post in enumerate((b.collector.post, *b.loads.post, b.store.post, b.vector.post)):
+            s.link(post, b.semaphores.post[index])
 
     def _connect_stack(self, s: Structure, b: _Blocks) -> None:
         config = self.config
@@ -165,12 +170,18 @@ class Machine(StructuralComponent):
             s.connect(b.stack.write[lane], b.collector.write[lane])
         s.connect(b.stack.write[config.result_lanes], b.collector.unit_lane)
         s.link(b.loads.unit_write, b.collector.unit_write)
+        s.link(b.loads.row_write, b.collector.load_rows)
+        for bank in range(config.result_lanes):
+            s.link(b.vector.row_read[bank], b.collector.vector_read[bank])
+            s.connect(b.vector.row_data[bank], b.collector.vector_data[bank])
+            s.link(b.vector.row_write[bank], b.collector.vector_write[bank])
+        s.link(b.vector.act_write, b.collector.vector_act)
         for name in ("list_write_valid", "list_write_tiers", "list_write_addr", "list_write_entry"):
             s.connect(getattr(b.sequencers, name), getattr(b.loads, name))
 
     def _supervise(self, s: Structure, b: _Blocks) -> None:
         csr, supervisor, glue = b.csr, b.supervisor, b.glue
-        sources: list[Any] = [b.dispatcher, b.sequencers, b.collector, b.loads, b.store, b.fetch]
+        sources: list[Any] = [b.dispatcher, b.sequencers, b.collector, b.loads, b.store, b.vector, b.fetch]
         for index, source in enumerate(sources):
             s.connect(supervisor.error[index], source.error)
         for name in ("ready", "busy", "done", "failed"):
@@ -186,7 +197,7 @@ class Machine(StructuralComponent):
             s.connect(getattr(supervisor, name), getattr(glue, name))
         s.connect(b.fetch.start, supervisor.fetch_start)
         s.connect(b.sequencers.tags_clear, supervisor.tags_clear)
-        for unit in (b.dispatcher, b.sequencers, b.loads, b.store, b.fetch):
+        for unit in (b.dispatcher, b.sequencers, b.loads, b.store, b.vector, b.fetch):
             s.connect(unit.halt, supervisor.halt)
         s.connect(self.irq, csr.irq)
         s.link(self.s_axil, csr.axil)
@@ -196,11 +207,11 @@ class Machine(StructuralComponent):
         s.connect(glue.all_zero, b.semaphores.all_zero)
         s.connect(glue.units_quiet, [b.loads.quiet, b.store.quiet, b.fetch.quiet])
         s.connect(glue.dispatcher_empty, b.dispatcher.empty)
-        tiers = self.config.tiers
-        s.connect(glue.loads_waiting, [b.loads.pending, b.dispatcher.waiting[tiers : tiers + 2]])
-        s.connect(glue.units_busy, [*b.sequencers.busy, b.loads.pending, b.store.busy, b.collector.busy])
-        waits = [*b.sequencers.wait, *b.loads.wait, b.store.wait]
-        receivers = [*b.sequencers.queue, *b.loads.queue, b.store.queue]
+        first = load_queue(self.config, 0)
+        s.connect(glue.loads_waiting, [b.loads.pending, b.dispatcher.waiting[first : first + 2]])
+        s.connect(glue.units_busy, [*b.sequencers.busy, b.loads.pending, b.store.busy, b.vector.busy, b.collector.busy])
+        waits = [*b.sequencers.wait, *b.loads.wait, b.store.wait, b.vector.wait]
+        receivers = [*b.sequencers.queue, *b.loads.queue, b.store.queue, b.vector.queue]
         s.connect(glue.waits, [wait.valid for wait in waits])
         s.connect(glue.oldest_pc, b.dispatcher.oldest_pc)
         for index, (queue, receiver) in enumerate(zip(b.dispatcher.queue, receivers, strict=True)):
@@ -211,10 +222,13 @@ class Machine(StructuralComponent):
     def _count(self, s: Structure, b: _Blocks) -> None:
         counters, glue, stats = b.counters, b.glue, b.collector.stats
         s.connect(glue.issued, b.dispatcher.issued)
-        s.connect(glue.load_beats, b.loads.stats.beats)
-        s.connect(glue.load_words, b.loads.stats.words)
-        s.connect(glue.store_beats, b.store.stats.beats)
-        s.connect(glue.store_rows, b.store.stats.rows)
+        s.connect(glue.loads, b.loads.stats)
+        s.connect(glue.store, b.store.stats)
+        s.connect(glue.store_busy, b.store.busy)
+        s.connect(glue.read_valid, [port.ar.valid for port in b.loads.read])
+        s.connect(glue.read_ready, [master.load.ar.ready for master in b.masters])
+        s.connect(glue.write_valid, [port.aw.valid for port in b.store.write])
+        s.connect(glue.write_ready, [master.store.aw.ready for master in b.masters])
         s.connect(glue.rows, stats.rows)
         s.connect(glue.fetch_valid, b.masters[0].fetch.r.valid)
         s.connect(glue.fetch_ready, b.fetch.read.r.ready)
@@ -241,8 +255,13 @@ class Machine(StructuralComponent):
             events |= {
                 f"read_beats_{group}": b.loads.stats.beats[group],
                 f"write_beats_{group}": b.store.stats.beats[group],
-                f"load_wait_{group}": b.loads.stats.waiting[group],
             }
+            events |= {
+                f"load_{name}_{group}": getattr(glue.load_cycles, name)[group] for name, _ in load_cycles_layout()
+            }
+        events |= {f"store_{name}": getattr(glue.store_cycles, name) for name, _ in store_cycles_layout()}
+        events |= {f"vector_{name}": getattr(b.vector.stats, name) for name in vector_stats_layout().members}
+        s.connect(glue.vector_rows, b.vector.stats.rows)
         s.connect(counters.events, struct_of(event_layout(), events))
         for tier in range(self.config.tiers):
             tier_stats = b.sequencers.stats[tier]

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from hdl.config import MachineConfig
 
-__all__ = ["COUNTER_BASE", "COUNTER_BITS", "MAGIC", "Register", "RegisterField", "counter_names", "register_map"]
+__all__ = [
+    "COUNTER_BASE", "COUNTER_BITS", "EXHAUSTIVE", "GLOBAL_COUNTERS", "MAGIC", "TIER_COUNTERS", "Register",
+    "RegisterField", "counter_names", "register_map",
+]  # fmt: skip
 
 MAGIC = 0x4133_444D
 """Value of register ID: "A3DM"."""
@@ -94,20 +97,47 @@ GLOBAL_COUNTERS: tuple[tuple[str, str], ...] = (
     ("instructions", "instructions dispatched"),
     ("dispatch_full", "cycles the dispatcher waited for a full queue"),
     ("dispatch_starved", "cycles the dispatcher waited for the instruction fetch"),
-    ("read_beats_0", "data beats read by loads in group 0 (group_bytes each)"),
-    ("read_beats_1", "data beats read by loads in group 1"),
     ("fetch_beats", "data beats of instruction fetch in group 0"),
+    ("fill_words", "V-Cache fill words (fill_rows x columns bytes each)"),
+    ("read_beats_0", "data beats read by loads in group 0 (group_bytes each)"),
+    ("load_blocked_0", "cycles load engine 0 could not ask for data: memory, buffer or bursts at their limit"),
+    ("load_starved_0", "cycles load engine 0 waited for data that it had asked for"),
+    ("load_wait_0", "cycles load engine 0 waited for semaphores, or for the other engine with PAIR"),
+    ("load_idle_0", "cycles load engine 0 had no load, or only data inside the machine to move"),
+    ("read_beats_1", "data beats read by loads in group 1 (group_bytes each)"),
+    ("load_blocked_1", "cycles load engine 1 could not ask for data: memory, buffer or bursts at their limit"),
+    ("load_starved_1", "cycles load engine 1 waited for data that it had asked for"),
+    ("load_wait_1", "cycles load engine 1 waited for semaphores, or for the other engine with PAIR"),
+    ("load_idle_1", "cycles load engine 1 had no load, or only data inside the machine to move"),
     ("write_beats_0", "data beats written in group 0"),
     ("write_beats_1", "data beats written in group 1"),
-    ("fill_words", "V-Cache fill words (fill_rows x columns bytes each)"),
-    ("load_wait_0", "cycles load engine 0 had an instruction waiting for semaphores"),
-    ("load_wait_1", "cycles load engine 1 had an instruction waiting for semaphores"),
+    ("store_blocked", "cycles the store unit had an address or a beat that the memory did not take"),
+    ("store_wait", "cycles the store unit waited for semaphores"),
+    ("store_busy", "cycles the store unit read rows without a full beat, or waited for write responses"),
+    ("store_idle", "cycles the store unit had no store"),
+    ("vector_rows", "rows of operand A that the vector unit took in (GATHER: one for each lane it fills)"),
+    ("vector_row_wait", "cycles the vector unit waited for a row of the combine buffer, or read operand B"),
+    ("vector_drain", "cycles the vector unit finished an instruction before the next one's first row"),
+    ("vector_semaphore", "cycles the vector unit waited for semaphores"),
+    ("vector_idle", "cycles the vector unit had no instruction"),
     ("rows", "result rows moved by the result bus"),
     ("rows_activation", "result rows written to activation buffers"),
     ("rows_combine", "result rows written to the combine buffer"),
     ("bus_conflict", "rows held back because their destination was taken in that cycle"),
 )
-"""Performance counters of the whole machine."""
+"""Performance counters of the whole machine; those named in `EXHAUSTIVE` count each cycle of a unit exactly once."""
+
+EXHAUSTIVE: Mapping[str, tuple[str, ...]] = {
+    **{
+        f"load engine {group}": tuple(
+            f"{name}_{group}" for name in ("read_beats", "load_blocked", "load_starved", "load_wait", "load_idle")
+        )
+        for group in range(2)
+    },
+    "store unit": ("write_beats_0", "write_beats_1", "store_blocked", "store_wait", "store_busy", "store_idle"),
+    "vector unit": ("vector_rows", "vector_row_wait", "vector_drain", "vector_semaphore", "vector_idle"),
+}
+"""Units of which exactly one of some counters counts each cycle, the first that applies in this order."""
 
 
 def counter_names(config: MachineConfig) -> list[str]:

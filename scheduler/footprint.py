@@ -2,7 +2,8 @@
 """Which memory cells an instruction reads and writes, on chip and off.
 
 A cell is the smallest thing that two instructions can share without meeting: a V-Cache tile, half a tile's width of
-an activation word (C/2 bytes), a token-list entry, a requantisation word, a combine row. Memory is handled as ranges.
+an activation word (C/2 bytes), a token-list entry, a requantisation word, a combine row, a scalar of the vector unit.
+Memory is handled as spans.
 """
 
 from __future__ import annotations
@@ -14,15 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat
-from hdl.legality import beats, gang_tiers, load_groups, load_unit_bytes, store_bytes, tiers_of_mask
+from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest
+from hdl.legality import (
+    beats,
+    gang_tiers,
+    load_groups,
+    load_unit_bytes,
+    parameter_count,
+    store_span,
+    store_step,
+    tiers_of_mask,
+)
+from hdl.vector_access import dest_rows
 from scheduler.ordering import maker_tiers
+from scheduler.spans import Span, whole_span
+from scheduler.vector_footprint import activation_cells, rows_read, scalar_cells
 
 __all__ = ["SPACES", "Access", "Footprint", "Lists", "footprint", "space_cells"]
 
 Cells = npt.NDArray[np.int64]
 Kind = Literal["read", "write", "add"]
-SPACES = ("vcache", "activation", "list", "parameter", "combine")
+SPACES = ("vcache", "activation", "list", "parameter", "combine", "scalar")
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Access:
     kind : {"read", "write", "add"}
         ``add`` is an accumulation into a combine row, which commutes with other additions.
     tier : int
-        Tier that reads (reads by the array) or that made the row (results); -1 for loads and stores.
+        Tier that reads (reads by the array) or that made the row (results); -1 for loads, stores and the vector unit.
     cells : int64 array
         Cell numbers, with repetitions where a cell is written twice.
     """
@@ -55,13 +68,13 @@ class Footprint:
     ----------
     accesses : tuple of Access
         On-chip accesses.
-    reads, writes : tuple of (group, start, end)
-        Byte ranges of memory.
+    reads, writes : tuple of Span
+        Bytes of memory.
     """
 
     accesses: tuple[Access, ...]
-    reads: tuple[tuple[int, int, int], ...] = ()
-    writes: tuple[tuple[int, int, int], ...] = ()
+    reads: tuple[Span, ...] = ()
+    writes: tuple[Span, ...] = ()
 
 
 class Lists:
@@ -88,6 +101,7 @@ def space_cells(space: str, config: MachineConfig) -> int:
         "list": config.tiers * config.list_depth,
         "parameter": config.tiers * config.parameter_words,
         "combine": config.combine_rows,
+        "scalar": config.scalar_depth,
     }[space]
 
 
@@ -103,6 +117,8 @@ def footprint(instruction: Instruction, config: MachineConfig, lists: Lists) -> 
         return _store(instruction, config)
     if instruction.opcode == Opcode.GEMM:
         return Footprint(tuple(_gemm_reads(instruction, config, lists) + _gemm_writes(instruction, config, lists)))
+    if instruction.opcode == Opcode.VECTOR:
+        return _vector(instruction, config)
     return Footprint(())
 
 
@@ -113,25 +129,41 @@ def _load(instruction: Instruction, config: MachineConfig) -> Footprint:
         LoadDest.ACTIVATION: ("activation", config.activation_words, _parts(config)),
         LoadDest.LIST: ("list", config.list_depth, 1),
         LoadDest.PARAMETER: ("parameter", config.parameter_words, 1),
+        LoadDest.ROWS: ("combine", 0, 1),
     }[kind]
-    cells = [
-        (tier * depth + base) * parts + np.arange(count * parts) for tier in tiers_of_mask(instruction["dest_tiers"])
-    ]
+    tiers = [0] if kind == LoadDest.ROWS else tiers_of_mask(instruction["dest_tiers"])
+    cells = [(tier * depth + base) * parts + np.arange(count * parts) for tier in tiers]
     size = beats(count * load_unit_bytes(instruction, config), config) * config.group_bytes
-    reads = tuple((group, start, start + size) for group, start in load_groups(instruction))
+    reads = tuple(whole_span(group, start, start + size) for group, start in load_groups(instruction))
     return Footprint((Access(space, "write", -1, np.concatenate(cells)),), reads=reads)
 
 
 def _store(instruction: Instruction, config: MachineConfig) -> Footprint:
-    cells = instruction["row_base"] + np.arange(instruction["rows"])
+    cells = instruction["row_base"] + np.arange(instruction["rows"]) * (1 + instruction["row_gap"])
     accesses, writes = [], []
     if instruction["format"] != StoreFormat.DISCARD:
         accesses.append(Access("combine", "read", -1, cells))
-        start = instruction["addr"] * ADDRESS_UNIT
-        writes.append((instruction["group"], start, start + store_bytes(instruction, config)))
+        width, step = store_step(instruction, config)
+        start, end = store_span(instruction, config)
+        group = instruction["group"]
+        writes.append(whole_span(group, start, end) if width == step else Span(group, start, end, step, width))
     if instruction["clear"]:
         accesses.append(Access("combine", "write", -1, cells))
     return Footprint(tuple(accesses), writes=tuple(writes))
+
+
+def _vector(instruction: Instruction, config: MachineConfig) -> Footprint:
+    accesses = [Access("combine", "read", -1, rows_read(instruction))]
+    if instruction["dest_kind"] == VectorDest.ROWS:
+        accesses.append(Access("combine", "write", -1, dest_rows(instruction).reshape(-1)))
+    elif instruction["dest_kind"] == VectorDest.ACTIVATION:
+        accesses.append(Access("activation", "write", -1, activation_cells(instruction, config)))
+    read, written = scalar_cells(instruction)
+    if read.size:
+        accesses.append(Access("scalar", "read", -1, read))
+    if written.size:
+        accesses.append(Access("scalar", "write", -1, written))
+    return Footprint(tuple(accesses))
 
 
 def _mapping(instruction: Instruction) -> Mapping3D:
@@ -162,8 +194,8 @@ def _gemm_reads(instruction: Instruction, config: MachineConfig, lists: Lists) -
             cells = (words[:, :, None] * parts + np.arange(parts)).reshape(-1)
             accesses.append(Access("activation", "read", tier, np.unique(cells)))
         if tier in makers:
-            words = tier * config.parameter_words + instruction["param_base"] + np.arange(n_tiles)
-            accesses.append(Access("parameter", "read", tier, words))
+            first = tier * config.parameter_words + instruction["param_base"]
+            accesses.append(Access("parameter", "read", tier, first + np.arange(parameter_count(instruction))))
     return accesses
 
 

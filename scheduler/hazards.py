@@ -12,6 +12,8 @@ from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode
 from scheduler.footprint import SPACES, Access, Footprint, space_cells
 from scheduler.ordering import Ordering, issue_queues, row_completions
+from scheduler.spans import SpanLog
+from scheduler.vector_footprint import vector_conflict
 
 __all__ = ["Conflict", "HazardTracker", "self_conflict"]
 
@@ -40,12 +42,14 @@ class Conflict:
     ordered: bool
 
 
-def self_conflict(touched: Footprint) -> str | None:
+def self_conflict(instruction: Instruction, touched: Footprint, config: MachineConfig) -> str | None:
     """Return why one instruction races with itself, or None.
 
     A GEMM's rows come out while later waves still read, so it must not write activations that it reads; and two rows
-    of one GEMM for the same cell have no defined order unless they are added.
+    of one GEMM for the same cell have no defined order unless they are added. For VECTOR see `vector_conflict`.
     """
+    if instruction.opcode == Opcode.VECTOR:
+        return vector_conflict(instruction, config)
     for space in ("activation", "combine"):
         reads = [a.cells for a in touched.accesses if a.space == space and a.kind == "read" and a.tier >= 0]
         writes = [a.cells for a in touched.accesses if a.space == space and a.kind == "write" and a.tier >= 0]
@@ -75,10 +79,9 @@ class HazardTracker:
         self.order = order
         self._written: dict[str, Last] = {s: np.full(space_cells(s, config), -1, np.int32) for s in SPACES}
         self._writer_tier: dict[str, Last] = {s: np.full(space_cells(s, config), -1, np.int32) for s in SPACES}
-        # Reads and additions since the last write, by kind, unit of completion and tier.
-        self._since: dict[tuple[str, str, tuple[tuple[str, ...], ...], int], Last] = {}
-        self._memory_reads: list[tuple[int, int, int, int]] = []
-        self._memory_writes: list[tuple[int, int, int, int]] = []
+        # Reads and additions since the last write, by space, kind, unit of completion and tier.
+        self._since: dict[str, dict[tuple[str, tuple[tuple[str, ...], ...], int], Last]] = {s: {} for s in SPACES}
+        self._memory_reads, self._memory_writes = SpanLog(), SpanLog()
         self._tile_loads: dict[int, list[int]] = {}
 
     def conflicts(self, instruction: Instruction, touched: Footprint, done: int) -> list[Conflict]:
@@ -96,16 +99,18 @@ class HazardTracker:
         found: list[Conflict] = []
         for access in touched.accesses:
             found += self._cell_conflicts(instruction, access, done)
-        for ranges, earlier, text in (
+        # One engine reads a group and one unit stores, each in order: the latest instruction stands for all before it,
+        # and stores need no order among themselves.
+        for spans, earlier, text in (
             (touched.reads, self._memory_writes, "reads memory that was stored"),
             (touched.writes, self._memory_reads, "overwrites memory that is loaded"),
-            (touched.writes, self._memory_writes, "overwrites memory that was stored"),
         ):
-            for group, start, end in ranges:
-                for number, other, low, high in earlier:
-                    if other == group and low < end and start < high:
-                        fine = self._ordered(number, -1, "read", instruction, -1, "write", done)
-                        found.append(Conflict(number, -1, f"{text} (group {group}, byte {max(low, start):#x})", fine))
+            for span in spans:
+                overlap = earlier.last_overlap(span)
+                if overlap is not None:
+                    number, byte = overlap
+                    fine = self._ordered(number, -1, "read", instruction, -1, "write", done)
+                    found.append(Conflict(number, -1, f"{text} (group {span.group}, byte {byte:#x})", fine))
         return found
 
     def _cell_conflicts(self, instruction: Instruction, access: Access, done: int) -> list[Conflict]:
@@ -114,21 +119,30 @@ class HazardTracker:
         by_tag = space == "vcache" and access.kind == "read"
         numbers = self._written[space][cells]
         tiers = self._writer_tier[space][cells]
-        for number, tier in {(int(n), int(t)) for n, t in zip(numbers, tiers, strict=True) if n >= 0}:
+        # Both numbers in one, tiers from -1 to 7.
+        writers, first = np.unique(numbers.astype(np.int64) * 16 + tiers + 1, return_index=True)
+        for writer, place in zip(writers.tolist(), first.tolist(), strict=True):
+            number, tier = writer >> 4, (writer & 15) - 1
+            if number < 0:
+                continue
             if by_tag:
                 fine = self.order.done_before(done, number) or self._tag_orders(instruction, cells, number, done)
             else:
                 fine = self._ordered(number, tier, "write", instruction, access.tier, access.kind, done)
-            cell = int(cells[np.argmax((numbers == number) & (tiers == tier))])
-            found.append(Conflict(number, tier, f"{access.kind}s {space} cell {cell} after its write", fine))
-        for (kind, other, _units, tier), last in self._since.items():
-            if other != space or kind == access.kind or (kind == "read" and access.kind == "read"):
+            found.append(Conflict(number, tier, f"{access.kind}s {space} cell {cells[place]} after its write", fine))
+        for (kind, _units, tier), last in self._since[space].items():
+            if kind == access.kind:
                 continue
             values = last[cells]
-            for number in {int(n) for n in np.unique(values) if n >= 0}:
+            if values.size == 0 or values.max() < 0:
+                continue
+            readers, first = np.unique(values, return_index=True)
+            for number, place in zip(readers.tolist(), first.tolist(), strict=True):
+                if number < 0:
+                    continue
                 fine = self._ordered(number, tier, kind, instruction, access.tier, access.kind, done)
-                cell = int(cells[np.argmax(values == number)])
-                found.append(Conflict(number, tier, f"{access.kind}s {space} cell {cell} after its {kind}", fine))
+                text = f"{access.kind}s {space} cell {cells[place]} after its {kind}"
+                found.append(Conflict(number, tier, text, fine))
         return found
 
     def _ordered(
@@ -144,7 +158,7 @@ class HazardTracker:
                 # The tier that read has issued its last wave before the new operation's first, in each of its queues.
                 return f"tier{tier}" in issue_queues(instruction)
             return tier == new_tier and kind != "read" and new_kind != "read"  # rows of one tier arrive in order
-        # Loads of one engine, and stores, do their work in order.
+        # Loads of one engine, stores, and VECTOR instructions do their work in order.
         return bool(set(row_completions(first)[0]) & set(row_completions(instruction)[0]))
 
     def _tag_orders(self, instruction: Instruction, cells: npt.NDArray[np.int64], load: int, done: int) -> bool:
@@ -182,16 +196,17 @@ class HazardTracker:
             if access.kind == "write":
                 self._written[access.space][access.cells] = number
                 self._writer_tier[access.space][access.cells] = access.tier
-                for (_, other, _, _), last in self._since.items():
-                    if other == access.space:
-                        last[access.cells] = -1
+                for last in self._since[access.space].values():
+                    last[access.cells] = -1
                 if access.space == "vcache" and instruction["dest_kind"] == LoadDest.VCACHE:
                     for cell in access.cells:
                         self._tile_loads.setdefault(int(cell), []).append(number)
             else:
-                key = (access.kind, access.space, units, access.tier)
-                if key not in self._since:
-                    self._since[key] = np.full(space_cells(access.space, self.config), -1, np.int32)
-                self._since[key][access.cells] = number
-        self._memory_reads += [(number, *span) for span in touched.reads]
-        self._memory_writes += [(number, *span) for span in touched.writes]
+                since, key = self._since[access.space], (access.kind, units, access.tier)
+                if key not in since:
+                    since[key] = np.full(space_cells(access.space, self.config), -1, np.int32)
+                since[key][access.cells] = number
+        for span in touched.reads:
+            self._memory_reads.add(number, span)
+        for span in touched.writes:
+            self._memory_writes.add(number, span)

@@ -2,11 +2,11 @@
 """What is known to happen before what in a stream, whatever the timing: queues, semaphores and fill tags.
 
 Each instruction has a *grant* (its waits are satisfied), a *start*, and one or more *completions* (the moments at which
-it posts: one for a load or store, one per tier that makes rows for a GEMM). The facts used:
+it posts: one for a load, a store or a VECTOR, one per tier that makes rows for a GEMM). The facts used:
 
 - instructions of one queue are granted in order; a gang's waits are granted in its leader's queue, and only its start
   comes after the starts of what precedes it in the queues of the followers;
-- completions of one load engine, of the store unit and of one row-making tier happen in order;
+- completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order;
 - a completion comes after its instruction's start, and so after every completion that the grant waited for;
 - a GEMM that reads the last tile of a load by its tag completes after the load.
 
@@ -24,12 +24,14 @@ __all__ = ["Ordering", "issue_queues", "maker_tiers", "row_completions"]
 
 
 def issue_queues(instruction: Instruction) -> tuple[str, ...]:
-    """Return the queues that an instruction enters: ``load0``, ``load1``, ``store``, ``tier0`` ..."""
+    """Return the queues that an instruction enters: ``load0``, ``load1``, ``store``, ``vector``, ``tier0`` ..."""
     if instruction.opcode == Opcode.LOAD:
         group = instruction["group"]
         return ("load0", "load1") if instruction["format"] == Format.PAIR else (f"load{group}",)
     if instruction.opcode == Opcode.STORE:
         return ("store",)
+    if instruction.opcode == Opcode.VECTOR:
+        return ("vector",)
     if instruction.opcode == Opcode.GEMM:
         return tuple(f"tier{tier}" for tier in gang_tiers(instruction))
     return ()
@@ -60,6 +62,8 @@ class Ordering:
         Completion numbers of each instruction.
     owner : list of (int, str)
         Instruction number and unit (``tier2``, ``load0``, ...) of each completion.
+    grants_before_wait : list of int
+        Bit set of the instructions whose grant precedes each instruction's by the order of its queues alone.
     before_start : list of int
         Bit set of the completions that precede each instruction's start.
     grants_before_grant : list of int
@@ -76,6 +80,7 @@ class Ordering:
         self.instructions: list[Instruction] = []
         self.completions: list[list[int]] = []
         self.owner: list[tuple[int, str]] = []
+        self.grants_before_wait: list[int] = []
         self.before_start: list[int] = []
         self.grants_before_grant: list[int] = []
         self.grants_before_start: list[int] = []
@@ -118,6 +123,7 @@ class Ordering:
             Numbers of the loads whose last tile it reads by tag.
         """
         number = len(self.instructions)
+        self.grants_before_wait.append(self.preview_grant(instruction))
         waited = list(waited)
         done, granted = self.preview(instruction, waited)
         self.grants_before_grant.append(self.preview_grant(instruction, waited))

@@ -10,16 +10,21 @@ What is checked, statically, on the stream as it is:
   have consumed them, and the loads whose tags it needs are older;
 - no semaphore can overflow;
 - **no race**: any two instructions that touch the same V-Cache tile, activation word, token-list entry,
-  requantisation word, combine row or memory byte (one of them writing) are ordered by queues, semaphores or fill tags;
+  requantisation word, combine row, scalar or memory byte (one of them writing) are ordered by queues, semaphores or
+  fill tags;
 - a GEMM finds its tiles filled with its tag.
 
-What a semaphore wait guarantees is worked out conservatively: of the posts that may come before it, those without
-which the count could not be reached. Nothing that is reported as proved depends on timing; a correct stream that
-relies on subtler reasoning is refused.
+Not proved: that the indices which GATHER takes from scalars lie inside its vector (ARGMAX makes them so as long as an
+element is left to choose); the machine checks each.
+
+What a semaphore wait guarantees is worked out conservatively (:mod:`scheduler.settle`): of the posts that may come
+before it, those without which the count could not be reached. Nothing that is reported as proved depends on timing; a
+correct stream that relies on subtler reasoning is refused.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,11 +39,12 @@ from hdl.legality import Limits, check_instruction, tiers_of_mask
 from scheduler.footprint import Footprint, Lists, footprint, space_cells
 from scheduler.hazards import HazardTracker, self_conflict
 from scheduler.ordering import Ordering, row_completions
+from scheduler.settle import Semaphores, posts_of, settle, waits_of
+from scheduler.spans import SpanLog
 
 __all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
 
 Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
-MAX_PASSES = 64
 
 
 class StreamError(A3dError):
@@ -113,7 +119,7 @@ def verify_stream(
     prints, findings = _footprints(instructions, config, images, tags)
     if findings:
         return findings
-    order = _settle(instructions, prints.tag_loads)
+    order = settle(instructions, prints.tag_loads)
     findings = _stolen(order) + _overflows(order, config)
     hazards = HazardTracker(config, order)
     for number, touched in enumerate(prints.touched):
@@ -141,19 +147,10 @@ def _illegal(instructions: Sequence[Instruction], config: MachineConfig, limits:
     return findings
 
 
-def _waits(instruction: Instruction) -> list[tuple[int, int]]:
-    pairs = [(instruction[f"wait{n}_sem"], instruction[f"wait{n}_count"]) for n in (0, 1)]
-    return [(semaphore, count) for semaphore, count in pairs if count]
-
-
-def _posts(instruction: Instruction) -> list[int]:
-    return [instruction[f"post{n}_sem"] for n in (0, 1) if instruction[f"post{n}_en"]]
-
-
 def _deadlocks(instructions: Sequence[Instruction]) -> list[Finding]:
     values: dict[int, int] = defaultdict(int)
     for number, instruction in enumerate(instructions):
-        for semaphore, count in _waits(instruction):
+        for semaphore, count in waits_of(instruction):
             if values[semaphore] < count:
                 text = (
                     f"instruction {number} ({instruction.opcode.name}) waits for {count} of semaphore {semaphore}; "
@@ -161,7 +158,7 @@ def _deadlocks(instructions: Sequence[Instruction]) -> list[Finding]:
                 )
                 return [Finding("deadlock", (number,), text)]
             values[semaphore] -= count
-        for semaphore in _posts(instruction):
+        for semaphore in posts_of(instruction):
             values[semaphore] += len(row_completions(instruction))
     return []
 
@@ -180,10 +177,10 @@ def _footprints(
     state = np.full((config.tiers, config.vcache_tiles), -1, dtype=np.int16) if tags is None else tags.copy()
     hazards = HazardTracker(config, Ordering())
     prints = _Prints([], [])
-    stored: list[tuple[int, int, int]] = []
+    stored = SpanLog()
     for number, instruction in enumerate(instructions):
         touched = footprint(instruction, config, lists)
-        wrong = _out_of_range(touched, config) or self_conflict(touched)
+        wrong = _out_of_range(touched, config) or self_conflict(instruction, touched, config)
         if wrong:
             findings.append(Finding("race", (number,), f"instruction {number} ({instruction.opcode.name}): {wrong}"))
             break
@@ -191,12 +188,12 @@ def _footprints(
         prints.tag_loads.append(hazards.tag_loads(touched))
         hazards.order.add(instruction)
         hazards.record(number, touched)
-        stored += touched.writes
+        for span in touched.writes:
+            stored.add(number, span)
         if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.LIST:
-            for group, start, end in touched.reads:
-                if any(g == group and low < end and start < high for g, low, high in stored):
-                    text = f"instruction {number} loads a token list from memory that the stream stores: not checkable"
-                    findings.append(Finding("race", (number,), text))
+            if any(stored.last_overlap(span) for span in touched.reads):
+                text = f"instruction {number} loads a token list from memory that the stream stores: not checkable"
+                findings.append(Finding("race", (number,), text))
             lists.load(instruction, images)
         if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.VCACHE:
             for tier in tiers_of_mask(instruction["dest_tiers"]):
@@ -230,59 +227,11 @@ def _misses(number: int, instruction: Instruction, touched: Footprint, state: np
     return []
 
 
-def _settle(instructions: Sequence[Instruction], tag_loads: Sequence[Sequence[int]]) -> Ordering:
-    """Return the order that the semaphores guarantee, worked out until nothing more follows."""
-    waiters: dict[int, list[tuple[int, int]]] = defaultdict(list)  # semaphore: (instruction, count)
-    posts: dict[int, list[int]] = defaultdict(list)  # semaphore: completions, in program order
-    owner: list[tuple[int, str]] = []
-    for number, instruction in enumerate(instructions):
-        for semaphore, count in _waits(instruction):
-            waiters[semaphore].append((number, count))
-        for units in row_completions(instruction):
-            for semaphore in _posts(instruction):
-                posts[semaphore].append(len(owner))
-            owner.append((number, units[0]))
-    after: list[int] | None = None  # from the pass before: grants known to precede each completion
-    previous: list[list[int]] = []
-    for _ in range(MAX_PASSES):
-        order, guaranteed = Ordering(), []
-        for number, instruction in enumerate(instructions):
-            granted = order.preview_grant(instruction)
-            waited: list[int] = []
-            for semaphore, count in _waits(instruction):
-                taken = count + sum(c for w, c in waiters[semaphore] if granted >> w & 1)
-                waited += _guaranteed(number, taken, posts[semaphore], owner, after)
-            order.add(instruction, waited, tag_loads[number])
-            guaranteed.append(waited)
-        if guaranteed == previous:
-            break
-        previous, after = guaranteed, order.grants_before
-    return order
-
-
-def _guaranteed(
-    waiter: int, count: int, posts: Sequence[int], owner: Sequence[tuple[int, str]], after: Sequence[int] | None
-) -> list[int]:
-    """Return the posts without which `count` cannot be reached before the waiter is granted."""
-    # Posts that cannot come before the grant: the waiter's own, and those known to follow it.
-    candidates = [p for p in posts if owner[p][0] != waiter and not (after is not None and after[p] >> waiter & 1)]
-    chains: dict[str, list[int]] = defaultdict(list)
-    for post in candidates:
-        chains[owner[post][1]].append(post)
-    result = []
-    for chain in chains.values():
-        for place, post in enumerate(chain):
-            # Without this post, neither it nor the later ones of its unit have been made.
-            if len(candidates) - (len(chain) - place) < count:
-                result.append(post)
-    return result
-
-
 def _stolen(order: Ordering) -> list[Finding]:
     findings = []
     last: dict[int, int] = {}
     for number, instruction in enumerate(order.instructions):
-        for semaphore, _ in _waits(instruction):
+        for semaphore, _ in waits_of(instruction):
             earlier = last.get(semaphore)
             if earlier is not None and not order.grants_before_grant[number] >> earlier & 1:
                 text = (
@@ -295,24 +244,21 @@ def _stolen(order: Ordering) -> list[Finding]:
 
 
 def _overflows(order: Ordering, config: MachineConfig) -> list[Finding]:
-    waits: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    posts: dict[int, list[int]] = defaultdict(list)
-    for number, instruction in enumerate(order.instructions):
-        for semaphore, count in _waits(instruction):
-            waits[semaphore].append((number, count))
-        for semaphore in _posts(instruction):
-            posts[semaphore] += order.completions[number]
+    semaphores = Semaphores(order.instructions)
     findings = []
     most = (1 << config.semaphore_bits) - 1
-    for semaphore, completions in posts.items():
-        if len(completions) <= most:
-            continue
-        for post in completions:
-            later = sum(1 for other in completions if other != post and order.before[other] >> post & 1)
-            taken = sum(count for waiter, count in waits[semaphore] if order.grants_before[post] >> waiter & 1)
-            if len(completions) - later - taken > most:
+    for semaphore, chains in semaphores.chains.items():
+        total = sum(map(len, chains.values()))
+        for post in sorted(p for chain in chains.values() for p in chain) if total > most else ():
+            later = sum(_not_before(order, chain, post) for chain in chains.values())
+            if total - (later - 1) - semaphores.taken(semaphore, order.grants_before[post]) > most:
                 number = order.owner[post][0]
                 text = f"semaphore {semaphore} may count beyond {most} at instruction {number}"
                 findings.append(Finding("overflow", (number,), text))
                 break
     return findings
+
+
+def _not_before(order: Ordering, chain: Sequence[int], post: int) -> int:
+    """Return how many completions of one unit are `post` or come after it."""
+    return len(chain) - bisect_left(chain, True, key=lambda other: bool(order.before[other] >> post & 1))

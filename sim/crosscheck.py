@@ -10,6 +10,7 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
+from hdl.regs import EXHAUSTIVE
 from sim.golden.executor import Executor
 from sim.streams import IllegalStream, RandomStream
 from sim.system import Job, JobResult, MemoryKnobs, SimulatedMachine
@@ -18,6 +19,7 @@ __all__ = ["MismatchError", "check_illegal", "check_random", "compare_counters",
 
 EXACT_COUNTERS = (
     "instructions", "read_beats_0", "read_beats_1", "write_beats_0", "write_beats_1", "fill_words", "rows",
+    "vector_rows",
 )  # fmt: skip
 EXACT_TIER_COUNTERS = ("wave", "new_own", "link_m", "link_n", "link_k")
 CYCLE_COUNTERS = ("wave", "stall_tag", "stall_credit", "stall_edge", "wait_semaphore", "wait_gang", "idle")
@@ -42,16 +44,17 @@ def random_knobs(rng: random.Random) -> MemoryKnobs:
 
 
 def compare_counters(config: MachineConfig, expected: dict[str, int], got: JobResult) -> list[str]:
-    """Return a line for every exactly defined counter that differs, and for tiers whose cycles do not add up."""
+    """Return a line for every exactly defined counter that differs, and for units whose cycles do not add up."""
     lines = []
     names = [*EXACT_COUNTERS, *(f"tier{t}_{n}" for t in range(config.tiers) for n in EXACT_TIER_COUNTERS)]
     for name in names:
         if expected.get(name, 0) != got.counters[name]:
             lines.append(f"counter {name}: expected {expected.get(name, 0)}, got {got.counters[name]}")
-    for tier in range(config.tiers):
-        total = sum(got.counters[f"tier{tier}_{name}"] for name in CYCLE_COUNTERS)
+    units = {f"tier {tier}": tuple(f"tier{tier}_{name}" for name in CYCLE_COUNTERS) for tier in range(config.tiers)}
+    for unit, parts in {**units, **EXHAUSTIVE}.items():
+        total = sum(got.counters[name] for name in parts)
         if total != got.counters["cycles"]:
-            lines.append(f"tier {tier}: cycle counters add up to {total} of {got.counters['cycles']} cycles")
+            lines.append(f"{unit}: cycle counters add up to {total} of {got.counters['cycles']} cycles")
     return lines
 
 

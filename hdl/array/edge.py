@@ -6,6 +6,8 @@ Theory of operation
 Rows have no V-Cache bank.  Each holds a ``front`` word beside the PEs' stationary registers; the fronts form a shift
 register down the tier.  The V-Cache of the tier is ``fill_rows`` banks: tile row ``r`` is word ``r // fill_rows`` of
 the tile in bank ``r % fill_rows``, so that a fill word is one row in every bank, the same rate as in the vertical feed.
+A fill word of a transposed tile (``columns``) would write some bytes of several words of each bank in one cycle; it is
+not legal in a machine with this feed.
 
 A tile request in cycle ``q`` makes the :class:`EdgeFeeder` read the rows R-1 .. 0 in the cycles ``q .. q+R-1``.  With
 relative cycle ``c = cycle - (q + 1)``, row R-1-c enters row 0's front at the end of ``c``; row ``r`` shifts in the

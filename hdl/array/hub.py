@@ -23,6 +23,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.array.fill_slice import column_run, column_words
 from hdl.array.row import row_wave_layout
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
@@ -90,7 +91,9 @@ class Hub(wiring.Component):
     edge_load, edge_below, edge_tile : Out(1), Out(1), Out(vcache_bits)
         Tile request, for the edge feed.
     fill_select : Out(fill_words)
-        One bit for each fill word of a tile: this tier's V-Cache takes this word.
+        One bit for every ``fill_rows`` rows: the V-Cache banks of these rows take this cycle's word.
+    fill_columns, fill_mask : Out(1), Out(columns // column_run)
+        The word is of a transposed tile / one bit for each word's columns: they are written. Vertical feed only.
     fill_tile, fill_lane : Out(vcache_bits), Out(1)
         Tile that is filled, and the lane that the data are in.
     activation_enable, activation_addr : Out(rows), Out(activation_bits)
@@ -129,7 +132,9 @@ class Hub(wiring.Component):
             "param_write_addr": Out(param_write_bits(config)),
             "write_data": Out(8 * config.rows),
         }
-        if config.stationary_feed == "edge":
+        if config.stationary_feed == "vertical":
+            members |= {"fill_columns": Out(1), "fill_mask": Out(config.columns // column_run(config))}
+        else:
             members |= {"edge_load": Out(1), "edge_below": Out(1), "edge_tile": Out(config.vcache_bits)}
         super().__init__(members)
 
@@ -182,11 +187,15 @@ class Hub(wiring.Component):
             ]
 
     def _fill(self, m: Module) -> None:
+        config = self.config
+        vertical = config.stationary_feed == "vertical"
+        # The edge feed's banks could not take a transposed tile: no such word comes, and its bit costs no register.
+        unused = () if vertical else (("columns",),)
         hits = []
         lanes = []
         for index in range(2):
             source = self.fill_control[index]
-            lane = _register(m, f"fill_{index}", source, (("valid",),), source.valid)
+            lane = _register(m, f"fill_{index}", source, (("valid",),), source.valid, unused)
             above = self.fill_control_above[index]
             m.d.comb += [
                 above.eq(lane),
@@ -201,8 +210,21 @@ class Hub(wiring.Component):
         m.d.comb += [word.eq(lanes[0].word), self.fill_tile.eq(lanes[0].tile), self.fill_lane.eq(hits[1])]
         with m.If(hits[1]):
             m.d.comb += [word.eq(lanes[1].word), self.fill_tile.eq(lanes[1].tile)]
+        if not vertical:
+            with m.If(hits[0] | hits[1]):
+                m.d.comb += [self.fill_select[i].eq(word == i) for i in range(config.fill_words)]
+            return
+        columns = Signal()
+        m.d.comb += [columns.eq(Mux(hits[1], lanes[1].columns, lanes[0].columns)), self.fill_columns.eq(columns)]
+        # A column takes one word for all rows, or one for each half of them.
+        parts = column_words(config)
+        part_bits = parts.bit_length() - 1
         with m.If(hits[0] | hits[1]):
-            m.d.comb += [self.fill_select[i].eq(word == i) for i in range(self.config.fill_words)]
+            for i in range(config.fill_words):
+                of_column = word[:part_bits] == i * parts // config.fill_words if part_bits else 1
+                m.d.comb += self.fill_select[i].eq(Mux(columns, of_column, word == i))
+        for i in range(len(self.fill_mask)):
+            m.d.comb += self.fill_mask[i].eq(~columns | ((word >> part_bits) == i))
 
     def _write(self, m: Module) -> None:
         config = self.config

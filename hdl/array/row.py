@@ -195,22 +195,34 @@ class Row(ArrayRow):
         Bytes of the activation bank.
     links : bool
         Whether the links to the tier below exist.
+    column_run : int
+        Bytes of the bank's word that a fill word of a transposed tile writes; divides `columns`.
 
     Members
     -------
     fill_en, fill_addr, fill_data : In(1), In(address), In(8 * columns)
         Write port of the V-Cache bank.
+    fill_columns, fill_turned : In(1), In(8 * column_run)
+        The word is of a transposed tile: its bytes for this row are these, not ``fill_data``.
+    fill_mask : In(columns // column_run)
+        Bit i: write the bytes ``i * column_run`` and up, `column_run` of them.
     stationary_below, stationary : In(8 * columns), Out(8 * columns)
         M link, only with `links`: the stationary registers of the tier below, and the own ones.
 
     Further members are those of :class:`ArrayRow`.
     """
 
-    def __init__(self, columns: int, *, vcache_tiles: int, activation_words: int, links: bool = True) -> None:
+    def __init__(
+        self, columns: int, *, vcache_tiles: int, activation_words: int, links: bool = True, column_run: int = 1
+    ) -> None:
+        self.column_run = column_run
         ports: dict[str, Any] = {
             "fill_en": In(1),
             "fill_addr": In(address_bits(vcache_tiles)),
             "fill_data": In(8 * columns),
+            "fill_columns": In(1),
+            "fill_turned": In(8 * column_run),
+            "fill_mask": In(columns // column_run),
         }
         if links:
             ports |= {"stationary_below": In(8 * columns), "stationary": Out(8 * columns)}
@@ -219,18 +231,21 @@ class Row(ArrayRow):
     def module_key(self) -> str:
         """Name of the Verilog module."""
         links = "_links" if self.links else ""
-        return f"row_c{self.columns}_v{self.vcache_tiles}_a{self.activation_words}{links}"
+        return f"row_c{self.columns}_v{self.vcache_tiles}_a{self.activation_words}_k{self.column_run}{links}"
 
     def stationary_source(self, m: Module, platform: object, wave: Any) -> Value:
         """Read the V-Cache bank, or take the word of the tier below."""
         assert self.vcache_tiles is not None
-        bank = instantiate(m, platform, "vcache_bank", Sram(8 * self.columns, self.vcache_tiles))
+        run = self.column_run
+        memory = Sram(8 * self.columns, self.vcache_tiles, granularity=8 * run)
+        bank = instantiate(m, platform, "vcache_bank", memory)
         wave_in = self.wave_in
         own = wave_in.valid & wave_in.new
         m.d.comb += [
             bank.write_en.eq(self.fill_en),
             bank.write_addr.eq(self.fill_addr),
-            bank.write_data.eq(self.fill_data),
+            bank.write_mask.eq(self.fill_mask),
+            bank.write_data.eq(Mux(self.fill_columns, self.fill_turned.replicate(self.columns // run), self.fill_data)),
             bank.read_en.eq(own & ~wave_in.stationary_below if self.links else own),
             bank.read_addr.eq(wave_in.vcache_addr),
         ]

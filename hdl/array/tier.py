@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.array.accumulator import DRAIN_FIELDS, Accumulators
 from hdl.array.edge import EdgeBank, EdgeFeeder, EdgeRow
-from hdl.array.fill_slice import FillSlice
+from hdl.array.fill_slice import FillSlice, FillTurn, column_run, turned_bytes
 from hdl.array.hub import Hub
 from hdl.array.links import PartialSumLink, ResultHop
 from hdl.array.row import Row
@@ -28,6 +28,9 @@ from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import bond_signature, tail_layout
 
 __all__ = ["Tier"]
+
+_TURN_COLUMNS = 8
+"""Columns that one :class:`FillTurn` takes: near the square root of the columns the text of a tier is shortest."""
 
 
 class Tier(StructuralComponent):
@@ -96,6 +99,7 @@ class Tier(StructuralComponent):
         config = self.config
         links = config.vertical_links
         vertical = config.stationary_feed == "vertical"
+        turns = self._turns(s, fill) if vertical else []
         rows: list[Any] = []
         for index in range(config.rows):
             if vertical:
@@ -104,6 +108,7 @@ class Tier(StructuralComponent):
                     vcache_tiles=config.vcache_tiles,
                     activation_words=config.activation_words,
                     links=links,
+                    column_run=column_run(config),
                 )
             else:
                 row = EdgeRow(config.columns, activation_words=config.activation_words, links=links)
@@ -119,6 +124,9 @@ class Tier(StructuralComponent):
                 s.connect(row.fill_en, hub.fill_select[index // config.fill_rows])
                 s.connect(row.fill_addr, hub.fill_tile)
                 s.connect(row.fill_data, fill[index % config.fill_rows].row)
+                s.connect(row.fill_columns, hub.fill_columns)
+                s.connect(row.fill_mask, hub.fill_mask)
+                s.connect(row.fill_turned, _turned(turns, turned_bytes(config, index)))
             if vertical and links:
                 s.connect(row.stationary_below, self.below.stationary[index])
                 s.connect(self.above.stationary[index], row.stationary)
@@ -128,6 +136,17 @@ class Tier(StructuralComponent):
         if not vertical:
             self._edge(s, hub, fill, rows)
         return rows
+
+    def _turns(self, s: Structure, fill: list[FillSlice]) -> list[FillTurn]:
+        """Regroup the fill slices' bytes for transposed tiles, some columns at a time."""
+        columns = self.config.columns
+        width = _TURN_COLUMNS if columns % _TURN_COLUMNS == 0 else columns
+        turns = []
+        for first in range(0, columns, width):
+            turn = s.add(f"turn_{first // width}", FillTurn(len(fill), width, max(1, self.config.rows // columns)))
+            s.connect(turn.slices, [part.row[8 * first : 8 * (first + width)] for part in fill])
+            turns.append(turn)
+        return turns
 
     def _edge(self, s: Structure, hub: Hub, fill: list[FillSlice], rows: list[Any]) -> None:
         config = self.config
@@ -202,3 +221,13 @@ class Tier(StructuralComponent):
             s.connect(hop.valid, source.valid)
             s.connect(hop.row, source.data)
             s.connect(self.below.result[lane], [hop.below_valid, hop.below_row])
+
+
+def _turned(turns: list[FillTurn], places: list[tuple[int, int]]) -> list[Any]:
+    """Return the bytes at some (slice, column) of a fill word."""
+    parts = []
+    for index, column in places:
+        turn = turns[column // turns[0].columns]
+        low = 8 * turn.position(index, column % turn.columns)
+        parts.append(turn.turned[low : low + 8])
+    return parts

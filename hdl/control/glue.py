@@ -3,22 +3,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from amaranth.hdl import Const, Module, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
+from hdl.control.queues import queue_count
 from hdl.interfaces import PC_BITS
+from hdl.memory.loads import load_stats_layout
+from hdl.memory.store import store_stats_layout
 
-__all__ = ["MachineGlue"]
+__all__ = ["MachineGlue", "load_cycles_layout", "store_cycles_layout"]
+
+
+def load_cycles_layout() -> data.StructLayout:
+    """Return why no beat arrived for a load in this cycle, one bit an engine; at most one field for each is set."""
+    return data.StructLayout({"blocked": 2, "starved": 2, "wait": 2, "idle": 2})
+
+
+def store_cycles_layout() -> data.StructLayout:
+    """Return why no beat was written in this cycle; at most one field is set."""
+    return data.StructLayout({"blocked": 1, "wait": 1, "busy": 1, "idle": 1})
 
 
 class MachineGlue(wiring.Component):
     """Reductions over the units' status, and the instruction that a deadlock is blamed on.
 
-    Latency: combinational, but for the index of the instruction that each queue handed out last (one cycle).
+    Latency: combinational, but for the instruction to blame, which is found within two rounds over the queues.
 
     Parameters
     ----------
@@ -32,28 +43,36 @@ class MachineGlue(wiring.Component):
         The semaphores are zero / are not.
     units_quiet : In(3) / quiet : Out(1)
         No AXI transaction is outstanding in a unit / in any.
-    dispatcher_empty : In(1), units_busy : In(tiers + 3) / idle : Out(1)
-        Dispatcher empty and no unit (sequencers, loads, store, collector) busy.
+    dispatcher_empty : In(1), units_busy : In(tiers + 4) / idle : Out(1)
+        Dispatcher empty and no unit (sequencers, loads, store, vector unit, collector) busy.
     loads_waiting : In(3) / loads_pending : Out(1)
         A load is under way or waits in a queue of the dispatcher.
-    queue_valid, queue_ready : In(1).array(tiers + 3), queue_pc : In(PC_BITS).array(tiers + 3)
+    queue_valid, queue_ready : In(1).array(queue_count), queue_pc : In(PC_BITS).array(queue_count)
         Handshakes of the instruction queues.
-    waits : In(tiers + 3), oldest_pc : In(PC_BITS) / stuck_pc : Out(PC_BITS)
+    waits : In(queue_count), oldest_pc : In(PC_BITS) / stuck_pc : Out(PC_BITS)
         Units that wait for a semaphore, in the order of the queues; the instruction to blame for a deadlock: the first
         in program order that waits, else the oldest of the dispatcher.
-    issued, store_rows : In(1), load_beats, load_words, store_beats : In(2), rows : In, waves : In(tiers)
-        Events of the units.
+    loads : In(load_stats_layout()), store : In(store_stats_layout()), store_busy : In(1)
+        What the memory units do.
+    read_valid, read_ready, write_valid, write_ready : In(2)
+        Handshakes of the groups' read and write addresses (loads and stores).
+    issued, vector_rows : In(1), rows : In, waves : In(tiers)
+        Events of the other units.
     fetch_valid, fetch_ready : In(1)
         Handshake of fetched beats.
     progress : Out(1)
         Something moved in this cycle.
     last_result, fetch_beats : Out(1), fill_words : Out(2)
         Counter events.
+    load_cycles : Out(load_cycles_layout()), store_cycles : Out(store_cycles_layout())
+        Counter events of the cycles in which a memory unit moved no beat: the first that holds of an address or a beat
+        that could not go out, missing read data, a wait for a semaphore; ``busy``: the store unit had work
+        nevertheless; ``idle``: none of these.
     """
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        queues = config.tiers + 3
+        queues = queue_count(config)
         super().__init__(
             {
                 "soft_reset": In(1),
@@ -64,7 +83,7 @@ class MachineGlue(wiring.Component):
                 "units_quiet": In(3),
                 "quiet": Out(1),
                 "dispatcher_empty": In(1),
-                "units_busy": In(queues),
+                "units_busy": In(config.tiers + 4),
                 "idle": Out(1),
                 "loads_waiting": In(3),
                 "loads_pending": Out(1),
@@ -74,11 +93,15 @@ class MachineGlue(wiring.Component):
                 "waits": In(queues),
                 "oldest_pc": In(PC_BITS),
                 "stuck_pc": Out(PC_BITS),
+                "loads": In(load_stats_layout()),
+                "store": In(store_stats_layout()),
+                "store_busy": In(1),
+                "read_valid": In(2),
+                "read_ready": In(2),
+                "write_valid": In(2),
+                "write_ready": In(2),
                 "issued": In(1),
-                "load_beats": In(2),
-                "load_words": In(2),
-                "store_beats": In(2),
-                "store_rows": In(1),
+                "vector_rows": In(1),
                 "rows": In(config.tiers.bit_length()),
                 "waves": In(config.tiers),
                 "fetch_valid": In(1),
@@ -87,6 +110,8 @@ class MachineGlue(wiring.Component):
                 "last_result": Out(1),
                 "fetch_beats": Out(1),
                 "fill_words": Out(2),
+                "load_cycles": Out(load_cycles_layout()),
+                "store_cycles": Out(store_cycles_layout()),
             }
         )
 
@@ -95,7 +120,7 @@ class MachineGlue(wiring.Component):
         return f"machine_glue_t{self.config.tiers}"
 
     def elaborate(self, platform: object) -> Module:
-        """Build the reductions and the search for the first waiting instruction."""
+        """Build the reductions, the reasons of idle cycles and the search for the first waiting instruction."""
         m = Module()
         m.d.comb += [
             self.stream_reset.eq(self.soft_reset | self.restart),
@@ -104,30 +129,70 @@ class MachineGlue(wiring.Component):
             self.idle.eq(self.dispatcher_empty & ~self.units_busy.any()),
             self.loads_pending.eq(self.loads_waiting.any()),
             self.fetch_beats.eq(self.fetch_valid & self.fetch_ready),
-            self.fill_words.eq(self.load_words[0] + self.load_words[1]),
-            self.last_result.eq(self.rows.any() | self.store_beats.any()),
+            self.fill_words.eq(self.loads.words[0] + self.loads.words[1]),
+            self.last_result.eq(self.rows.any() | self.store.beats.any()),
             self.progress.eq(
                 self.issued
-                | self.load_beats.any()
-                | self.load_words.any()
+                | self.loads.beats.any()
+                | self.loads.words.any()
                 | self.rows.any()
-                | self.store_beats.any()
-                | self.store_rows
+                | self.store.beats.any()
+                | self.store.rows
+                | self.vector_rows
                 | self.fetch_beats
                 | self.waves.any()
             ),
         ]
-        best: Any = self.oldest_pc
-        found: Any = Const(0)
-        for index in range(self.config.tiers + 3):
-            taken = Signal(PC_BITS, name=f"taken_pc_{index}")
-            with m.If(self.queue_valid[index] & self.queue_ready[index]):
-                m.d.sync += taken.eq(self.queue_pc[index])
-            chosen = Signal(PC_BITS, name=f"stuck_pc_{index}")
-            any_found = Signal(name=f"stuck_found_{index}")
-            m.d.comb += [chosen.eq(best), any_found.eq(found | self.waits[index])]
-            with m.If(self.waits[index] & (~found | (taken < best))):
-                m.d.comb += chosen.eq(taken)
-            best, found = chosen, any_found
-        m.d.comb += self.stuck_pc.eq(best)
+        self._classify(m)
+        self._blame(m)
         return m
+
+    def _classify(self, m: Module) -> None:
+        """Give each cycle of a memory unit in which no beat moved exactly one reason."""
+        out = self.load_cycles
+        for group in range(2):
+            refused = self.read_valid[group] & ~self.read_ready[group]
+            with m.If(self.loads.beats[group]):
+                pass
+            with m.Elif(self.loads.blocked[group] | refused):
+                m.d.comb += out.blocked[group].eq(1)
+            with m.Elif(self.loads.starved[group]):
+                m.d.comb += out.starved[group].eq(1)
+            with m.Elif(self.loads.waiting[group]):
+                m.d.comb += out.wait[group].eq(1)
+            with m.Else():
+                m.d.comb += out.idle[group].eq(1)
+        refused = (self.write_valid & ~self.write_ready).any()
+        with m.If(self.store.beats.any()):
+            pass
+        with m.Elif(self.store.blocked | refused):
+            m.d.comb += self.store_cycles.blocked.eq(1)
+        with m.Elif(self.store.waiting):
+            m.d.comb += self.store_cycles.wait.eq(1)
+        with m.Elif(self.store_busy):
+            m.d.comb += self.store_cycles.busy.eq(1)
+        with m.Else():
+            m.d.comb += self.store_cycles.idle.eq(1)
+
+    def _blame(self, m: Module) -> None:
+        """Find the first instruction that waits, looking at one queue a cycle: a deadlock lasts."""
+        queues = queue_count(self.config)
+        index = Signal(range(queues))
+        best, found = Signal(PC_BITS), Signal()
+        start, start_found = Signal(PC_BITS), Signal()
+        chosen = Signal(PC_BITS)
+        taken = [Signal(PC_BITS, name=f"taken_pc_{queue}") for queue in range(queues)]
+        pc, waits = Signal(PC_BITS), Signal()
+        for queue in range(queues):
+            with m.If(self.queue_valid[queue] & self.queue_ready[queue]):
+                m.d.sync += taken[queue].eq(self.queue_pc[queue])
+        m.d.comb += [
+            pc.eq(Array(taken)[index]),
+            waits.eq(self.waits.bit_select(index, 1)),
+            start.eq(Mux(index == 0, self.oldest_pc, best)),
+            start_found.eq((index != 0) & found),
+            chosen.eq(Mux(waits & (~start_found | (pc < start)), pc, start)),
+        ]
+        m.d.sync += [best.eq(chosen), found.eq(start_found | waits), index.eq(index + 1)]
+        with m.If(index == queues - 1):
+            m.d.sync += [index.eq(0), self.stuck_pc.eq(chosen)]

@@ -164,7 +164,7 @@ class LoopNest(wiring.Component):
             with m.If(n_step):
                 m.d.sync += [
                     n_left.eq(Mux(n_end, loop.n_left, n_left - 1)),
-                    param.eq(Mux(n_end, loop.param, param + 1)),
+                    param.eq(Mux(n_end, loop.param, param + ~loop.param_hold)),
                     n_global.eq(Mux(n_end, loop.n_global, n_global + 1)),
                 ]
         return m

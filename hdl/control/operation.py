@@ -70,7 +70,8 @@ def loop_layout(config: MachineConfig) -> data.StructLayout:
     """Return the bounds, starting addresses and strides of a tier's loop nest.
 
     ``*_left``: iterations less one. Strides are zero where the token list gives the address. ``dest`` includes the
-    offset of this tier's first token, ``n_global`` is the global number of its first output tile.
+    offset of this tier's first token, ``n_global`` is the global number of its first output tile. ``param_hold``: all
+    output tiles use the requantisation word ``param``.
     """
     return data.StructLayout(
         {
@@ -83,6 +84,7 @@ def loop_layout(config: MachineConfig) -> data.StructLayout:
             "act_stride": 10,
             "list": config.list_bits,
             "param": config.parameter_bits,
+            "param_hold": 1,
             "n_global": TOKEN_BITS,
             "dest": 16,
             "dest_stride": 10,
@@ -290,7 +292,7 @@ class OperationSetup(wiring.Component):
                     first_token.eq(Mux(spread, relative * gemm.tokens, 0)),
                     first_tile.eq(Mux(gemm.mapping == Mapping3D.N, relative * gemm.n_tiles, 0)),
                     act_slices.eq(gemm.act_base + gemm.k_slices),
-                    param_end.eq(gemm.param_base + gemm.n_tiles),
+                    param_end.eq(gemm.param_base + Mux(gemm.param_hold, 1, gemm.n_tiles)),
                     list_end.eq(Mux(gemm.act_list | gemm.dest_list, gemm.list_base + gemm.tokens, 0)),
                 ]
             with m.Case(1):
@@ -331,6 +333,7 @@ class OperationSetup(wiring.Component):
             loop.act_stride.eq(act_stride),
             loop.list.eq(gemm.list_base),
             loop.param.eq(gemm.param_base),
+            loop.param_hold.eq(gemm.param_hold),
             loop.n_global.eq(first_tile),
             loop.dest.eq(dest),
             loop.dest_stride.eq(dest_stride),

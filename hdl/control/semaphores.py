@@ -8,13 +8,14 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
+from hdl.control.queues import queue_count
 from hdl.emit.hierarchy import digest
 from hdl.interfaces import post_layout, wait_layout
 
 __all__ = ["POST_SOURCES", "SemaphoreUnit"]
 
-POST_SOURCES = 4
-"""Sources of posts: the collector, the two load engines, the store unit."""
+POST_SOURCES = 5
+"""Sources of posts: the collector, the two load engines, the store unit, the vector unit."""
 
 
 class SemaphoreUnit(wiring.Component):
@@ -30,10 +31,11 @@ class SemaphoreUnit(wiring.Component):
 
     Members
     -------
-    wait : In(stream of wait_layout).array(tiers + 3)
-        Tiers 0 and up, load engines 0 and 1, store unit. A transfer is the grant.
-    post : In(stream of post_layout).array(4)
-        Collector, load engines 0 and 1, store unit. Adds 1 to each enabled semaphore (2 when both are the same).
+    wait : In(stream of wait_layout).array(queue_count)
+        Tiers 0 and up, load engines 0 and 1, store unit, vector unit. A transfer is the grant.
+    post : In(stream of post_layout).array(POST_SOURCES)
+        Collector, load engines 0 and 1, store unit, vector unit. Adds 1 to each enabled semaphore (2 when both are the
+        same).
     overflow : Out(1)
         A counter would have passed its maximum in the previous cycle (a pulse); the counter keeps its value.
     all_zero : Out(1)
@@ -46,7 +48,7 @@ class SemaphoreUnit(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "wait": In(stream.Signature(wait_layout(config))).array(config.tiers + 3),
+                "wait": In(stream.Signature(wait_layout(config))).array(queue_count(config)),
                 "post": In(stream.Signature(post_layout(config))).array(POST_SOURCES),
                 "overflow": Out(1),
                 "all_zero": Out(1),
@@ -64,7 +66,7 @@ class SemaphoreUnit(wiring.Component):
         m = Module()
         config = self.config
         values = Array(self.values)
-        waiters = config.tiers + 3
+        waiters = queue_count(config)
 
         satisfied = Signal(waiters)
         for index in range(waiters):

@@ -13,8 +13,9 @@ from hdl.interfaces import PC_BITS, error_layout
 
 __all__ = ["ERROR_SOURCES", "Supervisor"]
 
-ERROR_SOURCES = 6
-"""Error reports: dispatcher, sequencers, collector, loads, store, fetch; earlier ones win in the same cycle."""
+ERROR_SOURCES = 7
+"""Error reports: dispatcher, sequencers, collector, loads, store, vector unit, fetch; in the same cycle the earlier
+one wins."""
 
 SETTLE_CYCLES = 16
 """Idle cycles required before END counts as reached: covers work on its way between two units."""

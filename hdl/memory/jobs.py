@@ -9,9 +9,16 @@ from amaranth.lib import data
 
 from hdl.config import MachineConfig
 from hdl.interfaces import PC_BITS, fill_control_layout, post_layout, write_layout
+from hdl.isa import Opcode, instruction_layout
 from hdl.legality import LIST_ENTRY_BYTES
 
-__all__ = ["LoadKind", "job_fifo_depth", "job_layout", "kind_unit_bytes", "log2", "out_word_layout", "position_bits"]
+__all__ = [
+    "ROW_SHIFT_BITS", "LoadKind", "job_fifo_depth", "job_layout", "kind_unit_bytes", "log2", "out_word_layout",
+    "position_bits", "unit_bytes",
+]  # fmt: skip
+
+ROW_SHIFT_BITS: int = instruction_layout(Opcode.LOAD)["shift"].width
+"""Width of the left shift of ROWS."""
 
 
 class LoadKind(IntEnum):
@@ -20,9 +27,11 @@ class LoadKind(IntEnum):
     FILL_BYTES = 0
     FILL_HIGH = 1
     FILL_PAIR = 2
-    ACTIVATION = 3
-    PARAMETER = 4
-    LIST = 5
+    FILL_COLUMNS = 3
+    ACTIVATION = 4
+    PARAMETER = 5
+    LIST = 6
+    ROWS = 7
 
 
 def log2(n: int) -> int:
@@ -34,13 +43,20 @@ def log2(n: int) -> int:
 
 def kind_unit_bytes(config: MachineConfig, kind: LoadKind) -> int:
     """Return the bytes of memory (of one plane) that make one output word of the data side."""
-    if kind == LoadKind.FILL_BYTES:
+    if kind in (LoadKind.FILL_BYTES, LoadKind.FILL_COLUMNS):
         return config.fill_bytes
     if kind in (LoadKind.FILL_HIGH, LoadKind.FILL_PAIR):
         return config.group_bytes
     if kind == LoadKind.LIST:
         return LIST_ENTRY_BYTES
+    if kind == LoadKind.ROWS:
+        return 2 * config.columns
     return config.rows
+
+
+def unit_bytes(config: MachineConfig) -> int:
+    """Return the low bytes of an output word that units, list entries and combine rows (as in memory) take."""
+    return max(config.rows, LIST_ENTRY_BYTES, 2 * config.columns)
 
 
 def job_fifo_depth(config: MachineConfig) -> int:
@@ -49,17 +65,17 @@ def job_fifo_depth(config: MachineConfig) -> int:
 
 
 def position_bits(config: MachineConfig) -> int:
-    """Return the width of an output word's address: {word, tile} of V-Cache, or a unit's or list entry's address."""
+    """Return the width of an output word's address: {word, tile} of V-Cache, or a unit's, entry's or row's address."""
     control = fill_control_layout(config)
     fill = int(control["tile"].width + control["word"].width)
-    return max(fill, int(write_layout(config)["addr"].width), config.list_bits)
+    return max(fill, int(write_layout(config)["addr"].width), config.list_bits, config.combine_bits)
 
 
 def job_layout(config: MachineConfig) -> data.StructLayout:
     """Return a job of the data side.
 
     ``units``: output words to make, 1 or more. ``position``: address of the first. ``high``: PAIR only, this engine's
-    plane is the high one. ``addr``: byte address of the first beat (for error reports).
+    plane is the high one. ``shift``: ROWS only. ``addr``: byte address of the first beat (for error reports).
     """
     return data.StructLayout(
         {
@@ -69,6 +85,7 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
             "position": position_bits(config),
             "units": 16 + max(log2(config.fill_words), log2(config.parameter_parts)),
             "tag": 6,
+            "shift": ROW_SHIFT_BITS,
             "pc": PC_BITS,
             "addr": config.address_bits,
             "post": post_layout(config),
@@ -79,20 +96,24 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
 def out_word_layout(config: MachineConfig) -> data.StructLayout:
     """Return an output word of the data side.
 
-    Exactly one of ``fill``, ``unit`` and ``list`` is set; ``parameter`` goes with ``unit``. ``last``: last word of its
-    instruction, which then posts ``post``. ``data``: as many low bytes as the destination takes.
+    Exactly one of ``fill``, ``unit``, ``list`` and ``row`` is set; ``columns`` (a transposed tile) goes with ``fill``,
+    ``parameter`` with ``unit``, ``shift`` with ``row``. ``last``: last word of its instruction, which then posts
+    ``post``. ``data``: as many low bytes as the destination takes; a row's are the int16 elements as memory has them.
     """
     return data.StructLayout(
         {
             "fill": 1,
+            "columns": 1,
             "unit": 1,
             "list": 1,
+            "row": 1,
             "parameter": 1,
             "last": 1,
             "tiers": config.tiers,
             "position": position_bits(config),
             "tag": 6,
+            "shift": ROW_SHIFT_BITS,
             "post": post_layout(config),
-            "data": 8 * max(config.fill_bytes, config.rows, LIST_ENTRY_BYTES),
+            "data": 8 * max(config.fill_bytes, unit_bytes(config)),
         }
     )

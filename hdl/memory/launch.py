@@ -18,12 +18,21 @@ __all__ = ["LoadLaunch", "offer_layout"]
 def offer_layout(config: MachineConfig) -> data.StructLayout:
     """Return what the launcher needs to know of an engine's output word: all but its data and address."""
     return data.StructLayout(
-        {"valid": 1, "fill": 1, "unit": 1, "list": 1, "last": 1, "tiers": config.tiers, "post": post_layout(config)}
+        {
+            "valid": 1,
+            "fill": 1,
+            "unit": 1,
+            "list": 1,
+            "row": 1,
+            "last": 1,
+            "tiers": config.tiers,
+            "post": post_layout(config),
+        }
     )
 
 
 class LoadLaunch(wiring.Component):
-    """Arbiter of fill lanes, unit writes and list writes; posts; bookkeeping of unfinished loads; the first error.
+    """Arbiter of fill lanes, unit, row and list writes; posts; bookkeeping of unfinished loads; the first error.
 
     Latency: none from ``offer`` to ``launch``; one cycle to ``post``. Throughput: one word per cycle and engine.
 
@@ -37,6 +46,8 @@ class LoadLaunch(wiring.Component):
         It leaves as a fill word on the engine's lane.
     unit_valid : Out(1) / unit_ready : In(1) / unit_owner : Out(1)
         Unit-write stream and the engine that it belongs to; an offer stays until it is taken.
+    row_valid : Out(1) / row_ready : In(1) / row_owner : Out(1)
+        Row-write stream, likewise.
     list_valid : Out(1) / list_owner : Out(1)
         A list write happens, of this engine.
     gave_way : Out(1).array(2)
@@ -65,6 +76,9 @@ class LoadLaunch(wiring.Component):
                 "unit_valid": Out(1),
                 "unit_ready": In(1),
                 "unit_owner": Out(1),
+                "row_valid": Out(1),
+                "row_ready": In(1),
+                "row_owner": Out(1),
                 "list_valid": Out(1),
                 "list_owner": Out(1),
                 "gave_way": Out(1).array(2),
@@ -95,7 +109,7 @@ class LoadLaunch(wiring.Component):
                 with m.If(fault.valid):
                     m.d.sync += held.eq(fault)
 
-        fill, unit, entry = Signal(2), Signal(2), Signal(2)
+        fill, unit, row, entry = Signal(2), Signal(2), Signal(2), Signal(2)
         unfinished = []
         for g in range(2):
             offer = self.offer[g]
@@ -107,6 +121,7 @@ class LoadLaunch(wiring.Component):
                 ready.eq(offer.valid & ~self.stop & ~(posts & post_valid)),
                 fill[g].eq(ready & offer.fill),
                 unit[g].eq(ready & offer.unit),
+                row[g].eq(ready & offer.row),
                 entry[g].eq(ready & offer.list),
                 self.post[g].valid.eq(post_valid),
             ]
@@ -134,6 +149,8 @@ class LoadLaunch(wiring.Component):
         m.d.comb += [
             self.unit_valid.eq(unit.any()),
             self.unit_owner.eq(self._owner(m, "unit", unit, self.unit_ready)),
+            self.row_valid.eq(row.any()),
+            self.row_owner.eq(self._owner(m, "row", row, self.row_ready)),
             self.list_valid.eq(entry.any()),
             self.list_owner.eq(self._owner(m, "list", entry, None)),
         ]
@@ -143,6 +160,7 @@ class LoadLaunch(wiring.Component):
                 self.launch[g].eq(
                     self.fill[g]
                     | (unit[g] & self.unit_ready & (self.unit_owner == g))
+                    | (row[g] & self.row_ready & (self.row_owner == g))
                     | (entry[g] & (self.list_owner == g))
                 ),
             ]

@@ -15,7 +15,7 @@ from hdl.isa import Format, LoadDest, Opcode, instruction_layout
 from hdl.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import address_layout
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter
-from hdl.memory.jobs import LoadKind, job_layout, log2, position_bits
+from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2, position_bits
 
 __all__ = ["LoadAddress"]
 
@@ -113,6 +113,7 @@ class LoadAddress(wiring.Component):
                 "position": position_bits(config),
                 "units": job_layout(config)["units"].width,
                 "tag": 6,
+                "shift": ROW_SHIFT_BITS,
                 "pc": PC_BITS,
                 "addr": _BYTE_ADDRESS_BITS,
                 "beats": BEATS_BITS,
@@ -199,7 +200,7 @@ class LoadAddress(wiring.Component):
             splitter.range.payload.addr.eq(second.addr),
             splitter.range.payload.beats.eq(second.beats),
         ]
-        for name in ("kind", "high", "tiers", "position", "units", "tag", "pc", "addr", "post"):
+        for name in ("kind", "high", "tiers", "position", "units", "tag", "shift", "pc", "addr", "post"):
             m.d.comb += self.jobs.payload[name].eq(second[name])
         wiring.connect(m, splitter.request, wiring.flipped(self.request))
         self._credits(m, splitter)
@@ -219,6 +220,7 @@ class LoadAddress(wiring.Component):
             stage.high.eq(mine_is_high),
             stage.tiers.eq(load.dest_tiers),
             stage.tag.eq(load.tag),
+            stage.shift.eq(load.shift),
             stage.pc.eq(self.queue.payload.pc),
             stage.addr.eq(Mux(is_pair & ~mine_is_high, load.addr_low, load.addr) << log2(ADDRESS_UNIT)),
             stage.has_wait.eq((load.wait0_count != 0) | (load.wait1_count != 0)),
@@ -248,18 +250,23 @@ class LoadAddress(wiring.Component):
 
         with m.Switch(load.dest_kind):
             with m.Case(LoadDest.VCACHE):
-                with m.If(load.format == Format.BYTES):
-                    m.d.sync += shifted(LoadKind.FILL_BYTES, config.tile_bytes, fill_shift)
-                with m.Elif(is_pair):
-                    m.d.sync += shifted(LoadKind.FILL_PAIR, config.plane_bytes, fill_shift)
-                with m.Else():
-                    m.d.sync += shifted(LoadKind.FILL_HIGH, config.plane_bytes, fill_shift)
+                with m.Switch(load.format):
+                    with m.Case(Format.BYTES):
+                        m.d.sync += shifted(LoadKind.FILL_BYTES, config.tile_bytes, fill_shift)
+                    with m.Case(Format.PAIR):
+                        m.d.sync += shifted(LoadKind.FILL_PAIR, config.plane_bytes, fill_shift)
+                    with m.Case(Format.HIGH):
+                        m.d.sync += shifted(LoadKind.FILL_HIGH, config.plane_bytes, fill_shift)
+                    with m.Case(Format.COLUMNS):
+                        m.d.sync += shifted(LoadKind.FILL_COLUMNS, config.tile_bytes, fill_shift)
             with m.Case(LoadDest.ACTIVATION):
                 m.d.sync += shifted(LoadKind.ACTIVATION, config.rows, 0)
             with m.Case(LoadDest.LIST):
                 m.d.sync += shifted(LoadKind.LIST, LIST_ENTRY_BYTES, 0)
             with m.Case(LoadDest.PARAMETER):
                 m.d.sync += shifted(LoadKind.PARAMETER, 2 * config.columns, part_shift)
+            with m.Case(LoadDest.ROWS):
+                m.d.sync += shifted(LoadKind.ROWS, 2 * config.columns, 0)
 
     def _is_bad(self, stage: data.View) -> Value:
         """Whether the address is not aligned to a beat, or the last beat ends above the limit."""

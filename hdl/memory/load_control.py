@@ -49,9 +49,9 @@ class LoadControl(wiring.Component):
     sub : Out
         Word in the beat.
     load_fill, load_unit : Out(1)
-        The output register takes a fill word / a unit or list entry.
-    merge, pair, high, list : Out(1)
-        Fill word of planes; of two planes; this engine's is the high one; a list entry.
+        The output register takes a fill word / a unit, list entry or row.
+    merge, pair, high, list, row : Out(1)
+        Fill word of planes; of two planes; this engine's is the high one; a list entry; a row.
     """
 
     def __init__(self, config: MachineConfig, group: int) -> None:
@@ -73,6 +73,7 @@ class LoadControl(wiring.Component):
                 "pair": Out(1),
                 "high": Out(1),
                 "list": Out(1),
+                "row": Out(1),
                 "stop": In(1),
                 "partner_ready": In(1),
                 "pair_ready": Out(1),
@@ -144,7 +145,8 @@ class LoadControl(wiring.Component):
         with m.If(self.jobs.ready):
             m.d.sync += [active.eq(self.jobs.valid), job.eq(self.jobs.payload)]
 
-        fills = job.kind <= LoadKind.FILL_PAIR
+        fills = job.kind <= LoadKind.FILL_COLUMNS
+        is_row = job.kind == LoadKind.ROWS
         is_list = job.kind == LoadKind.LIST
         is_unit = (job.kind == LoadKind.ACTIVATION) | (job.kind == LoadKind.PARAMETER)
         m.d.comb += [
@@ -155,18 +157,22 @@ class LoadControl(wiring.Component):
             self.pair.eq(is_pair),
             self.high.eq(job.high),
             self.list.eq(is_list),
+            self.row.eq(is_row),
         ]
         with m.If(step & makes):
             m.d.sync += out_valid.eq(1)
             m.d.sync += [
                 self.header.fill.eq(fills),
+                self.header.columns.eq(job.kind == LoadKind.FILL_COLUMNS),
                 self.header.unit.eq(is_unit),
                 self.header.parameter.eq(job.kind == LoadKind.PARAMETER),
                 self.header.list.eq(is_list),
+                self.header.row.eq(is_row),
                 self.header.last.eq(final),
                 self.header.tiers.eq(job.tiers),
                 self.header.position.eq(job.position),
                 self.header.tag.eq(job.tag),
+                self.header.shift.eq(job.shift),
                 self.header.post.eq(job.post),
             ]
         with m.Elif(self.out_ready):

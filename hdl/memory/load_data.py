@@ -12,9 +12,9 @@ from hdl.emit.hierarchy import digest
 from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import error_layout
 from hdl.memory.axi import read_beat_layout
-from hdl.memory.jobs import job_layout, out_word_layout
+from hdl.memory.jobs import job_layout, out_word_layout, unit_bytes
 from hdl.memory.load_control import LoadControl, sub_bits
-from hdl.memory.load_slice import FillGearbox, UnitGearbox, unit_bytes
+from hdl.memory.load_slice import FillGearbox, UnitGearbox
 
 __all__ = ["LoadData"]
 
@@ -23,7 +23,7 @@ SLICE_BYTES = 64
 
 
 class LoadData(StructuralComponent):
-    """Gearbox between beats and fill words (2 x group_bytes), units (rows bytes) and list entries (8 bytes).
+    """Gearbox between beats and fill words (2 x group_bytes), units (rows bytes), combine rows, list entries (8 bytes).
 
     Latency: one cycle from the last beat of a word to the word. Throughput: one beat per cycle, or one word per cycle
     where a beat holds several; no cycle is lost between instructions.
@@ -137,6 +137,7 @@ class LoadData(StructuralComponent):
         s.connect(units.take, control.take)
         s.connect(units.sub, control.sub)
         s.connect(units.list, control.list)
+        s.connect(units.row, control.row)
         s.connect(units.load_unit, control.load_unit)
         rest = [units.rest] if units.rest_bytes else []
         s.connect(self.out.payload, [control.header, *(part.out for part in slices), *rest])

@@ -9,10 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.legality import LIST_ENTRY_BYTES
-from hdl.memory.jobs import LoadKind, kind_unit_bytes
+from hdl.memory.jobs import LoadKind, kind_unit_bytes, log2, unit_bytes
 from hdl.memory.nibbles import merge_planes
 
-__all__ = ["FillGearbox", "UnitGearbox", "beats_per_word", "unit_bytes", "words_per_beat"]
+__all__ = ["FillGearbox", "UnitGearbox", "beats_per_word", "words_per_beat"]
 
 
 def beats_per_word(config: MachineConfig, kind: LoadKind) -> int:
@@ -23,11 +23,6 @@ def beats_per_word(config: MachineConfig, kind: LoadKind) -> int:
 def words_per_beat(config: MachineConfig, kind: LoadKind) -> int:
     """Return how many output words a beat holds, at least 1."""
     return max(1, config.group_bytes // kind_unit_bytes(config, kind))
-
-
-def unit_bytes(config: MachineConfig) -> int:
-    """Return the low bytes of an output word that units and list entries take."""
-    return max(config.rows, LIST_ENTRY_BYTES)
 
 
 class FillGearbox(wiring.Component):
@@ -113,7 +108,7 @@ class FillGearbox(wiring.Component):
 
 
 class UnitGearbox(wiring.Component):
-    """Units and list entries out of beats.
+    """Units, combine rows and list entries out of beats.
 
     Latency: ``unit`` is combinational, ``rest`` takes one cycle. Throughput: one beat per cycle.
 
@@ -129,8 +124,8 @@ class UnitGearbox(wiring.Component):
         Keep the beat.
     sub : In
         Number of the word in the beat.
-    list : In(1)
-        A list entry, else a unit.
+    list, row : In(1)
+        A list entry / a row of 2 x columns bytes, else a unit.
     load_unit : In(1)
         Write the output.
     unit : Out(8 * unit_bytes)
@@ -148,6 +143,7 @@ class UnitGearbox(wiring.Component):
             "take": In(1),
             "sub": In(sub_bits),
             "list": In(1),
+            "row": In(1),
             "load_unit": In(1),
             "unit": Out(8 * unit_bytes(config)),
         }
@@ -162,31 +158,46 @@ class UnitGearbox(wiring.Component):
 
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"unit_gearbox_b{self.config.group_bytes}_r{self.config.rows}_s{self.sub_bits}"
+        c = self.config
+        return f"unit_gearbox_b{c.group_bytes}_r{c.rows}_c{c.columns}_s{self.sub_bits}"
 
     def elaborate(self, platform: object) -> Module:
         """Build the selection, and registers for units of more than two beats."""
         m = Module()
         config = self.config
-        most = max(beats_per_word(config, kind) for kind in (LoadKind.ACTIVATION, LoadKind.LIST))
+        kinds = (LoadKind.ACTIVATION, LoadKind.LIST, LoadKind.ROWS)
+        beats = {kind: beats_per_word(config, kind) for kind in kinds}
+        words = {kind: words_per_beat(config, kind) for kind in kinds}
         recent: list[Value] = [self.beat, self.previous]
-        older = [Signal(8 * config.group_bytes, name=f"older{i}") for i in range(most - 2)]
+        older = [Signal(8 * config.group_bytes, name=f"older{i}") for i in range(max(beats.values()) - 2)]
         with m.If(self.take):
             m.d.sync += [new.eq(old) for new, old in zip(older, [self.previous, *older], strict=False)]
         recent += older
 
         def gathered(kind: LoadKind) -> Value:
-            beats, words = beats_per_word(config, kind), words_per_beat(config, kind)
-            if beats > 1:
-                return Cat(*reversed(recent[:beats]))
-            if words == 1:
+            if beats[kind] > 1:
+                return Cat(*reversed(recent[: beats[kind]]))
+            if words[kind] == 1:
                 return self.beat
-            return self.beat.word_select(self.sub[: (words - 1).bit_length()], len(self.beat) // words)
+            return self.beat.word_select(self.sub[: log2(words[kind])], len(self.beat) // words[kind])
 
+        # A row is as long as a unit (R = 2C) or twice that; then its lower half shares the unit's multiplexer.
+        unit, row = LoadKind.ACTIVATION, LoadKind.ROWS
+        if beats[row] > beats[unit]:
+            newest = Cat(*reversed(recent[: beats[unit]]))
+            before = Cat(*reversed(recent[beats[unit] : beats[row]]))
+            m.d.comb += self.unit.eq(Cat(Mux(self.row, before, newest), newest))
+        elif words[row] < words[unit]:
+            width = len(self.beat) // words[unit]
+            index = Signal(log2(words[unit]))
+            m.d.comb += index.eq(Mux(self.row, self.sub << 1, self.sub))
+            odd = Cat(self.beat.word_select(2 * i + 1, width) for i in range(words[row]))
+            upper = odd.word_select(index[1:], width) if words[row] > 1 else odd
+            m.d.comb += self.unit.eq(Cat(self.beat.word_select(index, width), upper))
+        else:
+            m.d.comb += self.unit.eq(gathered(unit))
         with m.If(self.list):
-            m.d.comb += self.unit.eq(gathered(LoadKind.LIST))
-        with m.Else():
-            m.d.comb += self.unit.eq(gathered(LoadKind.ACTIVATION))
+            m.d.comb += self.unit[: 8 * LIST_ENTRY_BYTES].eq(gathered(LoadKind.LIST))
         if self.rest_bytes:
             with m.If(self.load_unit):
                 m.d.sync += self.rest.eq(self.unit[8 * config.fill_bytes :])

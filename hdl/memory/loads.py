@@ -15,6 +15,7 @@ from hdl.interfaces import (
     fill_control_layout,
     post_layout,
     queue_entry_layout,
+    row_write_layout,
     wait_layout,
     write_layout,
 )
@@ -24,6 +25,7 @@ from hdl.memory.jobs import job_fifo_depth, job_layout
 from hdl.memory.launch import LoadLaunch, offer_layout
 from hdl.memory.load_address import LoadAddress
 from hdl.memory.load_data import LoadData
+from hdl.memory.load_rows import RowSlice, slice_elements
 from hdl.memory.unit_mux import UnitMux
 
 __all__ = ["LoadUnit", "load_stats_layout"]
@@ -43,9 +45,9 @@ class LoadUnit(StructuralComponent):
     """Runs LOAD instructions: an address side that runs ahead, a skew FIFO and a data side for each channel group.
 
     Latency: about 7 cycles from ``queue`` to ``read.ar``, 4 from ``read.r`` to the fill word. Throughput: one beat per
-    cycle and group (a fill word per cycle for a PAIR load, per engine for HIGH loads, per two cycles for BYTES), also
-    across instructions, as long as ``skew_fifo_beats`` and ``outstanding_bursts`` cover the memory's latency; one unit
-    write and one list entry per cycle for both engines together.
+    cycle and group (a fill word per cycle for a PAIR load, per engine for HIGH loads, per two cycles for BYTES and
+    COLUMNS), also across instructions, as long as ``skew_fifo_beats`` and ``outstanding_bursts`` cover the memory's
+    latency; one unit write, one row and one list entry per cycle for both engines together.
 
     After ``halt`` or an error of its own it issues no new bursts and launches nothing more; beats of bursts on their
     way find their reserved room in the skew FIFO, and ``quiet`` rises when the last one arrived. Only a reset ends it.
@@ -67,6 +69,8 @@ class LoadUnit(StructuralComponent):
         Fill words; PAIR loads use lane 0. The lanes never carry words for the same tier in one cycle.
     unit_write : Out(stream of write_layout)
         Activation and parameter words.
+    row_write : Out(stream of row_write_layout)
+        Rows of the combine buffer, numbered in the whole buffer: int16 elements shifted left, as int32.
     list_write_valid, list_write_tiers, list_write_addr, list_write_entry : Out
         A token-list entry; always accepted.
     limit : In(address_bits + 1).array(2)
@@ -95,6 +99,7 @@ class LoadUnit(StructuralComponent):
                 "fill_data": Out(8 * config.columns).array(2, config.fill_rows),
                 "fill_tag": Out(6).array(2),
                 "unit_write": Out(stream.Signature(write_layout(config))),
+                "row_write": Out(stream.Signature(row_write_layout(config))),
                 "list_write_valid": Out(1),
                 "list_write_tiers": Out(config.tiers),
                 "list_write_addr": Out(config.list_bits),
@@ -183,11 +188,12 @@ class LoadUnit(StructuralComponent):
         unit_bits = len(mux.data[0])
         for g in range(2):
             word = datas[g].out.payload
-            offer = {name: getattr(word, name) for name in ("fill", "unit", "list", "last", "tiers", "post")}
+            offer = {name: getattr(word, name) for name in ("fill", "unit", "list", "row", "last", "tiers", "post")}
             s.connect(launch.offer[g], struct_of(offer_layout(config), {"valid": datas[g].out.valid, **offer}))
             s.connect(datas[g].out.ready, launch.launch[g])
             fields = {
                 "valid": launch.fill[g],
+                "columns": word.columns,
                 "tiers": word.tiers,
                 "tile": word.position[word_bits : word_bits + tile_bits],
                 "word": word.position[:word_bits],
@@ -202,11 +208,30 @@ class LoadUnit(StructuralComponent):
             s.connect(mux.data[g], word.data[:unit_bits])
         s.connect(mux.unit_valid, launch.unit_valid)
         s.connect(mux.unit_owner, launch.unit_owner)
+        s.connect(mux.row_owner, launch.row_owner)
         s.connect(mux.list_owner, launch.list_owner)
         s.connect(self.unit_write.valid, launch.unit_valid)
         s.connect(self.unit_write.payload, mux.unit)
         s.connect(launch.unit_ready, self.unit_write.ready)
+        self._row_write(s, datas, launch, mux)
         s.connect(self.list_write_valid, launch.list_valid)
         s.connect(self.list_write_tiers, mux.list_tiers)
         s.connect(self.list_write_addr, mux.list_addr)
         s.connect(self.list_write_entry, mux.list_entry)
+
+    def _row_write(self, s: Structure, datas: list[LoadData], launch: LoadLaunch, mux: UnitMux) -> None:
+        """Connect the row stream: elements of the engine that has it, widened in slices."""
+        columns = self.config.columns
+        step = slice_elements(columns)
+        slices = []
+        for first in range(0, columns, step):
+            part = s.add(f"row_{first // step}", RowSlice(step))
+            for g in range(2):
+                word = datas[g].out.payload
+                s.connect(part.elements[g], word.data[16 * first : 16 * (first + step)])
+                s.connect(part.shift[g], word.shift)
+            s.connect(part.owner, launch.row_owner)
+            slices.append(part)
+        s.connect(self.row_write.valid, launch.row_valid)
+        s.connect(self.row_write.payload, [mux.row, *(part.lanes for part in slices)])
+        s.connect(launch.row_ready, self.row_write.ready)

@@ -7,21 +7,19 @@ from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
-from hdl.isa import Opcode, StoreFormat, instruction_layout
-from hdl.legality import element_bytes
+from hdl.isa import StoreFormat
 from hdl.memory.axi import group_write_signature
-from hdl.memory.bursts import BurstSplitter
+from hdl.memory.bursts import BEATS_BITS, BurstSplitter
 from hdl.memory.fifo import StreamFifo
 from hdl.memory.jobs import log2
 from hdl.memory.store_data import StoreData
+from hdl.memory.store_decode import StoreDecode, store_job_layout
 
 __all__ = ["StoreUnit", "store_stats_layout"]
-
-_BYTE_ADDRESS_BITS = 32 + log2(ADDRESS_UNIT)
 
 
 def store_stats_layout() -> data.StructLayout:
@@ -36,8 +34,10 @@ def store_stats_layout() -> data.StructLayout:
 class StoreUnit(wiring.Component):
     """Runs STORE instructions, one after another; the write responses of one overlap with the next.
 
-    Latency: about 5 cycles from ``queue`` to ``write.aw`` and ``store_read``. Throughput: one beat or one row per
-    cycle, whichever is slower; a few cycles are lost between instructions.
+    Latency: about 5 cycles from ``queue`` to ``write.aw`` and ``store_read``, with ``addr_gap`` one more for each bit
+    of ``rows - 1``. Throughput: one beat or one row per cycle, whichever is slower; a few cycles are lost between
+    instructions. Rows that lie side by side share beats and long bursts; rows with gaps between them are bursts of
+    their own, and about ``outstanding_bursts`` can be on their way.
 
     Rows are requested as fast as they are taken, without a limit on requests in flight: ``store_read`` and
     ``store_data`` hold back by their ``ready``.
@@ -94,25 +94,6 @@ class StoreUnit(wiring.Component):
         """Name of the Verilog module."""
         return f"store_unit_{digest(self.config.digest())}"
 
-    def _job_layout(self) -> data.StructLayout:
-        config = self.config
-        return data.StructLayout(
-            {
-                "format": 2,
-                "group": 1,
-                "shift": 5,
-                "clear": 1,
-                "row": 16,
-                "rows": 16,
-                "addr": _BYTE_ADDRESS_BITS,
-                "bytes": 16 + log2(4 * config.columns),
-                "pc": PC_BITS,
-                "wait": wait_layout(config),
-                "has_wait": 1,
-                "post": post_layout(config),
-            }
-        )
-
     def elaborate(self, platform: object) -> Module:
         """Build decoding, the bursts, the data side and the responses."""
         m = Module()
@@ -120,87 +101,34 @@ class StoreUnit(wiring.Component):
         stop = Signal()
         m.d.comb += [self.error.eq(held), stop.eq(self.halt | held.valid)]
 
-        job = Signal(self._job_layout())  # the store that runs
+        job = Signal(store_job_layout(self.config))  # the store that runs
         running = Signal()
         done = Signal()
-        start, next_job, next_valid = self._front(m, stop, held, running, done)
+        start = Signal()
+        decode = instantiate(m, platform, "decode", StoreDecode(self.config))
+        wiring.connect(m, wiring.flipped(self.queue), decode.queue)
+        wiring.connect(m, wiring.flipped(self.wait), decode.wait)
+        for g in range(2):
+            m.d.comb += [
+                decode.window_base[g].eq(self.window_base[g]),
+                decode.window_limit[g].eq(self.window_limit[g]),
+            ]
+        m.d.comb += [
+            decode.stop.eq(stop),
+            decode.job.ready.eq(~running),
+            start.eq(decode.job.valid & ~running),
+            self.stats.waiting.eq(decode.waiting),
+        ]
         with m.If(start):
-            m.d.sync += [running.eq(1), job.eq(next_job)]
+            m.d.sync += [running.eq(1), job.eq(decode.job.payload)]
         with m.Elif(done):
             m.d.sync += running.eq(0)
+        with m.If(decode.error.valid):
+            m.d.sync += held.eq(decode.error)
 
-        responses_due = self._run(m, platform, stop, held, job, start, next_job, running, done)
-        m.d.comb += self.busy.eq(self.queue.valid | next_valid | running | responses_due)
+        responses_due = self._run(m, platform, stop, held, job, start, decode.job.payload, running, done)
+        m.d.comb += self.busy.eq(self.queue.valid | decode.busy | running | responses_due)
         return m
-
-    def _front(
-        self, m: Module, stop: Signal, held: Value, running: Signal, done: Signal
-    ) -> tuple[Signal, Value, Signal]:
-        """Decode, check and wait, ahead of the store that runs; return (start, job, valid)."""
-        config = self.config
-        store = data.View(instruction_layout(Opcode.STORE), self.queue.payload.word)
-        job = Signal(self._job_layout(), name="next_job")
-        valid = Signal(name="next_valid")
-        checked = Signal(name="next_checked")
-        granted = Signal(name="next_granted")
-        bad = Signal(name="next_bad")
-        start = Signal(name="start")
-        m.d.comb += self.queue.ready.eq(~valid & ~stop)
-        with m.If(self.queue.valid & self.queue.ready):
-            m.d.sync += [
-                valid.eq(1),
-                checked.eq(0),
-                granted.eq((store.wait0_count == 0) & (store.wait1_count == 0)),
-                job.format.eq(store.format),
-                job.group.eq(store.group),
-                job.shift.eq(store.shift),
-                job.clear.eq(store.clear),
-                job.row.eq(store.row_base),
-                job.rows.eq(store.rows),
-                job.addr.eq(store.addr << log2(ADDRESS_UNIT)),
-                job.pc.eq(self.queue.payload.pc),
-                job.wait.sem0.eq(store.wait0_sem),
-                job.wait.count0.eq(store.wait0_count),
-                job.wait.sem1.eq(store.wait1_sem),
-                job.wait.count1.eq(store.wait1_count),
-                job.post.en0.eq(store.post0_en),
-                job.post.sem0.eq(store.post0_sem),
-                job.post.en1.eq(store.post1_en),
-                job.post.sem1.eq(store.post1_sem),
-            ]
-            with m.Switch(store.format):
-                for f in (StoreFormat.INT8, StoreFormat.INT16, StoreFormat.INT32):
-                    with m.Case(f):
-                        m.d.sync += job.bytes.eq(store.rows << log2(config.columns * element_bytes(f)))
-                with m.Default():
-                    m.d.sync += job.bytes.eq(0)
-        with m.Elif(start):
-            m.d.sync += valid.eq(0)
-        # A cycle of its own for the check: two additions and comparisons as wide as an address.
-        with m.If(valid):
-            base = Mux(job.group, self.window_base[1], self.window_base[0])
-            limit = Mux(job.group, self.window_limit[1], self.window_limit[0])
-            m.d.sync += [
-                checked.eq(1),
-                bad.eq(
-                    (job.format != StoreFormat.DISCARD)
-                    & ((job.addr[: log2(config.group_bytes)] != 0) | (job.addr < base) | (job.addr + job.bytes > limit))
-                ),
-            ]
-        ready = valid & checked & ~bad & ~stop
-        m.d.comb += [
-            self.wait.valid.eq(ready & ~granted),
-            self.wait.payload.eq(job.wait),
-            self.stats.waiting.eq(self.wait.valid & ~self.wait.ready),
-            start.eq(ready & granted & ~running),
-        ]
-        with m.If(self.wait.valid & self.wait.ready):
-            m.d.sync += granted.eq(1)
-        with m.If(valid & checked & bad & ~stop):
-            m.d.sync += [
-                held.valid.eq(1), held.code.eq(ErrorCode.ADDRESS), held.pc.eq(job.pc), held.address.eq(job.addr)
-            ]  # fmt: skip
-        return start, job, valid
 
     def _run(
         self,
@@ -218,7 +146,6 @@ class StoreUnit(wiring.Component):
         config = self.config
         beat_bits = log2(config.group_bytes)
         discard = job.format == StoreFormat.DISCARD
-        next_beats = (next_job.bytes + (config.group_bytes - 1)) >> beat_bits
         next_writes = next_job.format != StoreFormat.DISCARD
 
         # Bursts: each request leaves an entry in the tracker, which waits for its response.
@@ -234,16 +161,28 @@ class StoreUnit(wiring.Component):
         )
         tracker = instantiate(m, platform, "tracker", StreamFifo(entry, max(2, config.outstanding_bursts)))
         splitter = instantiate(m, platform, "splitter", BurstSplitter(config, 9))
+        # A range is all of the store, or one row of it when they lie apart.
+        ranges_left = Signal(16)
+        range_addr = Signal(config.address_bits)
+        range_last = Signal()  # the range in the splitter is the last
+        with m.If(splitter.range.valid & splitter.range.ready):
+            m.d.sync += [
+                ranges_left.eq(Mux(start, Mux(next_job.apart, next_job.rows - 1, 0), ranges_left - 1)),
+                range_last.eq(Mux(start, ~next_job.apart | (next_job.rows == 1), ranges_left == 1)),
+                range_addr.eq(splitter.range.payload.addr + Mux(start, next_job.addr_step, job.addr_step)),
+            ]
         request_ends = Signal()
         with m.If(splitter.issued):
-            m.d.sync += request_ends.eq(splitter.ends)
+            m.d.sync += request_ends.eq(splitter.ends & range_last)
         aw_ready = Mux(job.group, self.write[1].aw.ready, self.write[0].aw.ready)
         requested = Signal()
         discarded = Signal()  # a DISCARD took its last row
         m.d.comb += [
-            splitter.range.valid.eq(start & next_writes),
-            splitter.range.payload.addr.eq(next_job.addr),
-            splitter.range.payload.beats.eq(next_beats),
+            splitter.range.valid.eq((start & next_writes) | (ranges_left != 0)),
+            splitter.range.payload.addr.eq(Mux(start, next_job.addr, range_addr)),
+            splitter.range.payload.beats.eq(
+                Mux(start & ~next_job.apart, next_job.beats, Mux(start, next_job.row_beats, job.row_beats) + 1)
+            ),
             splitter.enable.eq(~stop),
             splitter.room.eq(~0),
             splitter.request.ready.eq(tracker.input.ready & aw_ready),
@@ -267,6 +206,10 @@ class StoreUnit(wiring.Component):
             self.store_read.valid.eq((reads_left != 0) & ~stop),
             self.store_read.payload.row.eq(row),
             self.store_read.payload.clear.eq(job.clear),
+            packer.start.eq(start),
+            packer.place.eq(next_job.place),
+            packer.apart.eq(job.apart),
+            packer.skip.eq(job.skip),
             packer.format.eq(job.format),
             packer.shift.eq(job.shift),
             packer.rows.payload.eq(self.store_data.payload),
@@ -278,14 +221,16 @@ class StoreUnit(wiring.Component):
         ]
         m.d.sync += [
             reads_left.eq(reads_left - (self.store_read.valid & self.store_read.ready)),
-            row.eq(row + (self.store_read.valid & self.store_read.ready)),
+            row.eq(row + Mux(self.store_read.valid & self.store_read.ready, job.row_step, 0)),
             rows_left.eq(rows_left - row_taken),
         ]
 
         # Beats: only of bursts that were requested; their boundaries follow from the address.
         ahead = Signal(range(config.outstanding_bursts + 3))
-        beats_left = Signal.like(next_beats)
+        beats_left = Signal(BEATS_BITS)
         place = Signal(max(1, log2(config.burst_beats)))
+        row_beats_left = Signal.like(job.row_beats)  # after this one
+        row_ends = Signal()
         w_valid = Signal()
         w_last = Signal()
         w_taken = Signal()
@@ -293,7 +238,8 @@ class StoreUnit(wiring.Component):
         boundary = (place == config.burst_beats - 1) if config.burst_beats > 1 else 1
         m.d.comb += [
             w_valid.eq((ahead != 0) & (packer.beats.valid | stop)),
-            w_last.eq(boundary | (beats_left == 1)),
+            row_ends.eq(job.apart & (row_beats_left == 0)),
+            w_last.eq(boundary | row_ends | (beats_left == 1)),
             w_taken.eq(w_valid & w_ready),
             packer.beats.ready.eq((ahead != 0) & w_ready),
             done.eq(discarded | (w_taken & (beats_left == 1))),
@@ -303,14 +249,16 @@ class StoreUnit(wiring.Component):
         m.d.sync += [
             ahead.eq(ahead + requested - (w_taken & w_last)),
             beats_left.eq(beats_left - w_taken),
-            place.eq(place + w_taken),
+            place.eq(place + Mux(w_taken, Mux(row_ends, job.jump, 1), 0)),
+            row_beats_left.eq(Mux(w_taken & row_ends, job.row_beats, row_beats_left - w_taken)),
         ]
         with m.If(start):
             m.d.sync += [
                 reads_left.eq(next_job.rows),
                 rows_left.eq(next_job.rows),
                 row.eq(next_job.row),
-                beats_left.eq(next_beats),
+                beats_left.eq(next_job.beats),
+                row_beats_left.eq(next_job.row_beats),
                 place.eq(next_job.addr >> beat_bits),
             ]
         for g in range(2):

@@ -35,6 +35,11 @@ def _sub_bits(config: MachineConfig) -> int:
     return max(1, (max(_slices(config)) - 1).bit_length())
 
 
+def _place_bits(config: MachineConfig) -> int:
+    """Return the width of a row's place in its beat."""
+    return max(1, (config.group_bytes // _row_bytes(config)[0] - 1).bit_length())
+
+
 class StoreControl(wiring.Component):
     """Counters of the data side; see :class:`StoreData`.
 
@@ -45,6 +50,8 @@ class StoreControl(wiring.Component):
     Members
     -------
     format : In(2)
+    start, place, apart, skip : In
+        As of :class:`StoreData`.
     row_valid : In(1) / row_ready : Out(1) / last : In(1)
         Handshake of ``rows``.
     load : Out(1)
@@ -63,6 +70,10 @@ class StoreControl(wiring.Component):
         super().__init__(
             {
                 "format": In(2),
+                "start": In(1),
+                "place": In(_place_bits(config)),
+                "apart": In(1),
+                "skip": In(_place_bits(config)),
                 "row_valid": In(1),
                 "row_ready": Out(1),
                 "last": In(1),
@@ -100,7 +111,8 @@ class StoreControl(wiring.Component):
 
         # One step moves a slice of the row (or all of it) into the beat register.
         sub = Signal(_sub_bits(config))
-        place = Signal(range(max(2, *per_beat)))
+        place = Signal(_place_bits(config))
+        next_place = Signal(_place_bits(config))
         lanes = len(self.written)
         mask = Signal(lanes)
         row_ends = Signal()
@@ -112,7 +124,8 @@ class StoreControl(wiring.Component):
                     m.d.comb += [
                         mask.eq(Cat((place == i).replicate(each) for i in range(rows))),
                         row_ends.eq(sub == beats - 1),
-                        beat_ends.eq((place == rows - 1) | packed_last),
+                        beat_ends.eq((place == rows - 1) | packed_last | self.apart),
+                        next_place.eq((place + 1 + self.skip) & (rows - 1)),
                     ]
         full = Signal()
         step = Signal()
@@ -128,13 +141,15 @@ class StoreControl(wiring.Component):
         with m.If(step):
             m.d.sync += [
                 sub.eq(Mux(row_ends, 0, sub + 1)),
-                place.eq(Mux(beat_ends, 0, place + 1)),
+                place.eq(next_place),
                 full.eq(beat_ends),
                 started.eq(~beat_ends),
                 self.written.eq(Mux(started, self.written, 0) | mask),
             ]
         with m.Elif(self.beat_ready):
             m.d.sync += full.eq(0)
+        with m.If(self.start):
+            m.d.sync += place.eq(self.place)
         return m
 
 
@@ -147,6 +162,11 @@ class StoreData(StructuralComponent):
     -------
     format : In(2) / shift : In(5)
         Of the rows that enter; constant while ``busy``.
+    start : In(1) / place : In
+        The next row is the first of a store and begins at this place of its beat, in rows; only while not ``busy``.
+    apart : In(1) / skip : In
+        Each row has beats of its own; rows between it and the next, modulo the rows of a beat. Constant while ``busy``;
+        ``skip`` is 0 without ``apart``.
     rows : In(stream of columns x int32)
     last : In(1)
         The row at ``rows`` is the last: its beat goes out even if it is not full.
@@ -163,6 +183,10 @@ class StoreData(StructuralComponent):
             {
                 "format": In(2),
                 "shift": In(5),
+                "start": In(1),
+                "place": In(_place_bits(config)),
+                "apart": In(1),
+                "skip": In(_place_bits(config)),
                 "rows": In(stream.Signature(data.ArrayLayout(signed(32), config.columns))),
                 "last": In(1),
                 "beats": Out(stream.Signature(data.StructLayout({"data": 8 * group_bytes, "strobe": group_bytes}))),
@@ -179,7 +203,8 @@ class StoreData(StructuralComponent):
         s = Structure(self)
         config = self.config
         control = s.add("control", StoreControl(config))
-        s.connect(control.format, self.format)
+        for name in ("format", "start", "place", "apart", "skip"):
+            s.connect(getattr(control, name), getattr(self, name))
         s.connect(control.row_valid, self.rows.valid)
         s.connect(self.rows.ready, control.row_ready)
         s.connect(control.last, self.last)

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
-from hdl.interfaces import write_layout
+from hdl.interfaces import row_write_layout, write_layout
 from hdl.legality import LIST_ENTRY_BYTES
 from hdl.memory.jobs import position_bits
 
@@ -29,9 +29,11 @@ class UnitMux(wiring.Component):
     -------
     parameter, tiers, position, data : In, .array(2)
         Of each engine's output word; ``data`` is as many low bytes as a unit or list entry takes.
-    unit_valid, unit_owner, list_owner : In(1)
+    unit_valid, unit_owner, row_owner, list_owner : In(1)
         From the launcher.
     unit : Out(write_layout)
+    row : Out(16)
+        Number of the row that is written; its data take :class:`hdl.memory.load_rows.RowSlice`.
     list_tiers, list_addr, list_entry : Out
     read_valid, read_ready, read_last : In(1).array(2) / arrived, answered : Out(1).array(2)
         Beats off the bus: a beat arrived / the last one of a burst.
@@ -50,8 +52,10 @@ class UnitMux(wiring.Component):
                 "data": In(8 * max(config.rows, LIST_ENTRY_BYTES)).array(2),
                 "unit_valid": In(1),
                 "unit_owner": In(1),
+                "row_owner": In(1),
                 "list_owner": In(1),
                 "unit": Out(write_layout(config)),
+                "row": Out(row_write_layout(config)["row"].shape),
                 "list_tiers": Out(config.tiers),
                 "list_addr": Out(config.list_bits),
                 "list_entry": Out(8 * LIST_ENTRY_BYTES),
@@ -89,6 +93,7 @@ class UnitMux(wiring.Component):
             unit.addr.eq(chosen(self.unit_owner, self.position)),
             unit.enable.eq(~0),
             unit.data.as_value().eq(chosen(self.unit_owner, [word[:rows] for word in self.data])),
+            self.row.eq(chosen(self.row_owner, self.position)),
             self.list_tiers.eq(chosen(self.list_owner, self.tiers)),
             self.list_addr.eq(chosen(self.list_owner, self.position)),
             self.list_entry.eq(chosen(self.list_owner, [word[: 8 * LIST_ENTRY_BYTES] for word in self.data])),

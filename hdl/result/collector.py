@@ -12,7 +12,15 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.emit.structural import StructuralComponent, Structure
-from hdl.interfaces import error_layout, post_layout, result_layout, row_descriptor_layout, write_layout
+from hdl.interfaces import (
+    bank_write_layout,
+    error_layout,
+    post_layout,
+    result_layout,
+    row_descriptor_layout,
+    row_write_layout,
+    write_layout,
+)
 from hdl.result.combine import CombineUnit
 from hdl.result.control import (
     STORE_DEPTH,
@@ -20,7 +28,6 @@ from hdl.result.control import (
     collector_parameters,
     collector_stats_layout,
     store_read_layout,
-    unit_depth,
 )
 from hdl.result.fifo import SramFifo
 from hdl.result.lanes import LoadLane, RowMux, WriteLane
@@ -29,7 +36,7 @@ __all__ = ["Collector", "collector_stats_layout", "store_read_layout"]
 
 
 class Collector(StructuralComponent):
-    """Row and descriptor FIFOs of every tier, result bus, activation write lanes, combine units, posts.
+    """Row and descriptor FIFOs of every tier, result bus, activation write lanes, combine buffer, posts.
 
     Throughput: ``result_lanes`` rows per cycle as long as no two of a cycle share a destination: the activation write
     port of a tier, the combine unit ``row % result_lanes``, or the post channel (one row with a post per cycle).
@@ -39,7 +46,14 @@ class Collector(StructuralComponent):
     Order: rows of one tier stay in order.  A post is offered no earlier than the row's activation write is on the bond
     (`write` is the register that launches it) or its combine operation precedes any later store read.
 
-    A row whose address lies outside its memory raises RANGE and is not written.
+    Each bank of the combine buffer (row ``r`` lies in bank ``r % result_lanes``) reads and writes a row per cycle.
+    Result rows go first: they write, and read if they accumulate.  Store reads and vector reads take turns at what is
+    left of the read port, vector writes and rows from loads at the write port; the vector unit can thus read and write
+    a row of a bank in every cycle.  What is accepted in a cycle is seen by all that is accepted in later ones.  In the
+    same cycle, reads see the row as it was, and result rows and clearing reads override writes of their row.
+
+    A row whose address lies outside its memory raises RANGE and is not written.  (Reads and writes of the vector unit
+    are not checked: their addresses have no more bits than a bank.)
 
     Parameters
     ----------
@@ -58,8 +72,19 @@ class Collector(StructuralComponent):
         Activation writes to the bond.
     unit_write : In(stream of write_layout)
         Loads for activation buffers and parameter memories.
+    vector_act : In(stream of write_layout)
+        Words of the vector unit for activation buffers.
     unit_lane : Out(write_layout)
-        They go to the bond here, when no result is written to one of their tiers in the same cycle.
+        Both go to the bond here, in the cycle after they were accepted, which waits until no result is written to one
+        of their tiers in the same cycle.  They take turns.
+    vector_read : In(stream of bank_bits).array(result_lanes)
+        Reads of a row of a bank.
+    vector_data : Out(columns signed(32)).array(result_lanes)
+        The row, in the cycle after the read was accepted and in no other.
+    vector_write : In(stream of bank_write_layout).array(result_lanes)
+        Writes of a row of a bank.
+    load_rows : In(stream of row_write_layout)
+        Writes of rows by loads.
     store_read : In(stream of store_read_layout), store_data : Out(stream of C signed(32))
         Combine-buffer reads, answered in order; they take cycles in which the row's unit has no result row.
     post : Out(stream of post_layout)
@@ -82,7 +107,12 @@ class Collector(StructuralComponent):
                 "credit": Out(1).array(tiers),
                 "write": Out(write_layout(config)).array(config.result_lanes),
                 "unit_write": In(stream.Signature(write_layout(config))),
+                "vector_act": In(stream.Signature(write_layout(config))),
                 "unit_lane": Out(write_layout(config)),
+                "vector_read": In(stream.Signature(config.bank_bits)).array(config.result_lanes),
+                "vector_data": Out(data.ArrayLayout(signed(32), config.columns)).array(config.result_lanes),
+                "vector_write": In(stream.Signature(bank_write_layout(config))).array(config.result_lanes),
+                "load_rows": In(stream.Signature(row_write_layout(config))),
                 "store_read": In(stream.Signature(store_read_layout())),
                 "store_data": Out(stream.Signature(data.ArrayLayout(signed(32), config.columns))),
                 "post": Out(stream.Signature(post_layout(config))),
@@ -144,11 +174,12 @@ class Collector(StructuralComponent):
         loads = s.add("unit_register", LoadLane(config))
         s.connect(loads.result_tiers, control.result_tiers)
         s.link(self.unit_write, loads.unit_write)
+        s.link(self.vector_act, loads.vector_act)
         s.connect(self.unit_lane, loads.unit_lane)
         s.connect(control.writing, [*writing, loads.unit_lane.valid])
 
     def _combine(self, s: Structure, control: CollectorControl, bus_rows: list[Any]) -> None:
-        """Stage 1: combine units, and the rows that they read for stores."""
+        """Stage 1: combine units, the rows that are written to them and those that they read."""
         config = self.config
         lanes, columns = config.result_lanes, config.columns
         units = []
@@ -157,12 +188,27 @@ class Collector(StructuralComponent):
             s.connect(source.select, control.unit_source[number])
             for lane, row in enumerate(bus_rows):
                 s.connect(source.choice[lane], row)
-            unit = s.add(f"combine{number}", CombineUnit(columns, unit_depth(config)))
-            for name in ("valid", "store", "clear", "row", "accumulate", "gate"):
+            unit = s.add(f"combine{number}", CombineUnit(columns, config.bank_rows))
+            operation = ("valid", "store", "clear", "row", "accumulate", "gate")
+            for name in (*operation, "vector_read", "vector_row", "write", "write_row"):
                 s.connect(getattr(unit, name), getattr(control, f"unit_{name}")[number])
             s.connect(unit.data, source.out)
+            written = s.add(f"combine{number}_write", RowMux(32 * columns, 2, registered=False))
+            s.connect(written.select, control.write_source[number])
+            s.connect(written.choice[0], self.vector_write[number].payload.data)
+            s.connect(written.choice[1], self.load_rows.payload.data)
+            s.connect(unit.write_data, written.out)
+            s.link(self.vector_read[number], control.vector_read[number])
+            s.connect(self.vector_data[number], unit.read)
+            s.connect(control.vector_write_row[number], self.vector_write[number].payload.row)
+            s.connect(self.vector_write[number].ready, control.vector_write_ready[number])
             units.append(unit)
+        s.connect(control.vector_write_valid, [write.valid for write in self.vector_write])
+        s.connect(control.load_valid, self.load_rows.valid)
+        s.connect(control.load_row, self.load_rows.payload.row)
+        s.connect(self.load_rows.ready, control.load_ready)
         s.connect(control.unit_read, [unit.read_valid for unit in units])
+        s.connect(control.unit_writing, [unit.writing for unit in units])
         s.connect(control.unit_active, [unit.active for unit in units])
         read = s.add("read_source", RowMux(32 * columns, lanes, registered=False))
         s.connect(read.select, [unit.read_valid for unit in units])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combine units: rows of int32 sums that gated result rows are added to, and that stores read and clear."""
+"""Combine units: rows of int32 sums that gated result rows are added to, and that stores and the vector unit use."""
 
 from __future__ import annotations
 
@@ -73,8 +73,10 @@ class CombineLane(wiring.Component):
 class CombineUnit(wiring.Component):
     """A bank of the combine buffer with its adders.
 
-    Throughput: one operation per cycle, at any rows (the same row in consecutive cycles is forwarded).  An operation
-    sees all earlier ones.  Latency: 1 cycle from a read operation to `read_valid`.
+    Throughput: one operation, one vector read and one write of a row per cycle, at any rows (the same row in
+    consecutive cycles is forwarded), as far as the memory's two ports allow: :class:`hdl.result.bank.BankArbiter` keeps
+    the rules given below.  Whatever reads in a cycle sees all that was accepted in earlier ones.  In one cycle, reads
+    see the row as it was, and an operation overrides a write of its row.  Latency: 1 cycle from a read to `read`.
 
     Parameters
     ----------
@@ -94,10 +96,16 @@ class CombineUnit(wiring.Component):
         Row of this bank.
     accumulate : In(1), gate : In(16), data : In(columns signed(16))
         The result row: ``row = (row if accumulate else 0) + gate * data``, wrapping.
+    vector_read : In(1), vector_row : In
+        Read a row for the vector unit; not in a cycle in which an operation reads (`store`, or `accumulate`).
+    write : In(1), write_row : In, write_data : In(32 * columns)
+        Write a whole row; not in a cycle with `writing`.
     read_valid : Out(1), read : Out(columns signed(32))
-        The row of the read operation that was presented in the cycle before.
+        The row that was read in the cycle before; `read_valid` if by a `store` operation.
+    writing : Out(1)
+        The operation in the second stage writes.
     active : Out(1)
-        An operation is in the second stage.
+        An operation or a vector read is in the second stage.
     """
 
     def __init__(self, columns: int, depth: int) -> None:
@@ -112,8 +120,14 @@ class CombineUnit(wiring.Component):
                 "accumulate": In(1),
                 "gate": In(16),
                 "data": In(data.ArrayLayout(signed(16), columns)),
+                "vector_read": In(1),
+                "vector_row": In(address_bits(depth)),
+                "write": In(1),
+                "write_row": In(address_bits(depth)),
+                "write_data": In(32 * columns),
                 "read_valid": Out(1),
                 "read": Out(data.ArrayLayout(signed(32), columns)),
+                "writing": Out(1),
                 "active": Out(1),
             }
         )
@@ -135,17 +149,20 @@ class CombineUnit(wiring.Component):
         row = Signal(address_bits(self.depth))
         forward = Signal()
         write = Signal()
-        m.d.comb += write.eq(valid & (~store | clear))
-        m.d.sync += valid.eq(self.valid)
+        looked = Signal()  # a vector read is in stage 1
+        read_row = Signal(address_bits(self.depth))
+        m.d.comb += [write.eq(valid & (~store | clear)), read_row.eq(Mux(self.vector_read, self.vector_row, self.row))]
+        m.d.sync += [valid.eq(self.valid), looked.eq(self.vector_read)]
         with m.If(self.valid):
             m.d.sync += [
                 store.eq(self.store),
                 clear.eq(self.store & self.clear),
                 accumulate.eq(self.accumulate),
                 row.eq(self.row),
-                # The memory returns the old word when it is written in the cycle of the read.
-                forward.eq(write & (row == self.row)),
             ]
+        with m.If(self.valid | self.vector_read):
+            # The memory returns the old word when it is written in the cycle of the read.
+            m.d.sync += forward.eq(write & (row == read_row))
 
         lanes = [instantiate(m, platform, f"lane{column}", CombineLane()) for column in range(self.columns)]
         for column, lane in enumerate(lanes):
@@ -161,12 +178,13 @@ class CombineUnit(wiring.Component):
                 self.read[column].eq(lane.current),
             ]
         m.d.comb += [
-            memory.read_en.eq(self.valid & (self.store | self.accumulate)),
-            memory.read_addr.eq(self.row),
-            memory.write_en.eq(write),
-            memory.write_addr.eq(row),
-            memory.write_data.eq(Cat(lane.updated for lane in lanes)),
+            memory.read_en.eq(self.vector_read | (self.valid & (self.store | self.accumulate))),
+            memory.read_addr.eq(read_row),
+            memory.write_en.eq(write | self.write),
+            memory.write_addr.eq(Mux(write, row, self.write_row)),
+            memory.write_data.eq(Mux(write, Cat(lane.updated for lane in lanes), self.write_data)),
             self.read_valid.eq(valid & store),
-            self.active.eq(valid),
+            self.writing.eq(write),
+            self.active.eq(valid | looked),
         ]
         return m

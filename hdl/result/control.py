@@ -13,17 +13,16 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import address_bits
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
 from hdl.interfaces import error_layout, post_layout, row_descriptor_layout
 from hdl.result.arbiter import BusArbiter
+from hdl.result.bank import BankArbiter
 from hdl.result.fifo import SramFifo
 
 __all__ = [
     "STORE_DEPTH", "CollectorControl", "collector_parameters", "collector_stats_layout", "store_read_layout",
-    "unit_depth",
 ]  # fmt: skip
 
 POST_DEPTH = 8
@@ -55,11 +54,6 @@ def _select(onehot: Value, choices: Sequence[Value]) -> Value:
 def _count(bits: Value) -> Value:
     """Return the number of ones."""
     return reduce(add, (bits[i] for i in range(len(bits))))
-
-
-def unit_depth(config: MachineConfig) -> int:
-    """Return the rows of one combine unit."""
-    return max(2, config.combine_rows // config.result_lanes)
 
 
 def collector_parameters(config: MachineConfig) -> tuple[int, ...]:
@@ -105,8 +99,20 @@ class CollectorControl(wiring.Component):
         Operations of the combine units.
     unit_source : Out(result_lanes).array(result_lanes)
         One-hot: the bus lane whose row a combine unit takes.
-    unit_read, unit_active : In(result_lanes)
-        The units' ``read_valid`` and ``active``.
+    unit_read, unit_writing, unit_active : In(result_lanes)
+        The units' ``read_valid``, ``writing`` and ``active``.
+    vector_read : In(stream of bank_bits).array(result_lanes)
+        Port of the collector.
+    vector_write_valid : In(result_lanes), vector_write_ready : Out(result_lanes)
+    vector_write_row : In(bank_bits).array(result_lanes)
+        Handshake and row of the ports ``vector_write``.
+    load_valid : In(1), load_ready : Out(1), load_row : In(16)
+        Handshake and row of the port ``load_rows``.
+    unit_vector_read, unit_write : Out(1).array(result_lanes)
+    unit_vector_row, unit_write_row : Out(bank_bits).array(result_lanes)
+        Reads and writes of whole rows in the combine units.
+    write_source : Out(2).array(result_lanes)
+        One-hot: whose row is written, the vector unit's or the loads'.
     stored_push, stored_pop : Out(1), stored_valid : In(1)
         FIFO of rows that were read for a store.
     store_valid : Out(1), store_ready : In(1)
@@ -133,11 +139,24 @@ class CollectorControl(wiring.Component):
                 "unit_store": Out(1).array(lanes),
                 "unit_clear": Out(1).array(lanes),
                 "unit_accumulate": Out(1).array(lanes),
-                "unit_row": Out(address_bits(unit_depth(config))).array(lanes),
+                "unit_row": Out(config.bank_bits).array(lanes),
                 "unit_gate": Out(16).array(lanes),
                 "unit_source": Out(lanes).array(lanes),
                 "unit_read": In(lanes),
+                "unit_writing": In(lanes),
                 "unit_active": In(lanes),
+                "vector_read": In(stream.Signature(config.bank_bits)).array(lanes),
+                "vector_write_valid": In(lanes),
+                "vector_write_ready": Out(lanes),
+                "vector_write_row": In(config.bank_bits).array(lanes),
+                "load_valid": In(1),
+                "load_ready": Out(1),
+                "load_row": In(16),
+                "unit_vector_read": Out(1).array(lanes),
+                "unit_vector_row": Out(config.bank_bits).array(lanes),
+                "unit_write": Out(1).array(lanes),
+                "unit_write_row": Out(config.bank_bits).array(lanes),
+                "write_source": Out(2).array(lanes),
                 "store_read": In(stream.Signature(store_read_layout())),
                 "stored_push": Out(1),
                 "stored_pop": Out(1),
@@ -177,7 +196,7 @@ class CollectorControl(wiring.Component):
         m.d.sync += Cat(self.credit).eq(arbiter.grant)
 
         post_waits = self._posts(m, arbiter, heads)
-        units_active = self._combine(m, bus_valid, bus)
+        units_active = self._combine(m, platform, bus_valid, bus)
 
         to_combine = Signal(lanes)
         m.d.comb += [
@@ -231,7 +250,8 @@ class CollectorControl(wiring.Component):
                     m.d.comb += needs[tiers : tiers + lanes].eq(Cat(unit == u for u in range(lanes)))
                 with m.Else():
                     m.d.comb += needs[:tiers].eq(head.tiers)
-        m.d.sync += self.error.valid.eq((arbiter.grant & out_of_range).any())
+        load_beyond = self.load_valid & self.load_row[config.combine_bits :].any()
+        m.d.sync += self.error.valid.eq((arbiter.grant & out_of_range).any() | load_beyond)
         m.d.comb += self.error.code.eq(ErrorCode.RANGE)
         return heads, Cat(stored).any()
 
@@ -263,46 +283,90 @@ class CollectorControl(wiring.Component):
             m.d.sync += post.eq(_select(posting, candidates))
         return valid | fifo.r_rdy
 
-    def _combine(self, m: Module, bus_valid: Value, bus: list[Any]) -> Value:
-        """Stage 1: result rows to their units, store reads to units that have none.  Returns whether any is at work."""
-        config = self.config
-        lanes = config.result_lanes
+    def _combine(self, m: Module, platform: object, bus_valid: Value, bus: list[Any]) -> Value:
+        """Stage 1: result rows to their units, reads and writes to the ports that are left.
+
+        Returns whether any unit is at work.
+        """
+        lanes = self.config.result_lanes
         unit_bits = (lanes - 1).bit_length()
-        row_bits = max(1, config.combine_bits - unit_bits)
         read = self.store_read
+        read_bank = read.payload.row[:unit_bits]
 
         # Reads ahead of the store: `reserved` counts from the request to the transfer of the data.
         reserved = Signal(range(STORE_DEPTH + 1))
-        unit_free = Signal(lanes)
+        room = Signal()
+        store_ready = Signal(lanes)
         m.d.comb += [
-            read.ready.eq((reserved != STORE_DEPTH) & self._pick(unit_free, read.payload.row[:unit_bits])),
+            room.eq(reserved != STORE_DEPTH),
+            read.ready.eq(room & self._pick(store_ready, read_bank)),
             self.stored_push.eq(self.unit_read.any()),
             self.store_valid.eq(self.stored_valid),
             self.stored_pop.eq(self.stored_valid & self.store_ready),
         ]
         m.d.sync += reserved.eq(reserved + (read.valid & read.ready) - self.stored_pop)
 
+        arbiters = []
         for unit in range(lanes):
+            bank = instantiate(m, platform, f"bank{unit}", BankArbiter())
+            arbiters.append(bank)
             mine = self.unit_source[unit]
+            accumulate = _select(mine, [entry.accumulate for entry in bus])
             m.d.comb += [
                 mine.eq(Cat(bus_valid[i] & bus[i].combine & (bus[i].addr[:unit_bits] == unit) for i in range(lanes))),
-                unit_free[unit].eq(~mine.any()),
+                bank.result.eq(mine.any()),
+                bank.accumulate.eq(accumulate),
+                bank.store.eq(read.valid & room & (read_bank == unit)),
+                bank.clear.eq(read.payload.clear),
+                bank.writing.eq(self.unit_writing[unit]),
+                bank.clearing.eq(self.unit_writing[unit] & self.unit_read[unit]),
+                store_ready[unit].eq(bank.store_ready),
                 self.unit_gate[unit].eq(_select(mine, [entry.gate for entry in bus])),
             ]
-            with m.If(mine.any()):
+            with m.If(bank.result):
+                row = _select(mine, [entry.addr[unit_bits:][: len(self.unit_row[unit])] for entry in bus])
                 m.d.comb += [
                     self.unit_valid[unit].eq(1),
-                    self.unit_row[unit].eq(_select(mine, [entry.addr[unit_bits:][:row_bits] for entry in bus])),
-                    self.unit_accumulate[unit].eq(_select(mine, [entry.accumulate for entry in bus])),
+                    self.unit_row[unit].eq(row),
+                    self.unit_accumulate[unit].eq(accumulate),
                 ]
-            with m.Elif(read.valid & read.ready & (read.payload.row[:unit_bits] == unit)):
+            with m.Elif(bank.store & bank.store_ready):
                 m.d.comb += [
                     self.unit_valid[unit].eq(1),
                     self.unit_store[unit].eq(1),
                     self.unit_row[unit].eq(read.payload.row[unit_bits:]),
                     self.unit_clear[unit].eq(read.payload.clear),
                 ]
+        self._rows(m, arbiters)
         return self.unit_active.any() | (reserved != 0)
+
+    def _rows(self, m: Module, arbiters: list[BankArbiter]) -> None:
+        """Reads and writes of whole rows by vector unit and loads."""
+        config = self.config
+        unit_bits = (config.result_lanes - 1).bit_length()
+        row = self.load_row
+        beyond = row[config.combine_bits :].any()
+        load_ready = Signal(config.result_lanes)
+        m.d.comb += self.load_ready.eq(beyond | self._pick(load_ready, row[:unit_bits]))
+        for unit, bank in enumerate(arbiters):
+            read = self.vector_read[unit]
+            by_vector = self.vector_write_valid[unit] & bank.vector_write_ready
+            by_load = bank.load & bank.load_ready
+            m.d.comb += [
+                bank.vector_read.eq(read.valid),
+                read.ready.eq(bank.vector_read_ready),
+                self.unit_vector_read[unit].eq(read.valid & read.ready),
+                self.unit_vector_row[unit].eq(read.payload),
+                bank.vector_write.eq(self.vector_write_valid[unit]),
+                self.vector_write_ready[unit].eq(bank.vector_write_ready),
+                bank.load.eq(self.load_valid & ~beyond & (row[:unit_bits] == unit)),
+                load_ready[unit].eq(bank.load_ready),
+                self.write_source[unit].eq(Cat(by_vector, by_load)),
+                self.unit_write[unit].eq(by_vector | by_load),
+                self.unit_write_row[unit].eq(
+                    Mux(by_load, row[unit_bits : config.combine_bits], self.vector_write_row[unit])
+                ),
+            ]
 
     @staticmethod
     def _pick(bits: Value, index: Value) -> Value:

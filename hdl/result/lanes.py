@@ -129,7 +129,9 @@ class WriteLane(wiring.Component):
 
 
 class LoadLane(wiring.Component):
-    """Write register of the lane of loads, which gives way to result rows for the same tiers.
+    """Write register of the lane that loads and the vector unit share; both give way to result rows for the same tiers.
+
+    When either could go, they take turns.
 
     Latency: one cycle. Throughput: one word per cycle.
 
@@ -141,7 +143,8 @@ class LoadLane(wiring.Component):
     -------
     result_tiers : In(tiers)
         Tiers that result rows are written to in the same cycle.
-    unit_write : In(stream of write_layout)
+    unit_write, vector_act : In(stream of write_layout)
+        Words of loads, and of the vector unit.
     unit_lane : Out(write_layout)
     """
 
@@ -151,6 +154,7 @@ class LoadLane(wiring.Component):
             {
                 "result_tiers": In(config.tiers),
                 "unit_write": In(stream.Signature(write_layout(config))),
+                "vector_act": In(stream.Signature(write_layout(config))),
                 "unit_lane": Out(write_layout(config)),
             }
         )
@@ -161,11 +165,22 @@ class LoadLane(wiring.Component):
         return f"load_lane_t{c.tiers}_r{c.rows}_{digest(write_layout(c).size)}"
 
     def elaborate(self, platform: object) -> Module:
-        """Build the register."""
+        """Build the choice and the register."""
         m = Module()
-        word = self.unit_write.payload
-        m.d.comb += self.unit_write.ready.eq(~(self.result_tiers & word.tiers).any())
+        load, vector = self.unit_write, self.vector_act
+        load_free = Signal()
+        vector_free = Signal()
+        vector_turn = Signal()
+        m.d.comb += [
+            load_free.eq(~(self.result_tiers & load.payload.tiers).any()),
+            vector_free.eq(~(self.result_tiers & vector.payload.tiers).any()),
+            load.ready.eq(load_free & ~(vector.valid & vector_free & vector_turn)),
+            vector.ready.eq(vector_free & ~(load.valid & load_free & ~vector_turn)),
+        ]
+        with m.If(load.valid & load_free & vector.valid & vector_free):
+            m.d.sync += vector_turn.eq(~vector_turn)
         m.d.sync += self.unit_lane.valid.eq(0)
-        with m.If(self.unit_write.valid & self.unit_write.ready):
-            m.d.sync += [self.unit_lane.eq(word), self.unit_lane.valid.eq(1)]
+        for source in (load, vector):
+            with m.If(source.valid & source.ready):
+                m.d.sync += [self.unit_lane.eq(source.payload), self.unit_lane.valid.eq(1)]
         return m

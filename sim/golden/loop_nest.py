@@ -67,7 +67,8 @@ def _row(
     c: MachineConfig,
 ) -> None:  # fmt: skip
     half = c.columns // 2
-    mult = [int(v) for v in machine.parameters[tier, ins["param_base"] + n]]
+    word = ins["param_base"] + (0 if ins["param_hold"] else n)
+    mult = [int(v) for v in machine.parameters[tier, word]]
     mode = Mode(ins["mode"])
     if mode == Mode.SWIGLU:
         post_mult, post_shift = ins["post_mult"], ins["post_shift"]

@@ -76,7 +76,7 @@ def test_symbols() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nop\n\nfoo", "line 3: opcode 'foo'; use one of nop, end, load, store, gemm"),
+        ("nop\n\nfoo", "line 3: opcode 'foo'; use one of nop, end, load, store, gemm, vector"),
         ("gemm x=3", "line 1: no field 'x'; use one of wait, post, tiers, "),
         ("gemm tokens", "line 1: 'tokens' is not field=value"),
         ("gemm tokens=", "line 1: 'tokens=' is not field=value"),
@@ -94,6 +94,13 @@ def test_symbols() -> None:
         ("load post=s1:2", "line 1: post: 's1:2'; a post always adds 1"),
         ("load wait=s99", "line 1: LOAD.wait0_sem: 99 does not fit 6 bits"),
         ("end tokens=1", "line 1: no field 'tokens'"),
+        (
+            "vector op=sum",
+            "line 1: op: 'sum' is not understood; use one of map, scale, rescale, mul, rotate, add, max, ",
+        ),
+        ("vector length=-32769", "line 1: VECTOR.length: -32769 does not fit 16 bits"),
+        ("vector a_base=-1", "line 1: VECTOR.a_base: -1 does not fit 16 bits"),
+        ("store addr_gap=@w", "line 1: addr_gap: '@w' is not understood; use a number"),
     ],
 )
 def test_errors_name_line_and_field(text: str, message: str) -> None:
@@ -108,6 +115,49 @@ def test_damaged_binaries_are_named() -> None:
         from_binary(bytes(33))
     with pytest.raises(AsmError, match="instruction 1: opcode: 0 is not defined"):
         from_binary(to_binary(assemble("nop")) + bytes(32))
+
+
+def test_vector_text() -> None:
+    line = "vector op=map fn=exp2 sum=sum_recip vectors=3 rows=2 a=4 a_stride=2 s=4 d_scalar=7 masked=1 length=-3"
+    (vector,) = assemble(line)
+    assert vector["length"] == 0xFFFD and vector["a_base"] == 4 and vector["sum"] == 2
+    assert "length=-3" in disassemble(vector) and assemble(disassemble(vector)) == [vector]
+    (most,) = assemble("vector length=0x8000")
+    assert "length=-32768" in disassemble(most)
+    (store,) = assemble("store rows=2 addr=2 offset=16 row_gap=3 addr_gap=5")
+    text = disassemble(store, {(0, 64): "out", (0, 160): "other"})  # addr_gap is no address
+    assert "addr=@out offset=16 row_gap=3 addr_gap=5" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("vector op=sumsq vectors=2 rows=4 a_stride=4 imm=3 shift=4 mult=32768 d_scalar=9",
+         "takes one over the root of the sum of squares of 2 vectors of 4 rows (combine rows 0 to 7, plus 48, times "
+         "32768 / 2**15); scalars into 9 to 10"),
+        ("vector op=gather vectors=2 rows=4 length=2 a=8 a_stride=4 dest_kind=rows dest=20 dest_stride=1 bits=bits16 "
+         "s=2",
+         "gathers chosen elements of 2 vectors of 4 rows (combine rows 8 to 15), reading scalars 2 to 5, into int16 "
+         "rows 20 to 21"),
+        ("vector fn=exp2 sum=sum first=1 vectors=2 rows=2 a_stride=3 dest_kind=activation dest_tiers=0..1 dest=3 "
+         "dest_stride=2 mult=127 shift=15 s=4 d_scalar=7 masked=1 length=5 length_step=1",
+         "takes powers of two of 2 vectors of 2 rows (combine rows 0 to 1 and every 3 on, the first 5 elements, one "
+         "more for each vector, times 127 / 2**15), reading scalars 4 to 5, into int8 activation words 3 to 6 of tiers "
+         "0 to 1; sums into 7 to 8, starting afresh"),
+        ("vector op=rotate vectors=2 rows=4 b_rows=2 b=100 a=8 a_stride=4 dest_kind=rows dest=8 dest_stride=4 "
+         "bits=bits16 shift=14 in_shift=2",
+         "rotates pairs of elements of 2 vectors of 4 rows (combine rows 8 to 15, shifted right by 2, result shift 14) "
+         "with rows 100 to 103, always, into int16 rows 8 to 15"),
+        ("load dest_kind=rows count=4 dest=4 shift=8 addr=4",
+         "loads 4 rows (128 bytes, int16, shifted left by 8) from group 0 at 0x80 into combine rows 4 to 7"),
+        ("load format=columns dest_tiers=0 count=1",
+         "loads 1 tile (256 bytes, columns) from group 0 at 0x0 into tile 0 of tier 0 (V-Cache, tag 0)"),
+        ("store format=int8 rows=4 row=4 row_gap=2 addr_gap=3 addr=4 offset=16",
+         "stores 4 combine rows from 4 on, one in 3, as int8 (64 bytes) to group 0 at 0x90, a row every 64 bytes"),
+    ],
+)  # fmt: skip
+def test_explanations_of_vectors_rows_and_gaps(line: str, text: str) -> None:
+    assert describe(assemble(line)[0], PRESETS["small"]) == text
 
 
 def test_explanations() -> None:

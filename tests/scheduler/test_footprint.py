@@ -11,7 +11,7 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from scheduler.footprint import Lists, footprint
 from sim.golden.executor import Executor, UninitialisedError
-from sim.streams import random_stream
+from sim.streams import StreamOptions, random_stream
 
 WIDE = PRESETS["tiny"].replace(name="wide", tiers=3, rows=8, columns=4, row_fifo_depth=64)
 KNOWN = {
@@ -19,12 +19,13 @@ KNOWN = {
     "list": "list entry",
     "parameter": "requantisation word",
     "combine": "combine row",
+    "scalar": "scalar",
 }
 
 
 def cells_of(machine: Executor, space: str, config: MachineConfig) -> np.ndarray:
     """Return the cells that the executor has marked as written."""
-    known = machine._known[KNOWN[space]]
+    known = machine.known[KNOWN[space]]
     if space == "activation":  # cells of C/2 bytes
         known = known.reshape(-1, config.columns // 2).all(axis=1)
     return np.flatnonzero(known.reshape(-1))
@@ -33,13 +34,13 @@ def cells_of(machine: Executor, space: str, config: MachineConfig) -> np.ndarray
 @pytest.mark.parametrize("config", [PRESETS["nano"], PRESETS["tiny"], WIDE], ids=lambda c: c.name)
 @pytest.mark.parametrize("seed", range(4))
 def test_footprints_equal_what_the_executor_does(config: MachineConfig, seed: int) -> None:
-    stream = random_stream(config, seed, 40)
+    stream = random_stream(config, seed, 40, StreamOptions.everything())
     machine = Executor(config, stream.images, stream.limits)
     lists = Lists(config)
     for pc, instruction in enumerate(stream.instructions):
         touched = footprint(instruction, config, lists)
         word = to_binary([instruction])
-        if instruction.opcode == Opcode.GEMM:
+        if instruction.opcode in (Opcode.GEMM, Opcode.VECTOR):
             # With exactly the footprint's reads known, strict mode is content; without any one space, it is not.
             read = {s: [a.cells for a in touched.accesses if a.space == s and a.kind in ("read", "add")] for s in KNOWN}
             for missing in (None, *[s for s in KNOWN if any(cells.size for cells in read[s])]):
@@ -64,7 +65,7 @@ def test_footprints_equal_what_the_executor_does(config: MachineConfig, seed: in
             np.testing.assert_array_equal(cells_of(machine, space, config), expected, err_msg=f"{pc}: {space}")
         for group in (0, 1):
             changed = np.flatnonzero(memory[group] != machine.memory[group])
-            assert all(any(g == group and low <= b < high for g, low, high in touched.writes) for b in changed)
+            assert all(any(span.group == group and span.covers(b) for span in touched.writes) for b in changed)
         if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == 2:
             lists.load(instruction, (machine.memory[0], machine.memory[1]))
 
@@ -72,7 +73,7 @@ def test_footprints_equal_what_the_executor_does(config: MachineConfig, seed: in
 def _mark(machine: Executor, config: MachineConfig, cells: dict[str, list[np.ndarray]]) -> None:
     """Make exactly these cells known."""
     for space, name in KNOWN.items():
-        known = machine._known[name]
+        known = machine.known[name]
         known[:] = False
         flat = known.reshape(-1, config.columns // 2) if space == "activation" else known.reshape(-1)
         for some in cells.get(space, []):

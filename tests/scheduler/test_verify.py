@@ -15,7 +15,7 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
 from scheduler.ordering import issue_queues, row_completions
 from scheduler.verify import Finding, StreamError, check_stream, verify_stream
-from sim.streams import random_stream
+from sim.streams import StreamOptions, random_stream
 
 TINY = PRESETS["tiny"]
 
@@ -78,6 +78,36 @@ TO_COMBINE = GEMM + " dest_kind=combine dest_stride=1 accumulate=1 mode=requant1
         (f"load dest_tiers=0 count=1 tag=2\n{TO_COMBINE}", "miss",
          "instruction 1 (GEMM) needs tag 1 in tile 0 of tier 0, which has tag 2"),
         (TO_COMBINE, "miss", "which has no valid fill"),
+        # The vector unit against the array, loads and stores.
+        ("store rows=2 format=discard clear=1\nvector op=max first=1 vectors=1 rows=2",
+         "race", "instructions 0 and 1 (STORE and VECTOR) race: 1 reads combine cell 0 after its write by 0"),
+        ("vector vectors=1 rows=2 dest_kind=rows dest=4\nstore row=5 rows=1",
+         "race", "1 reads combine cell 5 after its write by 0"),
+        ("store row=1 rows=3 row_gap=2\nvector vectors=1 rows=1 dest_kind=rows dest=7",
+         "race", "1 writes combine cell 7 after its read by 0"),
+        (f"load dest_tiers=0 count=1 tag=1\n{TO_COMBINE}\nvector vectors=1 rows=1 a=1 dest_kind=rows dest=9",
+         "race", "2 reads combine cell 1 after its add by 1"),
+        (f"load dest_tiers=0 count=1 tag=1\nvector op=mul b_rows=1 b=1 a=9 vectors=1 rows=1 dest_kind=rows dest=9\n"
+         f"{TO_COMBINE}", "race", "2 adds combine cell 1 after its read by 1"),
+        (f"load dest_tiers=1 count=1 tag=1\nvector vectors=1 rows=1 dest_kind=activation dest_tiers=0..1 dest=1\n"
+         f"{TO_COMBINE} tiers=1", "race", "2 reads activation cell 1026 after its write by 1"),
+        (f"load dest_tiers=0 count=1 tag=1\n{TO_COMBINE}\nvector vectors=1 rows=1 a=9 dest_kind=activation "
+         "dest_tiers=0", "race", "2 writes activation cell 0 after its read by 1"),
+        ("load dest_kind=rows count=2\nvector vectors=1 rows=1 a=1 dest_kind=rows dest=9",
+         "race", "instructions 0 and 1 (LOAD and VECTOR) race: 1 reads combine cell 1 after its write by 0"),
+        ("load dest_kind=rows count=2\nload dest_kind=rows group=1 dest=1 count=1",
+         "race", "1 writes combine cell 1 after its write by 0"),
+        # Bytes that a store with gaps writes, and none between.
+        ("store rows=3 format=int8 addr=4 addr_gap=3\nload dest_tiers=0 count=1 tag=1 addr=6",
+         "race", "1 reads memory that was stored (group 0, byte 0xc0) by 0"),
+        ("store rows=3 format=int8 addr=4 offset=8 addr_gap=5\nload dest_kind=activation dest_tiers=0 count=1 addr=4\n"
+         "load dest_kind=activation dest_tiers=0 dest=1 count=2 addr=4",
+         "race", "instructions 0 and 2 (STORE and LOAD)"),
+        # A vector against itself.
+        ("vector vectors=2 rows=1 a_stride=1 dest_kind=rows dest=1 dest_stride=1", "race",
+         "instruction 0 (VECTOR): it writes rows that it also reads, other than in place"),
+        ("vector vectors=2 rows=1 a_stride=1 dest_kind=rows dest=512 dest_stride=1", "illegal",
+         "instruction 0: RANGE: VECTOR.dest_base: combine rows up to 513"),
         # Semaphores.
         ("store rows=1 format=discard wait=s3:2\nload dest_tiers=0 count=1 post=s3", "deadlock",
          "instruction 0 (STORE) waits for 2 of semaphore 3; the instructions before it leave 0: deadlock"),
@@ -118,6 +148,18 @@ def test_findings_name_the_instructions(text: str, kind: str, message: str) -> N
         # A semaphore is used again by the same pair of queues.
         f"load dest_tiers=0 count=1 tag=1\n{TO_COMBINE} post=s1\nstore rows=4 wait=s1 post=s2 clear=1\n"
         f"{TO_COMBINE} wait=s2 post=s1\nstore rows=4 wait=s1 clear=1",
+        # Vectors run one after the other, whatever they share.
+        "vector op=max first=1 vectors=2 rows=1\nvector op=max vectors=2 rows=1\nvector fn=exp2 vectors=2 rows=1 "
+        "a_stride=1 dest_kind=rows dest_stride=1\nvector vectors=2 rows=1 a_stride=1 dest_kind=rows dest_stride=1",
+        # Loads of rows by one engine do too; the vector unit waits for their post, the store for the unit's.
+        "load dest_kind=rows count=4\nload dest_kind=rows dest=2 count=4 post=s1\nvector vectors=1 rows=6 "
+        "dest_kind=rows dest=8 wait=s1 post=s2\nstore row=8 rows=3 row_gap=1 addr=4 wait=s2",
+        # An operation of the array that wrote rows has read its activations.
+        f"load dest_tiers=0 count=1 tag=1\n{TO_COMBINE} post=s1\nvector vectors=1 rows=2 dest_kind=activation "
+        f"dest_tiers=0 wait=s1 post=s2\n{TO_COMBINE} wait=s2",
+        # Between the rows of a store with gaps.
+        "store rows=3 format=int8 addr=4 offset=8 addr_gap=5\nload dest_kind=activation dest_tiers=0 count=1 addr=4\n"
+        "load dest_kind=activation dest_tiers=0 dest=1 count=3 addr=5",
         # A later operation of the same tier writes what an earlier one reads.
         f"load dest_tiers=0 count=1 tag=1\n{TO_COMBINE} act=4\n{GEMM} dest=4 dest_stride=1",
     ],
@@ -141,8 +183,9 @@ def test_the_end_is_where_it_should_be() -> None:
 
 @pytest.mark.parametrize("name", ["nano", "tiny", "small"])
 @pytest.mark.parametrize("seed", range(4))
-def test_random_streams_are_proved_and_mutants_are_not(name: str, seed: int) -> None:
-    stream = random_stream(PRESETS[name], seed)
+@pytest.mark.parametrize("options", [StreamOptions(), StreamOptions.everything()], ids=["array", "everything"])
+def test_random_streams_are_proved_and_mutants_are_not(name: str, seed: int, options: StreamOptions) -> None:
+    stream = random_stream(PRESETS[name], seed, options=options)
     images = (np.frombuffer(stream.images[0], np.uint8), np.frombuffer(stream.images[1], np.uint8))
     assert verify_stream(stream.instructions, stream.config, images, stream.limits) == []
     rng = random.Random(seed)
@@ -154,6 +197,14 @@ def test_random_streams_are_proved_and_mutants_are_not(name: str, seed: int) -> 
         mutant[place] = replace(mutant[place], values=values)
         found += bool(verify_stream(mutant, stream.config, images, stream.limits))
     assert found >= 3  # now and then a wait is implied by others
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_long_streams_on_few_semaphores_are_proved(seed: int) -> None:
+    """Each semaphore is used again and again: that no use takes another's posts rests on all the others."""
+    stream = random_stream(PRESETS["nano"], seed, 100, StreamOptions.everything())
+    images = (np.frombuffer(stream.images[0], np.uint8), np.frombuffer(stream.images[1], np.uint8))
+    assert verify_stream(stream.instructions, stream.config, images, stream.limits) == []
 
 
 def finishes(instructions: Sequence[Instruction], config: MachineConfig, rng: random.Random) -> bool:
@@ -200,6 +251,6 @@ def finishes(instructions: Sequence[Instruction], config: MachineConfig, rng: ra
 @pytest.mark.parametrize("seed", range(6))
 def test_proved_streams_finish_in_any_order_with_short_queues(seed: int) -> None:
     config = TINY.replace(queue_depth=2)
-    stream = random_stream(config, seed)
+    stream = random_stream(config, seed, options=StreamOptions.everything())
     rng = random.Random(seed)
     assert all(finishes(stream.instructions, config, rng) for _ in range(20))

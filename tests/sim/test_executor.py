@@ -15,7 +15,8 @@ from hdl.isa import Opcode
 from hdl.legality import Limits
 from sim.golden.executor import DeadlockError, ExecutionError, Executor, UninitialisedError
 from sim.golden.loop_nest import run_gemm
-from sim.streams import illegal_streams, random_stream
+from sim.golden.vector_nest import run_vector
+from sim.streams import StreamOptions, illegal_streams, random_stream
 
 WIDE = PRESETS["tiny"].replace(name="wide", tiers=3, rows=8, columns=4, row_fifo_depth=64)
 CONFIGS = [PRESETS["nano"], PRESETS["tiny"], WIDE]
@@ -23,24 +24,32 @@ CONFIGS = [PRESETS["nano"], PRESETS["tiny"], WIDE]
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
 @pytest.mark.parametrize("seed", range(6))
-def test_gemms_of_random_streams_equal_the_loop_nest(config: MachineConfig, seed: int) -> None:
-    stream = random_stream(config, seed, 25)
+@pytest.mark.parametrize("options", [StreamOptions(), StreamOptions.everything()], ids=["array", "everything"])
+def test_random_streams_equal_the_contract_written_out(
+    config: MachineConfig, seed: int, options: StreamOptions
+) -> None:
+    stream = random_stream(config, seed, 25, options)
     machine = Executor(config, stream.images, stream.limits, strict=True)
     for pc, instruction in enumerate(stream.instructions):
-        if instruction.opcode != Opcode.GEMM:
+        if instruction.opcode not in (Opcode.GEMM, Opcode.VECTOR):
             machine.step(to_binary([instruction]), pc)
             continue
         reference = copy.deepcopy(machine)
-        run_gemm(reference, instruction)
+        if instruction.opcode == Opcode.GEMM:
+            run_gemm(reference, instruction)
+        else:
+            run_vector(reference, instruction)
         machine.step(to_binary([instruction]), pc)
-        np.testing.assert_array_equal(machine.activation, reference.activation, err_msg=f"{pc}: {instruction}")
-        np.testing.assert_array_equal(machine.combine, reference.combine, err_msg=f"{pc}: {instruction}")
+        for name in ("activation", "combine", "scalars"):
+            np.testing.assert_array_equal(
+                getattr(machine, name), getattr(reference, name), err_msg=f"{pc}: {name}: {instruction}"
+            )
 
 
 @pytest.mark.parametrize("name", ["nano", "tiny", "small"])
 def test_illegal_streams_report_their_code_and_place(name: str) -> None:
     config = PRESETS[name]
-    for case in illegal_streams(config):
+    for case in illegal_streams(config, vector=True):
         machine = Executor(config, case.images, case.limits)
         if case.code == ErrorCode.WATCHDOG:
             with pytest.raises(DeadlockError):
@@ -181,3 +190,84 @@ def test_store_outside_the_window_is_refused() -> None:
     machine = Executor(PRESETS["nano"], (bytes(4096), bytes(4096)), limits)
     with pytest.raises(ExecutionError, match="ADDRESS.*outside 0x400 to 0x800"):
         machine.run(to_binary(assemble("store rows=1 format=int8 addr=0\nend")))
+
+
+def test_rows_are_loaded_with_their_shift() -> None:
+    memory = np.zeros(256, dtype=np.uint8)
+    memory[64:80].view("<i2")[:] = [1, -1, 32767, -32768, 5, 6, 7, 8]
+    machine = Executor(PRESETS["nano"], (bytes(256), memory.tobytes()))
+    machine.run(to_binary(assemble("load dest_kind=rows group=1 count=2 dest=3 addr=2 shift=16 post=s1\nend")))
+    assert machine.combine[3].tolist() == [1 << 16, -(1 << 16), 32767 << 16, -(1 << 31)]
+    assert machine.combine[4].tolist() == [v << 16 for v in (5, 6, 7, 8)] and machine.semaphores[1] == 1
+    assert machine.counters["read_beats_1"] == 4 and machine.counters["read_bytes_bytes"] == 16
+    machine.run(to_binary(assemble("load dest_kind=rows group=1 count=1 addr=2\nend")))
+    assert machine.combine[0].tolist() == [1, -1, 32767, -32768]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_columns_are_transposed_tiles(config: MachineConfig) -> None:
+    memory = np.random.default_rng(1).integers(0, 256, 4096, dtype=np.uint8)
+    machine = Executor(config, (memory, memory))
+    machine.run(to_binary(assemble("load format=columns dest_tiers=0 dest=5 count=2 tag=7 addr=4\nend")))
+    for tile in range(2):
+        for r in range(config.rows):
+            for c in range(config.columns):
+                byte = memory[128 + (tile * config.columns + c) * config.rows + r]
+                assert machine.vcache[0, 5 + tile, r, c] == byte.astype(np.int8)
+    assert machine.tags[0, 5:7].tolist() == [7, 7]
+    assert machine.counters["read_beats_0"] == 2 * config.tile_bytes // 4
+    assert machine.counters["fill_words"] == 2 * config.fill_words
+    assert machine.counters["read_bytes_columns"] == 2 * config.tile_bytes
+
+
+def test_stores_skip_rows_and_memory() -> None:
+    machine = machine_with(PRESETS["nano"])
+    for group in (0, 1):
+        machine.memory[group][:] = 0xEE
+    machine.combine[:16] = np.arange(16)[:, None] * 8 + np.arange(4)
+    line = "store format=int8 row=1 rows=3 row_gap=4 addr=2 offset=12 addr_gap=2 clear=1\nend"
+    machine.run(to_binary(assemble(line)))
+    expected = np.full(8192, 0xEE, dtype=np.uint8)
+    for place, row in ((76, 1), (88, 6), (100, 11)):
+        expected[place : place + 4] = row * 8 + np.arange(4)
+    np.testing.assert_array_equal(machine.memory[0], expected)
+    assert (machine.memory[1] == 0xEE).all()
+    assert np.flatnonzero(~machine.combine[:16].any(axis=1)).tolist() == [1, 6, 11]
+    assert machine.counters["write_beats_0"] == 3 and machine.counters["write_bytes"] == 12
+    # DISCARD takes rows with gaps, and no address.
+    line = "store format=discard row=0 rows=2 row_gap=1 clear=1 addr=0xffffffff addr_gap=0xffff\nend"
+    machine.run(to_binary(assemble(line)))
+    assert np.flatnonzero(~machine.combine[:16].any(axis=1)).tolist() == [0, 1, 2, 6, 11]
+
+
+def test_param_hold_uses_one_word() -> None:
+    machine = filled()
+    machine.parameters[:, :] = np.arange(1, 129)[:, None]
+    line = GEMM.format("n") + " param=2"
+    machine.run(to_binary(assemble(line + " param_hold=1\nend")))
+    assert [int(machine.combine[n, 0]) for n in range(4)] == [3 * v for v in (40, 88, 64, 112)]
+    machine.run(to_binary(assemble(line + "\nend")))
+    assert [int(machine.combine[n, 0]) for n in range(4)] == [3 * 40, 4 * 88, 3 * 64, 4 * 112]
+
+
+def test_scalars_survive_a_stream_and_count() -> None:
+    machine = machine_with(PRESETS["nano"], strict=True)
+    machine.run(to_binary(assemble("store format=discard rows=8 clear=1\nvector op=max first=1 vectors=2 rows=3\nend")))
+    machine.run(to_binary(assemble("vector op=rescale vectors=2 rows=1 dest_kind=rows a_stride=1 dest_stride=1\nend")))
+    assert machine.counters["vector_rows"] == 8 and machine.scalars[:2].tolist() == [0, 0]
+    gather = "vector op=gather vectors=2 rows=2 length=1 dest_kind=rows dest_stride=1\nend"
+    machine.run(to_binary(assemble(gather)))
+    assert machine.counters["vector_rows"] == 10
+    with pytest.raises(UninitialisedError, match="instruction 0: scalar is read but never written"):
+        machine.run(to_binary(assemble("vector op=max vectors=3 rows=1\nend")))
+    with pytest.raises(UninitialisedError, match="instruction 0: combine row is read but never written"):
+        machine.run(to_binary(assemble("vector op=mul b=7 b_rows=2 vectors=1 rows=2 dest_kind=rows\nend")))
+
+
+def test_gather_reports_its_range_at_its_place() -> None:
+    machine = machine_with(PRESETS["nano"])
+    text = "vector op=argmax first=1 vectors=1 rows=1 masked=1\n"
+    text += "vector op=gather vectors=1 rows=1 length=1 dest_kind=rows\n"
+    with pytest.raises(ExecutionError, match="RANGE.*element 65535 is chosen") as caught:
+        machine.run(to_binary(assemble(text + "end")))
+    assert (caught.value.code, caught.value.pc) == (ErrorCode.RANGE, 1)

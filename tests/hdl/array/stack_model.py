@@ -48,12 +48,13 @@ class Wave:
 
 @dataclass
 class Fill:
-    """One V-Cache fill word; `data` is (fill_rows, columns) int8."""
+    """One V-Cache fill word; `data` is (fill_rows, columns) int8; `columns`: of a transposed tile."""
 
     tiers: int
     tile: int
     word: int
     data: Any
+    columns: int = 0
 
 
 @dataclass
@@ -98,7 +99,10 @@ def port_values(config: MachineConfig, cycle: Cycle) -> dict[str, int]:
         values[f"dispatch__{tier}"] = dispatch_layout(config).const(lane).as_bits()
     for index in range(2):
         fill = cycle.fills.get(index)
-        control = {} if fill is None else {"valid": 1, "tiers": fill.tiers, "tile": fill.tile, "word": fill.word}
+        control = {}
+        if fill is not None:
+            control = {"valid": 1, "columns": fill.columns}
+            control |= {"tiers": fill.tiers, "tile": fill.tile, "word": fill.word}
         values[f"fill_control__{index}"] = fill_control_layout(config).const(control).as_bits()
         for part in range(config.fill_rows):
             values[f"fill_data__{index}__{part}"] = 0 if fill is None else to_int(fill.data[part], 8)
@@ -110,6 +114,22 @@ def port_values(config: MachineConfig, cycle: Cycle) -> dict[str, int]:
             word |= {"enable": write.enable, "data": [int(v) & 255 for v in write.data]}
         values[f"write__{index}"] = write_layout(config).const(word).as_bits()
     return values
+
+
+def filled_rows(config: MachineConfig, fill: Fill, old: Any) -> dict[int, Any]:
+    """Return the rows that a fill word writes and their new words; `old` is the tile (rows, columns) before."""
+    raw = np.asarray(fill.data, np.int64).reshape(-1)
+    size = config.fill_rows * config.columns
+    changed: dict[int, Any] = {}
+    for number, value in enumerate(raw.tolist(), start=fill.word * size):
+        if fill.columns:
+            column, row = divmod(number, config.rows)
+        else:
+            row, column = divmod(number, config.columns)
+        if row not in changed:
+            changed[row] = old[row].copy()
+        changed[row][column] = value
+    return changed
 
 
 class Log:
@@ -153,9 +173,9 @@ def run_model(
         for fill in cycle.fills.values():
             for tier in range(config.tiers):
                 if fill.tiers >> tier & 1:
-                    for part in range(config.fill_rows):
-                        location = (tier, fill.tile, fill.word * config.fill_rows + part)
-                        vcache.write(location, launch, np.asarray(fill.data[part], np.int64))
+                    old = np.array([vcache.read((tier, fill.tile, row), launch) for row in range(rows)])
+                    for row, word in filled_rows(config, fill, old).items():
+                        vcache.write((tier, fill.tile, row), launch, word)
         for write in cycle.writes.values():
             for tier in range(config.tiers):
                 if not write.tiers >> tier & 1:
@@ -307,6 +327,8 @@ def random_traffic(
     sizes = {"tiles": tiles, "words": words, "params": params}
     traffic = preload(config, rng, **sizes)
     edge = config.stationary_feed == "edge"
+    # Words of transposed tiles exist where word and column divide one another, as they do in every machine.
+    columns = not edge and not (config.tile_bytes & (config.tile_bytes - 1))
     requested: dict[int, int] = {}  # tier: launch of the last request
     pending: dict[int, bool] = dict.fromkeys(range(config.tiers), False)
     density = 1.0
@@ -338,7 +360,9 @@ def random_traffic(
             if mask and rng.random() < 0.3:
                 free_tiers &= ~mask
                 data = random_bytes(rng, (config.fill_rows, config.columns))
-                cycle.fills[lane] = Fill(mask, int(rng.integers(tiles)), int(rng.integers(config.fill_words)), data)
+                fill = Fill(mask, int(rng.integers(tiles)), int(rng.integers(config.fill_words)), data)
+                fill.columns = int(columns and rng.random() < 0.5)
+                cycle.fills[lane] = fill
         free_tiers = (1 << config.tiers) - 1
         for lane in range(config.result_lanes + 1):
             mask = int(rng.integers(1, 1 << config.tiers)) & free_tiers

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.array.fill_slice import FillSlice
+from hdl.array.fill_slice import FillSlice, column_run
 from hdl.array.hub import Hub
 from hdl.array.links import PartialSumLink
 from hdl.config import PRESETS
@@ -46,6 +46,37 @@ def test_words_go_up_only_where_they_are_wanted() -> None:
                 assert (ctx.get(hub.fill_tile), ctx.get(hub.fill_lane)) == (3, 1)
                 assert ctx.get(hub.activation_addr) == 5
                 assert ctx.get(hub.write_data) == 0x04030201
+
+    run(hub, bench)
+
+
+@pytest.mark.parametrize(("rows", "columns", "group_bytes"), [(4, 4, 4), (8, 8, 4), (16, 8, 4), (16, 8, 16)])
+def test_words_of_transposed_tiles(rows: int, columns: int, group_bytes: int) -> None:
+    """Which rows and bytes take a word: it holds two columns, one, half a column, two columns."""
+    config = CONFIG.replace(rows=rows, columns=columns, channel_bytes=group_bytes, row_fifo_depth=128)
+    hub = Hub(config)
+
+    async def bench(ctx: Any) -> None:
+        for transposed in range(2):
+            for word in range(config.fill_words):
+                for lane in range(2):
+                    fill = {"valid": 1, "columns": transposed, "tiers": 0b011, "tile": 3, "word": word}
+                    ctx.set(hub.fill_control[lane], fill_control_layout(config).const(fill))
+                    ctx.set(hub.fill_control[1 - lane].valid, 0)
+                    ctx.set(hub.fill_control[1 - lane].columns, 1 - transposed)
+                    await ctx.tick()
+                    assert ctx.get(hub.fill_control_above[lane].columns) == transposed
+                    selected, mask = ctx.get(hub.fill_select), ctx.get(hub.fill_mask)
+                    written = {
+                        (row, column)
+                        for row in range(rows)
+                        for column in range(columns)
+                        if selected >> row // config.fill_rows & 1 and mask >> column // column_run(config) & 1
+                    }
+                    size = config.fill_bytes
+                    numbers = range(word * size, (word + 1) * size)
+                    assert written == {divmod(n, rows)[::-1] if transposed else divmod(n, columns) for n in numbers}
+                    assert ctx.get(hub.fill_columns) == transposed
 
     run(hub, bench)
 

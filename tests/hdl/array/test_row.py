@@ -52,11 +52,11 @@ def test_pe_products() -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-@pytest.mark.parametrize("columns", [1, 7])
-def test_row(columns: int, links: bool) -> None:
+@pytest.mark.parametrize(("columns", "run_bytes"), [(1, 1), (7, 1), (6, 2), (6, 6)])
+def test_row(columns: int, run_bytes: int, links: bool) -> None:
     """Random waves with gaps, fills and writes at the same time, links, against the stage table."""
     tiles, words = 5, 6
-    row = Row(columns, vcache_tiles=tiles, activation_words=words, links=links)
+    row = Row(columns, vcache_tiles=tiles, activation_words=words, links=links, column_run=run_bytes)
     rng = np.random.default_rng(columns)
 
     async def bench(ctx: Any) -> None:
@@ -81,6 +81,11 @@ def test_row(columns: int, links: bool) -> None:
             ctx.set(row.fill_en, fill_en)
             ctx.set(row.fill_addr, fill_tile)
             ctx.set(row.fill_data, to_int(fill, 8))
+            transposed, turned = int(rng.random() < 0.5), random_bytes(rng, run_bytes)
+            mask = rng.random(columns // run_bytes) < 0.6 if transposed else np.ones(columns // run_bytes, bool)
+            ctx.set(row.fill_columns, transposed)
+            ctx.set(row.fill_turned, to_int(turned, 8))
+            ctx.set(row.fill_mask, to_int(mask, 1))
             ctx.set(row.write_en, write_en)
             ctx.set(row.write_addr, write_addr)
             ctx.set(row.write_data, write & 255)
@@ -105,7 +110,8 @@ def test_row(columns: int, links: bool) -> None:
                 own = {"word": vcache[wave["vcache_addr"]].copy(), "activation": activations[wave["activation_addr"]]}
                 stage1 = wave | own
             if fill_en:
-                vcache[fill_tile] = fill
+                new = np.tile(turned, columns // run_bytes) if transposed else fill
+                vcache[fill_tile] = np.where(np.repeat(mask, run_bytes), new, vcache[fill_tile])
             if write_en:
                 activations[write_addr] = write
 
@@ -131,7 +137,7 @@ def test_nothing_moves_without_a_wave(row: ArrayRow) -> None:
     inputs = [row.wave_in.as_value()[1:], row.psum_in, row.write_data, row.write_addr, row.activation_below]
     outputs = [row.wave_out.as_value(), row.psum_out, row.activation]
     if isinstance(row, Row):
-        inputs += [row.stationary_below, row.fill_data, row.fill_addr]
+        inputs += [row.stationary_below, row.fill_data, row.fill_addr, row.fill_mask, row.fill_turned, row.fill_columns]
         outputs += [row.stationary]
     else:
         inputs += [row.front_in, row.shift_on]

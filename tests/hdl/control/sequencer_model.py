@@ -73,7 +73,7 @@ def waves_of(gemm: Instruction, config: MachineConfig, tier: int, lists: Lists) 
                 "last": int(makes_rows and last),
                 "accumulator_addr": n * tokens + t if n_inner else t,
                 "mode": gemm["mode"],
-                "param_addr": gemm["param_base"] + n,
+                "param_addr": gemm["param_base"] + (0 if gemm["param_hold"] else n),
                 "shift": gemm["shift"],
                 "post_mult": gemm["post_mult"],
                 "post_shift": gemm["post_shift"],
@@ -182,6 +182,8 @@ def random_gemm(
         order = rng.choice(list(Order))
         if order == Order.N_INNER and tokens * tiles > config.accumulator_depth:
             order = Order.K_INNER
+        # A held word may be the last one: nothing beyond it is used.
+        hold = rng.random() < 0.3
         values = {
             "tier_base": base,
             "tier_count": count,
@@ -197,7 +199,8 @@ def random_gemm(
             "act_base": rng.randint(0, config.activation_words // 2),
             "act_stride": rng.randint(0, 16),
             "list_base": rng.randint(0, config.list_depth - tokens),
-            "param_base": rng.randint(0, config.parameter_words - tiles),
+            "param_base": config.parameter_words - 1 if hold else rng.randint(0, config.parameter_words - tiles),
+            "param_hold": int(hold),
             "mode": mode,
             "shift": rng.randrange(48),
             "post_mult": rng.randrange(1 << 16),

@@ -11,10 +11,11 @@ import pytest
 from amaranth.sim import Simulator
 
 from hdl.config import PRESETS
+from hdl.control.queues import queue_count
 from hdl.control.semaphores import POST_SOURCES, SemaphoreUnit
 
 CONFIG = PRESETS["tiny"].replace(semaphores=8, semaphore_bits=4)
-WAITERS = CONFIG.tiers + 3
+WAITERS = queue_count(CONFIG)
 
 
 def simulate(process: Callable[[Any, SemaphoreUnit], Any]) -> None:

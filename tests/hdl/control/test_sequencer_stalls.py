@@ -183,6 +183,31 @@ def test_leader_waits_for_semaphore_and_followers_for_the_leader() -> None:
     assert record.stats[1]["wait_gang"] > 40
 
 
+@pytest.mark.parametrize("feed", ["vertical", "edge"])
+@pytest.mark.parametrize("mapping", [Mapping3D.M, Mapping3D.N, Mapping3D.K])
+@pytest.mark.parametrize("late", [0, 1])
+def test_no_semaphores_past_a_gang_that_has_not_begun(feed: str, mapping: Mapping3D, late: int) -> None:
+    """A gang that one tier keeps waiting is a barrier for the other: what follows takes no semaphores before it.
+
+    Otherwise it could take a count that an instruction before the gang, in the late tier's queue, waits for.
+    """
+    config = small_config(2, stationary_feed=feed)
+    early = 1 - late
+    program = [
+        gemm(tier_base=late, wait0_sem=1, wait0_count=1, k_slices=12),
+        gemm(tier_count=2, mapping=mapping, k_slices=12),
+        gemm(tier_base=early, wait0_sem=2, wait0_count=1, k_slices=12),
+    ]
+    # The semaphore of the last one is there all the time, that of the first one only from cycle 150 on.
+    bench = Bench(
+        config, program, random_lists(rng_of(4), config), grant=lambda cycle, tier: tier == early or cycle >= 150
+    )
+    record = bench.run()
+    gang_begins = issue_spans(bench)[early][0][0]
+    assert [(tier, wait[0]) for _, tier, wait in record.grants] == [(late, 1), (early, 2)]
+    assert record.grants[0][0] == 150 and record.grants[1][0] >= gang_begins - 1
+
+
 def test_list_entry_written_while_a_follower_waits() -> None:
     """An entry that a load writes before the leader's wait is granted counts, also in a follower that looked before."""
     config = small_config(2)

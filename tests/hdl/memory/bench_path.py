@@ -144,7 +144,7 @@ async def random_traffic_with_stalls(dut: Any) -> None:
 def stream_of_loads(form: Format, tiles: int, total: int, split_tiers: bool) -> list[Instruction]:
     """Return V-Cache loads of `tiles` tiles each that bring `total` tiles (PAIR) or `total` per group."""
     loads = []
-    size = (CONFIG.tile_bytes if form == Format.BYTES else CONFIG.plane_bytes) * tiles
+    size = (CONFIG.tile_bytes if form in (Format.BYTES, Format.COLUMNS) else CONFIG.plane_bytes) * tiles
     for n in range(total // tiles):
         for group in (0,) if form == Format.PAIR else (0, 1):
             values = {
@@ -166,8 +166,9 @@ class Meter:
 
     def idle(self) -> None:
         """Everything ready, nothing offered."""
-        for name in ("load_post__0", "load_post__1", "load_wait__0", "load_wait__1", "load_unit_write", "store_post",
-                     "store_wait", "store_store_read", "fetch_instructions"):  # fmt: skip
+        for name in ("load_post__0", "load_post__1", "load_wait__0", "load_wait__1", "load_unit_write",
+                     "load_row_write", "store_post", "store_wait", "store_store_read",
+                     "fetch_instructions"):  # fmt: skip
             getattr(self.dut, f"{name}__ready").value = 1
         for name in ("load_queue__0", "load_queue__1", "store_queue", "store_store_data"):
             getattr(self.dut, f"{name}__valid").value = 0
@@ -224,7 +225,7 @@ async def bandwidth(dut: Any) -> None:
     meter.idle()
     results = {}
     words_field = 0b1100  # load_stats.words
-    for form, peak in ((Format.PAIR, 1), (Format.HIGH, 2), (Format.BYTES, 1)):
+    for form, peak in ((Format.PAIR, 1), (Format.HIGH, 2), (Format.BYTES, 1), (Format.COLUMNS, 1)):
         for tiles in (16, 1):
             loads = stream_of_loads(form, tiles, max(32, 1024 // CONFIG.fill_words), True)
             words = sum(i["count"] for i in loads) * CONFIG.fill_words
@@ -233,16 +234,23 @@ async def bandwidth(dut: Any) -> None:
     kinds = {
         LoadDest.ACTIVATION: (CONFIG.activation_words // 2, dut.load_unit_write__valid),
         LoadDest.LIST: (CONFIG.list_depth // 2, dut.load_list_write_valid),
+        LoadDest.ROWS: (min(512, CONFIG.combine_rows) // 2, dut.load_row_write__valid),
     }
+    # Both engines share the row port, and an engine needs `beats_per_row` beats for a row.
+    beats_per_row = max(1, 2 * CONFIG.columns // CONFIG.group_bytes)
     for kind, (units, signal) in kinds.items():
         loads = [
             Instruction(
-                Opcode.LOAD, {"group": g, "dest_kind": kind, "count": units, "dest_tiers": 1, "dest_base": g * units}
+                Opcode.LOAD,
+                {"group": g, "dest_kind": kind, "count": units, "dest_tiers": int(kind != LoadDest.ROWS),
+                 "dest_base": g * units, "shift": 4 * (kind == LoadDest.ROWS)},
             )
             for g in range(2)
-        ]
+        ]  # fmt: skip
+        peak = min(1, 2 / beats_per_row) if kind == LoadDest.ROWS else 1
         cycles = await meter.loads(loads, signal, 1, 2 * units)
-        results[f"{kind.name} both groups"] = {"words": 2 * units, "cycles": cycles, "share": 2 * units / cycles}
+        share = 2 * units / cycles / peak
+        results[f"{kind.name} both groups"] = {"words": 2 * units, "cycles": cycles, "share": share}
     (FOLDER / "bandwidth.json").write_text(json.dumps(results))
     await machine.dump()
 

@@ -11,11 +11,20 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.interfaces import error_layout, fill_control_layout, post_layout, queue_entry_layout, wait_layout, write_layout
+from hdl.interfaces import (
+    error_layout,
+    fill_control_layout,
+    post_layout,
+    queue_entry_layout,
+    row_write_layout,
+    wait_layout,
+    write_layout,
+)
 from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat, encode
 from hdl.legality import element_bytes, load_groups, load_unit_bytes, store_bytes
 
@@ -36,10 +45,16 @@ def nibbles(plane: np.ndarray) -> np.ndarray:
 
 
 def loaded(config: MachineConfig, load: Instruction, memory: Sequence[np.ndarray]) -> list[bytes]:
-    """Return the units (tiles, words, entries, requantisation words) that a LOAD brings."""
+    """Return the units (tiles, words, entries, requantisation words, rows of int32) that a LOAD brings."""
     size = load_unit_bytes(load, config)
     planes = [memory[g].reshape(-1)[a : a + size * load["count"]] for g, a in load_groups(load)]
-    if load["dest_kind"] == LoadDest.VCACHE and load["format"] != Format.BYTES:
+    if load["dest_kind"] == LoadDest.ROWS:
+        raw = (planes[0].copy().view("<i2").astype("<i4") << load["shift"]).astype("<i4").tobytes()
+        size *= 2
+    elif load["format"] == Format.COLUMNS:
+        tiles = planes[0].reshape(load["count"], config.columns, config.rows)
+        raw = np.ascontiguousarray(tiles.transpose(0, 2, 1)).tobytes()
+    elif load["dest_kind"] == LoadDest.VCACHE and load["format"] != Format.BYTES:
         weights = 16 * nibbles(planes[0])
         if load["format"] == Format.PAIR:
             weights = weights + nibbles(planes[1])
@@ -48,6 +63,11 @@ def loaded(config: MachineConfig, load: Instruction, memory: Sequence[np.ndarray
     else:
         raw = planes[0].tobytes()
     return [raw[i : i + size] for i in range(0, len(raw), size)]
+
+
+def _tiers(load: Instruction) -> int:
+    """Return the tiers that a LOAD writes; rows belong to no tier and are kept as tier 0's."""
+    return 1 if load["dest_kind"] == LoadDest.ROWS else load["dest_tiers"]
 
 
 def stored(config: MachineConfig, store: Instruction, combine: np.ndarray) -> bytes:
@@ -109,6 +129,7 @@ class Log:
     posts: list[tuple[int, int, int]] = field(default_factory=list)  # (cycle, port, sem0)
     fills: list[tuple[int, int]] = field(default_factory=list)  # (cycle, lane)
     units: list[int] = field(default_factory=list)  # cycles
+    rows: list[int] = field(default_factory=list)  # cycles
     entries: list[int] = field(default_factory=list)
     tags: dict[tuple[int, int], int] = field(default_factory=dict)  # (tier, tile) -> tag
     instructions: list[tuple[int, int, int]] = field(default_factory=list)  # (cycle, pc, word)
@@ -142,6 +163,7 @@ class Environment:
         self.limit = list(limit or (memory[0].size, memory[1].size))
         self.window = list(window or ((0, memory[0].size), (0, memory[1].size)))
         self.words: Words = {}
+        self.partial: dict[tuple[int, int], dict[int, int]] = {}  # (tier, row of V-Cache) -> column -> byte
         self.halt = False
         self.start: int | None = None
         self.stop = False
@@ -163,6 +185,7 @@ class Environment:
         self.expected_posts["store_post"] = deque(i for i in self.stores if i["post0_en"])
         self.post_sinks = [Sink(name, rng, stall) for name in self.expected_posts]
         self.unit_sink = Sink("load_unit_write", rng, stall)
+        self.row_sink = Sink("load_row_write", rng, stall)
         self.read_sink = Sink("store_store_read", rng, stall)
         self.data_source = Source("store_store_data", [], rng, stall)
         self.fetch_sink = Sink("fetch_instructions", rng, stall)
@@ -184,6 +207,7 @@ class Environment:
             *self.sources,
             *self.post_sinks,
             self.unit_sink,
+            self.row_sink,
             self.read_sink,
             self.data_source,
             self.fetch_sink,
@@ -232,13 +256,38 @@ class Environment:
             assert not busy & control["tiers"], "two fill words for one tier in a cycle"
             busy |= control["tiers"]
             self.log.fills.append((self.cycle, lane))
-            for piece in range(config.fill_rows):
-                row = get(f"load_fill_data__{lane}__{piece}").to_bytes(config.columns, "little")
+            if control["columns"]:
+                self._columns(control, b"".join(self._fill_rows(get, lane)), get(f"load_fill_tag__{lane}"))
+                continue
+            for piece, row in enumerate(self._fill_rows(get, lane)):
                 for tier in range(config.tiers):
                     if control["tiers"] >> tier & 1:
                         index = (control["tile"] * config.rows) + control["word"] * config.fill_rows + piece
                         self.words[LoadDest.VCACHE, tier, index] = row
                         self.log.tags[tier, control["tile"]] = get(f"load_fill_tag__{lane}")
+
+    def _fill_rows(self, get: Get, lane: int) -> list[bytes]:
+        config = self.config
+        return [
+            get(f"load_fill_data__{lane}__{piece}").to_bytes(config.columns, "little")
+            for piece in range(config.fill_rows)
+        ]
+
+    def _columns(self, control: Any, raw: bytes, tag: int) -> None:
+        """Take a word of a transposed tile; a row enters `words` when its last byte came."""
+        config = self.config
+        for number, value in enumerate(raw, start=control["word"] * len(raw)):
+            column, row = divmod(number, config.rows)
+            for tier in range(config.tiers):
+                if not control["tiers"] >> tier & 1:
+                    continue
+                index = control["tile"] * config.rows + row
+                self.log.tags[tier, control["tile"]] = tag
+                got = self.partial.setdefault((tier, index), {})
+                assert column not in got, "a byte of a transposed tile came twice"
+                got[column] = value
+                if len(got) == config.columns:
+                    self.words[LoadDest.VCACHE, tier, index] = bytes(got[c] for c in range(config.columns))
 
     def _units(self, get: Get) -> None:
         config = self.config
@@ -251,6 +300,12 @@ class Environment:
             for tier in range(config.tiers):
                 if word["tiers"] >> tier & 1:
                     self.words[kind, tier, word["addr"]] = bytes(word["data"][i] for i in range(config.rows))
+        taken = self.row_sink.observe(get)
+        if taken is not None:
+            row = row_write_layout(config).from_bits(taken)
+            self.log.rows.append(self.cycle)
+            data = np.array([row["data"][i] for i in range(config.columns)], "<i4").tobytes()
+            self.words[LoadDest.ROWS, 0, row["row"]] = data
         if get("load_list_write_valid"):
             self.log.entries.append(self.cycle)
             for tier in range(config.tiers):
@@ -291,10 +346,11 @@ class Environment:
         config = self.config
         kind = LoadDest(instruction["dest_kind"])
         pieces = {LoadDest.VCACHE: config.rows, LoadDest.PARAMETER: config.parameter_parts}.get(kind, 1)
+        tiers = _tiers(instruction)
         for unit, raw in enumerate(loaded(config, instruction, self.memory)):
             size = len(raw) // pieces
             for tier in range(config.tiers):
-                if instruction["dest_tiers"] >> tier & 1:
+                if tiers >> tier & 1:
                     for piece in range(pieces):
                         index = (instruction["dest_base"] + unit) * pieces + piece
                         assert self.words.get((kind, tier, index)) == raw[piece * size : (piece + 1) * size], (
@@ -307,9 +363,7 @@ class Environment:
         """Return how many destination words all loads write, counting a tier's copy each."""
         config = self.config
         pieces = {LoadDest.VCACHE: config.rows, LoadDest.PARAMETER: config.parameter_parts}
-        return sum(
-            i["count"] * pieces.get(LoadDest(i["dest_kind"]), 1) * i["dest_tiers"].bit_count() for i in self.loads
-        )
+        return sum(i["count"] * pieces.get(LoadDest(i["dest_kind"]), 1) * _tiers(i).bit_count() for i in self.loads)
 
     def finished(self, get: Get) -> bool:
         """Whether every queue is empty and both units are idle and quiet."""

@@ -51,6 +51,7 @@ class Allocator:
             LoadDest.ACTIVATION: config.activation_words,
             LoadDest.LIST: config.list_depth,
             LoadDest.PARAMETER: config.parameter_words,
+            LoadDest.ROWS: config.combine_rows,
         }
         self.used = dict.fromkeys(LoadDest, 0)
 
@@ -68,7 +69,8 @@ def random_loads(seed: int, config: MachineConfig, count: int, most: int = 9) ->
     allocator = Allocator(config)
     loads: list[Instruction] = []
     for _ in range(count):
-        kind = rng.choice([LoadDest.VCACHE] * 3 + [LoadDest.ACTIVATION, LoadDest.LIST, LoadDest.PARAMETER])
+        others = [LoadDest.ACTIVATION, LoadDest.LIST, LoadDest.PARAMETER, LoadDest.ROWS]
+        kind = rng.choice([LoadDest.VCACHE] * 4 + others)
         units = rng.randint(1, most if kind != LoadDest.VCACHE else max(1, most // 2))
         base = allocator.take(kind, units)
         if base is None:
@@ -79,6 +81,8 @@ def random_loads(seed: int, config: MachineConfig, count: int, most: int = 9) ->
             "dest_tiers": rng.randrange(1, 1 << config.tiers),
             "tag": rng.randrange(64) if kind == LoadDest.VCACHE else 0,
         }  # fmt: skip
+        if kind == LoadDest.ROWS:
+            values |= {"dest_tiers": 0, "shift": rng.choice([0, 1, 7, 15, 16])}
         load = Instruction(Opcode.LOAD, values)
         size = units * load_unit_bytes(load, config)
         values["addr"] = place(rng, config, size)

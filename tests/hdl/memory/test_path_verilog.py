@@ -49,5 +49,6 @@ def test_bandwidth(name: str, tmp_path: Path) -> None:
     results: dict[str, Any] = json.loads((tmp_path / "bandwidth.json").read_text())
     results["STORE INT32"] = json.loads((tmp_path / "store_bandwidth.json").read_text())
     print(json.dumps(results, indent=1))
-    for key in ("PAIR x16", "HIGH x16", "BYTES x16", "ACTIVATION both groups", "LIST both groups"):
+    whole = ("PAIR x16", "HIGH x16", "BYTES x16", "COLUMNS x16")
+    for key in (*whole, "ACTIVATION both groups", "LIST both groups", "ROWS both groups"):
         assert results[key]["share"] >= 0.97, f"{key}: {results[key]}"

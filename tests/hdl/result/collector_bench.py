@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from amaranth.sim import Simulator
@@ -18,6 +19,7 @@ from hdl import numerics as nx
 from hdl.config import PRESETS, MachineConfig
 from hdl.emit.hierarchy import ports_of
 from hdl.result import Collector
+from tests.hdl.result.row_ports import RowOutcome, RowPorts, RowStimulus
 
 FOUR = PRESETS["nano"].replace(name="four", tiers=4, result_lanes=2, row_fifo_depth=40, combine_rows=32)
 """Four tiers, two result lanes."""
@@ -59,9 +61,7 @@ class Stimulus:
 
     rows: list[list[Row]]
     """Per tier."""
-    loads: list[dict[str, Any]] = field(default_factory=list)
-    reads: list[tuple[int, int]] = field(default_factory=list)
-    """(row, clear) of store reads."""
+    ports: RowStimulus = field(default_factory=RowStimulus)
     seed: int = 0
     gaps: float = 0.0
     """Probability that an input is idle although it has something."""
@@ -71,6 +71,8 @@ class Stimulus:
     """Cycles from a descriptor to its row."""
     hold_posts: int = 0
     """Cycles before the first post is taken."""
+    hold_stores: int = 0
+    """Cycles before the first row of a store is taken."""
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Outcome:
     """Tiers in the order in which rows left."""
     posts: list[tuple[int, int, int, int]] = field(default_factory=list)
     reads: list[list[int]] = field(default_factory=list)
+    ports: RowOutcome = field(default_factory=RowOutcome)
     errors: int = 0
     stats: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("rows", "activation", "combine", "conflicts"), 0)
@@ -126,7 +129,10 @@ class Recording:
 
 
 def run(config: MachineConfig, stimulus: Stimulus, limit: int = 20_000, recording: Recording | None = None) -> Outcome:
-    """Drive the collector until everything is out; every write, post and read is checked on its way."""
+    """Drive the collector until everything is out; every write, post and read is checked on its way.
+
+    Then the whole combine buffer is read and compared.
+    """
     dut = Collector(config)
     ports = ports_of(dut)
     rng = np.random.default_rng(stimulus.seed)
@@ -142,20 +148,17 @@ def run(config: MachineConfig, stimulus: Stimulus, limit: int = 20_000, recordin
         in_flight: list[deque[tuple[int, Row]]] = [deque() for _ in tiers]
         waiting: list[deque[Row]] = [deque() for _ in tiers]
         credits = [config.row_fifo_depth for _ in tiers]
-        loads, reads = deque(stimulus.loads), deque(stimulus.reads)
         expected_writes: list[tuple[int, int, int, tuple[int, ...]]] = []
         expected_posts: deque[tuple[int, tuple[int, int, int, int]]] = deque()
-        expected_reads: deque[list[int]] = deque()
-        expected_load: dict[str, Any] | None = None
-        offered_load: dict[str, Any] | None = None
-        offered_read: tuple[int, int] | None = None
+        row_ports = RowPorts(dut, config, stimulus.ports, ref.combine, lambda: chance(stimulus.gaps))
+        out.ports = row_ports.out
         idle = in_work = 0
-
         for cycle in range(limit):
             # Rows whose credit shows in this cycle are at the combine units in this cycle.
             moved = [t for t in tiers if ctx.get(dut.credit[t])]
+            before = ref.combine.copy()
             next_writes = []
-            units: list[int] = []
+            combined: list[tuple[int, int]] = []  # (row, accumulate)
             posts_moved = beyond = 0
             for t in moved:
                 row = waiting[t].popleft()
@@ -165,18 +168,19 @@ def run(config: MachineConfig, stimulus: Stimulus, limit: int = 20_000, recordin
                 if write is not None:
                     next_writes.append(write)
                 if row.combine and not row.drop and not ref.beyond(row):
-                    units.append(row.addr % config.result_lanes)
+                    combined.append((row.addr, row.accumulate))
                 ref.add(row)
                 beyond += ref.beyond(row)
                 if row.posts:
                     posts_moved += 1
                     post = (row.post0_en, row.post0_sem, row.post1_en, row.post1_sem)
                     expected_posts.append((cycle + 1, post))
+            units = [row % config.result_lanes for row, _ in combined]
             assert len(units) == len(set(units)), "two rows for one combine unit"
             assert posts_moved <= 1
             assert len(next_writes) + len(units) <= config.result_lanes
-            assert bool(ctx.get(dut.error.valid)) == bool(beyond)
-            out.errors += beyond
+            assert bool(ctx.get(dut.error.valid)) == bool(beyond or row_ports.beyond)
+            out.errors += beyond + row_ports.beyond
             out.moved.append(len(moved))
             for name in out.stats:
                 out.stats[name] += ctx.get(dut.stats[name])
@@ -197,14 +201,7 @@ def run(config: MachineConfig, stimulus: Stimulus, limit: int = 20_000, recordin
                             ref.activation[t, lane.addr, where] = enabled
             assert sorted(got_writes) == sorted(expected_writes), f"cycle {cycle}"
             expected_writes = next_writes
-            load = ctx.get(dut.unit_lane)
-            assert bool(load.valid) == (expected_load is not None)
-            if expected_load is not None:
-                assert not busy_tiers & load.tiers, "a load and a result for one tier"
-                for name, value in expected_load.items():
-                    got = list(load.data) if name == "data" else getattr(load, name)
-                    assert got == value, name
-            expected_load = None
+            row_ports.look(ctx, busy_tiers)
 
             # Sources.
             for t in tiers:
@@ -224,22 +221,9 @@ def run(config: MachineConfig, stimulus: Stimulus, limit: int = 20_000, recordin
                     row = in_flight[t].popleft()[1]
                     waiting[t].append(row)
                     ctx.set(dut.result[t].data, list(row.data))
-            if offered_load is None and loads and not chance(stimulus.gaps):
-                offered_load = loads.popleft()
-                ctx.set(dut.unit_write.payload, offered_load)
-            ctx.set(dut.unit_write.valid, offered_load is not None)
-            if offered_load is not None and ctx.get(dut.unit_write.ready):
-                expected_load, offered_load = offered_load, None
-            if offered_read is None and reads and not chance(stimulus.gaps):
-                offered_read = reads.popleft()
-                ctx.set(dut.store_read.payload, {"row": offered_read[0], "clear": offered_read[1]})
-            ctx.set(dut.store_read.valid, offered_read is not None)
-            if offered_read is not None and ctx.get(dut.store_read.ready):
-                assert offered_read[0] % config.result_lanes not in units
-                expected_reads.append(ref.combine[offered_read[0]].tolist())
-                if offered_read[1]:
-                    ref.combine[offered_read[0]] = 0
-                offered_read = None
+            row_ports.drive(ctx)
+            activation_tiers = reduce(or_, (tiers for tiers, *_ in next_writes), 0)
+            row_ports.settle(ctx, cycle, before, combined, activation_tiers)
 
             # Sinks.
             take = not chance(stimulus.stalls) and cycle >= stimulus.hold_posts
@@ -252,16 +236,15 @@ def run(config: MachineConfig, stimulus: Stimulus, limit: int = 20_000, recordin
                 if take:
                     out.posts.append(want)
                     expected_posts.popleft()
-            take = not chance(stimulus.stalls)
-            ctx.set(dut.store_data.ready, take)
-            if ctx.get(dut.store_data.valid) and take:
-                out.reads.append(list(ctx.get(dut.store_data.payload)))
-                assert out.reads[-1] == expected_reads.popleft()
+            take = row_ports.dumping or (cycle >= stimulus.hold_stores and not chance(stimulus.stalls))
+            row = row_ports.sink(ctx, take)
+            if row is not None and not row_ports.dumping:
+                out.reads.append(row)
 
-            left = sum(map(len, [*to_issue, *in_flight, *waiting, loads, reads, expected_posts, expected_reads]))
-            done = not left and offered_load is None and offered_read is None
+            left = sum(map(len, [*to_issue, *in_flight, *waiting, expected_posts])) + row_ports.left
+            done = not left
             idle = idle + 1 if done else 0
-            if any(in_flight) or any(waiting) or expected_posts or expected_reads:
+            if any(in_flight) or any(waiting) or expected_posts or row_ports.expected_reads:
                 in_work += 1
                 # A descriptor that is being pushed shows from the next cycle on.
                 assert in_work == 1 or ctx.get(dut.busy), f"cycle {cycle}"
@@ -269,8 +252,10 @@ def run(config: MachineConfig, stimulus: Stimulus, limit: int = 20_000, recordin
                 in_work = 0
             if idle > 8:
                 assert not ctx.get(dut.busy)
+                if row_ports.dumping:
+                    return
                 out.cycles = cycle
-                return
+                row_ports.dump()
             if recording is not None:
                 words = {"input": "", "output": ""}
                 for port in ports:

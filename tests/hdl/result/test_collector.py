@@ -10,6 +10,7 @@ import pytest
 
 from hdl.config import PRESETS, MachineConfig
 from tests.hdl.result.collector_bench import FOUR, WIDE, Row, Stimulus, run
+from tests.hdl.result.row_ports import RowStimulus
 
 TINY = PRESETS["tiny"]
 
@@ -78,7 +79,7 @@ def test_random_traffic(config: MachineConfig, gaps: float, stalls: float) -> No
     rows = [[random_row(rng, config) for _ in range(120)] for _ in range(config.tiers)]
     reads = [(int(rng.integers(0, 6)), int(rng.integers(0, 2))) for _ in range(100)]
     loads = [random_load(rng, config) for _ in range(100)]
-    out = run(config, Stimulus(rows, loads, reads, seed=5, gaps=gaps, stalls=stalls))
+    out = run(config, Stimulus(rows, RowStimulus(reads, loads=loads), seed=5, gaps=gaps, stalls=stalls))
     written = [row for tier in rows for row in tier if not row.drop]
     assert len(out.order) == out.stats["rows"] == 120 * config.tiers
     assert out.stats["combine"] == sum(row.combine for row in written)
@@ -129,7 +130,7 @@ def test_one_combine_row_from_every_tier_back_to_back() -> None:
         for _ in range(4)
     ]
     rows[0][0] = Row(rows[0][0].data, combine=1, accumulate=0, addr=5, gate=1)
-    out = run(FOUR, Stimulus(rows, reads=[(5, 0)] * 10, gaps=0.0))
+    out = run(FOUR, Stimulus(rows, RowStimulus([(5, 0)] * 10), gaps=0.0))
     assert set(out.moved[30:250]) == {1}
 
 
@@ -137,14 +138,14 @@ def test_clear_on_read_then_accumulate() -> None:
     """Reads that clear, interleaved with results to the same row in neighbouring cycles."""
     rng = np.random.default_rng(4)
     rows = [[Row(int16_row(rng, FOUR), combine=1, accumulate=1, addr=7) for _ in range(150)], [], [], []]
-    out = run(FOUR, Stimulus(rows, reads=[(7, 1)] * 150, gaps=0.5, stalls=0.1))
+    out = run(FOUR, Stimulus(rows, RowStimulus([(7, 1)] * 150), gaps=0.5, stalls=0.1))
     assert len(out.reads) == 150
     assert sum(any(values) for values in out.reads) > 20
     assert sum(not any(values) for values in out.reads) > 20
 
 
 def test_stores_read_one_row_per_cycle() -> None:
-    out = run(FOUR, Stimulus([[], [], [], []], reads=[(i % 32, 0) for i in range(200)]))
+    out = run(FOUR, Stimulus([[], [], [], []], RowStimulus([(i % 32, 0) for i in range(200)])))
     assert out.cycles < 200 + 20
 
 

@@ -16,17 +16,17 @@ from hdl.emit.verilog import emit, write
 from hdl.result import Collector
 from tests.hdl.emit.bench import testbench as verilog_bench
 from tests.hdl.result.collector_bench import FOUR, Recording, Stimulus, run
-from tests.hdl.result.test_collector import random_load, random_row
+from tests.hdl.result.test_collector import random_row
+from tests.hdl.result.test_collector_rows import random_ports
 
 
 @pytest.mark.parametrize("config", [PRESETS["nano"], PRESETS["tiny"], FOUR], ids=lambda c: c.name)
 def test_recorded_traffic(config: MachineConfig, tmp_path: Path, icarus: str) -> None:
     rng = np.random.default_rng(21)
     rows = [[random_row(rng, config, out_of_range=0.02) for _ in range(80)] for _ in range(config.tiers)]
-    reads = [(int(rng.integers(0, 6)), int(rng.integers(0, 2))) for _ in range(60)]
-    loads = [random_load(rng, config) for _ in range(60)]
     recording = Recording()
-    run(config, Stimulus(rows, loads, reads, gaps=0.2, stalls=0.3), recording=recording)
+    ports = random_ports(rng, config, 60, out_of_range=0.02)
+    run(config, Stimulus(rows, ports, gaps=0.2, stalls=0.3), recording=recording)
 
     dut = Collector(config)
     write(emit(dut, "dut", verify_keys=True), tmp_path / "out")

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instruction queues, one a unit: the tiers' from number 0, then those of the other units."""
+
+from __future__ import annotations
+
+from hdl.config import MachineConfig
+
+__all__ = ["load_queue", "queue_count", "store_queue", "vector_queue"]
+
+LOAD_ENGINES = 2
+
+
+def load_queue(config: MachineConfig, group: int) -> int:
+    """Return the number of the queue of one channel group's load engine."""
+    return config.tiers + group
+
+
+def store_queue(config: MachineConfig) -> int:
+    """Return the number of the store unit's queue."""
+    return config.tiers + LOAD_ENGINES
+
+
+def vector_queue(config: MachineConfig) -> int:
+    """Return the number of the vector unit's queue, the last one."""
+    return config.tiers + LOAD_ENGINES + 1
+
+
+def queue_count(config: MachineConfig) -> int:
+    """Return how many instruction queues there are."""
+    return vector_queue(config) + 1

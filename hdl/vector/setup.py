@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vector unit's next instruction: decoded, checked against the sizes of all memories, its semaphores granted."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.config import MachineConfig
+from hdl.emit.hierarchy import digest
+from hdl.errors_hw import ErrorCode
+from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
+from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum, instruction_layout
+
+__all__ = ["VectorSetup", "job_layout"]
+
+_FIELDS = (
+    ("op", 4), ("fn", 2), ("sum", 2), ("first", 1), ("vectors", 10), ("rows", 9), ("a_base", 16), ("a_stride", 10),
+    ("b_base", 16), ("b_stride", 10), ("b_rows", 4), ("s_base", 12), ("d_scalar", 12), ("dest_kind", 2),
+    ("dest_tiers", 8), ("dest_base", 16), ("dest_stride", 10), ("in_shift", 5), ("mult", 16), ("shift", 6), ("bits", 2),
+    ("masked", 1), ("length", 16), ("length_step", 1), ("imm", 16),
+)  # fmt: skip
+
+CHECKS = 5
+"""Products that the check needs, one a cycle."""
+
+
+def job_layout(config: MachineConfig) -> data.StructLayout:
+    """Return a checked instruction: its fields, its index and its posts."""
+    return data.StructLayout({**dict(_FIELDS), "pc": PC_BITS, "post": post_layout(config)})
+
+
+class VectorSetup(wiring.Component):
+    """Holds the next instruction while the one before it runs.
+
+    Latency: 8 cycles from the queue to `start`, and the wait for semaphores. One instruction in 9 cycles.
+
+    Members
+    -------
+    queue : In(stream of queue_entry_layout)
+        VECTOR instructions whose fields are legal.
+    wait : Out(stream of wait_layout)
+        Semaphores; a transfer is the grant.
+    start : Out(stream of job_layout)
+        The instruction, ready to run.
+    halt : In(1)
+        Ask for nothing, start nothing.
+    held, waiting : Out(1)
+        An instruction is here; it asks for semaphores.
+    error : Out(error_layout)
+        RANGE: level, and the instruction is never offered.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "queue": In(stream.Signature(queue_entry_layout())),
+                "wait": Out(stream.Signature(wait_layout(config))),
+                "start": Out(stream.Signature(job_layout(config))),
+                "halt": In(1),
+                "held": Out(1),
+                "waiting": Out(1),
+                "error": Out(error_layout()),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"vector_setup_{digest(self.config.digest())}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the holding register, the checks and the semaphore request."""
+        m = Module()
+        word = Signal(queue_entry_layout())
+        held, granted = Signal(), Signal()
+        ins = data.View(instruction_layout(Opcode.VECTOR), word.word)
+        m.d.comb += [self.queue.ready.eq(~held & ~self.halt), self.held.eq(held)]
+        with m.If(self.queue.valid & self.queue.ready):
+            m.d.sync += [word.eq(self.queue.payload), held.eq(1), granted.eq(0)]
+        checked, bad = self._check(m, ins, held)
+
+        needed = (ins.wait0_count | ins.wait1_count).any()
+        m.d.comb += [
+            self.waiting.eq(held & needed & ~granted & ~self.error.valid),
+            self.wait.valid.eq(checked & ~bad & needed & ~granted & ~self.halt),
+            self.wait.payload.sem0.eq(ins.wait0_sem),
+            self.wait.payload.count0.eq(ins.wait0_count),
+            self.wait.payload.sem1.eq(ins.wait1_sem),
+            self.wait.payload.count1.eq(ins.wait1_count),
+            self.start.valid.eq(checked & ~bad & (granted | ~needed) & ~self.halt),
+        ]
+        with m.If(self.wait.valid & self.wait.ready):
+            m.d.sync += granted.eq(1)
+        with m.If(self.start.valid & self.start.ready):
+            m.d.sync += held.eq(0)
+        job = self.start.payload
+        m.d.comb += [job[name].eq(ins[name]) for name, _ in _FIELDS]
+        m.d.comb += [
+            job.pc.eq(word.pc),
+            job.post.en0.eq(ins.post0_en),
+            job.post.sem0.eq(ins.post0_sem),
+            job.post.en1.eq(ins.post1_en),
+            job.post.sem1.eq(ins.post1_sem),
+        ]
+        with m.If(checked & bad & ~self.error.valid):
+            m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.RANGE), self.error.pc.eq(word.pc)]
+        return m
+
+    def _check(self, m: Module, ins: data.View, held: Signal) -> tuple[Signal, Signal]:
+        """Build the range check, a product and a comparison a cycle; return (checked, out of range)."""
+        config = self.config
+        gather = ins.op == VectorOp.GATHER
+        two = (ins.op == VectorOp.MUL) | (ins.op == VectorOp.ROTATE) | (ins.op == VectorOp.ADD)
+        reduction = (ins.op == VectorOp.MAX) | (ins.op == VectorOp.SUMSQ) | (ins.op == VectorOp.ARGMAX)
+        with_sum = (ins.op == VectorOp.MAP) & (ins.sum != VectorSum.NONE)
+        reads = Signal()
+        with m.Switch(ins.op):
+            with m.Case(VectorOp.MAP):
+                m.d.comb += reads.eq(ins.fn == VectorFn.EXP2)
+            with m.Case(VectorOp.MAX, VectorOp.ARGMAX):
+                m.d.comb += reads.eq(~ins.first)
+            with m.Case(VectorOp.SCALE, VectorOp.RESCALE, VectorOp.GATHER):
+                m.d.comb += reads.eq(1)
+
+        step = Signal(range(CHECKS + 3))
+        product, bad, checked = Signal(20), Signal(), Signal()
+        start, extent, limit, applies = Signal(16), Signal(11), Signal(17), Signal()
+        factor_a, factor_b = Signal(10), Signal(10)
+        end = Signal(22)
+        ratio = (config.rows // config.columns).bit_length() - 1
+        last_row = Signal(9)
+        m.d.comb += last_row.eq(ins.rows - 1)
+        vectors_left = Signal(10)
+        m.d.comb += vectors_left.eq(ins.vectors - 1)
+        # Step n multiplies, step n + 1 adds and compares what step n has prepared.
+        m.d.comb += [factor_a.eq(vectors_left), end.eq(start + product + extent)]
+        with m.Switch(step):
+            with m.Case(0):  # operand A
+                m.d.comb += factor_b.eq(ins.a_stride)
+            with m.Case(1):  # operand B and the second table
+                m.d.comb += factor_b.eq(ins.b_stride)
+            with m.Case(2):  # destination
+                m.d.comb += factor_b.eq(ins.dest_stride)
+            with m.Case(3):  # scalars that are read
+                m.d.comb += [factor_a.eq(Mux(gather, ins.vectors, 0)), factor_b.eq(ins.length[:10])]
+        with m.If(held & ~checked):
+            m.d.sync += [step.eq(step + 1), product.eq(factor_a * factor_b)]
+            with m.If((step != 0) & applies & (end >= limit)):
+                m.d.sync += bad.eq(1)
+            with m.If(step == CHECKS):
+                m.d.sync += checked.eq(1)
+            with m.Switch(step):
+                with m.Case(0):
+                    m.d.sync += [start.eq(ins.a_base), extent.eq(last_row), limit.eq(config.combine_rows)]
+                    m.d.sync += applies.eq(1)
+                with m.Case(1):
+                    tables = Mux(ins.op == VectorOp.ROTATE, ins.b_rows << 1, ins.b_rows)
+                    m.d.sync += [start.eq(ins.b_base), extent.eq(tables - 1), applies.eq(two)]
+                with m.Case(2):
+                    rows = ins.dest_kind == VectorDest.ROWS
+                    m.d.sync += [
+                        start.eq(ins.dest_base),
+                        extent.eq(Mux(gather, 0, Mux(rows, last_row, last_row >> ratio))),
+                        limit.eq(Mux(rows, config.combine_rows, config.activation_words)),
+                        applies.eq(ins.dest_kind != VectorDest.NONE),
+                    ]
+                with m.Case(3):
+                    # GATHER reads length x vectors scalars: the product is one too many.
+                    m.d.sync += [start.eq(ins.s_base), extent.eq(Mux(gather, 0, ins.vectors)), applies.eq(reads)]
+                    m.d.sync += limit.eq(config.scalar_depth + 1)
+                with m.Case(4):
+                    m.d.sync += [start.eq(ins.d_scalar), extent.eq(ins.vectors), applies.eq(reduction | with_sum)]
+        with m.If(self.start.valid & self.start.ready):
+            m.d.sync += [step.eq(0), checked.eq(0), bad.eq(0), applies.eq(0)]
+        return checked, bad

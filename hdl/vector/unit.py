@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vector unit: executes VECTOR instructions on rows of the combine buffer (``docs/vector.md``)."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hdl.config import MachineConfig
+from hdl.emit.hierarchy import digest, instantiate
+from hdl.interfaces import (
+    bank_write_layout,
+    error_layout,
+    post_layout,
+    queue_entry_layout,
+    wait_layout,
+    write_layout,
+)
+from hdl.isa import VectorDest, VectorFn, VectorOp, VectorSum
+from hdl.vector.issue import VectorIssue, token_layout
+from hdl.vector.lane import LANE_STAGES, STAGE_X, VectorLane
+from hdl.vector.output import VectorOutput
+from hdl.vector.reduce import BestTree, SumTree, tree_stages
+from hdl.vector.scalars import ScalarUnit
+from hdl.vector.setup import VectorSetup
+
+__all__ = ["VectorUnit", "vector_stats_layout"]
+
+ONE_Q15 = 1 << 15
+
+
+def vector_stats_layout() -> data.StructLayout:
+    """Return the unit's events of a cycle, exactly one of which is set.
+
+    ``rows``: a row of operand A was read. ``row_wait``: a row was not granted, or operand B is read. ``drain``: an
+    instruction runs and has no row to ask for. ``semaphore``: the next one waits. ``idle``: nothing to do.
+    """
+    return data.StructLayout({"rows": 1, "row_wait": 1, "drain": 1, "semaphore": 1, "idle": 1})
+
+
+class VectorUnit(wiring.Component):
+    """One row per cycle through a pipeline of one lane per column; one instruction after another.
+
+    Latency: a result row is written 15 cycles after its last operand was read, when nothing is in the way; about 20
+    cycles from the last row of an instruction to the first of the next. Throughput: one row of operand A per cycle
+    (MUL: one in two cycles, ROTATE: in three, ADD: in 14; GATHER: one element in three).
+
+    Members
+    -------
+    queue : In(stream of queue_entry_layout)
+        VECTOR instructions; their fields are legal.
+    wait, post : Out(stream of wait_layout / post_layout)
+        Semaphores.
+    row_read : Out(stream of bank_bits).array(result_lanes), row_data : In(columns signed(32)).array(result_lanes)
+        A row of a bank of the combine buffer: the data one cycle after the request was accepted.
+    row_write : Out(stream of bank_write_layout).array(result_lanes)
+    act_write : Out(stream of write_layout)
+        Activation words.
+    halt : In(1)
+        Start nothing more; only a reset ends that.
+    busy : Out(1)
+        An instruction is held or runs, or a post waits.
+    error : Out(error_layout)
+        RANGE; level until reset.
+    stats : Out(vector_stats_layout)
+        Registered.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        lanes = config.result_lanes
+        super().__init__(
+            {
+                "queue": In(stream.Signature(queue_entry_layout())),
+                "wait": Out(stream.Signature(wait_layout(config))),
+                "post": Out(stream.Signature(post_layout(config))),
+                "row_read": Out(stream.Signature(config.bank_bits)).array(lanes),
+                "row_data": In(data.ArrayLayout(signed(32), config.columns)).array(lanes),
+                "row_write": Out(stream.Signature(bank_write_layout(config))).array(lanes),
+                "act_write": Out(stream.Signature(write_layout(config))),
+                "halt": In(1),
+                "busy": Out(1),
+                "error": Out(error_layout()),
+                "stats": Out(vector_stats_layout()),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"vector_unit_{digest(self.config.digest())}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect setup, issue, lanes, trees, scalars and output."""
+        m = Module()
+        config = self.config
+        setup = instantiate(m, platform, "setup", VectorSetup(config))
+        issue = instantiate(m, platform, "issue", VectorIssue(config))
+        output = instantiate(m, platform, "results", VectorOutput(config))
+        scalars = instantiate(m, platform, "scalars", ScalarUnit(config))
+        connect(m, flipped(self.queue), setup.queue)
+        connect(m, setup.wait, flipped(self.wait))
+        connect(m, setup.start, issue.start)
+        connect(m, output.act_write, flipped(self.act_write))
+        for bank in range(config.result_lanes):
+            connect(m, output.row_write[bank], flipped(self.row_write[bank]))
+
+        # The row's request, and its bank in the cycle after.
+        bank_bits = (config.result_lanes - 1).bit_length()
+        bank = issue.request_row[:bank_bits]
+        came_from = Signal(config.result_lanes)
+        ready = []
+        for number, read in enumerate(self.row_read):
+            mine = bank == number if bank_bits else 1
+            m.d.comb += [read.valid.eq(issue.request_valid & mine), read.payload.eq(issue.request_row[bank_bits:])]
+            ready.append(read.valid & read.ready)
+        m.d.sync += came_from.eq(Cat(ready))
+        m.d.comb += issue.request_ready.eq(Cat(ready).any())
+        row = Signal(32 * config.columns)
+        m.d.comb += row.eq(reduce(or_, (Mux(came_from[n], d.as_value(), 0) for n, d in enumerate(self.row_data))))
+
+        job: Any = issue.job
+        tokens = self._tokens(m, issue)
+        factor, pivot, shift, choice = self._operands(m, job, tokens, scalars)
+        lanes = self._lanes(m, platform, job, tokens, row, factor, pivot, shift)
+        self._reduce(m, platform, job, tokens, lanes, scalars, factor, choice)
+        self._deliver(m, job, tokens, lanes, output, issue)
+        busy_tokens = Cat(token.valid for token in tokens).any()
+
+        # Completion, posts, errors, statistics.
+        posting = Signal()
+        m.d.comb += [
+            issue.done.eq(~busy_tokens & ~scalars.busy & output.empty & ~posting),
+            self.post.valid.eq(posting),
+            setup.halt.eq(self.halt | self.error.valid),
+            issue.halt.eq(self.halt | self.error.valid),
+            self.busy.eq(self.queue.valid | setup.held | issue.running | posting),
+        ]
+        with m.If(issue.finished):
+            m.d.sync += [self.post.payload.eq(job.post), posting.eq(job.post.en0 | job.post.en1)]
+        with m.Elif(self.post.ready):
+            m.d.sync += posting.eq(0)
+        with m.If(~self.error.valid):
+            with m.If(issue.error.valid):
+                m.d.sync += self.error.eq(issue.error)
+            with m.Elif(setup.error.valid):
+                m.d.sync += self.error.eq(setup.error)
+
+        m.d.comb += [
+            scalars.read_en.eq(issue.scalar_en),
+            scalars.read_addr.eq(issue.scalar_addr),
+            issue.scalar_data.eq(scalars.read_data),
+            issue.room.eq(output.room),
+        ]
+        stats = Signal(vector_stats_layout(), init={"idle": 1})
+        now = Signal(vector_stats_layout())
+        m.d.sync += stats.eq(now)
+        m.d.comb += self.stats.eq(stats)
+        with m.If(issue.request_valid & issue.request_ready & issue.reads_a):
+            m.d.comb += now.rows.eq(1)
+        with m.Elif(issue.request_valid):
+            m.d.comb += now.row_wait.eq(1)
+        with m.Elif(issue.running):
+            m.d.comb += now.drain.eq(1)
+        with m.Elif(setup.waiting):
+            m.d.comb += now.semaphore.eq(1)
+        with m.Elif(setup.held | posting):
+            m.d.comb += now.drain.eq(1)
+        with m.Else():
+            m.d.comb += now.idle.eq(1)
+        return m
+
+    def _tokens(self, m: Module, issue: Any) -> list[Any]:
+        """Build the tokens' pipeline; token n belongs to the row that was accepted n + 1 cycles ago."""
+        length = 1 + LANE_STAGES + tree_stages(self.config.columns)
+        tokens: list[Any] = [issue.token]
+        for number in range(1, length + 1):
+            token: Any = Signal(token_layout(self.config), name=f"token{number}")
+            before = tokens[-1]
+            m.d.sync += token.valid.eq(before.valid)
+            with m.If(before.valid):
+                fields = [name for name in token.shape().members if name != "valid"]
+                m.d.sync += [token[name].eq(before[name]) for name in fields]
+            tokens.append(token)
+        return tokens
+
+    def _operands(self, m: Module, job: Any, tokens: list[Any], scalars: Any) -> tuple[list[Any], Any, Any, Any]:
+        """Return what the scalar operand gives: factor by token, pivot and choice in lane stage 3, shift in stage 8."""
+        scalar = scalars.read_data  # in the cycle of token 0
+        exp2 = (job.op == VectorOp.MAP) & (job.fn == VectorFn.EXP2)
+        exponent = Signal(signed(9))
+        m.d.comb += exponent.eq(scalar[16:22] + job.shift - 32)
+        factor0, shift0 = Signal(17), Signal(6)
+        m.d.comb += [factor0.eq(job.mult), shift0.eq(job.shift)]
+        with m.Switch(job.op):
+            with m.Case(VectorOp.MAP):
+                m.d.comb += factor0.eq(Mux(exp2, scalar[16:], ONE_Q15))  # of the sum; rows are multiplied by `mult`
+            with m.Case(VectorOp.SCALE):
+                m.d.comb += [
+                    factor0.eq(scalar[:16]),
+                    shift0.eq(Mux(exponent < 0, 0, Mux(exponent > 47, 47, exponent))),
+                ]
+            with m.Case(VectorOp.RESCALE):
+                m.d.comb += [factor0.eq(scalar[16:]), shift0.eq(15)]
+            with m.Case(VectorOp.MAX):
+                m.d.comb += factor0.eq(scalar[:16])
+            with m.Case(VectorOp.GATHER):
+                m.d.comb += [factor0.eq(1), shift0.eq(0)]
+            with m.Case(VectorOp.SUMSQ):
+                m.d.comb += shift0.eq(0)
+        factor, pivot, shift, choice = [factor0], [scalar[:16]], [shift0], [scalar[16:]]
+        for number in range(1, len(tokens)):
+            for values, name, until in (
+                (factor, "factor", len(tokens)), (pivot, "pivot", 4), (shift, "shift", 9), (choice, "choice", 4)
+            ):  # fmt: skip
+                if number > until:
+                    continue
+                register = Signal(len(values[-1]), name=f"{name}{number}")
+                with m.If(tokens[number - 1].valid):
+                    m.d.sync += register.eq(values[-1])
+                values.append(register)
+        return factor, pivot[4], shift[9], choice[4]
+
+    def _lanes(
+        self,
+        m: Module,
+        platform: object,
+        job: Any,
+        tokens: list[Any],
+        row: Any,
+        factor: list[Any],
+        pivot: Any,
+        shift: Any,
+    ) -> list[Any]:
+        """Place the lanes and what all of them share."""
+        op = job.op
+        narrow, use_b, square = Signal(), Signal(), Signal()
+        fn = Signal(2)
+        bits = Signal(2)
+        m.d.comb += [
+            use_b.eq((op == VectorOp.MUL) | (op == VectorOp.ROTATE)),
+            square.eq(op == VectorOp.SUMSQ),
+            narrow.eq(
+                use_b
+                | square
+                | (op == VectorOp.MAX)
+                | (op == VectorOp.ARGMAX)
+                | (op == VectorOp.GATHER)
+                | ((op == VectorOp.MAP) & (job.fn != VectorFn.IDENTITY))
+            ),
+            fn.eq(Mux(op == VectorOp.MAP, job.fn, VectorFn.IDENTITY)),
+            bits.eq(Mux(square, 2, job.bits)),
+        ]
+        multiplier = Signal(17)
+        m.d.comb += multiplier.eq(Mux(op == VectorOp.MAP, job.mult, factor[7]))
+        enable = Cat(token.valid for token in tokens[1 : 1 + LANE_STAGES])
+        lanes: list[Any] = []
+        for number in range(self.config.columns):
+            lane = instantiate(m, platform, f"lane{number}", VectorLane())
+            m.d.comb += [
+                lane.load.eq(tokens[0].valid),
+                lane.data.eq(row.word_select(number, 32)),
+                lane.enable.eq(enable),
+                *(lane.phase[stage].eq(tokens[stage + 1].phase) for stage in range(8)),
+                lane.in_shift.eq(job.in_shift),
+                lane.narrow.eq(narrow),
+                lane.fn.eq(fn),
+                lane.pivot.eq(pivot),
+                lane.use_b.eq(use_b),
+                lane.square.eq(square),
+                lane.factor.eq(multiplier),
+                lane.shift.eq(shift),
+                lane.add.eq(op == VectorOp.ADD),
+                lane.bits.eq(bits),
+                lane.valid.eq(number < tokens[LANE_STAGES].count),
+            ]
+            lanes.append(lane)
+        for number, lane in enumerate(lanes):
+            m.d.comb += lane.neighbour.eq(lanes[number ^ 1].x)
+        return lanes
+
+    def _reduce(
+        self,
+        m: Module,
+        platform: object,
+        job: Any,
+        tokens: list[Any],
+        lanes: list[Any],
+        scalars: Any,
+        factor: list[Any],
+        choice: Any,
+    ) -> None:
+        """Place the trees, and hand their results to the scalar unit."""
+        config = self.config
+        stages, lane_bits = tree_stages(config.columns), config.columns.bit_length() - 1
+        sums = instantiate(m, platform, "sums", SumTree(config.columns))
+        best = instantiate(m, platform, "best", BestTree(config.columns))
+        at_x, at_result = STAGE_X + 2, LANE_STAGES + 1
+        chooses = job.op == VectorOp.ARGMAX
+        seen = tokens[at_x]
+        # ARGMAX goes on after the choice before: lower values, and the same value at higher indices.
+        restricted = chooses & ~job.first
+        row_before, row_same = Signal(), Signal()
+        m.d.comb += [
+            row_before.eq(seen.row > choice[lane_bits:]),
+            row_same.eq(seen.row == choice[lane_bits:]),
+        ]
+        candidates = []
+        for number, lane in enumerate(lanes):
+            behind = row_before | (row_same & (number > choice[:lane_bits])) if number else row_before
+            candidates.append((number < seen.count) & (~restricted | lane.below | (lane.equal & behind)))
+        m.d.comb += [
+            sums.enable.eq(Cat(t.valid for t in tokens[at_result : at_result + stages])),
+            sums.row.eq(Cat(lane.result for lane in lanes)),
+            best.enable.eq(Cat(t.valid for t in tokens[at_x : at_x + stages])),
+            best.row.eq(Cat(lane.x for lane in lanes)),
+            best.candidates.eq(Cat(candidates)),
+        ]
+        makes_sum = (job.op == VectorOp.MAP) & (job.sum != VectorSum.NONE)
+        square, highest = job.op == VectorOp.SUMSQ, job.op == VectorOp.MAX
+        early, late = tokens[at_x + stages], tokens[at_result + stages]
+        token: Any = Signal(token_layout(config), name="reduced")
+        scale = Signal(17)
+        m.d.comb += [
+            token.eq(Mux(highest | chooses, early.as_value(), late.as_value())),
+            scale.eq(Mux(highest | chooses, factor[at_x + stages], factor[at_result + stages])),
+            scalars.sums.eq(makes_sum | square),
+            scalars.best.eq(highest),
+            scalars.choice.eq(chooses),
+            scalars.root.eq(square),
+            scalars.reciprocal.eq(makes_sum & (job.sum == VectorSum.SUM_RECIP)),
+            scalars.first.eq(job.first),
+            scalars.mult.eq(Mux(square, job.mult, job.imm)),
+            scalars.eps.eq((job.imm << job.shift)[:48]),
+            scalars.row_valid.eq(token.valid & (makes_sum | square | highest | chooses)),
+            scalars.row.first_row.eq(token.first),
+            scalars.row.last_row.eq(token.last),
+            scalars.row.row.eq(token.row),
+            scalars.row.factor.eq(scale),
+            scalars.row.scalar.eq(token.scalar),
+            scalars.total.eq(sums.total),
+            scalars.value.eq(best.value),
+            scalars.lane.eq(best.lane),
+            scalars.found.eq(best.found),
+        ]
+
+    def _deliver(self, m: Module, job: Any, tokens: list[Any], lanes: list[Any], output: Any, issue: Any) -> None:
+        """Hand complete result rows to the output."""
+        token = tokens[LANE_STAGES + 1]
+        gather = job.op == VectorOp.GATHER
+        m.d.comb += [
+            output.push.eq(token.valid & token.out),
+            output.row.eq(Cat(lane.result for lane in lanes)),
+            output.dest.eq(token.dest),
+            output.half.eq(token.half),
+            output.gather.eq(gather),
+            output.collect.eq(token.valid & gather),
+            output.pick.eq(token.pick),
+            output.place.eq(token.place),
+            output.activation.eq(job.dest_kind == VectorDest.ACTIVATION),
+            output.tiers.eq(job.dest_tiers),
+        ]

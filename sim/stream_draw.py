@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws single random instructions on a small working set: loads, stores and operations of the array."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, Order, StoreFormat
+from hdl.legality import (
+    LIST_ENTRY_BYTES,
+    MAX_ROW_SHIFT,
+    Limits,
+    beats,
+    load_unit_bytes,
+    store_span,
+    store_step,
+)
+from sim.golden.executor import Executor
+from sim.stream_order import StuckError, instruction_of
+
+__all__ = ["Drawer", "StreamOptions"]
+
+CORNERS = (-128, -127, -1, 0, 1, 127)
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Which parts of the instruction set random streams use beside the array's.
+
+    Attributes
+    ----------
+    vector : bool
+        VECTOR instructions.
+    rows : bool
+        LOAD ROWS.
+    columns : bool
+        LOAD with format COLUMNS.
+    gaps : bool
+        STORE with row_gap, addr_gap and starts inside a unit of 32 bytes.
+    hold : bool
+        GEMM with param_hold.
+    """
+
+    vector: bool = False
+    rows: bool = False
+    columns: bool = False
+    gaps: bool = False
+    hold: bool = False
+
+    @staticmethod
+    def everything() -> StreamOptions:
+        """Return options with all of it."""
+        return StreamOptions(vector=True, rows=True, columns=True, gaps=True, hold=True)
+
+
+class Drawer:
+    """Sizes of the working set, where it lies in memory, and random instructions on it.
+
+    Parameters
+    ----------
+    config : MachineConfig
+        The machine.
+    rng : random.Random
+        Source of choices.
+    bits : numpy Generator
+        Source of memory contents.
+    length : int
+        About how many instructions are drawn.
+    options : StreamOptions
+        What is used.
+
+    Attributes
+    ----------
+    images : list of two uint8 arrays
+        Memories at the start.
+    limits : Limits
+        Memory sizes and output windows.
+    model : Executor
+        The state after the instructions so far: set it before the first draw.
+    """
+
+    model: Executor
+
+    def __init__(
+        self, config: MachineConfig, rng: random.Random, bits: np.random.Generator, length: int, options: StreamOptions
+    ) -> None:
+        c = self.config = config
+        self.random = rng
+        self.bits = bits
+        self.length = length
+        self.options = options
+        # Small, so that operations meet.
+        self.tiles = min(c.vcache_tiles, 48)
+        self.words = min(c.activation_words // 2, 24)  # words of each half of the activation working set
+        self.entries = min(c.list_depth, 24)
+        self.params = min(c.parameter_words, 16)
+        self.rows = min(c.combine_rows, 48)
+        self.tokens = min(c.accumulator_depth, 12)
+        self._place_memory()
+
+    def _place_memory(self) -> None:
+        c = self.config
+        unit = max(ADDRESS_UNIT, c.group_bytes)
+        tile_space = 32 * c.tile_bytes
+        small = 4 * unit + 64 * 2 * c.columns + 64 * c.rows + 512 * LIST_ENTRY_BYTES
+        self.unit = unit
+        self.stream_bytes = -(-(self.length + 64) * 32 // unit) * unit
+        self.list_next = self.stream_bytes
+        self.list_end = self.list_next + -(-(self.length + 8) * 64 * LIST_ENTRY_BYTES // unit) * unit
+        last = self.rows * c.columns * 4
+        self.last_bytes = last * (4 if self.options.vector else 1)  # for the stores that bring everything out
+        window = -(-(last * 11 + self.last_bytes) // unit) * unit
+        start = self.list_end + -(-(tile_space + small) // unit) * unit
+        size = start + window
+        if size > 1 << c.address_bits:
+            raise ValueError(f"random_stream: {size} bytes of memory exceed address_bits {c.address_bits}")
+        self.data = (self.list_end, start)
+        self.window_next = [start, start]
+        self.limits = Limits((size, size), ((start, size), (start, size)))
+        images = []
+        for _ in range(2):
+            image = self.bits.integers(0, 256, size, dtype=np.uint8)
+            corners = self.bits.choice(np.array(CORNERS, dtype=np.int8), size).view(np.uint8)
+            images.append(np.where(self.bits.random(size) < 0.25, corners, image).astype(np.uint8))
+        self.images: list[npt.NDArray[np.uint8]] = images
+
+    def draw(self) -> Instruction:
+        """Return a random instruction; it may turn out not to be legal or not to be orderable."""
+        if self.options.rows and self.random.random() < 0.06:
+            count = self.random.randint(1, min(8, self.rows))
+            return self.load(LoadDest.ROWS, self.random.randrange(self.rows - count + 1), count, 0)
+        kind = self.random.choices(
+            ("gemm", "vcache", "activation", "list", "parameter", "store", "nop"), (46, 24, 7, 7, 4, 10, 2)
+        )[0]
+        if kind == "nop":
+            return Instruction(Opcode.NOP, {})
+        if kind == "store":
+            return self._draw_store()
+        if kind == "gemm":
+            gemm = self._draw_gemm()
+            if gemm is not None:
+                return gemm
+            kind = "vcache"
+        if kind == "vcache":
+            count = self.random.choice((1, 1, 2, 3, 4, 6, 8))
+            return self.load(LoadDest.VCACHE, self.random.randrange(self.tiles - count + 1), count, self._mask())
+        dest, size = {
+            "activation": (LoadDest.ACTIVATION, 2 * self.words),
+            "list": (LoadDest.LIST, self.entries),
+            "parameter": (LoadDest.PARAMETER, self.params),
+        }[kind]
+        count = self.random.randint(1, min(7, size))
+        return self.load(dest, self.random.randrange(size - count + 1), count, self._mask())
+
+    def _mask(self) -> int:
+        everyone = (1 << self.config.tiers) - 1
+        return everyone if self.random.random() < 0.3 else self.random.randint(1, everyone)
+
+    def load(self, dest: LoadDest, base: int, count: int, mask: int) -> Instruction:
+        """Return a LOAD from random places; list entries are made up and written to the image."""
+        form = Format.BYTES
+        if dest == LoadDest.VCACHE:
+            columns = (Format.COLUMNS,) if self.options.columns and self.config.stationary_feed == "vertical" else ()
+            form = self.random.choice((Format.BYTES, Format.PAIR, Format.PAIR, Format.HIGH, *columns))
+        values = {"format": int(form), "group": self.random.randrange(2), "dest_kind": int(dest), "dest_tiers": mask,
+                  "dest_base": base, "count": count}  # fmt: skip
+        if dest == LoadDest.VCACHE:
+            values["tag"] = self.random.choice((0, 1, 2, 3, 62, 63, self.random.randrange(64)))
+        if dest == LoadDest.ROWS:
+            values["shift"] = self.random.choice((0, 0, 1, 8, MAX_ROW_SHIFT, self.random.randint(0, MAX_ROW_SHIFT)))
+        load = instruction_of(Opcode.LOAD, values)
+        size = beats(count * load_unit_bytes(load, self.config), self.config) * self.config.group_bytes
+        if dest == LoadDest.LIST:
+            values["addr"] = self._place_list(values["group"], count, size) // ADDRESS_UNIT
+        else:
+            for name in ("addr", "addr_low")[: 2 if form == Format.PAIR else 1]:
+                low, high = self.data
+                if self.random.random() < 0.1:  # what stores wrote: a hazard through memory
+                    low, high = self.limits.window[0]
+                    high = max(high, low + size)
+                slots = max(1, (high - low - size) // self.unit)
+                values[name] = (low + self.random.randrange(slots) * self.unit) // ADDRESS_UNIT
+        return instruction_of(Opcode.LOAD, values)
+
+    def _place_list(self, group: int, count: int, size: int) -> int:
+        """Write list entries into the memory image and return their byte address."""
+        start = self.list_next
+        self.list_next += -(-size // self.unit) * self.unit
+        if self.list_next > self.list_end:
+            raise StuckError
+        spacing = self.random.choice((1, 1, 2, 3))
+        slots = min(self.words, self.rows) // 2 // spacing
+        entries = np.zeros((count, 4), dtype="<u2")
+        entries[:, 0] = self.bits.integers(0, self.words // 2, count)
+        places = self.bits.permutation(slots)
+        if count > slots or self.random.random() < 0.2:
+            places = self.bits.integers(0, slots, count)
+        entries[:, 1] = places[:count] * spacing
+        entries[:, 2] = self.bits.choice(np.array([0, 1, 0x7FFF, 0x8000, 0xFFFF]), count)
+        random_gates = self.bits.integers(0, 1 << 16, count)
+        entries[:, 2] = np.where(self.bits.random(count) < 0.6, random_gates, entries[:, 2])
+        entries[:, 3] = self.bits.random(count) < 0.15
+        raw = entries.reshape(-1).view(np.uint8)
+        self.images[group][start : start + raw.size] = raw
+        self.model.memory[group][start : start + raw.size] = raw
+        return start
+
+    def _draw_store(self) -> Instruction:
+        rows = self.random.randint(1, min(8, self.rows))
+        values = {
+            "format": self.random.randrange(4),
+            "group": self.random.randrange(2),
+            "shift": self.random.choice((0, 1, 4, 7, 15, self.random.randrange(32))),
+            "clear": int(self.random.random() < 0.4),
+            "row_base": self.random.randrange(self.rows - rows + 1),
+            "rows": rows,
+        }
+        if self.options.gaps:
+            self._draw_gaps(values)
+        return self.with_window(instruction_of(Opcode.STORE, values))
+
+    def _draw_gaps(self, values: dict[str, int]) -> None:
+        c = self.config
+        if self.random.random() < 0.4:
+            values["row_gap"] = self.random.randint(0, 3)
+            values["rows"] = min(values["rows"], 1 + (self.rows - 1 - values["row_base"]) // (1 + values["row_gap"]))
+        if self.random.random() < 0.5:
+            room = (self.limits.window[0][1] - self.limits.window[0][0]) // 8
+            values["addr_gap"] = self.random.choice((1, 2, 3, c.rows - 1, self.random.randrange(12)))
+            start, end = store_span(instruction_of(Opcode.STORE, values), c)
+            if end - start > room:
+                values["addr_gap"] = 0
+
+    def with_window(self, store: Instruction) -> Instruction:
+        """Return a STORE with an address in its group's output window: fresh, as long as there is room."""
+        if store["format"] == StoreFormat.DISCARD:
+            return store
+        first, end = store_span(store, self.config)
+        size = -(-(end - first) // self.unit) * self.unit
+        group = store["group"]
+        low, high = self.limits.window[group]
+        reserve = 0 if store["rows"] == self.rows else self.last_bytes
+        start = self.window_next[group]
+        if start + size > high - reserve or self.random.random() < 0.1:
+            start = low + self.random.randrange((high - low - size) // self.unit + 1) * self.unit
+        else:
+            self.window_next[group] = start + size
+        if self.options.gaps and self.random.random() < 0.5:  # where a row, but no beat or unit of 32 bytes, begins
+            step = min(store_step(store, self.config)[0], self.config.group_bytes)
+            start += self.random.randrange(self.unit // step) * step
+        place = {"addr": start // ADDRESS_UNIT, "offset": start % ADDRESS_UNIT}
+        return instruction_of(Opcode.STORE, {**store.values, **place})
+
+    def _draw_gemm(self) -> Instruction | None:
+        c, choose = self.config, self.random
+        count = choose.choice([1, 1, *range(1, c.tiers + 1)]) if c.vertical_links else 1
+        base = choose.randrange(c.tiers - count + 1)
+        mapping = Mapping3D(choose.randrange(1, 4) if count > 1 or choose.random() < 0.1 else 0)
+        owners = range(base, base + (1 if mapping == Mapping3D.M else count))
+        run = self._tile_run(list(owners))
+        if run is None:
+            return None
+        vcache_base, available, tag = run
+        k_slices = choose.randint(1, min(available, 6, self.words // 2))
+        n_tiles = choose.randint(1, min(available // k_slices, 5, self.params))
+        order = Order(choose.randrange(2))
+        most = self.tokens if order == Order.K_INNER else max(1, c.accumulator_depth // n_tiles)
+        tokens = choose.choice((1, 1, 2, 3, choose.randint(1, self.tokens), self.tokens))
+        act_list, dest_list = int(choose.random() < 0.4), int(choose.random() < 0.4)
+        tokens = min(tokens, most, self.entries if act_list or dest_list else tokens)
+        combine = choose.random() < 0.5
+        mode = choose.choice((Mode.REQUANT8, Mode.REQUANT16) if combine else (Mode.REQUANT8, Mode.SWIGLU, Mode.SWIGLU))
+        values = {
+            "tier_base": base, "tier_count": count, "mapping": int(mapping), "order": int(order),
+            "act_list": act_list, "dest_list": dest_list, "tokens": tokens, "k_slices": k_slices, "n_tiles": n_tiles,
+            "vcache_base": vcache_base, "tag": tag, "mode": int(mode),
+            "param_base": choose.randrange(self.params - n_tiles + 1),
+            "shift": choose.choice((choose.randint(14, 30), choose.randint(20, 26), choose.randrange(48))),
+            "dest_kind": int(Dest.COMBINE if combine else Dest.ACTIVATION),
+        }  # fmt: skip
+        if self.options.hold:
+            values["param_hold"] = int(choose.random() < 0.3)
+        if mode == Mode.SWIGLU:
+            values |= {
+                "post_mult": choose.choice((choose.randrange(1 << 16), 0xFFFF, 1)),
+                "post_shift": choose.choice((choose.randint(14, 30), choose.randrange(48))),
+            }
+        if act_list or dest_list:
+            values["list_base"] = choose.randrange(self.entries - tokens + 1)
+        half = choose.randrange(2)
+        self._draw_source(values, half * self.words)
+        self._draw_dest(values, 0 if combine else (1 - half) * self.words)
+        return instruction_of(Opcode.GEMM, values)
+
+    def _draw_source(self, values: dict[str, int], start: int) -> None:
+        span = self.words // 2 if values["act_list"] else self.words
+        tokens, k_slices = values["tokens"], values["k_slices"]
+        stride = self.random.choice((0, 1, k_slices, self.random.randrange(8)))
+        if values["act_list"]:
+            stride = 0
+        elif (tokens - 1) * stride + k_slices > span:
+            stride = (span - k_slices) // max(1, tokens - 1)
+        room = span - (tokens - 1) * stride - k_slices
+        values |= {"act_base": start + self.random.randint(0, max(0, room)), "act_stride": stride}
+
+    def _draw_dest(self, values: dict[str, int], start: int) -> None:
+        c = self.config
+        combine = values["dest_kind"] == Dest.COMBINE
+        tiles = values["n_tiles"] * (values["tier_count"] if values["mapping"] == Mapping3D.N else 1)
+        element = c.columns // (2 if values["mode"] == Mode.SWIGLU else 1)
+        extent = tiles if combine else -(-tiles * element // c.rows)
+        if combine:
+            values["accumulate"] = int(self.random.random() < 0.6)
+        else:
+            values["dest_tiers"] = self.random.choice((0, 0, self._mask(), (1 << c.tiers) - 1))
+        spread = values["mapping"] == Mapping3D.M and not values["dest_list"] and (combine or values["dest_tiers"])
+        tokens = values["tokens"] * (values["tier_count"] if spread else 1)
+        span = self.rows if combine else self.words
+        stride = 0 if values["dest_list"] else self.random.choice((extent, extent, extent + 1, 0, 1))
+        if values["dest_list"]:
+            span -= min(self.words, self.rows) // 2
+        elif (tokens - 1) * stride + extent > span:
+            stride = max(0, span - extent) // max(1, tokens - 1)
+        room = span - (tokens - 1) * stride - extent if not values["dest_list"] else span - extent
+        values |= {"dest_base": start + self.random.randint(0, max(0, room)), "dest_stride": stride}
+
+    def _tile_run(self, owners: Sequence[int]) -> tuple[int, int, int] | None:
+        """Return (first tile, tiles, tag) of a run of valid tiles with one tag, the same in all `owners`."""
+        tags = self.model.tags[list(owners), : self.tiles]
+        same = (tags == tags[0]).all(axis=0) & (tags[0] >= 0)
+        starts = np.flatnonzero(same)
+        if not starts.size:
+            return None
+        first = int(self.random.choice(list(starts)))
+        end = first
+        while end < self.tiles and same[end] and tags[0, end] == tags[0, first]:
+            end += 1
+        return first, end - first, int(tags[0, first])

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vector unit against the executor: rows, activations, scalars (seen through later rows), posts, timing."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from hdl.asm import assemble
+from hdl.config import PRESETS, MachineConfig
+from hdl.errors_hw import ErrorCode
+from hdl.isa import Instruction, VectorOp
+from sim.golden.executor import Executor
+from sim.vector_streams import VectorDrawer
+from tests.hdl.vector.unit_bench import VectorBench
+
+WIDE = PRESETS["nano"].replace(
+    name="wide", tiers=2, rows=8, columns=4, result_lanes=2, row_fifo_depth=64, scalar_depth=32
+)
+CONFIGS = {"nano": PRESETS["nano"], "tiny": PRESETS["tiny"], "wide": WIDE}
+
+
+def check(config: MachineConfig, program: list[Instruction], seed: int, stall: float) -> VectorBench:
+    """Run a program on both and compare everything that can be seen."""
+    rng = np.random.default_rng(seed)
+    combine = rng.integers(-(1 << 31), 1 << 31, (config.combine_rows, config.columns)).astype(np.int32)
+    scale = rng.integers(0, 28, (config.combine_rows, 1))
+    combine = (combine >> scale).astype(np.int32)
+    activation = rng.integers(-128, 128, (config.tiers, config.activation_words, config.rows)).astype(np.int8)
+    model = Executor(config)
+    model.combine[:], model.activation[:] = combine, activation
+    bench = VectorBench(config, combine.copy(), activation.copy(), stall, seed)
+    bench.run(program)
+    for number, instruction in enumerate(program):
+        model._vector(instruction, number)
+    wrong = np.argwhere(model.combine != bench.combine)
+    assert not wrong.size, f"row, lane {wrong[:5].tolist()}"
+    wrong = np.argwhere(model.activation != bench.activation)
+    assert not wrong.size, f"tier, word, byte {wrong[:5].tolist()}"
+    assert sum(bench.stats.values()) == bench.cycles + 1
+    assert bench.stats["rows"] == model.counters["vector_rows"]
+    return bench
+
+
+def random_program(config: MachineConfig, seed: int, length: int) -> list[Instruction]:
+    """Return random instructions whose scalars are all defined, and that show the scalars at the end."""
+    rng = np.random.default_rng(seed)
+    model = Executor(config)
+    combine = rng.integers(-(1 << 31), 1 << 31, (config.combine_rows, config.columns)).astype(np.int32)
+    scale = rng.integers(0, 28, (config.combine_rows, 1))
+    model.combine[:] = (combine >> scale).astype(np.int32)
+    drawer = VectorDrawer(config, random.Random(seed), model, config.activation_words, config.combine_rows)
+    program = [drawer.first()]
+    model._vector(program[0], 0)
+    for number in range(1, length):
+        program.append(drawer.draw())
+        model._vector(program[-1], number)
+    return [*program, *drawer.last()]
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_random_programs(name: str, stall: float) -> None:
+    for seed in range(2):
+        check(CONFIGS[name], random_program(CONFIGS[name], seed, 25), seed, stall)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_many_random_programs(name: str) -> None:
+    for seed in range(100, 140):
+        check(CONFIGS[name], random_program(CONFIGS[name], seed, 40), seed, random.Random(seed).choice((0.0, 0.2, 0.6)))
+
+
+@pytest.mark.parametrize("op", list(VectorOp))
+def test_each_operation(op: VectorOp) -> None:
+    """Some instructions of each operation alone, so that a failure names it."""
+    config = CONFIGS["tiny"]
+    for seed in range(3):
+        program = [i for i in random_program(config, 10 * int(op) + seed, 60) if i["op"] in (op, VectorOp.MAX)]
+        if op == VectorOp.GATHER:
+            program = random_program(config, seed, 30)
+        check(config, program, seed, 0.1 * seed)
+
+
+def test_throughput() -> None:
+    """A row per cycle, and a short gap from one instruction to the next."""
+    config = CONFIGS["tiny"]
+    text = "vector op=scale vectors=32 rows=4 a_stride=4 shift=30 bits=bits16 dest_kind=rows dest=128 dest_stride=4"
+    bench = check(config, assemble("\n".join([text] * 3)), 1, 0.0)
+    assert bench.stats["row_wait"] == 0
+    assert bench.cycles <= 3 * (128 + 24) + 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vector op=scale vectors=2 rows=4 a=508 a_stride=1 dest_kind=rows",
+        "vector op=scale vectors=2 rows=4 a_stride=1 dest_kind=rows dest=509",
+        "vector op=scale vectors=2 rows=4 bits=bits8 dest_kind=activation dest_tiers=0 dest=510",
+        "vector op=scale vectors=2 rows=1 s=255 dest_kind=rows",
+        "vector op=max first=1 vectors=2 rows=1 d_scalar=255",
+        "vector op=rotate vectors=1 rows=4 b=505 b_rows=4 dest_kind=rows",
+        "vector op=gather vectors=4 rows=1 length=8 s=225 dest_kind=rows",
+    ],
+)
+def test_ranges(text: str) -> None:
+    config = CONFIGS["tiny"]
+    combine = np.ones((config.combine_rows, config.columns), np.int32)
+    activation = np.ones((config.tiers, config.activation_words, config.rows), np.int8)
+    good = "vector op=max first=1 vectors=1 rows=1"
+    bench = VectorBench(config, combine, activation)
+    bench.run(assemble(f"{good}\n{text}\n{good}"))
+    assert bench.error == (ErrorCode.RANGE, 1)
+    assert (combine == 1).all() and (activation == 1).all()
+
+
+def test_the_last_of_everything_is_in_range() -> None:
+    config = CONFIGS["tiny"]
+    text = """
+        vector op=max first=1 vectors=2 rows=4 a=508 a_stride=0 d_scalar=254
+        vector op=rescale vectors=2 rows=4 a=504 a_stride=4 s=254 dest_kind=rows dest=504 dest_stride=4 bits=bits32
+        vector op=rotate vectors=1 rows=4 b=504 b_rows=4 dest_kind=activation dest_tiers=0..1 dest=508
+    """
+    check(config, assemble(text), 3, 0.0)
+
+
+def test_gather_outside_its_vector() -> None:
+    config = CONFIGS["tiny"]
+    combine = np.full((config.combine_rows, config.columns), 5, np.int32)
+    activation = np.zeros((config.tiers, config.activation_words, config.rows), np.int8)
+    bench = VectorBench(config, combine, activation)
+    # Nothing is left to choose after both elements: the third choice has index 65535.
+    text = "\n".join(
+        f"vector op=argmax first={int(n == 0)} vectors=1 rows=1 masked=1 length=2 s={max(0, n - 1)} d_scalar={n}"
+        for n in range(3)
+    )
+    bench.run(assemble(text + "\nvector op=gather vectors=1 rows=1 length=3 dest_kind=rows dest=9"))
+    assert bench.error == (ErrorCode.RANGE, 3)
+    assert (combine == 5).all()
+
+
+def test_posts_follow_the_last_write() -> None:
+    config = CONFIGS["tiny"]
+    plain = "vector op=max first=1 vectors=1 rows=1"
+    text = f"{plain} post0_en=1 post0_sem=3 post1_en=1 post1_sem=5\n{plain} wait=s3"
+    bench = check(config, assemble(text), 0, 0.3)
+    assert bench.posts == [(1, 3, 1, 5)]
