@@ -32,7 +32,8 @@ from hdl.numerics import MAX_SHIFT, NIBBLE_MAX
 
 __all__ = [
     "GATE_BITS", "ExpertRanges", "ExpertWeights", "QuantisationError", "QuantisedExpert", "QuantisedLayer",
-    "multipliers", "quantise_activations", "quantise_gates", "quantise_layer", "quantise_weights",
+    "QuantisedMatrix", "multipliers", "quantise_activations", "quantise_gates", "quantise_layer", "quantise_matrix",
+    "quantise_weights", "scale_of",
 ]  # fmt: skip
 
 Float = npt.NDArray[np.floating]
@@ -63,6 +64,25 @@ class ExpertRanges:
     up: float
     h: float
     y: float
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedMatrix:
+    """A matrix whose accumulators become int16 rows: ``requant(x @ weights.T, mult, shift, 16)``.
+
+    Attributes
+    ----------
+    weights : int8 array [outputs, inputs]
+        Weights, -119 to 119.
+    mult : uint16 array [outputs]
+        Requantisation multiplier of each output channel.
+    shift : int
+        Shift of all of them.
+    """
+
+    weights: npt.NDArray[np.int8]
+    mult: npt.NDArray[np.uint16]
+    shift: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,14 +192,50 @@ def multipliers(ratios: npt.ArrayLike) -> tuple[npt.NDArray[np.uint16], int]:
     return np.rint(values * 2.0**shift).astype(np.uint16), shift
 
 
-def _scale(largest: float, levels: int, what: str) -> float:
+def quantise_matrix(weights: Float, in_scale: npt.ArrayLike, out_scale: npt.ArrayLike) -> QuantisedMatrix:
+    """Quantise a matrix (outputs, inputs) and find the multipliers that bring its accumulators to given scales.
+
+    Parameters
+    ----------
+    weights : array [outputs, inputs]
+        Float weights.
+    in_scale : float or array [inputs]
+        Real value of 1 of the input, of each channel if they differ (the weights take up the differences).
+    out_scale : float or array [outputs]
+        Real value of 1 of the int16 output.
+
+    Raises
+    ------
+    QuantisationError
+        Values that are not finite, or a ratio of scales that no multiplier reaches.
+    """
+    scales = np.asarray(in_scale, dtype=np.float64)
+    integers, weight_scale = quantise_weights(np.asarray(weights, dtype=np.float64) * scales)
+    mult, shift = multipliers(weight_scale / np.asarray(out_scale, dtype=np.float64))
+    return QuantisedMatrix(integers, mult, shift)
+
+
+def scale_of(largest: float, levels: int, what: str) -> float:
+    """Return the real value of 1 that lets `levels` stand for `largest` (1.0 when nothing larger than 0 was seen).
+
+    Raises
+    ------
+    QuantisationError
+        A range that is negative or not finite; `what` names it.
+    """
     if not math.isfinite(largest) or largest < 0:
         raise QuantisationError(f"range of {what}: {largest}; use a finite number, 0 or more")
     return (largest if largest > 0 else 1.0) / levels
 
 
 def quantise_layer(
-    experts: Sequence[ExpertWeights], x_range: float, ranges: Sequence[ExpertRanges], margin: float = 1.0
+    experts: Sequence[ExpertWeights],
+    x_range: float,
+    ranges: Sequence[ExpertRanges],
+    margin: float = 1.0,
+    *,
+    x_scale: float | None = None,
+    y_scale: float | None = None,
 ) -> QuantisedLayer:
     """Quantise the experts of a layer.
 
@@ -193,6 +249,9 @@ def quantise_layer(
         Largest magnitudes in each expert (0 for an expert that no token chose: the layer's largest is used).
     margin : float
         Factor on every calibrated range; above 1 trades resolution for less clipping.
+    x_scale, y_scale : float, optional
+        Scales of the input and of the output where others prescribe them; `x_range` and the ranges of y are not
+        used then.
 
     Raises
     ------
@@ -201,17 +260,17 @@ def quantise_layer(
     """
     if len(experts) != len(ranges) or not experts:
         raise QuantisationError(f"ranges: {len(ranges)} for {len(experts)} experts; give one for each")
-    x_scale = _scale(x_range * margin, 127, "x")
+    x_scale = scale_of(x_range * margin, 127, "x") if x_scale is None else x_scale
     fallback = ExpertRanges(*(max(getattr(r, name) for r in ranges) for name in ("up", "h", "y")))
-    y_scale = _scale(fallback.y * margin, 32767, "y")
+    y_scale = scale_of(fallback.y * margin, 32767, "y") if y_scale is None else y_scale
     quantised = []
     for weights, seen in zip(experts, ranges, strict=True):
         used = seen if seen.h > 0 else fallback
         gate, gate_scale = quantise_weights(weights.gate)
         up, up_weight_scale = quantise_weights(weights.up)
         down, down_scale = quantise_weights(weights.down)
-        up_scale = _scale(used.up * margin, 32767, "up")
-        h_scale = _scale(used.h * margin, 127, "h")
+        up_scale = scale_of(used.up * margin, 32767, "up")
+        h_scale = scale_of(used.h * margin, 127, "h")
         both = np.concatenate([x_scale * gate_scale * (1 << SILU_BITS), x_scale * up_weight_scale / up_scale])
         mult, up_shift = multipliers(both)
         post, post_shift = multipliers(up_scale / (1 << SILU_BITS) / h_scale)

@@ -8,16 +8,28 @@ from hdl.config import PRESETS, load_config
 from hdl.isa import Mapping3D
 from sim.bench.simspeed import measure_speed
 from sim.bench.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
-from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    new_parser,
+    print_table,
+    progress,
+    write_json,
+)
+from sim.moe_demo import DEMO_MODEL
 from sim.system import SimulatedMachine
 
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
 
+MOST_LOSS = 1.0
+"""Percent of the float model's bits per byte that the integers may cost."""
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate")
+    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality")
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
@@ -32,11 +44,23 @@ def add_parser(subparsers: Subparsers) -> None:
     add_json_option(speed)
     generation = kinds.add_parser("generate", help="seconds, bytes and modules of every preset's Verilog")
     add_json_option(generation)
+    quality = kinds.add_parser("quality", help="bits per byte of the integer language model against the float model")
+    quality.add_argument(
+        "--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="checkpoint; default: the demo's"
+    )
+    quality.add_argument("--bytes", type=int, default=32768, metavar="N", help="held-out bytes; default 32768")
+    quality.add_argument("--window", type=int, default=256, help="bytes of a sequence; default 256")
+    quality.add_argument("--calibration", type=int, default=8192, metavar="N", help="calibration bytes; default 8192")
+    quality.add_argument("--no-clip", action="store_true", help="int8 ranges hold the largest value seen")
+    quality.add_argument("--key-block", type=int, default=128, help="keys that attention takes at once; default 128")
+    add_json_option(quality)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    return {"utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate}[args.bench](args)
+    return {"utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality}[args.bench](
+        args
+    )
 
 
 def _utilisation(args: argparse.Namespace) -> int:
@@ -89,4 +113,22 @@ def _generate(args: argparse.Namespace) -> int:
         ("preset", "seconds", "Verilog bytes", "modules", "instances"),
     )
     write_json(args.json, {"presets": results})
+    return 0
+
+
+def _quality(args: argparse.Namespace) -> int:
+    from sim.bench.quality import QualityBench
+
+    bench = QualityBench(
+        args.model, count=args.bytes, window=args.window, calibration=args.calibration, key_block=args.key_block,
+        clip=not args.no_clip,
+    )  # fmt: skip
+    for batch in progress(range(bench.batches), "windows of text"):
+        bench.run(batch)
+    result = bench.result()
+    print_table([[k, v] for k, v in result.items()], ("quantity", "value"), left=("value",), title=str(args.model))
+    write_json(args.json, result)
+    if result["loss_percent"] > MOST_LOSS:
+        print(f"the integers cost {result['loss_percent']:.2f} %: more than {MOST_LOSS:g} %")
+        return 1
     return 0

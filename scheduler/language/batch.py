@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step works on: new tokens of some sequences, and which experts they go to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Chunk", "Piece", "Routing", "blocks_of"]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """New tokens of one sequence.
+
+    Attributes
+    ----------
+    slot : int
+        Place of the sequence's keys and values in memory.
+    position : int
+        Position of the first new token: as many tokens of the sequence have been run before.
+    tokens : tuple of int
+        Token numbers, 1 or more.
+    """
+
+    slot: int
+    position: int
+    tokens: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """Length of the sequence after the step."""
+        return self.position + len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Experts of a step's tokens in one layer.
+
+    Attributes
+    ----------
+    experts : int array [tokens, k]
+        Chosen experts.
+    gates : uint16 array [tokens, k]
+        Gate scores, Q15.
+    """
+
+    experts: npt.NDArray[np.int64]
+    gates: npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive tokens of one chunk within a token block.
+
+    Attributes
+    ----------
+    chunk : Chunk
+        Whose.
+    first : int
+        Number of the first token in the step.
+    position : int
+        Its position in the sequence.
+    count : int
+        Tokens.
+    """
+
+    chunk: Chunk
+    first: int
+    position: int
+    count: int
+
+
+def blocks_of(chunks: Sequence[Chunk], block: int) -> list[list[Piece]]:
+    """Cut a step's tokens into blocks of at most `block` tokens, and each block at the ends of sequences."""
+    blocks: list[list[Piece]] = []
+    first = 0
+    for chunk in chunks:
+        done = 0
+        while done < len(chunk.tokens):
+            used = first % block
+            if used == 0:
+                blocks.append([])
+            count = min(block - used, len(chunk.tokens) - done)
+            blocks[-1].append(Piece(chunk, first, chunk.position + done, count))
+            first += count
+            done += count
+    return blocks
