@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["channel_path", "read_hex", "write_hex"]
+__all__ = ["channel_path", "read_hex", "write_hex", "write_hex_patches"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -34,6 +35,29 @@ def write_hex(path: Path, image: Bytes, channel_bytes: int, channels: int = 1) -
         width = 2 * channel_bytes
         lines = "\n".join(text[i : i + width] for i in range(0, len(text), width))
         channel_path(path, channel, channels).write_text(lines + "\n")
+
+
+def write_hex_patches(path: Path, patches: Sequence[tuple[int, bytes]], channel_bytes: int, channels: int = 1) -> None:
+    """Write parts of a group's image, one file per channel, so that reading them leaves the rest as it is.
+
+    Parameters
+    ----------
+    path : Path
+    patches : sequence of (int, bytes)
+        Byte address and contents; whole beats (``channel_bytes * channels``) each.
+    """
+    texts = ["" for _ in range(channels)]
+    beat = channel_bytes * channels
+    for address, data in patches:
+        if address % beat or len(data) % beat:
+            raise ValueError(f"patch of {len(data)} bytes at {address:#x}: whole beats of {beat} bytes only")
+        words = np.frombuffer(data, dtype=np.uint8).reshape(-1, channels, channel_bytes)
+        for channel in range(channels):
+            text = np.ascontiguousarray(words[:, channel, ::-1]).tobytes().hex()
+            lines = [text[i : i + 2 * channel_bytes] for i in range(0, len(text), 2 * channel_bytes)]
+            texts[channel] += "\n".join([f"@{address // beat:x}", *lines]) + "\n"
+    for channel, text in enumerate(texts):
+        channel_path(path, channel, channels).write_text(text)
 
 
 def read_hex(path: Path, size: int, channel_bytes: int, channels: int = 1) -> Bytes:

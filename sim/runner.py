@@ -20,6 +20,7 @@ loop: resolve handles once, await many cycles at a time (``ClockCycles``), keep 
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -193,6 +194,7 @@ def run(
     timeout_s: float = 600.0,
     work_dir: Path | None = None,
     echo: bool = False,
+    stop: threading.Event | None = None,
 ) -> RunResult:
     """Run the cocotb tests of a Python module on a model.
 
@@ -219,6 +221,8 @@ def run(
         failed, recorded waves, or the environment variable ``A3D_KEEP`` is set.
     echo
         Copy the simulator's output to standard output as it comes.
+    stop
+        Another thread sets it to have the simulator killed.
 
     Returns
     -------
@@ -252,6 +256,7 @@ def run(
             log=folder / "sim.log",
             timeout_s=timeout_s,
             echo=echo,
+            stop=stop,
         )
         return collect(
             folder,

@@ -21,7 +21,7 @@ from hdl.isa import Instruction, encode
 from hdl.legality import Limits
 from sim import runner
 from sim.bench_top import BENCH_TOP, memory_sources, render_bench
-from sim.hexfile import read_hex, write_hex
+from sim.hexfile import read_hex, write_hex, write_hex_patches
 
 __all__ = [
     "Job", "JobResult", "MemoryKnobs", "SimulatedMachine", "SystemRunError", "back_door_plusargs", "machine_sources",
@@ -75,6 +75,8 @@ class Job:
     images : pair of bytes or None
         Initial contents of the two groups' memories (shorter than the memory: the rest is `fill`); None keeps what the
         previous job left.
+    patches : sequence of (group, address, bytes)
+        Written into the memories after `images`; whole beats.
     stream_base : int
         Byte address of the stream in group 0.
     limits : Limits or None
@@ -96,6 +98,7 @@ class Job:
     images: tuple[bytes, bytes] | None
     stream_base: int
     limits: Limits | None = None
+    patches: Sequence[tuple[int, int, bytes]] = ()
     invalidate: bool = True
     watchdog: int = 20_000
     max_cycles: int = 2_000_000
@@ -193,13 +196,20 @@ class SimulatedMachine:
             )
             raw = json.loads((folder / "results.json").read_text())
             results = [
-                self._result(job, entry, folder, i) for i, (job, entry) in enumerate(zip(jobs, raw, strict=False))
+                self.result(job, entry, folder, i) for i, (job, entry) in enumerate(zip(jobs, raw, strict=False))
             ]
         if len(results) != len(jobs):
             raise SystemRunError(f"job {len(results) - 1}: no interrupt; see max_cycles")
         return results
 
-    def _result(self, job: Job, raw: Mapping[str, Any], folder: Path, index: int) -> JobResult:
+    def result(self, job: Job, raw: Mapping[str, Any], folder: Path, index: int) -> JobResult:
+        """Return what the bench wrote about job `index`.
+
+        Raises
+        ------
+        SystemRunError
+            It was given up, or the AXI protocol was broken.
+        """
         if raw["assert_fail"]:
             raise SystemRunError(f"job {index}: the memory model saw a violation of the AXI protocol; see sim.log")
         if raw["timed_out"]:
@@ -252,15 +262,18 @@ def write_jobs(config: MachineConfig, memory_bytes: int, jobs: Sequence[Job], fo
     description = {
         "config": config.to_dict(),
         "memory_bytes": memory_bytes,
+        "folder": str(folder),
+        "serve": False,
         "results": str(folder / "results.json"),
-        "jobs": [_describe(config, memory_bytes, job, folder, index) for index, job in enumerate(jobs)],
+        "jobs": [describe(config, memory_bytes, job, folder, index) for index, job in enumerate(jobs)],
     }
     path = folder / "jobs.json"
     path.write_text(json.dumps(description))
     return path
 
 
-def _describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, index: int) -> dict[str, Any]:
+def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, index: int) -> dict[str, Any]:
+    """Write a job's memory images into `folder` and return what ``sim.benches.system`` must know of it."""
     limits = job.limits or Limits((memory_bytes, memory_bytes), ((0, memory_bytes), (0, memory_bytes)))
     files = expected = None
     if job.images is not None:
@@ -270,6 +283,14 @@ def _describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, 
             data = _padded(np.frombuffer(image, dtype=np.uint8), memory_bytes, group)
             write_hex(path, data, config.channel_bytes, config.channels_per_group)
             files.append(str(path))
+    patches = None
+    if job.patches:
+        patches = []
+        for group in range(2):
+            path = folder / f"job{index}_patch{group}.hex"
+            parts = [(address, data) for g, address, data in job.patches if g == group]
+            write_hex_patches(path, parts, config.channel_bytes, config.channels_per_group)
+            patches.append(str(path))
     if job.expected is not None:
         expected = []
         for group, data in enumerate(job.expected):
@@ -292,6 +313,7 @@ def _describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, 
         }
     return {
         "images": files,
+        "patches": patches,
         "expected": expected,
         "stream_base": job.stream_base,
         "watchdog": job.watchdog,
@@ -312,6 +334,14 @@ def _padded(data: Bytes, memory_bytes: int, group: int) -> Bytes:
     padded = np.zeros(memory_bytes, dtype=np.uint8)
     padded[: data.size] = data
     return padded
+
+
+MEMORY_CONTROLS = (
+    "mem_latency", "mem_random_latency", "mem_stall_rate", "mem_seed",
+    "mem_read_error_group", "mem_read_error_base", "mem_read_error_limit",
+    "mem_write_error_group", "mem_write_error_base", "mem_write_error_limit",
+)  # fmt: skip
+"""Inputs of the bench's memory model."""
 
 
 def place_stream(images: tuple[bytearray, bytearray], base: int, instructions: Sequence[Instruction]) -> None:

@@ -28,10 +28,11 @@ from sim.crosscheck import random_knobs
 from sim.golden.executor import Executor
 from sim.hexfile import channel_path, read_hex
 from sim.streams import random_stream
-from sim.system import Job, back_door_plusargs, machine_sources, write_jobs
+from sim.system import MEMORY_CONTROLS, Job, back_door_plusargs, machine_sources, write_jobs
 from sim.testbench import Design
 
 PERIOD_NS = 2
+POLL_S = 0.002
 
 
 async def strobe(signal: Any, clk: Any) -> None:
@@ -67,10 +68,11 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
     for name, value in knobs.items():
         getattr(dut, name).value = value
     await strobe(dut.mem_rst, clk)
-    if job["images"] is not None:
-        for source, local in channel_files(job["images"], axil.config, "hex"):
-            shutil.copyfile(source, local)
-        await strobe(dut.mem_load, clk)
+    for files in (job["images"], job["patches"]):
+        if files is not None:
+            for source, local in channel_files(files, axil.config, "hex"):
+                shutil.copyfile(source, local)
+            await strobe(dut.mem_load, clk)
     await axil.write_wide("STREAM_BASE", job["stream_base"])
     await axil.write("WATCHDOG", job["watchdog"])
     for group in range(2):
@@ -105,6 +107,22 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
         if job["expected"] is not None:
             compare(job, axil.config, result)
     return result
+
+
+def served(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the jobs that another process puts into a folder, until it says that there are no more or is gone."""
+    parent, number = os.getppid(), 0
+    while True:
+        path = folder / f"job{number}.json"
+        while not path.exists():
+            if os.getppid() != parent:
+                return
+            time.sleep(POLL_S)  # nothing is simulated meanwhile
+        job = json.loads(path.read_text())
+        if job is None:
+            return
+        yield job
+        number += 1
 
 
 def compare(job: dict[str, Any], config: MachineConfig, result: dict[str, Any]) -> None:
@@ -152,7 +170,7 @@ async def jobs(dut: Any) -> None:
     config = MachineConfig(**description["config"])
     axil = AxilManager(dut, config)
     axil.idle()
-    for name in description["jobs"][0]["memory"]:
+    for name in MEMORY_CONTROLS:
         getattr(dut, name).value = 0
     dut.mem_rst.value = 0
     dut.mem_load.value = 0
@@ -162,7 +180,7 @@ async def jobs(dut: Any) -> None:
     await ClockCycles(dut.clk, 4)
     dut.rst.value = 0
     results = []
-    for job in description["jobs"]:
+    for job in served(Path(description["folder"])) if description["serve"] else description["jobs"]:
         results.append(await run_job(dut, axil, job))
         scratch = Path(description["results"] + ".tmp")
         scratch.write_text(json.dumps(results))

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A language model's dimensions in units of a machine: words of R bytes, rows of C lanes, tiles of R x C."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from hdl.config import MachineConfig
+from hdl.errors import A3dError
+from scheduler.checkpoint import MixtralConfig
+from scheduler.layout import memory_unit
+
+__all__ = ["LoweringError", "ModelShape"]
+
+
+class LoweringError(A3dError):
+    """A model, batch or context that the machine cannot run; the message names the limit and what would fit."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Dimensions of a model on a machine.
+
+    Attributes
+    ----------
+    config : MachineConfig
+        The machine.
+    hidden, intermediate, heads, kv_heads, head_dim, experts, chosen, layers, vocabulary, context : int
+        Of the model; `chosen` experts per token, `context` the longest sequence.
+    """
+
+    config: MachineConfig
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    experts: int
+    chosen: int
+    layers: int
+    vocabulary: int
+    context: int
+
+    def __post_init__(self) -> None:
+        """Check that every dimension is a whole number of what the machine works in.
+
+        Raises
+        ------
+        LoweringError
+            Names the dimension, its value, the unit and the nearest value that fits.
+        """
+        c = self.config
+        for name, unit, why in (
+            ("hidden", c.rows, "words of activations"),
+            ("head_dim", c.rows, "words of activations"),
+            ("intermediate", c.rows, "words of activations"),
+            ("vocabulary", c.columns, "output tiles"),
+        ):
+            value = getattr(self, name)
+            if value % unit:
+                near = max(unit, (value + unit // 2) // unit * unit)
+                raise LoweringError(
+                    f"model {name}: {value}; {c.name} works in {why} of {unit}: use a multiple of {unit} such as "
+                    f"{near}, or a machine with fewer rows and columns"
+                )
+        if self.head_dim // c.columns not in (1, 2, 4, 8):
+            raise LoweringError(
+                f"model head_dim: {self.head_dim}; the rotation's tables take 1, 2, 4 or 8 rows of {c.columns}: "
+                f"use a machine with columns between {max(4, self.head_dim // 8)} and {self.head_dim}"
+            )
+        unit = memory_unit(c)
+        for name, size, what in (
+            ("hidden", 2 * self.hidden, "an embedding"),
+            ("head_dim", 4 * self.head_dim, "a position's rotation table"),
+        ):
+            if size % unit:
+                raise LoweringError(
+                    f"model {name}: {getattr(self, name)}; {what} takes {size} bytes and loads start at multiples of "
+                    f"{unit}: use a larger {name} or smaller memory channels"
+                )
+        if self.heads % self.kv_heads:
+            raise LoweringError(f"model heads: {self.heads} with {self.kv_heads} kv_heads; use a multiple of kv_heads")
+        if self.chosen > min(self.experts, c.columns):
+            raise LoweringError(
+                f"model chosen experts: {self.chosen} of {self.experts}; at most {min(self.experts, c.columns)} here"
+            )
+
+    @staticmethod
+    def of(config: MachineConfig, model: MixtralConfig) -> ModelShape:
+        """Return the dimensions of a Mixtral model on a machine."""
+        return ModelShape(
+            config, model.hidden_size, model.intermediate_size, model.num_attention_heads, model.num_key_value_heads,
+            model.head_dim, model.num_local_experts, model.num_experts_per_tok, model.num_hidden_layers,
+            model.vocab_size, model.max_position_embeddings,
+        )  # fmt: skip
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.heads // self.kv_heads
+
+    @cached_property
+    def hidden_words(self) -> int:
+        """Activation words of a token."""
+        return self.hidden // self.config.rows
+
+    @cached_property
+    def hidden_rows(self) -> int:
+        """Combine rows of a token's residual."""
+        return self.hidden // self.config.columns
+
+    @cached_property
+    def head_words(self) -> int:
+        """Activation words of a head's query, and reduction slices of its scores."""
+        return self.head_dim // self.config.rows
+
+    @cached_property
+    def head_rows(self) -> int:
+        """Combine rows of a head, and output tiles of its context."""
+        return self.head_dim // self.config.columns
+
+    @cached_property
+    def query_words(self) -> int:
+        """Activation words of all of a token's heads."""
+        return self.heads * self.head_words
+
+    @cached_property
+    def query_rows(self) -> int:
+        """Combine rows of a token's queries, and of its context."""
+        return self.heads * self.head_rows
+
+    @cached_property
+    def key_rows(self) -> int:
+        """Combine rows of a token's keys; as many hold its values."""
+        return self.kv_heads * self.head_rows
+
+    @cached_property
+    def projected_rows(self) -> int:
+        """Combine rows of a token's queries, keys and values."""
+        return self.query_rows + 2 * self.key_rows
+
+    @cached_property
+    def rope_rows(self) -> int:
+        """Combine rows of a position's cosines and sines."""
+        return 2 * self.head_rows
+
+    @cached_property
+    def inner_words(self) -> int:
+        """Activation words of an expert's h for one token."""
+        return self.intermediate // self.config.rows
+
+    @cached_property
+    def router_rows(self) -> int:
+        """Combine rows of a token's router logits."""
+        return -(-self.experts // self.config.columns)
+
+    @cached_property
+    def logit_rows(self) -> int:
+        """Combine rows of a token's logits."""
+        return self.vocabulary // self.config.columns
+
+    @cached_property
+    def up_tiles(self) -> int:
+        """Output tiles of an expert's gate and up projections."""
+        return 2 * self.intermediate // self.config.columns
+
+    @cached_property
+    def expert_tiles(self) -> int:
+        """V-Cache tiles of a whole expert."""
+        return self.up_tiles * self.hidden_words + self.hidden_rows * self.inner_words
+
+    @cached_property
+    def expert_words(self) -> int:
+        """Requantisation words of a whole expert."""
+        return self.up_tiles + self.hidden_rows
+
+    def gang(self, n_tiles: int) -> int:
+        """Return the largest gang over which `n_tiles` output tiles can be spread evenly."""
+        return max(g for g in range(1, self.config.tiers + 1) if n_tiles % g == 0)
+
+    @cached_property
+    def key_unit(self) -> int:
+        """Granularity in keys of what is loaded and scored: whole tiles of keys and of values."""
+        return max(self.config.rows, self.config.columns)
+
+    def key_tiles(self, keys: int) -> int:
+        """Return the V-Cache tiles of the keys (or of the values) of one head for `keys` keys."""
+        units = -(-keys // self.key_unit) * self.key_unit
+        return units // self.config.columns * self.head_words
