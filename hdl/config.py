@@ -106,7 +106,7 @@ class MachineConfig:
     vertical_links: bool = True
     k_link_stages: int = 1
     vcache_tiles: int = 1024
-    activation_words: int = 2048
+    activation_words: int = 4096
     accumulator_depth: int = 256
     list_depth: int = 256
     parameter_words: int = 512
@@ -120,8 +120,8 @@ class MachineConfig:
     burst_beats: int = 16
     outstanding_bursts: int = 8
     skew_fifo_beats: int = 128
-    queue_depth: int = 8
-    semaphores: int = 32
+    queue_depth: int = 32
+    semaphores: int = 64
     semaphore_bits: int = 8
 
     def __post_init__(self) -> None:

@@ -2,88 +2,29 @@
 """Attention of one layer: projections, rotation, append to the cache, scores, online softmax, context, output.
 
 Tokens go through in blocks. Of each block, jobs of one tier each compute the attention of some queries (16 tokens of
-one head, or a decoded token's grouped heads) in blocks of keys; the scores of the next job are computed while the
-vector unit works on those of the present one.
+one head, or a decoded token's grouped heads) in blocks of keys. The next block's projection comes between this block's
+jobs, and this block's output projection, norm and router between the next block's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
-from hdl.isa import (
-    Dest,
-    Format,
-    LoadDest,
-    Mode,
-    Order,
-    StoreFormat,
-    VectorBits,
-    VectorDest,
-    VectorFn,
-    VectorOp,
-    VectorSum,
-)
-from scheduler.fixed_point import (
-    KEY_SHIFT,
-    PROBABILITY_MULT,
-    PROBABILITY_SHIFT,
-    ROTATE_SHIFT,
-    VALUE_SHIFT,
-)
+from hdl.isa import Dest, Format, LoadDest, StoreFormat, VectorBits, VectorDest, VectorOp
+from scheduler.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
+from scheduler.language.attention_jobs import Job, JobPipeline, KeyTiles
 from scheduler.language.batch import Piece
 from scheduler.language.dense import lower_norm, project
 from scheduler.language.work import Work
 
-__all__ = ["KeyTiles", "lower_attention"]
+__all__ = ["lower_attention"]
 
 
-@dataclass(frozen=True)
-class KeyTiles:
-    """Where a sequence's keys and values of one head lie in V-Cache.
-
-    Attributes
-    ----------
-    tiers : tuple of int
-        Tiers that hold them.
-    keys, values : int
-        First tiles.
-    tag : int
-        Fill tag.
-    """
-
-    tiers: tuple[int, ...]
-    keys: int
-    values: int
-    tag: int
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Attention of `vectors` queries over the keys of one head; addresses as instructions take them."""
-
-    name: str
-    tier: int
-    head: int
-    tiles: KeyTiles
-    vectors: int
-    query: int
-    query_stride: int
-    context: int
-    context_stride: int
-    output: int
-    output_stride: int
-    position: int
-    step: int
-
-    @property
-    def keys(self) -> int:
-        """Keys of the last query."""
-        return self.position + (self.vectors - 1) * self.step + 1
-
-
-def lower_attention(work: Work, layer: int, blocks: Sequence[Sequence[Piece]]) -> None:
+def lower_attention(
+    work: Work, layer: int, blocks: Sequence[Sequence[Piece]], route: Callable[[int, int], None]
+) -> None:
     """Emit the attention of a layer: residual rows in, residual rows out.
 
     Parameters
@@ -94,63 +35,99 @@ def lower_attention(work: Work, layer: int, blocks: Sequence[Sequence[Piece]]) -
         Layer number.
     blocks : sequence of sequences of Piece
         The step's tokens, block by block.
+    route : callable
+        ``route(first, count)`` emits what follows for the tokens of a block.
     """
-    pipeline = _Pipeline(work, layer)
+    pipeline = JobPipeline(work, layer, sum(_job_count(work, piece) for pieces in blocks for piece in pieces))
+    for part in _projection(work, layer, blocks[0], 0):
+        part()
     for number, pieces in enumerate(blocks):
         parity = number % 2
-        _project(work, layer, pieces, parity)
+        if number + 1 < len(blocks):
+            _interleave(pipeline, _projection(work, layer, blocks[number + 1], 1 - parity), pieces)
         for piece in pieces:
             if len(piece.chunk.tokens) == 1:
                 _decode(pipeline, piece, pieces[0].first, parity)
             else:
                 _prefill(pipeline, piece, pieces[0].first, parity)
-        pipeline.flush()
-        _output(work, layer, pieces, parity)
+        while pipeline.fillers:  # the next block's queries must be there before its jobs
+            pipeline.advance()
+        pipeline.after(partial(_output, work, layer, pieces, parity))
+        pipeline.after(partial(pipeline.fillers.append, partial(route, pieces[0].first, sum(p.count for p in pieces))))
+    pipeline.flush()
 
 
-def _project(work: Work, layer: int, pieces: Sequence[Piece], parity: int) -> None:
-    """Norm, query/key/value projection, rotation, append."""
+def _interleave(pipeline: JobPipeline, parts: Sequence[Callable[[], None]], pieces: Sequence[Piece]) -> None:
+    """Let the next block's projection come between this block's jobs: the norm soon, the rotations late."""
+    norm, keys, query = parts
+    work = pipeline.work
+    jobs = sum(_job_count(work, piece) for piece in pieces)
+    gap = max(0, jobs - len(pipeline.fillers) - 4)
+    pipeline.fillers += [norm, *([None] * gap), keys, query]
+
+
+def _job_count(work: Work, piece: Piece) -> int:
+    """Return the softmax pieces that a piece's jobs make."""
+    shape, size = work.shape, work.chip.size
+    blocks = -(-(piece.position + piece.count) // size.key_block)
+    if len(piece.chunk.tokens) == 1:
+        return shape.kv_heads * blocks
+    return shape.heads * -(-piece.count // size.job_tokens) * blocks
+
+
+def _projection(
+    work: Work, layer: int, pieces: Sequence[Piece], parity: int
+) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
+    """Return what emits norm and projection, rotation and append of the keys, rotation of the queries."""
     chip, shape, emit = work.chip, work.shape, work.emitter
     rows, words = chip.rows["attention"], chip.words["attention"]
     first, count = pieces[0].first, sum(p.count for p in pieces)
-    x = words["x"] + parity * chip.block * shape.hidden_words
+    x = words["x"] + first * shape.hidden_words
     qkv = rows["qkv"] + parity * chip.block * shape.projected_rows
     rope = rows["rope"] + parity * chip.block * shape.rope_rows
     query = words["query"] + parity * chip.block * shape.query_words
-    parameters = work.model.layers[layer]
-    done = 0
-    for piece in pieces:
-        table = work.memory.rope(piece.position)
-        emit.load(
-            "rope", dest_kind=LoadDest.ROWS, dest_base=rope + done * shape.rope_rows, group=table.group,
-            count=piece.count * shape.rope_rows, addr=table.units,
-        )  # fmt: skip
-        done += piece.count
-    lower_norm(
-        work, "norm 1", parameters.attention_norm, row=first * shape.hidden_rows, stride=shape.hidden_rows, count=count,
-        scalar=chip.scalars["attention"]["norm"] + parity * chip.block, word=x, tiers=1,
-    )  # fmt: skip
-    project(
-        work, "qkv", layer, tokens=count, act=x, dest_kind=Dest.COMBINE, dest_base=qkv,
-        dest_stride=shape.projected_rows,
-    )  # fmt: skip
-    rotate = {
+    keys = qkv + shape.query_rows
+    rotation = {
         "op": VectorOp.ROTATE, "vectors": count, "a_stride": shape.projected_rows, "b_base": rope,
         "b_stride": shape.rope_rows, "b_rows": shape.head_rows, "shift": ROTATE_SHIFT, "bits": VectorBits.BITS8,
     }  # fmt: skip
-    keys = qkv + shape.query_rows
-    emit.vector(
-        "rotate k", **rotate, rows=shape.key_rows, a_base=keys, dest_kind=VectorDest.ROWS, dest_base=keys,
-        dest_stride=shape.projected_rows,
-    )  # fmt: skip
-    done = 0
-    for piece in pieces:
-        _append(work, layer, piece, keys + done * shape.projected_rows)
-        done += piece.count
-    emit.vector(
-        "rotate q", **rotate, rows=shape.query_rows, a_base=qkv, dest_kind=VectorDest.ACTIVATION,
-        dest_tiers=work.every_tier, dest_base=query, dest_stride=shape.query_words,
-    )  # fmt: skip
+
+    def norm() -> None:
+        done = 0
+        for piece in pieces:
+            table = work.memory.rope(piece.position)
+            emit.load(
+                "rope", dest_kind=LoadDest.ROWS, dest_base=rope + done * shape.rope_rows, group=table.group,
+                count=piece.count * shape.rope_rows, addr=table.units,
+            )  # fmt: skip
+            done += piece.count
+        lower_norm(
+            work, "norm 1", work.model.layers[layer].attention_norm, row=first * shape.hidden_rows,
+            stride=shape.hidden_rows, count=count, scalar=chip.scalars["attention"]["norm"] + parity * chip.block,
+            word=x, tiers=1,
+        )  # fmt: skip
+        project(
+            work, "qkv", layer, tokens=count, act=x, dest_kind=Dest.COMBINE, dest_base=qkv,
+            dest_stride=shape.projected_rows,
+        )  # fmt: skip
+
+    def rotate_keys() -> None:
+        emit.vector(
+            "rotate k", **rotation, rows=shape.key_rows, a_base=keys, dest_kind=VectorDest.ROWS, dest_base=keys,
+            dest_stride=shape.projected_rows,
+        )  # fmt: skip
+        done = 0
+        for piece in pieces:
+            _append(work, layer, piece, keys + done * shape.projected_rows)
+            done += piece.count
+
+    def rotate_query() -> None:
+        emit.vector(
+            "rotate q", **rotation, rows=shape.query_rows, a_base=qkv, dest_kind=VectorDest.ACTIVATION,
+            dest_tiers=work.every_tier, dest_base=query, dest_stride=shape.query_words,
+        )  # fmt: skip
+
+    return norm, rotate_keys, rotate_query
 
 
 def _append(work: Work, layer: int, piece: Piece, rows: int) -> None:
@@ -213,26 +190,24 @@ def _load_keys(work: Work, layer: int, slot: int, head: int, tiles: KeyTiles, fi
         )  # fmt: skip
 
 
-def _decode(pipeline: _Pipeline, piece: Piece, block_first: int, parity: int) -> None:
+def _decode(pipeline: JobPipeline, piece: Piece, block_first: int, parity: int) -> None:
     """Run a decoded token's jobs: the query heads of one key/value head together."""
     work = pipeline.work
     shape = work.shape
     at = piece.first - block_first
     keys = piece.position + 1
-    if pipeline.cached:  # their place is given away
-        pipeline.flush()
-        pipeline.cached.clear()
+    jobs = []
     for head in range(shape.kv_heads):
         tier = work.next_tier()
-        pipeline.make_room(tier)
         base = work.key_slot((tier,))
+        pipeline.make_room((tier,), base)
         tiles = KeyTiles((tier,), base, base + shape.key_tiles(keys), work.next_tag())
         end = -(-keys // shape.key_unit) * shape.key_unit
         _load_keys(work, pipeline.layer, piece.chunk.slot, head, tiles, 0, end)
         words = at * shape.query_words + head * shape.group * shape.head_words
         rows = at * shape.query_rows + head * shape.group * shape.head_rows
-        pipeline.run(
-            _Job(
+        jobs.append(
+            Job(
                 name=f"sequence {piece.chunk.slot} head {head}", tier=tier, head=head, tiles=tiles,
                 vectors=shape.group, query=_region(work, "query", parity) + words, query_stride=shape.head_words,
                 context=_context(work, parity) + rows, context_stride=shape.head_rows,
@@ -240,34 +215,39 @@ def _decode(pipeline: _Pipeline, piece: Piece, block_first: int, parity: int) ->
                 position=piece.position, step=0,
             )
         )  # fmt: skip
+        if len(jobs) == pipeline.group or head + 1 == shape.kv_heads or work.key_slots == 1:
+            pipeline.run(jobs)
+            jobs = []
 
 
-def _prefill(pipeline: _Pipeline, piece: Piece, block_first: int, parity: int) -> None:
+def _prefill(pipeline: JobPipeline, piece: Piece, block_first: int, parity: int) -> None:
     """Run the jobs of several tokens of a sequence: some consecutive tokens and one query head each."""
     work = pipeline.work
     shape = work.shape
     slot, unit = piece.chunk.slot, shape.key_unit
-    if piece.position == piece.chunk.position:
-        pipeline.flush()
+    begins = piece.position == piece.chunk.position
+    if begins:
+        pipeline.settle()
         pipeline.cached.clear()
         for head in range(shape.kv_heads):
             tiers = work.tiers_of(head)
             base = work.key_slot(tiers)
             pipeline.cached[head] = KeyTiles(tiers, base, base + shape.key_tiles(piece.chunk.end), work.next_tag())
     # Whole units; what earlier blocks have loaded of the first is loaded again.
-    start = 0 if piece.position == piece.chunk.position else piece.position // unit * unit
-    if start and start < piece.position:
-        pipeline.flush()
+    start = 0 if begins else piece.position // unit * unit
+    if not begins and start < piece.position:
+        pipeline.settle()
     end = -(-(piece.position + piece.count) // unit) * unit
     for head, tiles in pipeline.cached.items():
         _load_keys(work, pipeline.layer, slot, head, tiles, start, end)
+    jobs = []
     for done in range(0, piece.count, work.chip.size.job_tokens):
         at = piece.first - block_first + done
         for head in range(shape.heads):
             tiles = pipeline.cached[head // shape.group]
             words = at * shape.query_words + head * shape.head_words
-            pipeline.run(
-                _Job(
+            jobs.append(
+                Job(
                     name=f"sequence {slot} head {head}", tier=tiles.tiers[head % shape.group % len(tiles.tiers)],
                     head=head // shape.group, tiles=tiles, vectors=min(work.chip.size.job_tokens, piece.count - done),
                     query=_region(work, "query", parity) + words, query_stride=shape.query_words,
@@ -276,6 +256,8 @@ def _prefill(pipeline: _Pipeline, piece: Piece, block_first: int, parity: int) -
                     output_stride=shape.query_words, position=piece.position + done, step=1,
                 )
             )  # fmt: skip
+    for some in range(0, len(jobs), pipeline.group):
+        pipeline.run(jobs[some : some + pipeline.group])
 
 
 def _region(work: Work, name: str, parity: int) -> int:
@@ -285,128 +267,6 @@ def _region(work: Work, name: str, parity: int) -> int:
 
 def _context(work: Work, parity: int) -> int:
     return work.chip.rows["attention"]["context"] + parity * work.chip.block * work.shape.query_rows
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """One job's block of keys, with the regions it uses."""
-
-    job: _Job
-    first: int
-    keys: int
-    region: int
-    words: int
-    scalar: int
-
-    @property
-    def is_first(self) -> bool:
-        return self.first == 0
-
-    @property
-    def is_last(self) -> bool:
-        return self.first + self.keys >= self.job.keys
-
-
-class _Pipeline:
-    """Runs jobs: the scores of the next ones come before softmax and context of the present one.
-
-    Attributes
-    ----------
-    work : Work
-    layer : int
-    cached : dict of int to KeyTiles
-        Keys and values of the sequence that is prefilled, by head.
-    """
-
-    def __init__(self, work: Work, layer: int) -> None:
-        self.work = work
-        self.layer = layer
-        self.cached: dict[int, KeyTiles] = {}
-        self._pending: list[_Scores] = []
-
-    def run(self, job: _Job) -> None:
-        """Emit a job's scores, and what earlier jobs have left to do."""
-        work, size = self.work, self.work.chip.size
-        scalar = work.next_scalars()
-        for first in range(0, job.keys, size.key_block):
-            keys = min(size.key_block, job.keys - first)
-            block = _Scores(job, first, keys, work.next_region(), work.next_words(job.tier), scalar)
-            _scores(work, self.layer, block)
-            self._pending.append(block)
-            if len(self._pending) > min(work.chip.regions - 1, work.shape.config.tiers):
-                self._finish_first()
-
-    def make_room(self, tier: int) -> None:
-        """Finish jobs until one more may have its keys in a tier."""
-        while sum(block.job.tier == tier for block in self._pending) >= self.work.key_slots:
-            self._finish_first()
-
-    def flush(self) -> None:
-        """Finish all jobs."""
-        while self._pending:
-            self._finish_first()
-
-    def _finish_first(self) -> None:
-        _softmax(self.work, self.layer, self._pending.pop(0))
-
-
-def _columns(work: Work, keys: int) -> int:
-    """Return the tiles of keys (rows of scores) of a block of keys, whole units."""
-    unit = work.shape.key_unit
-    return -(-keys // unit) * unit // work.shape.config.columns
-
-
-def _scores(work: Work, layer: int, block: _Scores) -> None:
-    job, shape = block.job, work.shape
-    rows = _columns(work, block.keys)
-    parameters = work.model.layers[layer].heads[job.head]
-    work.emitter.gemm(
-        f"scores {job.name}", tier_base=job.tier, tier_count=1, tokens=job.vectors, k_slices=shape.head_words,
-        n_tiles=rows, vcache_base=job.tiles.keys + shape.key_tiles(block.first), tag=job.tiles.tag, act_base=job.query,
-        act_stride=job.query_stride, mode=Mode.REQUANT16, shift=parameters.score_shift, param_hold=1,
-        param_base=work.word(layer, "score") + job.head, dest_kind=Dest.COMBINE, dest_base=block.region,
-        dest_stride=rows,
-    )  # fmt: skip
-
-
-def _softmax(work: Work, layer: int, block: _Scores) -> None:
-    job, shape, emit, size = block.job, work.shape, work.emitter, work.chip.size
-    rows = _columns(work, block.keys)
-    words = rows * shape.config.columns // shape.config.rows
-    parameters = work.model.layers[layer].heads[job.head]
-    highest, total = block.scalar, block.scalar + size.job_tokens
-    scores = {
-        "vectors": job.vectors, "rows": rows, "a_base": block.region, "a_stride": rows, "masked": 1,
-        "length": job.position + 1 - block.first & 0xFFFF, "length_step": job.step, "first": int(block.is_first),
-    }  # fmt: skip
-    context = {
-        "vectors": job.vectors, "rows": shape.head_rows, "a_base": job.context, "a_stride": job.context_stride,
-    }  # fmt: skip
-    emit.vector(f"max {job.name}", op=VectorOp.MAX, **scores, s_base=highest, d_scalar=highest)
-    emit.vector(
-        f"exp {job.name}", op=VectorOp.MAP, fn=VectorFn.EXP2, **scores, s_base=highest, d_scalar=total,
-        sum=VectorSum.SUM_RECIP if block.is_last else VectorSum.SUM, mult=PROBABILITY_MULT, shift=PROBABILITY_SHIFT,
-        bits=VectorBits.BITS8, dest_kind=VectorDest.ACTIVATION, dest_tiers=1 << job.tier, dest_base=block.words,
-        dest_stride=words, imm=parameters.context_mult if block.is_last else 0,
-    )  # fmt: skip
-    if not block.is_first:
-        emit.vector(
-            f"rescale {job.name}", op=VectorOp.RESCALE, **context, s_base=highest, bits=VectorBits.BITS32,
-            dest_kind=VectorDest.ROWS, dest_base=job.context, dest_stride=job.context_stride,
-        )  # fmt: skip
-    emit.gemm(
-        f"context {job.name}", tier_base=job.tier, tier_count=1, tokens=job.vectors, k_slices=words,
-        n_tiles=shape.head_rows, order=Order.N_INNER, vcache_base=job.tiles.values + shape.key_tiles(block.first),
-        tag=job.tiles.tag, act_base=block.words, act_stride=words, mode=Mode.REQUANT16, shift=parameters.value_shift,
-        param_hold=1, param_base=work.word(layer, "context") + job.head, dest_kind=Dest.COMBINE,
-        dest_base=job.context, dest_stride=job.context_stride, accumulate=int(not block.is_first),
-    )  # fmt: skip
-    if block.is_last:
-        emit.vector(
-            f"divide {job.name}", op=VectorOp.SCALE, **context, s_base=total, shift=parameters.context_shift,
-            bits=VectorBits.BITS8, dest_kind=VectorDest.ACTIVATION, dest_tiers=1, dest_base=job.output,
-            dest_stride=job.output_stride,
-        )  # fmt: skip
 
 
 def _output(work: Work, layer: int, pieces: Sequence[Piece], parity: int) -> None:

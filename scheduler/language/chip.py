@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the data of a step lie on the chip: combine rows, activation words, scalars, V-Cache tiles, lists, parameters.
 
-Attention, experts and the language-model head follow one another, so that what they need besides the residual shares
-space; the hazard tracking of :mod:`scheduler.sync` keeps them apart in time.
+Of a layer, the attention of some tokens and the routing of others overlap, so their rows and scalars lie side by side.
+Experts' intermediate results and the language-model head share space with attention's; the hazard tracking of
+:mod:`scheduler.sync` keeps them apart in time.
 """
 
 from __future__ import annotations
@@ -187,17 +188,19 @@ def _row_pools(shape: ModelShape, size: StepSize, block: int, regions: int) -> d
     }
     experts = {"router": size.tokens * shape.router_rows, "gates": size.tokens}
     head = {"logits": size.outputs * shape.logit_rows}
-    return {"attention": Pool(base, attention), "experts": Pool(base, experts), "head": Pool(base, head)}
+    first = Pool(base, attention)
+    return {"attention": first, "experts": Pool(base + first.size, experts), "head": Pool(base, head)}
 
 
 def _word_pools(shape: ModelShape, size: StepSize, block: int, chunk: int) -> dict[str, Pool]:
+    x = size.tokens * shape.hidden_words
     attention = {
-        "x": 2 * block * shape.hidden_words,
+        "x": x,
         "query": 2 * block * shape.query_words,
         "context": 2 * block * shape.query_words,
         "scores": 2 * size.job_tokens * size.key_block // shape.config.rows,
     }
-    experts = {"x": size.tokens * shape.hidden_words, "h": 2 * chunk * shape.inner_words}
+    experts = {"x": x, "h": 2 * chunk * shape.inner_words}
     head = {"x": size.outputs * shape.hidden_words}
     return {"attention": Pool(0, attention), "experts": Pool(0, experts), "head": Pool(0, head)}
 
@@ -205,9 +208,10 @@ def _word_pools(shape: ModelShape, size: StepSize, block: int, chunk: int) -> di
 def _scalar_pools(shape: ModelShape, size: StepSize, block: int, regions: int) -> dict[str, Pool]:
     attention = {"norm": 2 * block, "jobs": 2 * regions * size.job_tokens, "spare": 1}
     experts = {"norm": size.tokens, "choice": shape.chosen * size.tokens, "top": size.tokens, "sum": size.tokens}
+    first = Pool(0, attention)
     return {
-        "attention": Pool(0, attention),
-        "experts": Pool(0, experts),
+        "attention": first,
+        "experts": Pool(first.size, experts),
         "head": Pool(0, {"norm": size.outputs}),
     }
 
@@ -232,7 +236,7 @@ def plan_chip(shape: ModelShape, size: StepSize) -> Chip:
             b for b in blocks if b <= 32
         ] or blocks  # with several blocks, one's vectors overlap the other's GEMMs
     for block in blocks:
-        for regions in (2 * config.tiers, config.tiers, 1):
+        for regions in (2 * config.tiers, 3 * config.tiers // 2, config.tiers, 1):
             found = _fit(shape, size, block, regions)
             if found is not None:
                 return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from scheduler.language.shape import LoweringError
 from scheduler.language.work import Work
 from scheduler.placement import Part
 
-__all__ = ["ExpertQueues", "lower_router"]
+__all__ = ["ExpertQueues", "lower_choices", "lower_router"]
 
 assert GATE_IN_BITS == 32
 
@@ -51,25 +52,32 @@ class _Job:
     lists: list[int] | None = None
 
 
-def lower_router(work: Work, layer: int, tokens: int) -> None:
-    """Emit norm, router logits, top-k and gates of a layer.
+def lower_router(work: Work, layer: int, first: int, count: int) -> None:
+    """Emit norm, router logits and choices of some tokens of a layer."""
+    chip, shape, emit = work.chip, work.shape, work.emitter
+    rows, scalars = chip.rows["experts"], chip.scalars["experts"]
+    x = chip.words["experts"]["x"] + first * shape.hidden_words
+    logits_row = rows["router"] + first * shape.router_rows
+    parameters = work.model.layers[layer]
+    lower_norm(
+        work, "norm 2", parameters.expert_norm, row=first * shape.hidden_rows, stride=shape.hidden_rows, count=count,
+        scalar=scalars["norm"] + first, word=x, tiers=work.every_tier,
+    )  # fmt: skip
+    emit.gemm(
+        "router", tier_base=0, tier_count=1, tokens=count, k_slices=shape.hidden_words, n_tiles=shape.router_rows,
+        vcache_base=work.tile(layer, "router"), tag=work.dense_tags[layer], act_base=x, act_stride=shape.hidden_words,
+        mode=Mode.REQUANT16, shift=parameters.router.shift, param_base=work.word(layer, "router"),
+        dest_kind=Dest.COMBINE, dest_base=logits_row, dest_stride=shape.router_rows,
+    )  # fmt: skip
+
+
+def lower_choices(work: Work, tokens: int) -> None:
+    """Emit top-k and gates of all tokens.
 
     The gates stay in rows; the token lists of a host-known stream hold the same numbers.
     """
     chip, shape, emit = work.chip, work.shape, work.emitter
     rows, scalars = chip.rows["experts"], chip.scalars["experts"]
-    x = chip.words["experts"]["x"]
-    parameters = work.model.layers[layer]
-    lower_norm(
-        work, "norm 2", parameters.expert_norm, row=0, stride=shape.hidden_rows, count=tokens, scalar=scalars["norm"],
-        word=x, tiers=work.every_tier,
-    )  # fmt: skip
-    emit.gemm(
-        "router", tier_base=0, tier_count=1, tokens=tokens, k_slices=shape.hidden_words, n_tiles=shape.router_rows,
-        vcache_base=work.tile(layer, "router"), tag=work.dense_tags[layer], act_base=x, act_stride=shape.hidden_words,
-        mode=Mode.REQUANT16, shift=parameters.router.shift, param_base=work.word(layer, "router"),
-        dest_kind=Dest.COMBINE, dest_base=rows["router"], dest_stride=shape.router_rows,
-    )  # fmt: skip
     logits = {
         "vectors": tokens, "rows": shape.router_rows, "a_base": rows["router"], "a_stride": shape.router_rows,
     }  # fmt: skip
@@ -113,6 +121,9 @@ class ExpertQueues:
         tiers = work.shape.config.tiers
         self._queues: list[list[_Job]] = [[] for _ in range(tiers)]
         self._layers: list[list[list[_Job]]] = []
+        self._clock: list[int] = []  # waves that each tier has been given in the present layer
+        self._load_clock = 0
+        self._phase = 0
         for layer, route in enumerate(routing):
             jobs = self._jobs(layer, route)
             lanes: list[list[_Job]] = [[] for _ in range(tiers)]
@@ -143,12 +154,12 @@ class ExpertQueues:
         return jobs
 
     def prime(self) -> None:
-        """Emit the loads of the experts that have a slot from the beginning."""
+        """Let the experts that have a slot from the beginning be loaded beside the first layer's attention."""
         slots = len(self._work.chip.slots)
         for place in range(slots):
             for tier, queue in enumerate(self._queues):
                 if place < len(queue):
-                    self._load(tier, queue[place])
+                    self._work.background.append(partial(self._load, tier, queue[place]))
 
     def load_lists(self, layer: int) -> None:
         """Emit the loads of a layer's token lists."""
@@ -183,8 +194,17 @@ class ExpertQueues:
                 first += job.tokens.size
 
     def run(self, layer: int) -> None:
-        """Emit a layer's experts; each slot is loaded again as soon as its expert's last GEMM is in the queue."""
+        """Emit a layer's experts.
+
+        A slot is loaded again as soon as its expert's last GEMM is in the queue, when that load can be done by the end
+        of the phase; else beside the next layer's attention, whose own loads it would hold up.
+        """
+        while self._work.background:
+            self._work.background.popleft()()
         lanes = self._layers[layer]
+        self._clock = [0] * len(lanes)
+        self._load_clock = 0
+        self._phase = max(sum(job.tokens.size for job in lane) for lane in lanes) * self._work.shape.expert_tiles
         # (job, chunk) of every lane; a chunk's down projection comes after the next chunk's up projection.
         work = self._work
         steps = [
@@ -203,9 +223,19 @@ class ExpertQueues:
                     self._up(tier, *own[place], place % 2)
 
     def _next_load(self, tier: int, done: _Job) -> None:
+        shape = self._work.shape
+        self._clock[tier] += done.tokens.size * shape.expert_tiles
         following = done.number + len(self._work.chip.slots)
-        if following < len(self._queues[tier]):
-            self._load(tier, self._queues[tier][following])
+        if following >= len(self._queues[tier]):
+            return
+        job = self._queues[tier][following]
+        load = partial(self._load, tier, job)
+        end = max(self._load_clock, self._clock[tier]) + shape.expert_tiles * shape.config.fill_words
+        if end <= self._phase or job.layer == done.layer:
+            self._load_clock = end
+            load()
+        else:
+            self._work.background.append(load)
 
     def _load(self, tier: int, job: _Job) -> None:
         work, shape = self._work, self._work.shape

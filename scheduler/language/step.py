@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from scheduler.language.batch import Chunk, Routing, blocks_of
 from scheduler.language.chip import Chip, StepSize, plan_chip
 from scheduler.language.dense import load_dense, load_head, load_parameters, lower_norm, project_head
 from scheduler.language.emitter import Label
-from scheduler.language.experts import ExpertQueues, lower_router
+from scheduler.language.experts import ExpertQueues, lower_choices, lower_router
 from scheduler.language.memory import ModelMemory
 from scheduler.language.shape import LoweringError, ModelShape
 from scheduler.language.work import Work
@@ -161,12 +162,12 @@ def lower_step(
     for layer in range(shape.layers):
         work.emitter.layer = layer
         queues.load_lists(layer)
-        lower_attention(work, layer, blocks)
+        lower_attention(work, layer, blocks, partial(lower_router, work, layer))
         if layer + 1 < shape.layers:
             load_dense(work, layer + 1)
         else:
             load_head(work)
-        lower_router(work, layer, size.tokens)
+        lower_choices(work, size.tokens)
         queues.run(layer)
     work.emitter.layer = -1
     _head(work, chunks)

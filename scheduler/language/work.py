@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+
 from scheduler.language.chip import TAGS, Chip, Ring, dense_tiles, dense_words
 from scheduler.language.emitter import Emitter
 from scheduler.language.memory import ModelMemory
@@ -35,6 +38,8 @@ class Work:
         self.key_slots = chip.keys[1] // chip.key_slot
         self._key_slot = [0] * self.shape.config.tiers
         self.lists = [Ring(*chip.list_entries) for _ in range(self.shape.config.tiers)]
+        self.background: deque[Callable[[], None]] = deque()
+        """Loads of weights, in order, that may come between the loads of attention."""
         self.dense_tags: dict[int, int] = {}
         self.head_tag = 0
         self._tags = 0

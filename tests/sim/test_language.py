@@ -156,7 +156,7 @@ def run_rtl(name: str, seeds: range, most: int) -> None:
 
 
 def test_the_machine_runs_language_models() -> None:
-    run_rtl("tiny", range(40), 4)
+    run_rtl("tiny", range(80), 4)
 
 
 @pytest.mark.slow

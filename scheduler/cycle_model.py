@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cycle model of the machine: how long a stream takes, and when each instruction runs, without RTL.
+
+Event-driven at the level of instructions. Queues, the in-order dispatcher, semaphores, gangs, fill tags and the rates
+of all units are modelled as ``docs/architecture.md`` and ``docs/vector.md`` state them; pipelines inside a unit are
+latencies. Conflicts on the result bus and on the banks of the combine buffer are not modelled, nor are refreshes and
+random stalls of the memory. ``tests/scheduler/test_cycle_model.py`` holds it against counters of the emitted machine.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hdl.config import MachineConfig
+from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp
+from hdl.legality import beats, load_unit_bytes, store_beats, tiers_of_mask
+from hdl.vector_access import row_count
+from scheduler.ordering import issue_queues, maker_tiers
+
+__all__ = ["CycleModel", "Slice", "simulate"]
+
+# Latencies in cycles, as the units' docstrings state them or as counters of the emitted machine show them.
+START = 70
+"""From the start to the first instruction in a queue: tag sweep aside, the first fetch."""
+SETUP = 6
+"""Sequencer: from the queue to the first wave."""
+ROW = 22
+"""From a tier's last wave to its post, beside the R rows that the wave passes and the hops between tiers."""
+LOAD_SETUP = 6
+DATA = 8
+"""Load: from a beat to its place."""
+STORE_SETUP, STORE_END = 8, 16
+VECTOR_SETUP = 8
+VECTOR_DRAIN = 17
+"""Vector unit: from an instruction's last row to the next one's first."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one unit did for one instruction.
+
+    Attributes
+    ----------
+    queue : str
+        ``tier0`` ..., ``load0``, ``load1``, ``store``, ``vector``.
+    number : int
+        Instruction.
+    taken, start, end : int
+        Cycle in which the unit took it up, in which it began (waits granted), and in which the unit was free again.
+    """
+
+    queue: str
+    number: int
+    taken: int
+    start: int
+    end: int
+
+
+class CycleModel:
+    """One run of one stream.
+
+    Parameters
+    ----------
+    config : MachineConfig
+        The machine.
+    instructions : sequence of Instruction
+        The stream, END included.
+    latency : int
+        Cycles of the memories from a read request to its first beat.
+
+    Attributes
+    ----------
+    slices : list of Slice
+        In the order in which they ended.
+    cycles : int
+        From start to the end of the last instruction.
+    """
+
+    def __init__(self, config: MachineConfig, instructions: Sequence[Instruction], *, latency: int = 40) -> None:
+        self.config = config
+        self.latency = latency
+        self.slices: list[Slice] = []
+        self.cycles = 0
+        self._stream = instructions
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = 0
+        self._now = 0
+        names = [f"tier{t}" for t in range(config.tiers)] + ["load0", "load1", "store", "vector"]
+        self._queues: dict[str, deque[int]] = {name: deque() for name in names}
+        self._held: dict[str, int | None] = dict.fromkeys(names)  # at the head, waiting for semaphores or partners
+        self._granted: dict[str, bool] = dict.fromkeys(names, False)
+        self._taken: dict[str, int] = dict.fromkeys(names, 0)
+        self._free: dict[str, int] = dict.fromkeys(names, 0)
+        self._values = [0] * config.semaphores
+        self._next = 0
+        self._in_flight = config.outstanding_bursts * config.burst_beats
+        self._next_dispatch = START
+        # Fill tags: the cycle in which a tile is there, by (tier, tile, tag).
+        self._filled: dict[tuple[int, int, int], int] = {}
+
+    def run(self) -> int:
+        """Run the stream; return its cycles.
+
+        Raises
+        ------
+        RuntimeError
+            The stream deadlocks.
+        """
+        self._at(START, self._dispatch)
+        while self._events:
+            self._now, _, action = heapq.heappop(self._events)
+            action()
+        stuck = [n for n in self._held.values() if n is not None]
+        if stuck or self._next < len(self._stream):
+            raise RuntimeError(f"deadlock at instruction {min([*stuck, self._next])}")
+        self.cycles = max((s.end for s in self.slices), default=self._now)
+        return self.cycles
+
+    def _at(self, cycle: int, action: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._events, (max(cycle, self._now), self._order, action))
+
+    # Dispatch.
+
+    def _dispatch(self) -> None:
+        while self._next < len(self._stream):
+            if self._now < self._next_dispatch:
+                self._at(self._next_dispatch, self._dispatch)
+                return
+            instruction = self._stream[self._next]
+            targets = issue_queues(instruction)
+            if any(len(self._queues[q]) >= self.config.queue_depth for q in targets):
+                return  # tried again when a queue moves
+            for queue in targets:
+                self._queues[queue].append(self._next)
+            self._next += 1
+            self._next_dispatch = self._now + 1
+            for queue in targets:
+                self._take(queue)
+
+    def _take(self, queue: str) -> None:
+        if self._held[queue] is None and self._queues[queue]:
+            self._held[queue] = self._queues[queue].popleft()
+            self._granted[queue] = False
+            self._taken[queue] = self._now
+            self._at(self._now, self._dispatch)
+            self._try(queue)
+
+    # Semaphores.
+
+    def _post(self, number: int) -> None:
+        instruction = self._stream[number]
+        posted = False
+        for n in (0, 1):
+            if instruction[f"post{n}_en"]:
+                self._values[instruction[f"post{n}_sem"]] += 1
+                posted = True
+        if posted:
+            for queue in self._queues:
+                self._try(queue)
+
+    def _grant(self, number: int) -> bool:
+        instruction = self._stream[number]
+        waits = [(instruction[f"wait{n}_sem"], instruction[f"wait{n}_count"]) for n in (0, 1)]
+        if any(self._values[s] < c for s, c in waits if c):
+            return False
+        for semaphore, count in waits:
+            if count:
+                self._values[semaphore] -= count
+        return True
+
+    def _try(self, queue: str) -> None:
+        """Start what a queue holds when its waits are granted and its partners have it too."""
+        number = self._held[queue]
+        if number is None or number < 0:
+            return
+        instruction = self._stream[number]
+        queues = issue_queues(instruction)
+        pair = instruction.opcode == Opcode.LOAD and len(queues) == 2
+        if pair and any(self._held[q] != number for q in queues):
+            return
+        leader = queues[0]
+        if not self._granted[leader]:
+            if self._held[leader] != number or not self._grant(number):
+                return
+            self._granted[leader] = True
+        if any(self._held[q] != number for q in queues):
+            return
+        runner = {
+            Opcode.LOAD: self._load, Opcode.STORE: self._store, Opcode.GEMM: self._gemm, Opcode.VECTOR: self._vector
+        }[instruction.opcode]  # fmt: skip
+        runner(number, instruction, queues)
+
+    def _release(self, queues: Sequence[str], cycle: int) -> None:
+        """Let the units take their next instruction in a cycle."""
+
+        def free() -> None:
+            for queue in queues:
+                self._held[queue] = None
+            for queue in queues:
+                self._take(queue)
+
+        for queue in queues:
+            self._held[queue] = -1 if self._held[queue] is None else self._held[queue]
+            self._granted[queue] = True
+        self._at(cycle, free)
+
+    def _record(self, queues: Sequence[str], number: int, start: int, end: int) -> None:
+        self.slices += [Slice(q, number, self._taken[q], start, end) for q in queues]
+
+    # Units. What is held is marked as started (-1), so that it is not started twice.
+
+    def _begin(self, queues: Sequence[str]) -> None:
+        for queue in queues:
+            self._held[queue] = -1
+
+    def _gemm(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
+        self._begin(queues)
+        ready = max(self._taken[q] for q in queues) + SETUP
+        start = max(self._now + 1, ready, *(self._free[q] for q in queues))
+        self._at(start, lambda: self._waves(number, instruction, queues, start))
+
+    def _waves(self, number: int, instruction: Instruction, queues: Sequence[str], start: int) -> None:
+        tokens, tiles = instruction["tokens"], instruction["k_slices"] * instruction["n_tiles"]
+        base, tag = instruction["vcache_base"], instruction["tag"]
+        tiers = [int(q[4:]) for q in queues]
+        # Loads that the tiles come from have been granted before, but for those that stream in.
+        waits = [max(self._filled.get((t, base + n, tag), 0) for t in tiers) for n in (range(tiles))]
+        cycle = start
+        for there in waits:
+            cycle = max(cycle, there) + tokens
+        for queue in queues:
+            self._free[queue] = cycle
+        self._record(queues, number, start, cycle)
+        self._release(queues, start + 1)
+        end = cycle + self.config.rows + ROW
+        for place, _ in enumerate(maker_tiers(instruction)):
+            self._at(end + place, lambda: self._post(number))
+
+    def _load(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
+        self._begin(queues)
+        config = self.config
+        size = beats(instruction["count"] * load_unit_bytes(instruction, config), config)
+        start = max(self._now + LOAD_SETUP, *(self._free[q] for q in queues))
+        units = instruction["count"]
+        work = size
+        if instruction["dest_kind"] in (LoadDest.LIST, LoadDest.ROWS, LoadDest.PARAMETER):
+            per = {LoadDest.LIST: 1, LoadDest.ROWS: 1, LoadDest.PARAMETER: config.parameter_parts}
+            work = max(size, units * per[LoadDest(instruction["dest_kind"])])
+        end = start + work
+        for queue in queues:
+            self._free[queue] = end
+        there = end + self.latency + DATA
+        if instruction["dest_kind"] == LoadDest.VCACHE:
+            first = start + self.latency + DATA
+            for tier in tiers_of_mask(instruction["dest_tiers"]):
+                for n in range(units):
+                    key = (tier, instruction["dest_base"] + n, instruction["tag"])
+                    self._filled[key] = first + -(-size * (n + 1) // units)
+        self._record(queues, number, start, end)
+        self._release(queues, max(self._now + 3, there - DATA - self._in_flight))
+        self._at(there, lambda: self._post(number))
+
+    def _store(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
+        self._begin(queues)
+        rows = instruction["rows"]
+        writes = 0
+        if instruction["format"] != StoreFormat.DISCARD:
+            writes = rows if instruction["addr_gap"] else store_beats(instruction, self.config)
+        start = max(self._now, self._free["store"])
+        end = start + STORE_SETUP + max(rows, writes)
+        self._free["store"] = end
+        self._record(queues, number, start, end)
+        self._release(queues, end)
+        self._at(end + STORE_END, lambda: self._post(number))
+
+    def _vector(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
+        self._begin(queues)
+        start = max(self._now + 1, self._taken["vector"] + VECTOR_SETUP, self._free["vector"])
+        op = VectorOp(instruction["op"])
+        per_row = {VectorOp.MUL: 2, VectorOp.ROTATE: 3, VectorOp.ADD: 13, VectorOp.GATHER: 4}.get(op, 1)
+        end = start + per_row * row_count(instruction)
+        self._free["vector"] = end + VECTOR_DRAIN
+        self._record(queues, number, start, end)
+        self._release(queues, start + 1)
+        self._at(end + VECTOR_DRAIN, lambda: self._post(number))
+
+
+def simulate(config: MachineConfig, instructions: Sequence[Instruction], *, latency: int = 40) -> CycleModel:
+    """Run a stream (END included) through the model and return it."""
+    model = CycleModel(config, [i for i in instructions if i.opcode not in (Opcode.END, Opcode.NOP)], latency=latency)
+    model.run()
+    return model

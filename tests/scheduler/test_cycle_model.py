@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cycle model on streams whose time is known, and its refusal of deadlocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from hdl.config import PRESETS
+from hdl.isa import Instruction, Opcode
+from scheduler.cycle_model import simulate
+
+TINY = PRESETS["tiny"]
+
+
+def gemm(**fields: int) -> Instruction:
+    return Instruction(Opcode.GEMM, {"tier_count": 1, "tokens": 4, "k_slices": 2, "n_tiles": 3, **fields})
+
+
+def busy(model: object, queue: str) -> int:
+    return sum(s.end - s.start for s in model.slices if s.queue == queue)  # type: ignore[attr-defined]
+
+
+def test_waves_of_one_tier_follow_each_other_without_a_gap() -> None:
+    one, three = simulate(TINY, [gemm()]), simulate(TINY, [gemm()] * 3)
+    assert busy(one, "tier0") == 24 and busy(three, "tier0") == 72
+    assert three.cycles - one.cycles == 48
+
+
+def test_tiers_run_at_the_same_time_unless_a_semaphore_orders_them() -> None:
+    free = simulate(TINY, [gemm(), gemm(tier_base=1)])
+    tied = simulate(TINY, [gemm(post0_en=1, post0_sem=3), gemm(tier_base=1, wait0_sem=3, wait0_count=1)])
+    assert tied.cycles - free.cycles > 24
+    first = next(s for s in tied.slices if s.queue == "tier0")
+    second = next(s for s in tied.slices if s.queue == "tier1")
+    assert second.start > first.end
+
+
+def test_a_stationary_tile_that_is_still_loaded_stalls_the_waves() -> None:
+    load = Instruction(Opcode.LOAD, {"format": 1, "dest_tiers": 1, "count": 6, "tag": 5, "addr": 64, "addr_low": 64})
+    model = simulate(TINY, [load, gemm(tag=5, tokens=1)])
+    alone = simulate(TINY, [gemm(tokens=1)])
+    assert model.cycles > alone.cycles + 6 * TINY.plane_bytes // TINY.group_bytes
+
+
+def test_a_deadlock_is_named() -> None:
+    with pytest.raises(RuntimeError, match="deadlock at instruction 1"):
+        simulate(TINY, [gemm(), gemm(wait0_sem=1, wait0_count=1)])
