@@ -20,7 +20,7 @@ from hdl.legality import beats, load_unit_bytes, store_beats, tiers_of_mask
 from hdl.vector_access import row_count
 from scheduler.ordering import issue_queues, maker_tiers
 
-__all__ = ["CycleModel", "Slice", "simulate"]
+__all__ = ["ROW", "VECTOR_DRAIN", "CycleModel", "Slice", "simulate", "vector_cycles"]
 
 # Latencies in cycles, as the units' docstrings state them or as counters of the emitted machine show them.
 START = 70
@@ -57,6 +57,13 @@ class Slice:
     taken: int
     start: int
     end: int
+
+
+def vector_cycles(instruction: Instruction) -> int:
+    """Return the cycles in which a VECTOR instruction asks for rows of the combine buffer."""
+    op = VectorOp(instruction["op"])
+    per_row = {VectorOp.MUL: 2, VectorOp.ROTATE: 3, VectorOp.ADD: 13, VectorOp.GATHER: 4}.get(op, 1)
+    return per_row * row_count(instruction)
 
 
 class CycleModel:
@@ -280,9 +287,7 @@ class CycleModel:
     def _vector(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
         self._begin(queues)
         start = max(self._now + 1, self._taken["vector"] + VECTOR_SETUP, self._free["vector"])
-        op = VectorOp(instruction["op"])
-        per_row = {VectorOp.MUL: 2, VectorOp.ROTATE: 3, VectorOp.ADD: 13, VectorOp.GATHER: 4}.get(op, 1)
-        end = start + per_row * row_count(instruction)
+        end = start + vector_cycles(instruction)
         self._free["vector"] = end + VECTOR_DRAIN
         self._record(queues, number, start, end)
         self._release(queues, start + 1)

@@ -12,18 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
-from hdl.isa import Dest, Format, LoadDest, StoreFormat, VectorBits, VectorDest, VectorOp
+from hdl.isa import Dest, Format, StoreFormat, VectorBits, VectorDest, VectorOp
 from scheduler.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
-from scheduler.language.attention_jobs import Job, JobPipeline, KeyTiles
+from scheduler.language.attention_jobs import Chain, Job, JobPipeline, KeyTiles
 from scheduler.language.batch import Piece
+from scheduler.language.chip import AHEAD, copies
 from scheduler.language.dense import lower_norm, project
 from scheduler.language.work import Work
 
 __all__ = ["lower_attention"]
 
+SECTION = 16
+"""Tokens of a block that norms, dense matrices and rotations take at a time."""
+
 
 def lower_attention(
-    work: Work, layer: int, blocks: Sequence[Sequence[Piece]], route: Callable[[int, int], None]
+    work: Work, layer: int, blocks: Sequence[Sequence[Piece]], route: Callable[[int, int], Iterator[int]]
 ) -> None:
     """Emit the attention of a layer: residual rows in, residual rows out.
 
@@ -36,34 +40,38 @@ def lower_attention(
     blocks : sequence of sequences of Piece
         The step's tokens, block by block.
     route : callable
-        ``route(first, count)`` emits what follows for the tokens of a block.
+        ``route(first, count)`` emits what follows for some tokens whose residual is complete, as the steps of a chain.
     """
     pipeline = JobPipeline(work, layer, sum(_job_count(work, piece) for pieces in blocks for piece in pieces))
-    for part in _projection(work, layer, blocks[0], 0):
-        part()
+    clock = work.emitter.clock
+    clock.vector = max(clock.vector, *clock.tiers)  # the layer before is complete
+    projections: list[Chain] = []
+    open_jobs: list[frozenset[Job]] = []
+
+    def project_block(number: int) -> None:
+        if number < len(blocks):
+            projections.append(Chain(clock.vector, _projection(work, layer, blocks[number], number)))
+            pipeline.chains.append(projections[-1])
+
+    def finish(section: tuple[int, int], block_first: int, number: int) -> None:
+        ready = _output(work, layer, *section, block_first, number)
+        pipeline.chains.append(Chain(ready, route(*section)))
+
+    for number in range(AHEAD):
+        project_block(number)
     for number, pieces in enumerate(blocks):
-        parity = number % 2
-        if number + 1 < len(blocks):
-            _interleave(pipeline, _projection(work, layer, blocks[number + 1], 1 - parity), pieces)
+        pipeline.finish(projections[number])
+        pipeline.close(open_jobs[number - 2] if number >= 2 else ())  # their contexts' place is used again
+        project_block(number + AHEAD)
+        first = pieces[0].first
         for piece in pieces:
-            if len(piece.chunk.tokens) == 1:
-                _decode(pipeline, piece, pieces[0].first, parity)
-            else:
-                _prefill(pipeline, piece, pieces[0].first, parity)
-        while pipeline.fillers:  # the next block's queries must be there before its jobs
-            pipeline.advance()
-        pipeline.after(partial(_output, work, layer, pieces, parity))
-        pipeline.after(partial(pipeline.fillers.append, partial(route, pieces[0].first, sum(p.count for p in pieces))))
+            run = _decode if len(piece.chunk.tokens) == 1 else _prefill
+            for end in run(pipeline, piece, pieces[0].first, number):
+                if end - first >= SECTION or (piece is pieces[-1] and end == piece.first + piece.count):
+                    pipeline.after(partial(finish, (first, end - first), pieces[0].first, number))
+                    first = end
+        open_jobs.append(pipeline.open_jobs())
     pipeline.flush()
-
-
-def _interleave(pipeline: JobPipeline, parts: Sequence[Callable[[], None]], pieces: Sequence[Piece]) -> None:
-    """Let the next block's projection come between this block's jobs: the norm soon, the rotations late."""
-    norm, keys, query = parts
-    work = pipeline.work
-    jobs = sum(_job_count(work, piece) for piece in pieces)
-    gap = max(0, jobs - len(pipeline.fillers) - 4)
-    pipeline.fillers += [norm, *([None] * gap), keys, query]
 
 
 def _job_count(work: Work, piece: Piece) -> int:
@@ -75,59 +83,62 @@ def _job_count(work: Work, piece: Piece) -> int:
     return shape.heads * -(-piece.count // size.job_tokens) * blocks
 
 
-def _projection(
-    work: Work, layer: int, pieces: Sequence[Piece], parity: int
-) -> tuple[Callable[[], None], Callable[[], None], Callable[[], None]]:
-    """Return what emits norm and projection, rotation and append of the keys, rotation of the queries."""
+def _projection(work: Work, layer: int, pieces: Sequence[Piece], number: int) -> Iterator[int]:
+    """Emit norm and projection, rotation and append of keys, rotation of queries of a block, some tokens at a time.
+
+    Yields the cycle in which the next step can begin. Short steps let the vector unit work on some tokens while the
+    array projects others.
+    """
     chip, shape, emit = work.chip, work.shape, work.emitter
     rows, words = chip.rows["attention"], chip.words["attention"]
-    first, count = pieces[0].first, sum(p.count for p in pieces)
+    first, total = pieces[0].first, sum(p.count for p in pieces)
     x = words["x"] + first * shape.hidden_words
-    qkv = rows["qkv"] + parity * chip.block * shape.projected_rows
-    rope = rows["rope"] + parity * chip.block * shape.rope_rows
-    query = words["query"] + parity * chip.block * shape.query_words
+    place = number % copies(chip.size.tokens, chip.block) * chip.block
+    qkv = rows["qkv"] + place * shape.projected_rows
+    rope = rows["rope"] + first * shape.rope_rows
+    query = words["query"] + place * shape.query_words
+    scalar = chip.scalars["attention"]["norm"] + place
     keys = qkv + shape.query_rows
-    rotation = {
-        "op": VectorOp.ROTATE, "vectors": count, "a_stride": shape.projected_rows, "b_base": rope,
-        "b_stride": shape.rope_rows, "b_rows": shape.head_rows, "shift": ROTATE_SHIFT, "bits": VectorBits.BITS8,
-    }  # fmt: skip
+    sections = [(at, min(SECTION, total - at)) for at in range(0, total, SECTION)]
 
-    def norm() -> None:
-        done = 0
-        for piece in pieces:
-            table = work.memory.rope(piece.position)
-            emit.load(
-                "rope", dest_kind=LoadDest.ROWS, dest_base=rope + done * shape.rope_rows, group=table.group,
-                count=piece.count * shape.rope_rows, addr=table.units,
-            )  # fmt: skip
-            done += piece.count
+    def rotation(at: int, count: int) -> dict[str, int]:
+        return {
+            "op": VectorOp.ROTATE, "vectors": count, "a_stride": shape.projected_rows,
+            "b_base": rope + at * shape.rope_rows, "b_stride": shape.rope_rows, "b_rows": shape.head_rows,
+            "shift": ROTATE_SHIFT, "bits": VectorBits.BITS8,
+        }  # fmt: skip
+
+    ready = []
+    for at, count in sections:
         lower_norm(
-            work, "norm 1", work.model.layers[layer].attention_norm, row=first * shape.hidden_rows,
-            stride=shape.hidden_rows, count=count, scalar=chip.scalars["attention"]["norm"] + parity * chip.block,
-            word=x, tiers=1,
+            work, "norm 1", work.model.layers[layer].attention_norm, row=(first + at) * shape.hidden_rows,
+            stride=shape.hidden_rows, count=count, scalar=scalar + at, word=x + at * shape.hidden_words, tiers=1,
         )  # fmt: skip
-        project(
-            work, "qkv", layer, tokens=count, act=x, dest_kind=Dest.COMBINE, dest_base=qkv,
-            dest_stride=shape.projected_rows,
+        ready.append(
+            project(
+                work, "qkv", layer, tokens=count, act=x + at * shape.hidden_words, dest_kind=Dest.COMBINE,
+                dest_base=qkv + at * shape.projected_rows, dest_stride=shape.projected_rows,
+            )
         )  # fmt: skip
-
-    def rotate_keys() -> None:
+        yield emit.clock.vector if len(ready) < len(sections) else ready[0]
+    for there, (at, count) in zip([*ready[1:], 0], sections, strict=True):
+        own = keys + at * shape.projected_rows
         emit.vector(
-            "rotate k", **rotation, rows=shape.key_rows, a_base=keys, dest_kind=VectorDest.ROWS, dest_base=keys,
-            dest_stride=shape.projected_rows,
+            "rotate k", **rotation(at, count), rows=shape.key_rows, a_base=own, dest_kind=VectorDest.ROWS,
+            dest_base=own, dest_stride=shape.projected_rows,
         )  # fmt: skip
-        done = 0
-        for piece in pieces:
-            _append(work, layer, piece, keys + done * shape.projected_rows)
-            done += piece.count
-
-    def rotate_query() -> None:
+        yield there
+    done = 0
+    for piece in pieces:
+        _append(work, layer, piece, keys + done * shape.projected_rows)
+        done += piece.count
+    for at, count in sections:
         emit.vector(
-            "rotate q", **rotation, rows=shape.query_rows, a_base=qkv, dest_kind=VectorDest.ACTIVATION,
-            dest_tiers=work.every_tier, dest_base=query, dest_stride=shape.query_words,
+            "rotate q", **rotation(at, count), rows=shape.query_rows, a_base=qkv + at * shape.projected_rows,
+            dest_kind=VectorDest.ACTIVATION, dest_tiers=work.every_tier, dest_base=query + at * shape.query_words,
+            dest_stride=shape.query_words,
         )  # fmt: skip
-
-    return norm, rotate_keys, rotate_query
+        yield emit.clock.vector
 
 
 def _append(work: Work, layer: int, piece: Piece, rows: int) -> None:
@@ -190,8 +201,8 @@ def _load_keys(work: Work, layer: int, slot: int, head: int, tiles: KeyTiles, fi
         )  # fmt: skip
 
 
-def _decode(pipeline: JobPipeline, piece: Piece, block_first: int, parity: int) -> None:
-    """Run a decoded token's jobs: the query heads of one key/value head together."""
+def _decode(pipeline: JobPipeline, piece: Piece, block_first: int, number: int) -> Iterator[int]:
+    """Run a decoded token's jobs, the query heads of one key/value head together; yield the token after it."""
     work = pipeline.work
     shape = work.shape
     at = piece.first - block_first
@@ -209,19 +220,23 @@ def _decode(pipeline: JobPipeline, piece: Piece, block_first: int, parity: int) 
         jobs.append(
             Job(
                 name=f"sequence {piece.chunk.slot} head {head}", tier=tier, head=head, tiles=tiles,
-                vectors=shape.group, query=_region(work, "query", parity) + words, query_stride=shape.head_words,
-                context=_context(work, parity) + rows, context_stride=shape.head_rows,
-                output=_region(work, "context", parity) + words, output_stride=shape.head_words,
+                vectors=shape.group, query=_query_words(work, number) + words, query_stride=shape.head_words,
+                context=_context_rows(work, number) + rows, context_stride=shape.head_rows,
+                output=_context_words(work, number) + words, output_stride=shape.head_words,
                 position=piece.position, step=0,
             )
         )  # fmt: skip
         if len(jobs) == pipeline.group or head + 1 == shape.kv_heads or work.key_slots == 1:
             pipeline.run(jobs)
             jobs = []
+    yield piece.first + 1
 
 
-def _prefill(pipeline: JobPipeline, piece: Piece, block_first: int, parity: int) -> None:
-    """Run the jobs of several tokens of a sequence: some consecutive tokens and one query head each."""
+def _prefill(pipeline: JobPipeline, piece: Piece, block_first: int, number: int) -> Iterator[int]:
+    """Run the jobs of several tokens of a sequence: some consecutive tokens and one query head each.
+
+    Yields, whenever all heads of some tokens were run, the token after them.
+    """
     work = pipeline.work
     shape = work.shape
     slot, unit = piece.chunk.slot, shape.key_unit
@@ -240,9 +255,9 @@ def _prefill(pipeline: JobPipeline, piece: Piece, block_first: int, parity: int)
     end = -(-(piece.position + piece.count) // unit) * unit
     for head, tiles in pipeline.cached.items():
         _load_keys(work, pipeline.layer, slot, head, tiles, start, end)
-    jobs = []
     for done in range(0, piece.count, work.chip.size.job_tokens):
         at = piece.first - block_first + done
+        jobs = []
         for head in range(shape.heads):
             tiles = pipeline.cached[head // shape.group]
             words = at * shape.query_words + head * shape.head_words
@@ -250,30 +265,38 @@ def _prefill(pipeline: JobPipeline, piece: Piece, block_first: int, parity: int)
                 Job(
                     name=f"sequence {slot} head {head}", tier=tiles.tiers[head % shape.group % len(tiles.tiers)],
                     head=head // shape.group, tiles=tiles, vectors=min(work.chip.size.job_tokens, piece.count - done),
-                    query=_region(work, "query", parity) + words, query_stride=shape.query_words,
-                    context=_context(work, parity) + at * shape.query_rows + head * shape.head_rows,
-                    context_stride=shape.query_rows, output=_region(work, "context", parity) + words,
+                    query=_query_words(work, number) + words, query_stride=shape.query_words,
+                    context=_context_rows(work, number) + at * shape.query_rows + head * shape.head_rows,
+                    context_stride=shape.query_rows, output=_context_words(work, number) + words,
                     output_stride=shape.query_words, position=piece.position + done, step=1,
                 )
             )  # fmt: skip
-    for some in range(0, len(jobs), pipeline.group):
-        pipeline.run(jobs[some : some + pipeline.group])
+        for some in range(0, len(jobs), pipeline.group):
+            pipeline.run(jobs[some : some + pipeline.group])
+        yield min(piece.first + done + work.chip.size.job_tokens, piece.first + piece.count)
 
 
-def _region(work: Work, name: str, parity: int) -> int:
-    """Return the first word of the block's queries or contexts, heads * head_dim bytes a token."""
-    return work.chip.words["attention"][name] + parity * work.chip.block * work.shape.query_words
+def _query_words(work: Work, number: int) -> int:
+    """Return the first word of a block's queries, heads * head_dim bytes a token."""
+    place = number % copies(work.chip.size.tokens, work.chip.block)
+    return work.chip.words["attention"]["query"] + place * work.chip.block * work.shape.query_words
 
 
-def _context(work: Work, parity: int) -> int:
-    return work.chip.rows["attention"]["context"] + parity * work.chip.block * work.shape.query_rows
+def _context_words(work: Work, number: int) -> int:
+    """Return the first word of a block's contexts."""
+    return work.chip.words["attention"]["context"] + number % 2 * work.chip.block * work.shape.query_words
 
 
-def _output(work: Work, layer: int, pieces: Sequence[Piece], parity: int) -> None:
-    """Emit the output projection of a block, added to the residual."""
+def _context_rows(work: Work, number: int) -> int:
+    """Return the first row of a block's contexts before they are divided."""
+    return work.chip.rows["attention"]["context"] + number % 2 * work.chip.block * work.shape.query_rows
+
+
+def _output(work: Work, layer: int, first: int, count: int, block_first: int, number: int) -> int:
+    """Emit the output projection of some tokens of a block, added to the residual; return when it is complete."""
     shape = work.shape
-    project(
-        work, "output", layer, tokens=sum(p.count for p in pieces),
-        act=_region(work, "context", parity), dest_kind=Dest.COMBINE,
-        dest_base=pieces[0].first * shape.hidden_rows, dest_list=1, accumulate=1,
+    return project(
+        work, "output", layer, tokens=count,
+        act=_context_words(work, number) + (first - block_first) * shape.query_words, dest_kind=Dest.COMBINE,
+        dest_base=first * shape.hidden_rows, dest_list=1, accumulate=1,
     )  # fmt: skip

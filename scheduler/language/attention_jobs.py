@@ -8,16 +8,17 @@ jobs, and its context is divided by the softmax's sum some jobs later, so that n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hdl.isa import Dest, Mode, Order, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
 from scheduler.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT
 from scheduler.language.work import Work
 
-__all__ = ["Job", "JobPipeline", "KeyTiles"]
+__all__ = ["Chain", "Job", "JobPipeline", "KeyTiles"]
 
-MOST_DELAY = 2
+MOST_DELAY = 4
 """Jobs whose division waits behind the softmax of later ones."""
 
 
@@ -103,8 +104,34 @@ class _Scores:
         return self.first + self.keys >= self.job.keys
 
 
+class Chain:
+    """Work that goes on beside the jobs: steps, each of which says when the next one can begin.
+
+    Parameters
+    ----------
+    ready : int
+        Cycle in which the first step can begin.
+    steps : iterator of int
+        Emits a step and yields the cycle in which the next can begin.
+    """
+
+    def __init__(self, ready: int, steps: Iterator[int]) -> None:
+        self.ready = ready
+        self.done = False
+        self._steps = steps
+
+    def step(self) -> None:
+        """Emit the next step."""
+        following = next(self._steps, None)
+        self.done = following is None
+        self.ready = self.ready if following is None else following
+
+
 class JobPipeline:
-    """Runs jobs: scores come ahead of the softmax, the division comes behind it, other work of the layer in between.
+    """Orders the work of the vector unit in a layer's attention: list scheduling on the forecast of `Emitter.clock`.
+
+    Scores come ahead of the softmax, the division comes behind it, other work of the layer (chains) in between: of what
+    is ready, the division first, then chains in their order, then the next softmax.
 
     Parameters
     ----------
@@ -119,23 +146,24 @@ class JobPipeline:
     ----------
     cached : dict of int to KeyTiles
         Keys and values of the sequence that is prefilled, by head.
-    fillers : deque of callables
-        Other work for the vector unit and the tiers; one piece is emitted after the softmax of a job (None: nothing).
+    chains : list of Chain
+        Other work.
     """
 
     def __init__(self, work: Work, layer: int, jobs: int) -> None:
         self.work = work
+        self.layer = layer
+        self.cached: dict[int, KeyTiles] = {}
+        self.chains: list[Chain] = []
+        self._clock = work.emitter.clock
         self._rate = len(work.background) / max(1, jobs)
         self._due = 0.0
-        self.layer = layer
-        self.fillers: deque[Callable[[], None] | None] = deque()
         regions = work.chip.regions
-        self.cached: dict[int, KeyTiles] = {}
         self._ahead = min(regions - 1, work.shape.config.tiers)
         self._delay = min(MOST_DELAY, regions - 1)
         self.group = max(1, min(work.shape.config.tiers, regions - self._delay))
-        self._pending: deque[_Scores] = deque()
-        self._undivided: deque[tuple[Job, int]] = deque()
+        self._pending: deque[tuple[int, _Scores]] = deque()
+        self._undivided: deque[tuple[int, Job, int]] = deque()
         self._open: set[Job] = set()
         self._behind: list[tuple[set[Job], Callable[[], None]]] = []
 
@@ -153,18 +181,17 @@ class JobPipeline:
                     continue
                 keys = min(size.key_block, job.keys - first)
                 block = _Scores(job, first, keys, work.next_region(), work.next_words(job.tier), scalar)
-                _scores(work, self.layer, block)
-                self._pending.append(block)
+                self._pending.append((_scores(work, self.layer, block), block))
                 if len(self._pending) > self._ahead:
                     self.advance()
 
     def make_room(self, tiers: Sequence[int], tiles: int) -> None:
         """Finish the softmax of jobs until none reads keys and values that begin at some tile in some tiers."""
-        while any(block.job.tier in tiers and block.job.tiles.keys == tiles for block in self._pending):
+        while any(block.job.tier in tiers and block.job.tiles.keys == tiles for _, block in self._pending):
             self.advance()
 
     def after(self, action: Callable[[], None]) -> None:
-        """Emit something as soon as all jobs that were run so far are divided."""
+        """Do something as soon as all jobs that were run so far are divided."""
         if self._open:
             self._behind.append((set(self._open), action))
         else:
@@ -175,40 +202,62 @@ class JobPipeline:
         while self._pending:
             self.advance()
 
-    def flush(self) -> None:
-        """Finish all jobs and the other work."""
-        self.settle()
-        while self._undivided:
-            self._divide_first()
-        while self.fillers:
-            self._fill()
-
-    def _load(self) -> None:
+    def advance(self) -> None:
+        """Emit work until the softmax of the oldest scores is out."""
+        left = len(self._pending)
+        while len(self._pending) == left:
+            self._emit_one()
         self._due += self._rate
         while self._due >= 1 and self.work.background:
             self._due -= 1
             self.work.background.popleft()()
 
-    def _fill(self) -> None:
-        if self.fillers and (piece := self.fillers.popleft()):
-            piece()
+    def finish(self, chain: Chain) -> None:
+        """Emit work until a chain is done."""
+        while not chain.done:
+            self._emit_one()
 
-    def advance(self) -> None:
-        """Emit the softmax of the oldest scores, and what can follow; without any, a piece of the other work."""
-        if not self._pending:
-            self._fill()
-            return
-        block = self._pending.popleft()
-        _softmax(self.work, self.layer, block)
+    def open_jobs(self) -> frozenset[Job]:
+        """Return the jobs that are not divided yet."""
+        return frozenset(self._open)
+
+    def close(self, jobs: Collection[Job]) -> None:
+        """Emit work until some jobs are divided."""
+        while not self._open.isdisjoint(jobs):
+            self._emit_one()
+
+    def flush(self) -> None:
+        """Finish everything."""
+        while self._pending or self._undivided or self.chains:
+            self._emit_one()
+
+    def _emit_one(self) -> None:
+        """Emit what is ready, or else what will be first."""
+        now = self._clock.vector
+        choices: list[tuple[int, Callable[[], None]]] = []
+        if self._undivided:
+            ready = 0 if len(self._undivided) > self._delay else self._undivided[0][0]
+            choices.append((ready, self._divide))
+        choices += [(chain.ready, partial(self._step, chain)) for chain in self.chains]
+        if self._pending and len(self._undivided) <= self._delay:
+            choices.append((self._pending[0][0], self._softmax))
+        ready, action = min(choices, key=lambda choice: max(choice[0], now))
+        self._clock.vector = max(now, ready)
+        action()
+
+    def _step(self, chain: Chain) -> None:
+        chain.step()
+        if chain.done:
+            self.chains.remove(chain)
+
+    def _softmax(self) -> None:
+        _, block = self._pending.popleft()
+        ready = _softmax(self.work, self.layer, block)
         if block.is_last:
-            self._undivided.append((block.job, block.scalar))
-        if len(self._undivided) > self._delay:
-            self._divide_first()
-        self._fill()
-        self._load()
+            self._undivided.append((ready, block.job, block.scalar))
 
-    def _divide_first(self) -> None:
-        job, scalar = self._undivided.popleft()
+    def _divide(self) -> None:
+        _, job, scalar = self._undivided.popleft()
         _divide(self.work, self.layer, job, scalar)
         self._open.discard(job)
         for waiting, _ in self._behind:
@@ -223,11 +272,11 @@ def _columns(work: Work, keys: int) -> int:
     return -(-keys // unit) * unit // work.shape.config.columns
 
 
-def _scores(work: Work, layer: int, block: _Scores) -> None:
+def _scores(work: Work, layer: int, block: _Scores) -> int:
     job, shape = block.job, work.shape
     rows = _columns(work, block.keys)
     parameters = work.model.layers[layer].heads[job.head]
-    work.emitter.gemm(
+    return work.emitter.gemm(
         f"scores {job.name}", tier_base=job.tier, tier_count=1, tokens=job.vectors, k_slices=shape.head_words,
         n_tiles=rows, vcache_base=job.tiles.keys + shape.key_tiles(block.first), tag=job.tiles.tag, act_base=job.query,
         act_stride=job.query_stride, mode=Mode.REQUANT16, shift=parameters.score_shift, param_hold=1,
@@ -236,7 +285,7 @@ def _scores(work: Work, layer: int, block: _Scores) -> None:
     )  # fmt: skip
 
 
-def _softmax(work: Work, layer: int, block: _Scores) -> None:
+def _softmax(work: Work, layer: int, block: _Scores) -> int:
     job, shape, emit, size = block.job, work.shape, work.emitter, work.chip.size
     rows = _columns(work, block.keys)
     words = rows * shape.config.columns // shape.config.rows
@@ -261,7 +310,7 @@ def _softmax(work: Work, layer: int, block: _Scores) -> None:
             f"rescale {job.name}", op=VectorOp.RESCALE, **context, s_base=highest, bits=VectorBits.BITS32,
             dest_kind=VectorDest.ROWS, dest_base=job.context, dest_stride=job.context_stride,
         )  # fmt: skip
-    emit.gemm(
+    return emit.gemm(
         f"context {job.name}", tier_base=job.tier, tier_count=1, tokens=job.vectors, k_slices=words,
         n_tiles=shape.head_rows, order=Order.N_INNER, vcache_base=job.tiles.values + shape.key_tiles(block.first),
         tag=job.tiles.tag, act_base=block.words, act_stride=words, mode=Mode.REQUANT16, shift=parameters.value_shift,

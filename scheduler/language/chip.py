@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from hdl.config import MachineConfig
 from scheduler.language.shape import LoweringError, ModelShape
 
-__all__ = ["Chip", "Ring", "StepSize", "plan_chip"]
+__all__ = ["AHEAD", "Chip", "Ring", "StepSize", "copies", "plan_chip"]
 
 TAGS = 64
+AHEAD = 2
+"""Blocks of tokens that are projected before they are attended to."""
 MOST_SLOTS = 4
 """Experts of one tier that may be loaded or in use at a time."""
 
@@ -176,12 +178,17 @@ def dense_tiles(shape: ModelShape) -> dict[str, int]:
     }
 
 
+def copies(tokens: int, block: int) -> int:
+    """Return how many blocks have their queries, keys and values on the chip at a time."""
+    return min(AHEAD + 1, -(-tokens // block))
+
+
 def _row_pools(shape: ModelShape, size: StepSize, block: int, regions: int) -> dict[str, Pool]:
     base = size.tokens * shape.hidden_rows
     score = size.job_tokens * size.key_block // shape.config.columns
     attention = {
-        "qkv": 2 * block * shape.projected_rows,
-        "rope": 2 * block * shape.rope_rows,
+        "qkv": copies(size.tokens, block) * block * shape.projected_rows,
+        "rope": size.tokens * shape.rope_rows,
         "context": 2 * block * shape.query_rows,
         "scores": regions * score,
         "spare": 3,  # one for each load engine, one that is only read
@@ -196,7 +203,7 @@ def _word_pools(shape: ModelShape, size: StepSize, block: int, chunk: int) -> di
     x = size.tokens * shape.hidden_words
     attention = {
         "x": x,
-        "query": 2 * block * shape.query_words,
+        "query": copies(size.tokens, block) * block * shape.query_words,
         "context": 2 * block * shape.query_words,
         "scores": 2 * size.job_tokens * size.key_block // shape.config.rows,
     }
@@ -206,7 +213,7 @@ def _word_pools(shape: ModelShape, size: StepSize, block: int, chunk: int) -> di
 
 
 def _scalar_pools(shape: ModelShape, size: StepSize, block: int, regions: int) -> dict[str, Pool]:
-    attention = {"norm": 2 * block, "jobs": 2 * regions * size.job_tokens, "spare": 1}
+    attention = {"norm": copies(size.tokens, block) * block, "jobs": 2 * regions * size.job_tokens, "spare": 1}
     experts = {"norm": size.tokens, "choice": shape.chosen * size.tokens, "top": size.tokens, "sum": size.tokens}
     first = Pool(0, attention)
     return {
@@ -233,7 +240,7 @@ def plan_chip(shape: ModelShape, size: StepSize) -> Chip:
     blocks = sorted({most, *(b for b in (64, 32, 16, 8, 4, 2, 1) if b <= most)}, reverse=True)
     if size.tokens > 64:
         blocks = [
-            b for b in blocks if b <= 32
+            b for b in blocks if b <= 16
         ] or blocks  # with several blocks, one's vectors overlap the other's GEMMs
     for block in blocks:
         for regions in (2 * config.tiers, 3 * config.tiers // 2, config.tiers, 1):

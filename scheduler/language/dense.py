@@ -48,15 +48,18 @@ def _gang(work: Work, n_tiles: int) -> tuple[dict[str, int], int]:
     return {"tier_base": 0, "tier_count": size, "mapping": Mapping3D.N if size > 1 else Mapping3D.ALONE}, size
 
 
-def project(work: Work, name: str, layer: int, *, tokens: int, act: int, **dest: int) -> None:
-    """Emit a dense matrix of a layer (``qkv`` or ``output``): int8 activations of tier 0 in, int16 rows out."""
+def project(work: Work, name: str, layer: int, *, tokens: int, act: int, **dest: int) -> int:
+    """Emit a dense matrix of a layer (``qkv`` or ``output``): int8 activations of tier 0 in, int16 rows out.
+
+    Returns the cycle in which the rows are expected.
+    """
     shape, parameters = work.shape, work.model.layers[layer]
     n_tiles, k_slices, matrix = {
         "qkv": (shape.projected_rows, shape.hidden_words, parameters.qkv),
         "output": (shape.hidden_rows, shape.query_words, parameters.output),
     }[name]
     fields, size = _gang(work, n_tiles)
-    work.emitter.gemm(
+    return work.emitter.gemm(
         name, **fields, tokens=tokens, k_slices=k_slices, n_tiles=n_tiles // size, vcache_base=work.tile(layer, name),
         tag=work.dense_tags[layer], act_base=act, act_stride=k_slices, mode=Mode.REQUANT16, shift=matrix.shift,
         param_base=work.word(layer, name), **dest,

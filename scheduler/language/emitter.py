@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp
+from hdl.legality import gang_tiers
+from scheduler.cycle_model import ROW, VECTOR_DRAIN, vector_cycles
 from scheduler.language.chip import Chip
 from scheduler.sync import Synchroniser
 
-__all__ = ["Emitter", "Label"]
+__all__ = ["Clock", "Emitter", "Label"]
 
 Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
@@ -38,6 +40,36 @@ class Label:
         return f"L{self.layer} {self.operation}" if self.layer >= 0 else self.operation
 
 
+class Clock:
+    """A rough forecast of when the vector unit and the tiers come to what is emitted; it guides the order of emission.
+
+    Attributes
+    ----------
+    vector : int
+        Cycle in which the vector unit is through with what was emitted.
+    tiers : list of int
+        The same for each tier.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.vector = 0
+        self.tiers = [0] * config.tiers
+        self._pass = config.rows + ROW
+
+    def add_vector(self, instruction: Instruction) -> None:
+        """Let the vector unit work on an instruction."""
+        self.vector += vector_cycles(instruction) + VECTOR_DRAIN
+
+    def add_gemm(self, instruction: Instruction) -> int:
+        """Let the gang's tiers work on an instruction, not before the vector unit; return when its rows are there."""
+        tiers = gang_tiers(instruction)
+        start = max(self.vector, *(self.tiers[tier] for tier in tiers))
+        end = start + instruction["tokens"] * instruction["k_slices"] * instruction["n_tiles"]
+        for tier in tiers:
+            self.tiers[tier] = end
+        return end + self._pass
+
+
 class Emitter:
     """Collects a step's instructions.
 
@@ -54,6 +86,7 @@ class Emitter:
         self.config: MachineConfig = chip.shape.config
         self.layer = -1
         self.labels: list[Label] = []
+        self.clock = Clock(self.config)
         self._sync = Synchroniser(self.config, images, self._carrier)
 
     def _carrier(self, queue: str) -> dict[str, int]:
@@ -80,13 +113,15 @@ class Emitter:
         """Emit a STORE."""
         self._emit(Opcode.STORE, operation, fields)
 
-    def gemm(self, operation: str, **fields: int) -> None:
-        """Emit a GEMM."""
+    def gemm(self, operation: str, **fields: int) -> int:
+        """Emit a GEMM; return the cycle in which its rows are expected."""
         self._emit(Opcode.GEMM, operation, fields)
+        return self.clock.add_gemm(Instruction(Opcode.GEMM, fields))
 
     def vector(self, operation: str, **fields: int) -> None:
         """Emit a VECTOR."""
         self._emit(Opcode.VECTOR, operation, fields)
+        self.clock.add_vector(Instruction(Opcode.VECTOR, fields))
 
     def finish(self) -> tuple[Instruction, ...]:
         """Return all instructions with their semaphores, END included."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,8 +52,8 @@ class _Job:
     lists: list[int] | None = None
 
 
-def lower_router(work: Work, layer: int, first: int, count: int) -> None:
-    """Emit norm, router logits and choices of some tokens of a layer."""
+def lower_router(work: Work, layer: int, first: int, count: int) -> Iterator[int]:
+    """Emit norm and router logits of some tokens of a layer, one step of a chain."""
     chip, shape, emit = work.chip, work.shape, work.emitter
     rows, scalars = chip.rows["experts"], chip.scalars["experts"]
     x = chip.words["experts"]["x"] + first * shape.hidden_words
@@ -69,6 +69,7 @@ def lower_router(work: Work, layer: int, first: int, count: int) -> None:
         mode=Mode.REQUANT16, shift=parameters.router.shift, param_base=work.word(layer, "router"),
         dest_kind=Dest.COMBINE, dest_base=logits_row, dest_stride=shape.router_rows,
     )  # fmt: skip
+    yield emit.clock.vector
 
 
 def lower_choices(work: Work, tokens: int) -> None:

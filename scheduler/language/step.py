@@ -156,6 +156,7 @@ def lower_step(
     queues = ExpertQueues(work, routing)
 
     _embed(work, chunks)
+    _load_rotations(work, chunks)
     load_parameters(work)
     load_dense(work, 0)
     queues.prime()
@@ -210,6 +211,18 @@ def _embed(work: Work, chunks: Sequence[Chunk]) -> None:
                 shift=work.model.embedding_shift, addr=symbol.units,
             )  # fmt: skip
             row += shape.hidden_rows
+
+
+def _load_rotations(work: Work, chunks: Sequence[Chunk]) -> None:
+    """Load the rotation tables of all tokens' positions; every layer uses them."""
+    shape, row = work.shape, work.chip.rows["attention"]["rope"]
+    for chunk in chunks:
+        table = work.memory.rope(chunk.position)
+        count = len(chunk.tokens) * shape.rope_rows
+        work.emitter.load(
+            "rope", dest_kind=LoadDest.ROWS, dest_base=row, group=table.group, count=count, addr=table.units
+        )
+        row += count
 
 
 def _head(work: Work, chunks: Sequence[Chunk]) -> None:
