@@ -62,8 +62,11 @@ class Slice:
 def vector_cycles(instruction: Instruction) -> int:
     """Return the cycles in which a VECTOR instruction asks for rows of the combine buffer."""
     op = VectorOp(instruction["op"])
-    per_row = {VectorOp.MUL: 2, VectorOp.ROTATE: 3, VectorOp.ADD: 13, VectorOp.GATHER: 4}.get(op, 1)
-    return per_row * row_count(instruction)
+    rows = row_count(instruction)
+    if op == VectorOp.ROTATE:  # small tables stay in the lanes for a vector
+        small = instruction["b_rows"] <= 2
+        return rows + 2 * instruction["b_rows"] * instruction["vectors"] if small else 3 * rows
+    return {VectorOp.MUL: 2, VectorOp.ADD: 13, VectorOp.GATHER: 4}.get(op, 1) * rows
 
 
 class CycleModel:

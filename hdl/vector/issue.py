@@ -26,7 +26,7 @@ def token_layout(config: MachineConfig) -> data.StructLayout:
 
     ``phase``: operand. ``final``: with this row the result is complete. ``count``: valid elements, 0 to C. ``out``: a
     result row leaves. ``dest``: combine row or activation word, ``half``: which half of the word. ``row``, ``first``,
-    ``last``: its place in the vector. ``scalar``: the scalar that the vector writes. ``pick``, ``place``: GATHER's
+    ``last``: its place in the vector. ``index``: which row of ROTATE's tables it is or takes. ``scalar``: the scalar that the vector writes. ``pick``, ``place``: GATHER's
     lanes.
     """
     lane_bits = config.columns.bit_length() - 1
@@ -42,6 +42,7 @@ def token_layout(config: MachineConfig) -> data.StructLayout:
             "row": 9,
             "first": 1,
             "last": 1,
+            "index": 1,
             "scalar": config.scalar_bits,
             "pick": lane_bits,
             "place": lane_bits,
@@ -52,8 +53,9 @@ def token_layout(config: MachineConfig) -> data.StructLayout:
 class VectorIssue(wiring.Component):
     """Runs the loops over vectors, rows and operands.
 
-    Throughput: one row per cycle while requests are accepted and there is room for results; ADD one result in 13
-    cycles, GATHER one element in 4.
+    Throughput: one row per cycle while requests are accepted and there is room for results; MUL one result in two
+    cycles, ADD in 13, GATHER one element in 4. ROTATE reads its tables once a vector when they have one or two rows
+    each (``b_rows``), else before every row: one result in three cycles.
 
     Members
     -------
@@ -131,6 +133,7 @@ class VectorIssue(wiring.Component):
         # Loop state.
         vector, row, phase, element = Signal(10), Signal(9), Signal(2), Signal(lane_bits)
         a_vector, b_vector, dest_vector = Signal(16), Signal(16), Signal(16)
+        table = Signal(3)  # row of the table that ROTATE reads
         left = Signal(signed(18))  # valid elements from the present row on
         length = Signal(signed(17))
         scalar, gather_scalar, d_scalar = Signal(12), Signal(12), Signal(12)
@@ -144,8 +147,10 @@ class VectorIssue(wiring.Component):
                 job.eq(new), running.eq(1), issuing.eq(1), vector.eq(0), row.eq(0), phase.eq(0), element.eq(0),
                 a_vector.eq(new.a_base), b_vector.eq(new.b_base), dest_vector.eq(new.dest_base),
                 length.eq(first_length), left.eq(first_length), scalar.eq(new.s_base), gather_scalar.eq(new.s_base),
-                d_scalar.eq(new.d_scalar),
+                d_scalar.eq(new.d_scalar), table.eq(0),
             ]  # fmt: skip
+            with m.If(new.op == VectorOp.ROTATE):
+                m.d.sync += phase.eq(Phase.B)
 
         # GATHER looks its index up before it can ask for the row.
         index, looked = Signal(16), Signal(2)
@@ -160,7 +165,9 @@ class VectorIssue(wiring.Component):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.RANGE), self.error.pc.eq(job.pc)]
 
         # The request.
-        last_phase = Mux(rotate, Phase.C, Mux(two, Phase.B, Phase.A))
+        last_phase = Mux(two & ~rotate, Phase.B, Phase.A)
+        many, table_end = Signal(), Signal()  # tables that do not fit the lanes; the last row of one
+        m.d.comb += [many.eq(job.b_rows > 2), table_end.eq(many | (table + 1 == job.b_rows))]
         last_row, last_element = Signal(), Signal()
         final, period = Signal(), Signal(3)
         pause = Signal(range(LANE_STAGES + 4))  # ADD: until the row before has its sum
@@ -173,7 +180,7 @@ class VectorIssue(wiring.Component):
             final.eq(phase == last_phase),
             period.eq(job.b_rows - 1),
             a_row.eq(a_vector + Mux(gather, index[lane_bits:], row)),
-            b_row.eq(b_vector + (row[:3] & period) + Mux(phase == Phase.C, job.b_rows, 0)),
+            b_row.eq(b_vector + Mux(rotate & ~many, table, row[:3] & period) + Mux(phase == Phase.C, job.b_rows, 0)),
             self.reads_a.eq(phase == Phase.A),
             self.request_row.eq(Mux(phase == Phase.A, a_row, b_row)),
             self.request_valid.eq(
@@ -196,6 +203,13 @@ class VectorIssue(wiring.Component):
 
         with m.If(accepted):
             m.d.sync += [phase.eq(Mux(final, Phase.A, phase + 1)), looked.eq(0)]
+            with m.If(rotate):
+                with m.If(phase == Phase.A):
+                    m.d.sync += phase.eq(Mux(many | last_row, Phase.B, Phase.A))
+                with m.Elif(table_end):
+                    m.d.sync += [table.eq(0), phase.eq(Mux(phase == Phase.B, Phase.C, Phase.A))]
+                with m.Else():
+                    m.d.sync += [table.eq(table + 1), phase.eq(phase)]
             with m.If(add & final):
                 m.d.sync += pause.eq(LANE_STAGES + 2)
             with m.If(gather & ~last_element):
@@ -232,6 +246,7 @@ class VectorIssue(wiring.Component):
                 token.row.eq(row),
                 token.first.eq(row == 0),
                 token.last.eq(last_row),
+                token.index.eq(~many & Mux(phase == Phase.A, row[0] & period[0], table[0])),
                 token.scalar.eq(d_scalar),
                 token.pick.eq(index[:lane_bits]),
                 token.place.eq(element),

@@ -27,7 +27,10 @@ PHASES = 3
 
 
 class Phase:
-    """What a row that enters the pipeline is: operand A, operand B (or ROTATE's first table), ROTATE's second table."""
+    """What a row that enters the pipeline is: operand A, operand B (or ROTATE's first table), ROTATE's second table.
+
+    ROTATE's tables are kept in the lanes, up to two rows of each, for the rows of operand A that come after them.
+    """
 
     A, B, C = range(PHASES)
 
@@ -35,7 +38,8 @@ class Phase:
 class VectorLane(wiring.Component):
     """Input shift, function, multiplication, output shift, saturation of one element.
 
-    Latency: 11 cycles from `load` to `result`. Throughput: one element per cycle. Multipliers: 25 x 18 and 12 x 8.
+    Latency: 11 cycles from `load` to `result`. Throughput: one element per cycle. Multipliers: 25 x 18, 16 x 16
+    (ROTATE) and 12 x 8.
 
     The registers of stage i load with ``enable[i]``: `load` delayed by i + 1 cycles.
 
@@ -53,12 +57,15 @@ class VectorLane(wiring.Component):
         Function.
     pivot : In(signed(16))
         Stage 3: what EXP2 subtracts; what ARGMAX compares with.
-    use_b, square : In(1)
-        The second factor is operand B; x itself; else `factor`.
+    use_b, square, rotate : In(1)
+        The second factor is operand B; x itself; the first table, and the pair's other x times the second table is
+        added; else `factor`.
+    table_write : In(1), table_read : In(1)
+        Stages 5 and 6: which of the two rows of a table.
     factor : In(17)
         Stage 6.
-    neighbour : In(16)
-        x of the other lane of the pair (ROTATE).
+    neighbour : In(signed(16))
+        `own` of the other lane of the pair (ROTATE).
     shift : In(6)
         Stage 8: rounding shift of the result.
     add : In(1), bits : In(2)
@@ -66,7 +73,9 @@ class VectorLane(wiring.Component):
     valid : In(1)
         Stage 9: whether the element counts; else the result is zero.
     x : Out(16)
-        Low bits of x, in stage 3 (also the neighbour's input).
+        Low bits of x, in stage 3.
+    own : Out(signed(16))
+        Low bits of the function's value, in stage 6.
     below, equal : Out(1)
         Stage 3: x is below the pivot; equals it.
     result : Out(signed(32))
@@ -86,13 +95,17 @@ class VectorLane(wiring.Component):
                 "pivot": In(signed(16)),
                 "use_b": In(1),
                 "square": In(1),
+                "rotate": In(1),
+                "table_write": In(1),
+                "table_read": In(1),
                 "factor": In(17),
-                "neighbour": In(16),
+                "neighbour": In(signed(16)),
                 "shift": In(6),
                 "add": In(1),
                 "bits": In(2),
                 "valid": In(1),
                 "x": Out(16),
+                "own": Out(signed(16)),
                 "below": Out(1),
                 "equal": Out(1),
                 "result": Out(signed(32)),
@@ -125,8 +138,6 @@ class VectorLane(wiring.Component):
             m.d.sync += operand[1].eq(operand[0])
             with m.If(self.phase[1] == Phase.A):
                 m.d.sync += x.eq(Mux(self.narrow, clamp(rounded, 16), clamp(rounded, X_BITS)))
-            with m.Elif(self.phase[1] == Phase.C):
-                m.d.sync += x.eq(self.neighbour.as_signed())
         # Stage 2 gives ARGMAX's exclusion and the function's table a cycle of their own.
         x2 = Signal(signed(X_BITS))
         with m.If(self.enable[2]):
@@ -150,10 +161,26 @@ class VectorLane(wiring.Component):
                 m.d.sync += operand[stage].eq(operand[stage - 1])
 
         # Stages 6 and 7: the product, and ROTATE's sum of two.
+        tables = {
+            phase: [Signal(signed(16), name=f"table{phase}_{place}") for place in range(2)]
+            for phase in (Phase.B, Phase.C)
+        }
+        for phase, places in tables.items():
+            for place, register in enumerate(places):
+                written = self.enable[5] & self.rotate & (self.phase[5] == phase) & (self.table_write == place)
+                with m.If(written):
+                    m.d.sync += register.eq(operand[4])
+        first_table, second_table = (Mux(self.table_read, pair[1], pair[0]) for pair in tables.values())
+        crossed = Signal(signed(32))
+        m.d.comb += self.own.eq(function.f)
+        with m.If(self.enable[6] & self.rotate):
+            m.d.sync += crossed.eq(self.neighbour * second_table)
         second = Signal(signed(18))
         product = Signal(signed(43))
         total = Signal(signed(44))
-        with m.If(self.use_b):
+        with m.If(self.rotate):
+            m.d.comb += second.eq(first_table)
+        with m.Elif(self.use_b):
             m.d.comb += second.eq(operand[5])
         with m.Elif(self.square):
             m.d.comb += second.eq(function.f)
@@ -162,7 +189,7 @@ class VectorLane(wiring.Component):
         with m.If(self.enable[6]):
             m.d.sync += product.eq(function.f * second)
         with m.If(self.enable[7]):
-            m.d.sync += total.eq(Mux(self.phase[7] == Phase.C, total + product, product))
+            m.d.sync += total.eq(product + Mux(self.rotate, crossed, 0))
 
         # Stages 8 and 9: shift with one more bit, round, add, saturate.
         wide = Signal(signed(34))

@@ -48,7 +48,8 @@ class VectorUnit(wiring.Component):
 
     Latency: a result row is written 15 cycles after its last operand was read, when nothing is in the way; about 20
     cycles from the last row of an instruction to the first of the next. Throughput: one row of operand A per cycle
-    (MUL: one in two cycles, ROTATE: in three, ADD: in 14; GATHER: one element in three).
+    (MUL: one in two cycles, ADD: in 14; GATHER: one element in three; ROTATE with tables of one or two rows: the rows of
+    a vector and of its tables, with larger tables one row in three cycles).
 
     Members
     -------
@@ -129,7 +130,7 @@ class VectorUnit(wiring.Component):
         lanes = self._lanes(m, platform, job, tokens, row, factor, pivot, shift)
         self._reduce(m, platform, job, tokens, lanes, scalars, factor, choice)
         self._deliver(m, job, tokens, lanes, output, issue)
-        busy_tokens = Cat(token.valid for token in tokens).any()
+        busy_tokens = self._unfinished(job, tokens)
 
         # Completion, posts, errors, statistics.
         posting = Signal()
@@ -181,12 +182,29 @@ class VectorUnit(wiring.Component):
         for number in range(1, length + 1):
             token: Any = Signal(token_layout(self.config), name=f"token{number}")
             before = tokens[-1]
-            m.d.sync += token.valid.eq(before.valid)
+            m.d.sync += token.valid.eq(before.valid & ~issue.finished)
             with m.If(before.valid):
                 fields = [name for name in token.shape().members if name != "valid"]
                 m.d.sync += [token[name].eq(before[name]) for name in fields]
             tokens.append(token)
         return tokens
+
+    def _unfinished(self, job: Any, tokens: list[Any]) -> Any:
+        """Return whether a row of the instruction has not come to where its result is taken.
+
+        That is behind the tree of maxima, behind the lanes, or behind the tree of sums; nothing looks at it later, and
+        it is forgotten when the instruction is finished.
+        """
+        stages = tree_stages(self.config.columns)
+        early = (job.op == VectorOp.MAX) | (job.op == VectorOp.ARGMAX)
+        summed = (job.op == VectorOp.SUMSQ) | ((job.op == VectorOp.MAP) & (job.sum != VectorSum.NONE))
+        until_best, until_result = STAGE_X + 3 + stages, LANE_STAGES + 2
+        assert until_best <= until_result <= len(tokens)
+        return (
+            Cat(token.valid for token in tokens[:until_best]).any()
+            | (Cat(token.valid for token in tokens[until_best:until_result]).any() & ~early)
+            | (Cat(token.valid for token in tokens[until_result:]).any() & summed)
+        )
 
     def _operands(self, m: Module, job: Any, tokens: list[Any], scalars: Any) -> tuple[list[Any], Any, Any, Any]:
         """Return what the scalar operand gives: factor by token, pivot and choice in lane stage 3, shift in stage 8."""
@@ -238,11 +256,12 @@ class VectorUnit(wiring.Component):
     ) -> list[Any]:
         """Place the lanes and what all of them share."""
         op = job.op
-        narrow, use_b, square = Signal(), Signal(), Signal()
+        narrow, use_b, square, rotate = Signal(), Signal(), Signal(), Signal()
         fn = Signal(2)
         bits = Signal(2)
         m.d.comb += [
-            use_b.eq((op == VectorOp.MUL) | (op == VectorOp.ROTATE)),
+            use_b.eq((op == VectorOp.MUL) | rotate),
+            rotate.eq(op == VectorOp.ROTATE),
             square.eq(op == VectorOp.SUMSQ),
             narrow.eq(
                 use_b
@@ -272,6 +291,9 @@ class VectorUnit(wiring.Component):
                 lane.pivot.eq(pivot),
                 lane.use_b.eq(use_b),
                 lane.square.eq(square),
+                lane.rotate.eq(rotate),
+                lane.table_write.eq(tokens[6].index),
+                lane.table_read.eq(tokens[7].index),
                 lane.factor.eq(multiplier),
                 lane.shift.eq(shift),
                 lane.add.eq(op == VectorOp.ADD),
@@ -280,7 +302,7 @@ class VectorUnit(wiring.Component):
             ]
             lanes.append(lane)
         for number, lane in enumerate(lanes):
-            m.d.comb += lane.neighbour.eq(lanes[number ^ 1].x)
+            m.d.comb += lane.neighbour.eq(lanes[number ^ 1].own)
         return lanes
 
     def _reduce(

@@ -24,6 +24,8 @@ __all__ = ["lower_attention"]
 
 SECTION = 16
 """Tokens of a block that norms, dense matrices and rotations take at a time."""
+EDGE = 8
+"""The same in the first and the last block, where the array and the vector unit wait for one another."""
 
 
 def lower_attention(
@@ -54,8 +56,12 @@ def lower_attention(
             pipeline.chains.append(projections[-1])
 
     def finish(section: tuple[int, int], block_first: int, number: int) -> None:
-        ready = _output(work, layer, *section, block_first, number)
-        pipeline.chains.append(Chain(ready, route(*section)))
+        first, count = section
+        size = EDGE if number + 1 == len(blocks) else SECTION
+        for at in range(first, first + count, size):
+            part = min(size, first + count - at)
+            ready = _output(work, layer, at, part, block_first, number)
+            pipeline.chains.append(Chain(ready, route(at, part)))
 
     for number in range(AHEAD):
         project_block(number)
@@ -99,7 +105,8 @@ def _projection(work: Work, layer: int, pieces: Sequence[Piece], number: int) ->
     query = words["query"] + place * shape.query_words
     scalar = chip.scalars["attention"]["norm"] + place
     keys = qkv + shape.query_rows
-    sections = [(at, min(SECTION, total - at)) for at in range(0, total, SECTION)]
+    size = EDGE if number == 0 else SECTION
+    sections = [(at, min(size, total - at)) for at in range(0, total, size)]
 
     def rotation(at: int, count: int) -> dict[str, int]:
         return {
