@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import MachineConfig
 from hdl.control.queues import queue_count
 from hdl.isa import INSTRUCTION_BITS
-from hdl.regs import exhaustive_counters
+from hdl.regs import traced_counters
 
 __all__ = [
     "PC_BITS", "bank_write_layout", "bond_signature", "dispatch_layout", "error_layout", "fill_control_layout",
@@ -245,10 +245,10 @@ def trace_layout(config: MachineConfig) -> data.StructLayout:
     order of `hdl.control.queues`: an instruction leaves the queue / does its first work, its waits granted / is
     finished (tiers: its first and last wave were issued). Within a queue all three happen in program order, so that no
     instruction index is needed; ``pair_end`` instead of ``end`` belongs to load engine 1's PAIR loads. ``activity``:
-    the events of the counters of `hdl.regs.exhaustive_counters`, first counter of the first unit lowest.
+    the events of the counters of `hdl.regs.traced_counters`, first counter of the first unit lowest.
     """
     queues = queue_count(config)
-    activity = sum(len(names) for names in exhaustive_counters(config).values())
+    activity = sum(len(names) for names in traced_counters(config).values())
     return data.StructLayout(
         {"running": 1, "taken": queues, "begin": queues, "end": queues, "pair_end": 1, "activity": activity}
     )

@@ -30,7 +30,7 @@ from hdl.memory.axi import GroupMaster, axi_signature
 from hdl.memory.fetch import FetchUnit
 from hdl.memory.loads import LoadUnit
 from hdl.memory.store import StoreUnit
-from hdl.regs import exhaustive_counters
+from hdl.regs import traced_counters
 from hdl.result.collector import Collector
 from hdl.vector.unit import VectorUnit, vector_stats_layout
 
@@ -282,7 +282,7 @@ class Machine(StructuralComponent):
     def _trace(self, s: Structure, b: _Blocks, events: dict[str, Any]) -> None:
         """Lead out what a recorder of traces needs, `events` being those of the counters by name."""
         stats = b.sequencers.stats
-        names = [name for unit in exhaustive_counters(self.config).values() for name in unit]
+        names = [name for unit in traced_counters(self.config).values() for name in unit]
         fields = {
             "running": b.supervisor.running,
             "taken": b.glue.taken,

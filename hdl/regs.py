@@ -12,6 +12,7 @@ from hdl.config import MachineConfig
 __all__ = [
     "COUNTER_BASE", "COUNTER_BITS", "EXHAUSTIVE", "GLOBAL_COUNTERS", "MAGIC", "TIER_COUNTERS", "Register",
     "RegisterField", "counter_names", "exhaustive_counters", "register_map",
+    "traced_counters",
 ]  # fmt: skip
 
 MAGIC = 0x4133_444D
@@ -146,6 +147,14 @@ def exhaustive_counters(config: MachineConfig) -> dict[str, tuple[str, ...]]:
     states = ["wave", *names[names.index("stall_tag") :]]
     tiers = {f"tier {t}": tuple(f"tier{t}_{name}" for name in states) for t in range(config.tiers)}
     return tiers | dict(EXHAUSTIVE)
+
+
+def traced_counters(config: MachineConfig) -> dict[str, tuple[str, ...]]:
+    """Return by unit the counters whose events the machine's trace output carries.
+
+    Beside `exhaustive_counters` the dispatcher's, of which at most one counts each cycle (after END none).
+    """
+    return {**exhaustive_counters(config), "dispatcher": ("instructions", "dispatch_full", "dispatch_starved")}
 
 
 def counter_names(config: MachineConfig) -> list[str]:

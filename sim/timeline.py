@@ -15,22 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode
 from hdl.legality import load_groups, load_unit_bytes, store_bytes
-from hdl.regs import exhaustive_counters
+from hdl.regs import traced_counters
 from hdl.vector_access import row_count
 from scheduler.language.emitter import Label
 from scheduler.ordering import issue_queues
 from sim.trace import Trace, TraceError, queue_names
 
-__all__ = ["BUSY", "KINDS", "Slice", "TracedStep", "kind_of", "slices_of", "state_of", "state_runs", "write_timeline"]
+__all__ = [
+    "BUSY", "KINDS", "Causes", "Slice", "TracedStep", "full_queues", "kind_of", "slices_of", "state_of", "state_runs",
+    "write_timeline",
+]  # fmt: skip
 
 KINDS = ("attention", "dense", "router", "experts", "norm, softmax", "keys, values", "weights", "other data")
 """Kinds of operations, as timelines colour them."""
 
-BUSY = ("wave", "read_beats", "write_beats", "rows")
+BUSY = ("wave", "read_beats", "write_beats", "rows", "instructions")
 """States in which a unit works; in the others it waits or has nothing to do."""
 
 _ROUTER = ("router", "choose", "gather", "gate")
@@ -75,8 +79,10 @@ class Slice:
     pc : int
         Index in the stream; the instruction's address is ``32 * pc`` from the stream's base.
     opcode : str
+    dispatched : int
+        Cycle in which the instruction entered its queue.
     taken : int
-        Cycle in which the instruction left its queue.
+        Cycle in which it left the queue.
     begin : int
         Cycle of its first work: first wave, waits granted (loads: first address), vector unit started.
     start, end : int
@@ -99,6 +105,7 @@ class Slice:
     layer: int
     pc: int
     opcode: str
+    dispatched: int
     taken: int
     begin: int
     start: int
@@ -135,13 +142,16 @@ def slices_of(step: TracedStep, config: MachineConfig) -> list[Slice]:
         The trace has more instructions of a queue than the stream.
     """
     slices: list[Slice] = []
+    dispatched = step.trace.cycles_of("instructions")
     for track in queue_names(config):
         numbers = [pc for pc, i in enumerate(step.instructions) if track in issue_queues(i)]
-        slices += _track(step, config, track, numbers)
+        slices += _track(step, config, track, numbers, dispatched)
     return slices
 
 
-def _track(step: TracedStep, config: MachineConfig, track: str, numbers: Sequence[int]) -> Iterator[Slice]:
+def _track(
+    step: TracedStep, config: MachineConfig, track: str, numbers: Sequence[int], dispatched: npt.NDArray[np.int64]
+) -> Iterator[Slice]:
     trace = step.trace
     taken, begin = trace.taken[track], trace.begin[track]
     if max(len(taken), len(begin), len(trace.end[track])) > len(numbers):
@@ -162,8 +172,8 @@ def _track(step: TracedStep, config: MachineConfig, track: str, numbers: Sequenc
         before = max(start, trace.cycles if end is None else int(end) + 1)
         yield Slice(
             track=track, name=label.operation, kind=kind_of(instruction, label.operation), layer=label.layer, pc=pc,
-            opcode=instruction.opcode.name, taken=int(taken[place]), begin=first, start=start, end=before,
-            finished=end is not None, **_amounts(instruction, config, track),
+            opcode=instruction.opcode.name, dispatched=int(dispatched[pc]), taken=int(taken[place]), begin=first,
+            start=start, end=before, finished=end is not None, **_amounts(instruction, config, track),
         )  # fmt: skip
 
 
@@ -181,7 +191,7 @@ def _amounts(instruction: Instruction, config: MachineConfig, track: str) -> dic
 
 def state_of(counter: str, unit: str) -> str:
     """Return the unit's state that a counter counts, such as ``stall_tag`` or ``starved``."""
-    for part in (f"{unit.replace(' ', '')}_", "load_", "store_", "vector_"):
+    for part in (f"{unit.replace(' ', '')}_", "load_", "store_", "vector_", "dispatch_"):
         counter = counter.removeprefix(part)
     return counter.removesuffix("_0").removesuffix("_1")
 
@@ -189,12 +199,14 @@ def state_of(counter: str, unit: str) -> str:
 def state_runs(trace: Trace, config: MachineConfig) -> Iterator[tuple[str, str, int, int]]:
     """Yield (unit, counter, first cycle, cycle after the last) of each stretch in which a unit's state stays the same.
 
-    Units and counters are those of ``hdl.regs.exhaustive_counters``.
+    Units and counters are those of ``hdl.regs.traced_counters``; the counter is empty while none counts.
     """
     first = 0
-    for unit, names in exhaustive_counters(config).items():
-        states = trace.activity[:, first : first + len(names)].argmax(axis=1)
-        first += len(names)
+    for unit, counters in traced_counters(config).items():
+        events = trace.activity[:, first : first + len(counters)]
+        first += len(counters)
+        states = np.where(events.any(axis=1), events.argmax(axis=1), len(counters))
+        names = (*counters, "")
         places = np.flatnonzero(np.append(True, states[1:] != states[:-1]))
         bounds = np.append(trace.since[places], trace.cycles)
         for place, low, high in zip(places, bounds[:-1], bounds[1:], strict=True):
@@ -238,7 +250,7 @@ def write_timeline(path: Path, steps: Sequence[TracedStep], config: MachineConfi
 
 def _threads(config: MachineConfig) -> list[str]:
     """Return the rows of the viewer in order: the host, the queues, the units whose waits are shown."""
-    return ["host", *queue_names(config), *(f"{unit} waits" for unit in exhaustive_counters(config))]
+    return ["host", *queue_names(config), *(f"{unit} waits" for unit in traced_counters(config))]
 
 
 def _names(config: MachineConfig) -> Iterator[dict[str, Any]]:
@@ -257,11 +269,11 @@ def _event(name: str, category: str, thread: int, start: int, length: int, args:
 def _step_events(step: TracedStep, config: MachineConfig, offset: int) -> Iterator[dict[str, Any]]:
     threads = {name: number for number, name in enumerate(_threads(config))}
     slices = slices_of(step, config)
-    causes = _Causes(step, slices)
+    causes = Causes(step, slices)
     for s in slices:
         args: dict[str, Any] = {
             "step": step.name, "layer": s.layer, "instruction": s.pc, "address": f"{32 * s.pc:#x}", "opcode": s.opcode,
-            "left queue": s.taken, "first work": s.begin, "last work": s.end - 1,
+            "dispatched": s.dispatched, "left queue": s.taken, "first work": s.begin, "last work": s.end - 1,
         }  # fmt: skip
         args |= {name: count for name in ("bytes", "waves", "rows") if (count := getattr(s, name))}
         if (cause := causes.before(s)) is not None:
@@ -270,13 +282,31 @@ def _step_events(step: TracedStep, config: MachineConfig, offset: int) -> Iterat
             args["finished"] = False
         title = f"L{s.layer} {s.name}" if s.layer >= 0 else s.name
         yield _event(title, s.kind, threads[s.track], offset + s.start, s.end - s.start, args)
+    held = {low: queue for low, _, queue in full_queues(step, config)}
     for unit, counter, low, high in state_runs(step.trace, config):
         state = state_of(counter, unit)
-        if state not in (*BUSY, "idle"):
-            yield _event(state, "waits", threads[f"{unit} waits"], offset + low, high - low, {"counter": counter})
+        if state not in (*BUSY, "idle", ""):
+            name = f"{held[low]} full" if state == "full" else state
+            yield _event(name, "waits", threads[f"{unit} waits"], offset + low, high - low, {"counter": counter})
 
 
-class _Causes:
+def full_queues(step: TracedStep, config: MachineConfig) -> Iterator[tuple[int, int, str]]:
+    """Yield (first cycle, cycle after the last, queue) of each stretch in which a full queue holds the dispatcher.
+
+    Instructions behind the one that is held cannot enter their queues either. Of several queues that the instruction
+    enters, the one named is the last that had no room.
+    """
+    dispatched = step.trace.cycles_of("instructions")
+    for unit, counter, low, high in state_runs(step.trace, config):
+        if unit == "dispatcher" and counter == "dispatch_full":
+            pc = int(np.searchsorted(dispatched, low))
+            queues = issue_queues(step.instructions[pc])
+            leaves = [int(np.searchsorted(step.trace.taken[q], high)) for q in queues]
+            last = [int(step.trace.taken[q][n - 1]) if n else -1 for q, n in zip(queues, leaves, strict=True)]
+            yield low, high, queues[int(np.argmax(last))]
+
+
+class Causes:
     """Finds what a slice waited for: the last post before its first work to a semaphore that it waited for."""
 
     def __init__(self, step: TracedStep, slices: Sequence[Slice]) -> None:

@@ -14,7 +14,7 @@ from hdl.config import MachineConfig
 from hdl.control.queues import load_queue, queue_count, store_queue, vector_queue
 from hdl.errors import A3dError
 from hdl.interfaces import trace_layout
-from hdl.regs import exhaustive_counters
+from hdl.regs import traced_counters
 
 __all__ = ["Trace", "TraceError", "queue_names", "read_trace"]
 
@@ -68,6 +68,12 @@ class Trace:
         sums = lengths @ self.activity.astype(np.int64)
         return {name: int(count) for name, count in zip(self.counters, sums, strict=True)}
 
+    def cycles_of(self, name: str) -> Cycles:
+        """Return all cycles with the event of a counter, ascending."""
+        here = self.activity[:, self.counters.index(name)]
+        spans = zip(self.since[here], np.append(self.since[1:], self.cycles)[here], strict=True)
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(low, high) for low, high in spans)])
+
     def shares(self, name: str, edges: Cycles) -> npt.NDArray[np.float64]:
         """Return the share of cycles with an event in each bin of cycles.
 
@@ -109,7 +115,7 @@ def read_trace(path: Path, config: MachineConfig) -> Trace:
         raise TraceError(f"{path}: more than one stream; record each on its own")
     cycles = np.array([int(row[0]) for row in rows], dtype=np.int64)
     layout = trace_layout(config)
-    counters = tuple(name for names in exhaustive_counters(config).values() for name in names)
+    counters = tuple(name for names in traced_counters(config).values() for name in names)
     events = _bits([row[1] for row in rows], layout["activity"].offset - 1)
     activity = _bits([row[2] for row in rows], len(counters))
 

@@ -15,12 +15,12 @@ import pytest
 from hdl.config import ADDRESS_UNIT, PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.legality import beats, gang_tiers
-from hdl.regs import exhaustive_counters
+from hdl.regs import exhaustive_counters, traced_counters
 from scheduler.ordering import issue_queues
 from sim.crosscheck import random_knobs
 from sim.streams import random_stream
 from sim.system import Job, JobResult, MemoryKnobs, SimulatedMachine
-from sim.timeline import Slice, TracedStep, slices_of, state_of, state_runs, write_timeline
+from sim.timeline import Slice, TracedStep, full_queues, slices_of, state_of, state_runs, write_timeline
 from sim.trace import TraceError, queue_names, read_trace
 from tests.sim.test_language import CONFIGS as LANGUAGE_CONFIGS
 from tests.sim.test_language import try_reference
@@ -103,12 +103,16 @@ def test_exactly_one_state_of_each_unit_holds_in_each_cycle(name: str) -> None:
     config = config_of(name)
     for step, result in all_steps(name):
         lengths: dict[str, int] = {}
-        reached = dict.fromkeys(exhaustive_counters(config), 0)
+        reached = dict.fromkeys(traced_counters(config), 0)
         for unit, counter, low, high in state_runs(step.trace, config):
             assert low == reached[unit] < high
             reached[unit] = high
             lengths[counter] = lengths.get(counter, 0) + high - low
         assert set(reached.values()) == {step.trace.cycles}
+        after_end = lengths.pop("")
+        assert (
+            0 < after_end == step.trace.cycles - sum(lengths.get(c, 0) for c in traced_counters(config)["dispatcher"])
+        )
         assert all(result.counters[counter] == length for counter, length in lengths.items())
 
 
@@ -123,7 +127,7 @@ def test_every_instruction_has_one_slice_a_queue_and_slices_do_not_overlap(name:
             for one, other in pairwise(track):
                 assert one.pc < other.pc and one.end <= other.start
         for s in slices:
-            assert s.taken < s.begin <= s.start <= s.end <= step.trace.cycles and s.finished
+            assert s.dispatched < s.taken < s.begin <= s.start <= s.end <= step.trace.cycles and s.finished
 
 
 @STEPS
@@ -139,6 +143,20 @@ def test_slices_move_what_the_counters_count(name: str) -> None:
             assert moved == result.counters[f"read_beats_{group}"], step.name
         rows = sum(s.rows for s in slices if s.track == "vector")
         assert rows == result.counters["vector_rows"], step.name
+
+
+@STEPS
+def test_the_dispatcher_waits_for_queues_that_are_full(name: str) -> None:
+    config, waits = config_of(name), 0
+    for step, _ in all_steps(name):
+        slices = slices_of(step, config)
+        for low, high, queue in full_queues(step, config):
+            held = next(s for s in slices if s.track == queue and s.dispatched >= high)
+            inside = [s for s in slices if s.track == queue and s.dispatched < low and s.taken >= low]
+            assert held.dispatched == high and len(inside) >= config.queue_depth
+            assert any(s.taken >= high - 2 for s in inside)
+            waits += 1
+    assert waits > 10
 
 
 def test_waves_are_issued_within_their_slices() -> None:
