@@ -17,7 +17,7 @@ from hdl.regs import exhaustive_counters, traced_counters
 from sim.timeline import KINDS, Causes, Slice, TracedStep, full_queues, slices_of, state_of
 from sim.trace import Trace, queue_names
 
-__all__ = ["draw_cycles", "draw_timeline"]
+__all__ = ["STATES", "draw_cycles", "draw_timeline", "layer_starts", "state_shares"]
 
 KIND_COLOURS = dict(
     zip(
@@ -55,7 +55,7 @@ def _unit(track: str) -> str:
     return track if track == DISPATCHER else f"{track} unit"
 
 
-def _shares(trace: Trace, config: MachineConfig, unit: str, edges: npt.NDArray[np.int64]) -> dict[str, Any]:
+def state_shares(trace: Trace, config: MachineConfig, unit: str, edges: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Return the share of each bin's cycles that a unit is in each of STATES."""
     shares = {name: np.zeros(len(edges) - 1) for name in STATES}
     for counter in traced_counters(config)[unit]:
@@ -120,11 +120,8 @@ def draw_timeline(
     for place, track in enumerate(tracks):
         here = [s for s in slices if s.track == track and s.end > first and s.start < end]
         _draw_lane(lanes, here, place, first, (end - first) / WIDTH, causes)
-        _stack(lanes, edges, _shares(trace, config, _unit(track), edges), place + 0.62, 0.28)
-    for low, high, queue in full_queues(step, config):
-        _write(
-            lanes, f"{queue} full", max(low, first), min(high, end), len(tracks) - 1, "#37474f", (end - first) / WIDTH
-        )
+        _stack(lanes, edges, state_shares(trace, config, _unit(track), edges), place + 0.62, 0.28)
+    _draw_dispatcher(lanes, step, config, len(tracks) - 1, (first, end))
     lanes.set(xlim=(first, end), ylim=(len(tracks), -0.08), xlabel="clock cycles since the start of the step")
     lanes.set_yticks([place + 0.45 for place in range(len(tracks))], [_unit(track) for track in tracks])
     lanes.tick_params(axis="y", length=0)
@@ -153,7 +150,7 @@ def _draw_array(axes: Any, trace: Trace, config: MachineConfig, edges: npt.NDArr
     # Coarser: the eye wants a level, not every gap.
     coarse = edges[:: max(1, len(edges) // 300)] if len(edges) > 600 else edges
     coarse = np.unique(np.append(coarse, edges[-1]))
-    tiers = [_shares(trace, config, f"tier {tier}", coarse) for tier in range(config.tiers)]
+    tiers = [state_shares(trace, config, f"tier {tier}", coarse) for tier in range(config.tiers)]
     mean = {name: np.mean([shares[name] for shares in tiers], axis=0) for name in STATES}
     _stack(axes, coarse, {name: 100 * share for name, share in mean.items()}, 0.0, 1.0)
     busy = float(np.average(mean["works"], weights=np.diff(coarse)))
@@ -180,6 +177,24 @@ def _draw_lane(
         if cause is not None:
             _write(axes, f"after {cause.name}", before, s.start, place, "#37474f", cycles_per_inch)
         before = s.end
+
+
+def _draw_dispatcher(axes: Any, step: TracedStep, config: MachineConfig, place: int, window: tuple[int, int]) -> None:
+    """Draw which queue was full while the dispatcher waited; stretches that few instructions part are one."""
+    first, end = window
+    apart = (end - first) // BINS
+    stretches: list[tuple[int, int, str]] = []
+    for low, high, queue in full_queues(step, config):
+        if stretches and stretches[-1][2] == queue and low - stretches[-1][1] <= max(1, apart):
+            low = stretches.pop()[0]
+        stretches.append((low, high, queue))
+    shown = [(max(low, first), min(high, end), queue) for low, high, queue in stretches if low < end and high > first]
+    axes.broken_barh(
+        [(low, high - low) for low, high, _ in shown], (place + 0.02, 0.56), facecolors="#e1bee7", edgecolors="white",
+        linewidth=0.3,
+    )  # fmt: skip
+    for low, high, queue in shown:
+        _write(axes, f"{queue} full", low, high, place, "#37474f", (end - first) / WIDTH)
 
 
 def _write(axes: Any, text: str, low: int, high: int, place: int, colour: str, cycles_per_inch: float) -> None:

@@ -294,16 +294,18 @@ def full_queues(step: TracedStep, config: MachineConfig) -> Iterator[tuple[int, 
     """Yield (first cycle, cycle after the last, queue) of each stretch in which a full queue holds the dispatcher.
 
     Instructions behind the one that is held cannot enter their queues either. Of several queues that the instruction
-    enters, the one named is the last that had no room.
+    enters, the one named is the fullest at the end.
     """
     dispatched = step.trace.cycles_of("instructions")
+    queues = [issue_queues(i) for i in step.instructions[: len(dispatched)]]
+    entered = {q: dispatched[[q in names for names in queues]] for q in queue_names(config)}
     for unit, counter, low, high in state_runs(step.trace, config):
         if unit == "dispatcher" and counter == "dispatch_full":
-            pc = int(np.searchsorted(dispatched, low))
-            queues = issue_queues(step.instructions[pc])
-            leaves = [int(np.searchsorted(step.trace.taken[q], high)) for q in queues]
-            last = [int(step.trace.taken[q][n - 1]) if n else -1 for q, n in zip(queues, leaves, strict=True)]
-            yield low, high, queues[int(np.argmax(last))]
+            names = issue_queues(step.instructions[int(np.searchsorted(dispatched, low))])
+            inside = [
+                np.subtract(*(np.searchsorted(c[q], high - 1) for c in (entered, step.trace.taken))) for q in names
+            ]
+            yield low, high, names[int(np.argmax(inside))]
 
 
 class Causes:
