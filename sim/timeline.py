@@ -302,9 +302,8 @@ def full_queues(step: TracedStep, config: MachineConfig) -> Iterator[tuple[int, 
     for unit, counter, low, high in state_runs(step.trace, config):
         if unit == "dispatcher" and counter == "dispatch_full":
             names = issue_queues(step.instructions[int(np.searchsorted(dispatched, low))])
-            inside = [
-                np.subtract(*(np.searchsorted(c[q], high - 1) for c in (entered, step.trace.taken))) for q in names
-            ]
+            times = [(entered[q], step.trace.taken[q]) for q in names]
+            inside = [int(np.searchsorted(came, high - 1) - np.searchsorted(left, high - 1)) for came, left in times]
             yield low, high, names[int(np.argmax(inside))]
 
 
