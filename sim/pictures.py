@@ -118,8 +118,7 @@ def draw_timeline(
     above, lanes = figure.subplots(2, 1, sharex=True, height_ratios=(2.0, LANE_INCHES * len(tracks)))
     _draw_array(above, trace, config, edges)
     for place, track in enumerate(tracks):
-        here = [s for s in slices if s.track == track and s.end > first and s.start < end]
-        _draw_lane(lanes, here, place, first, (end - first) / WIDTH, causes)
+        _draw_lane(lanes, [s for s in slices if s.track == track], place, (first, end), causes)
         _stack(lanes, edges, state_shares(trace, config, _unit(track), edges), place + 0.62, 0.28)
     _draw_dispatcher(lanes, step, config, len(tracks) - 1, (first, end))
     lanes.set(xlim=(first, end), ylim=(len(tracks), -0.08), xlabel="clock cycles since the start of the step")
@@ -161,22 +160,25 @@ def _draw_array(axes: Any, trace: Trace, config: MachineConfig, edges: npt.NDArr
     axes.set(ylim=(0, 100), ylabel="all tiers (% of cycles)")
 
 
-def _draw_lane(
-    axes: Any, slices: Sequence[Slice], place: int, first: int, cycles_per_inch: float, causes: Causes
-) -> None:
+def _draw_lane(axes: Any, slices: Sequence[Slice], place: int, window: tuple[int, int], causes: Causes) -> None:
     """Draw a track's slices; name them, and what ends the gaps between them, where there is room."""
+    first, end = window
     for kind, colour in KIND_COLOURS.items():
-        spans = [(s.start, s.end - s.start) for s in slices if s.kind == kind]
+        spans = [(s.start, s.end - s.start) for s in slices if s.kind == kind and s.start < end and s.end > first]
         if spans:
             axes.broken_barh(spans, (place + 0.02, 0.56), facecolors=colour, edgecolors="white", linewidth=0.15)
-
-    before = first
+    before = 0
     for s in slices:
-        _write(axes, s.name, max(s.start, first), s.end, place, "white", cycles_per_inch)
+        gap = max(before, first), min(s.start, end)
+        if gap[0] >= end:
+            break
+        before = s.end
+        _write(axes, s.name, (max(s.start, first), min(s.end, end)), place, "white", window)
         cause = causes.before(s)
         if cause is not None:
-            _write(axes, f"after {cause.name}", before, s.start, place, "#37474f", cycles_per_inch)
-        before = s.end
+            after = f"after {cause.name}"
+            if not _write(axes, f"{s.name} {after}", gap, place, "#37474f", window):
+                _write(axes, after, gap, place, "#37474f", window)
 
 
 def _draw_dispatcher(axes: Any, step: TracedStep, config: MachineConfig, place: int, window: tuple[int, int]) -> None:
@@ -194,13 +196,16 @@ def _draw_dispatcher(axes: Any, step: TracedStep, config: MachineConfig, place: 
         linewidth=0.3,
     )  # fmt: skip
     for low, high, queue in shown:
-        _write(axes, f"{queue} full", low, high, place, "#37474f", (end - first) / WIDTH)
+        _write(axes, f"{queue} full", (low, high), place, "#37474f", window)
 
 
-def _write(axes: Any, text: str, low: int, high: int, place: int, colour: str, cycles_per_inch: float) -> None:
-    """Write a text into a stretch of the upper half of a lane if it fits."""
-    if (high - low) / cycles_per_inch > 0.08 + LETTER_INCHES * len(text):
+def _write(axes: Any, text: str, stretch: tuple[int, int], place: int, colour: str, window: tuple[int, int]) -> bool:
+    """Write a text into a stretch of the upper half of a lane if it fits; return whether it does."""
+    low, high = stretch
+    fits = (high - low) * WIDTH > (window[1] - window[0]) * (0.08 + LETTER_INCHES * len(text))
+    if fits:
         axes.text((low + high) / 2, place + 0.31, text, fontsize=7, color=colour, ha="center", va="center")
+    return fits
 
 
 def _legends(figure: Any, kinds: set[str], trace: Trace, config: MachineConfig) -> None:
