@@ -11,12 +11,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
+from hdl.control.queues import queue_count
 from hdl.isa import INSTRUCTION_BITS
+from hdl.regs import traced_counters
 
 __all__ = [
     "PC_BITS", "bank_write_layout", "bond_signature", "dispatch_layout", "error_layout", "fill_control_layout",
     "fill_layout", "list_entry_layout", "post_layout", "queue_entry_layout", "result_layout", "row_descriptor_layout",
-    "row_write_layout", "tail_layout", "wait_layout", "wave_layout", "write_layout",
+    "row_write_layout", "tail_layout", "trace_layout", "wait_layout", "wave_layout", "write_layout",
 ]  # fmt: skip
 
 PC_BITS = 24
@@ -233,6 +235,22 @@ def post_layout(config: MachineConfig) -> data.StructLayout:
             "en1": 1,
             "sem1": config.semaphore_id_bits,
         }
+    )
+
+
+def trace_layout(config: MachineConfig) -> data.StructLayout:
+    """Return what the machine tells a recorder of traces in each cycle; it may be left open.
+
+    ``running``: performance counters count this cycle. ``taken``, ``begin``, ``end``: one bit for each queue, in the
+    order of `hdl.control.queues`: an instruction leaves the queue / does its first work, its waits granted / is
+    finished (tiers: its first and last wave were issued). Within a queue all three happen in program order, so that no
+    instruction index is needed; ``pair_end`` instead of ``end`` belongs to load engine 1's PAIR loads. ``activity``:
+    the events of the counters of `hdl.regs.traced_counters`, first counter of the first unit lowest.
+    """
+    queues = queue_count(config)
+    activity = sum(len(names) for names in traced_counters(config).values())
+    return data.StructLayout(
+        {"running": 1, "taken": queues, "begin": queues, "end": queues, "pair_end": 1, "activity": activity}
     )
 
 

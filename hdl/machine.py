@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from amaranth.hdl import Cat
 from amaranth.lib.wiring import In, Out
 
 from hdl.array.stack import Stack
@@ -24,10 +25,12 @@ from hdl.control.sequencers import SequencerBlock
 from hdl.control.supervisor import Supervisor
 from hdl.emit.hierarchy import digest
 from hdl.emit.structural import StructuralComponent, Structure, struct_of
+from hdl.interfaces import trace_layout
 from hdl.memory.axi import GroupMaster, axi_signature
 from hdl.memory.fetch import FetchUnit
 from hdl.memory.loads import LoadUnit
 from hdl.memory.store import StoreUnit
+from hdl.regs import traced_counters
 from hdl.result.collector import Collector
 from hdl.vector.unit import VectorUnit, vector_stats_layout
 
@@ -65,11 +68,17 @@ class Machine(StructuralComponent):
         Level interrupt.
     m_axi_g<group>_c<channel> : Out(axi_signature())
         One AXI4 manager per channel of the two channel groups.
+    trace : Out(trace_layout(config))
+        What a recorder of traces needs; leave it open otherwise.
     """
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        members: dict[str, Any] = {"s_axil": In(axil_signature()), "irq": Out(1)}
+        members: dict[str, Any] = {
+            "s_axil": In(axil_signature()),
+            "irq": Out(1),
+            "trace": Out(trace_layout(config)),
+        }
         for group in range(2):
             for channel in range(config.channels_per_group):
                 members[f"m_axi_g{group}_c{channel}"] = Out(axi_signature(config))
@@ -267,3 +276,19 @@ class Machine(StructuralComponent):
             tier_stats = b.sequencers.stats[tier]
             one = {name: getattr(tier_stats, name) for name, _ in tier_event_layout()}
             s.connect(counters.tier_events[tier], struct_of(tier_event_layout(), one))
+            events |= {f"tier{tier}_{name}": event for name, event in one.items()}
+        self._trace(s, b, events)
+
+    def _trace(self, s: Structure, b: _Blocks, events: dict[str, Any]) -> None:
+        """Lead out what a recorder of traces needs, `events` being those of the counters by name."""
+        stats = b.sequencers.stats
+        names = [name for unit in traced_counters(self.config).values() for name in unit]
+        fields = {
+            "running": b.supervisor.running,
+            "taken": b.glue.taken,
+            "begin": Cat(*(tier.op_first for tier in stats), b.loads.begun, b.store.begun, b.vector.begun),
+            "end": Cat(*(tier.op_last for tier in stats), b.loads.ended[:2], b.store.ended, b.vector.ended),
+            "pair_end": b.loads.ended[2],
+            "activity": Cat(*(events[name] for name in names)),
+        }
+        s.connect(self.trace, struct_of(trace_layout(self.config), fields))

@@ -11,7 +11,8 @@ from hdl.config import MachineConfig
 
 __all__ = [
     "COUNTER_BASE", "COUNTER_BITS", "EXHAUSTIVE", "GLOBAL_COUNTERS", "MAGIC", "TIER_COUNTERS", "Register",
-    "RegisterField", "counter_names", "register_map",
+    "RegisterField", "counter_names", "exhaustive_counters", "register_map",
+    "traced_counters",
 ]  # fmt: skip
 
 MAGIC = 0x4133_444D
@@ -138,6 +139,22 @@ EXHAUSTIVE: Mapping[str, tuple[str, ...]] = {
     "vector unit": ("vector_rows", "vector_row_wait", "vector_drain", "vector_semaphore", "vector_idle"),
 }
 """Units of which exactly one of some counters counts each cycle, the first that applies in this order."""
+
+
+def exhaustive_counters(config: MachineConfig) -> dict[str, tuple[str, ...]]:
+    """Return for each unit, tiers first, the counters of which exactly one counts each cycle."""
+    names = [name for name, _ in TIER_COUNTERS]
+    states = ["wave", *names[names.index("stall_tag") :]]
+    tiers = {f"tier {t}": tuple(f"tier{t}_{name}" for name in states) for t in range(config.tiers)}
+    return tiers | dict(EXHAUSTIVE)
+
+
+def traced_counters(config: MachineConfig) -> dict[str, tuple[str, ...]]:
+    """Return by unit the counters whose events the machine's trace output carries.
+
+    Beside `exhaustive_counters` the dispatcher's, of which at most one counts each cycle (after END none).
+    """
+    return {**exhaustive_counters(config), "dispatcher": ("instructions", "dispatch_full", "dispatch_starved")}
 
 
 def counter_names(config: MachineConfig) -> list[str]:

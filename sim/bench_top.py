@@ -8,6 +8,7 @@ from pathlib import Path
 from hdl.config import MachineConfig
 from hdl.emit.design import EmittedDesign
 from hdl.generate import TOP
+from hdl.interfaces import trace_layout
 from hdl.memory.axi import channel_address_bits
 
 __all__ = ["BENCH_TOP", "memory_sources", "render_bench"]
@@ -22,8 +23,8 @@ _AXI_TO_MEMORY = (
 
 
 def memory_sources() -> list[Path]:
-    """Return the Verilog files of the memory model."""
-    return [Path(__file__).parent / "rtl" / "axi_memory.v"]
+    """Return the Verilog files that the bench top needs beside the machine: memory model and trace recorder."""
+    return [Path(__file__).parent / "rtl" / name for name in ("axi_memory.v", "trace_recorder.v")]
 
 
 def _range(width: int) -> str:
@@ -34,7 +35,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
     """Return the Verilog text of the bench top.
 
     Ports: ``clk``, ``rst``, ``irq``, the AXI4-Lite registers under their names in the machine, and the memory model's
-    knobs with prefix ``mem_``.
+    knobs with prefix ``mem_``; while ``trace_on`` is high, the trace goes to the file of plusarg ``trace``.
 
     Parameters
     ----------
@@ -51,19 +52,25 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
         "mem_rst": 1, "mem_load": 1, "mem_dump": 1, "mem_latency": 16, "mem_random_latency": 16, "mem_stall_rate": 8,
         "mem_seed": 32, "mem_read_error_group": 1, "mem_read_error_base": 64, "mem_read_error_limit": 64,
         "mem_write_error_group": 1, "mem_write_error_base": 64, "mem_write_error_limit": 64,
+        "trace_on": 1,
     }  # fmt: skip
     header = ["    input wire clk", "    input wire rst"]
     wires: list[str] = []
     connections = ["    .clk(clk)", "    .rst(rst)"]
     for port in design.ports:
-        if port.name.startswith("m_axi_"):
+        if port.name.startswith("m_axi_") or port.name == "trace":
             wires.append(f"  wire {_range(port.width)}{port.name};")
         else:
             header.append(f"    {port.direction} wire {_range(port.width)}{port.name}")
         connections.append(f"    .{port.name}({port.name})")
     header += [f"    input wire {_range(width)}{name}" for name, width in knobs.items()]
     header.append("    output wire mem_assert_fail")
-    body: list[str] = []
+    activity = trace_layout(config)["activity"]
+    body = [
+        f"  trace_recorder #(.EVENTS({activity.offset - 1}), .ACTIVITY({activity.width})) recorder (",
+        "    .clk(clk), .trace_on(trace_on), .trace(trace)",
+        "  );",
+    ]
     fails: list[str] = []
     for group in range(2):
         for channel in range(channels):

@@ -22,6 +22,7 @@ from hdl.legality import Limits
 from sim import runner
 from sim.bench_top import BENCH_TOP, memory_sources, render_bench
 from sim.hexfile import read_hex, write_hex, write_hex_patches
+from sim.trace import Trace, read_trace
 
 __all__ = [
     "Job", "JobResult", "MemoryKnobs", "SimulatedMachine", "SystemRunError", "back_door_plusargs", "machine_sources",
@@ -29,6 +30,10 @@ __all__ = [
 ]  # fmt: skip
 
 Bytes = npt.NDArray[np.uint8]
+
+
+TRACE_FILE = "trace.txt"
+"""File in the simulator's directory to which the recorder writes."""
 
 
 class SystemRunError(A3dError):
@@ -93,6 +98,8 @@ class Job:
         Memory behaviour.
     expected : pair of uint8 arrays, optional
         What both memories must hold afterwards (shorter: the rest zero); the bench itself then fails on a difference.
+    trace : bool
+        Record what each unit does in each cycle.
     """
 
     images: tuple[bytes, bytes] | None
@@ -105,6 +112,7 @@ class Job:
     dump: bool = True
     knobs: MemoryKnobs = field(default_factory=MemoryKnobs)
     expected: tuple[Bytes, Bytes] | None = None
+    trace: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +133,8 @@ class JobResult:
         Both memories after the run (with ``dump``).
     wall_s : float
         Wall-clock seconds between start and interrupt.
+    trace : Trace or None
+        What each unit did in each cycle (with ``trace``).
     """
 
     done: bool
@@ -135,6 +145,7 @@ class JobResult:
     counters: Mapping[str, int]
     memory: tuple[Bytes, Bytes] | None
     wall_s: float
+    trace: Trace | None = None
 
 
 class SimulatedMachine:
@@ -236,6 +247,7 @@ class SimulatedMachine:
             counters=raw["counters"],
             memory=memory,  # type: ignore[arg-type]
             wall_s=raw["wall_s"],
+            trace=read_trace(folder / f"job{index}_trace.txt", self.config) if job.trace else None,
         )
 
 
@@ -251,10 +263,11 @@ def machine_sources(config: MachineConfig, folder: Path, memory_bits: int) -> li
 
 
 def back_door_plusargs(config: MachineConfig) -> list[str]:
-    """Return the arguments that name the memory models' files, as ``sim.benches.system`` expects them."""
+    """Return the arguments that name the memory models' and the recorder's files, as the bench expects them."""
     channels = config.channels_per_group
     names = [f"group{g}" if channels == 1 else f"group{g}_{c}" for g in range(2) for c in range(channels)]
-    return [f"+{name}_{kind}={name}.{suffix}" for name in names for kind, suffix in (("load", "hex"), ("dump", "dump"))]
+    kinds = (("load", "hex"), ("dump", "dump"))
+    return [f"+trace={TRACE_FILE}", *(f"+{n}_{kind}={n}.{suffix}" for n in names for kind, suffix in kinds)]
 
 
 def write_jobs(config: MachineConfig, memory_bytes: int, jobs: Sequence[Job], folder: Path) -> Path:
@@ -323,6 +336,7 @@ def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, i
         "max_cycles": job.max_cycles,
         "dump": [str(folder / f"job{index}_group{g}.dump") for g in range(2)] if job.dump else None,
         "memory": memory,
+        "trace": str(folder / f"job{index}_trace.txt") if job.trace else None,
     }
 
 

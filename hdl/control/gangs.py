@@ -26,8 +26,8 @@ def pending_layout(config: MachineConfig) -> data.StructLayout:
     """Return what the gang logic must know about a tier's next step.
 
     ``op_first``: first step of its operation. ``reads_tile``: needs its V-Cache tile to be filled in this tier.
-    ``hold``: not yet possible for a reason of this tier's own. Waves only: ``new``, and ``last``: finishes a row.
-    The other fields are those of `operation_layout`.
+    ``hold``: not yet possible for a reason of this tier's own. Waves only: ``new``; ``last``: finishes a row;
+    ``op_last``: last step of its operation. The other fields are those of `operation_layout`.
     """
     return data.StructLayout(
         {
@@ -46,6 +46,7 @@ def pending_layout(config: MachineConfig) -> data.StructLayout:
             "hold": 1,
             "new": 1,
             "last": 1,
+            "op_last": 1,
             "stationary_below": 1,
             "activation_below": 1,
         }

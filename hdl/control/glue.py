@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -52,6 +52,8 @@ class MachineGlue(wiring.Component):
     waits : In(queue_count), oldest_pc : In(PC_BITS) / stuck_pc : Out(PC_BITS)
         Units that wait for a semaphore, in the order of the queues; the instruction to blame for a deadlock: the first
         in program order that waits, else the oldest of the dispatcher.
+    taken : Out(queue_count)
+        An instruction leaves its queue in this cycle.
     loads : In(load_stats_layout()), store : In(store_stats_layout()), store_busy : In(1)
         What the memory units do.
     read_valid, read_ready, write_valid, write_ready : In(2)
@@ -93,6 +95,7 @@ class MachineGlue(wiring.Component):
                 "waits": In(queues),
                 "oldest_pc": In(PC_BITS),
                 "stuck_pc": Out(PC_BITS),
+                "taken": Out(queues),
                 "loads": In(load_stats_layout()),
                 "store": In(store_stats_layout()),
                 "store_busy": In(1),
@@ -129,6 +132,7 @@ class MachineGlue(wiring.Component):
             self.idle.eq(self.dispatcher_empty & ~self.units_busy.any()),
             self.loads_pending.eq(self.loads_waiting.any()),
             self.fetch_beats.eq(self.fetch_valid & self.fetch_ready),
+            self.taken.eq(Cat(self.queue_valid) & Cat(self.queue_ready)),
             self.fill_words.eq(self.loads.words[0] + self.loads.words[1]),
             self.last_result.eq(self.rows.any() | self.store.beats.any()),
             self.progress.eq(

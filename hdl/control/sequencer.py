@@ -169,6 +169,7 @@ class TierSequencer(wiring.Component):
             pending.op_first.eq(wave.op_first),
             pending.new.eq(wave.new),
             pending.last.eq(wave.last),
+            pending.op_last.eq(wave.op_last),
             pending.stationary_below.eq(op.stationary_below),
             pending.activation_below.eq(op.activation_below),
         ]

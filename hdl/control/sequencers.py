@@ -44,11 +44,12 @@ def sequencer_stats_layout() -> data.StructLayout:
 
     Exactly one of ``wave``, ``stall_tag``, ``stall_credit``, ``stall_edge``, ``wait_semaphore``, ``wait_gang`` and
     ``idle`` is set. ``new_own``: a V-Cache tile is read; ``link_m``: a tile is taken through the stationary link;
-    ``link_n``, ``link_k``: a wave takes activations / partial sums from the tier below; ``last``: it finishes a row.
+    ``link_n``, ``link_k``: a wave takes activations / partial sums from the tier below; ``last``: it finishes a row;
+    ``op_first``, ``op_last``: it is the first / last of its operation.
     """
     names = (
         "wave", "new_own", "link_m", "link_n", "link_k", "stall_tag", "stall_credit", "stall_edge", "wait_semaphore",
-        "wait_gang", "idle", "last",
+        "wait_gang", "idle", "last", "op_first", "op_last",
     )  # fmt: skip
     return data.StructLayout(dict.fromkeys(names, 1))
 
@@ -273,6 +274,8 @@ class SequencerBlock(wiring.Component):
                 now.link_n.eq(lane.go & pending.activation_below),
                 now.link_k.eq(lane.go & pending.follows_k),
                 now.last.eq(lane.go & pending.last & ~pending.above_k),
+                now.op_first.eq(lane.go & pending.op_first),
+                now.op_last.eq(lane.go & pending.op_last),
             ]
             with m.If(~lane.go):
                 with m.If(reason.tag):

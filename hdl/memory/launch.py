@@ -55,6 +55,8 @@ class LoadLaunch(wiring.Component):
     post : Out(stream of post_layout).array(2)
     accepted, followed, queued : In(1).array(2)
         An instruction was taken from the queue; engine 1 finished its part of a PAIR load; the queue is not empty.
+    ended : Out(1).array(2)
+        The last word of an instruction leaves in this cycle.
     pending : Out(1)
         A load is not finished.
     fault : In(error_layout).array(4)
@@ -86,6 +88,7 @@ class LoadLaunch(wiring.Component):
                 "accepted": In(1).array(2),
                 "followed": In(1).array(2),
                 "queued": In(1).array(2),
+                "ended": Out(1).array(2),
                 "pending": Out(1),
                 "fault": In(error_layout()).array(4),
                 "halt": In(1),
@@ -124,6 +127,7 @@ class LoadLaunch(wiring.Component):
                 row[g].eq(ready & offer.row),
                 entry[g].eq(ready & offer.list),
                 self.post[g].valid.eq(post_valid),
+                self.ended[g].eq(self.launch[g] & offer.last),
             ]
             with m.If(self.launch[g] & posts):
                 m.d.sync += [post_valid.eq(1), self.post[g].payload.eq(offer.post)]
@@ -131,7 +135,7 @@ class LoadLaunch(wiring.Component):
                 m.d.sync += post_valid.eq(0)
             count = Signal(range(job_fifo_depth(self.config) + 8), name=f"unfinished{g}")
             # Engine 1 may finish two in a cycle: the last word of one load leaves while the PAIR load behind it ends.
-            m.d.sync += count.eq(count + self.accepted[g] - (self.launch[g] & offer.last) - self.followed[g])
+            m.d.sync += count.eq(count + self.accepted[g] - self.ended[g] - self.followed[g])
             unfinished.append((count != 0) | self.queued[g])
         m.d.comb += self.pending.eq(Cat(unfinished).any())
 

@@ -59,6 +59,8 @@ class LoadAddress(wiring.Component):
         Its plane here / there is the high one and has an illegal address: reported before the low plane's.
     accepted : Out(1)
         An instruction was taken from the queue.
+    begun : Out(1)
+        An instruction, its waits granted, starts to ask for data.
     outstanding : Out(1)
         A burst is requested or on its way.
     fault : Out(error_layout)
@@ -91,6 +93,7 @@ class LoadAddress(wiring.Component):
                 "pair_bad_high": Out(1),
                 "partner_bad_high": In(1),
                 "accepted": Out(1),
+                "begun": Out(1),
                 "outstanding": Out(1),
                 "fault": Out(error_layout()),
                 "waiting": Out(1),
@@ -195,6 +198,7 @@ class LoadAddress(wiring.Component):
         m.d.comb += [
             start.eq(second_valid & granted & ~bad & ~self.stop),
             move_second.eq(start & self.jobs.ready & splitter.range.ready),
+            self.begun.eq(move_second),
             self.jobs.valid.eq(start & splitter.range.ready),
             splitter.range.valid.eq(start & self.jobs.ready),
             splitter.range.payload.addr.eq(second.addr),

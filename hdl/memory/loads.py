@@ -85,6 +85,9 @@ class LoadUnit(StructuralComponent):
     error : Out(error_layout)
         ADDRESS or AXI_READ; stays until reset.
     stats : Out(load_stats_layout)
+    begun : Out(2), ended : Out(3)
+        Pulses for traces: an engine starts to ask for an instruction's data; it launched the last word of one (bit 2:
+        engine 1 did its part of a PAIR load, whose words engine 0 launches).
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -111,6 +114,8 @@ class LoadUnit(StructuralComponent):
                 "pending": Out(1),
                 "error": Out(error_layout()),
                 "stats": Out(load_stats_layout()),
+                "begun": Out(2),
+                "ended": Out(3),
             }
         )
 
@@ -177,6 +182,8 @@ class LoadUnit(StructuralComponent):
             "starved": [unit.starved for unit in datas],
         }
         s.connect(self.stats, struct_of(load_stats_layout(), {name: Cat(*bits) for name, bits in stats.items()}))
+        s.connect(self.begun, [unit.begun for unit in address])
+        s.connect(self.ended, [*launch.ended, datas[1].followed])
         self._outputs(s, datas, launch, mux)
         return s
 

@@ -68,6 +68,8 @@ class StoreUnit(wiring.Component):
     error : Out(error_layout)
         ADDRESS or AXI_WRITE (with the address of the burst); stays until reset.
     stats : Out(store_stats_layout)
+    begun, ended : Out(1)
+        Pulses for traces: a store starts, its waits granted; its last write response arrived (DISCARD: its last row).
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -87,6 +89,8 @@ class StoreUnit(wiring.Component):
                 "busy": Out(1),
                 "error": Out(error_layout()),
                 "stats": Out(store_stats_layout()),
+                "begun": Out(1),
+                "ended": Out(1),
             }
         )
 
@@ -118,6 +122,7 @@ class StoreUnit(wiring.Component):
             decode.job.ready.eq(~running),
             start.eq(decode.job.valid & ~running),
             self.stats.waiting.eq(decode.waiting),
+            self.begun.eq(start),
         ]
         with m.If(start):
             m.d.sync += [running.eq(1), job.eq(decode.job.payload)]
@@ -294,7 +299,7 @@ class StoreUnit(wiring.Component):
                     answered.eq(able & response.valid),
                     error.eq(response.payload.error),
                 ]
-        m.d.comb += head.ready.eq(answered)
+        m.d.comb += [head.ready.eq(answered), self.ended.eq(answered & head.payload.last)]
         with m.If(answered & posts & ~error & ~stop):
             m.d.sync += [post_valid.eq(1), self.post.payload.eq(head.payload.post)]
         with m.Elif(self.post.ready):

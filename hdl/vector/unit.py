@@ -70,6 +70,8 @@ class VectorUnit(wiring.Component):
         RANGE; level until reset.
     stats : Out(vector_stats_layout)
         Registered.
+    begun, ended : Out(1)
+        Pulses for traces, registered likewise: an instruction starts, its waits granted; it is complete.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -88,6 +90,8 @@ class VectorUnit(wiring.Component):
                 "busy": Out(1),
                 "error": Out(error_layout()),
                 "stats": Out(vector_stats_layout()),
+                "begun": Out(1),
+                "ended": Out(1),
             }
         )
 
@@ -159,7 +163,11 @@ class VectorUnit(wiring.Component):
         ]
         stats = Signal(vector_stats_layout(), init={"idle": 1})
         now = Signal(vector_stats_layout())
-        m.d.sync += stats.eq(now)
+        m.d.sync += [
+            stats.eq(now),
+            self.begun.eq(issue.start.valid & issue.start.ready),
+            self.ended.eq(issue.finished),
+        ]
         m.d.comb += self.stats.eq(stats)
         with m.If(issue.request_valid & issue.request_ready & issue.reads_a):
             m.d.comb += now.rows.eq(1)

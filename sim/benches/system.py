@@ -28,7 +28,7 @@ from sim.crosscheck import random_knobs
 from sim.golden.executor import Executor
 from sim.hexfile import channel_path, read_hex
 from sim.streams import random_stream
-from sim.system import MEMORY_CONTROLS, Job, back_door_plusargs, machine_sources, write_jobs
+from sim.system import MEMORY_CONTROLS, TRACE_FILE, Job, back_door_plusargs, machine_sources, write_jobs
 from sim.testbench import Design
 
 PERIOD_NS = 2
@@ -82,6 +82,9 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
     await axil.write("IRQ_PENDING", 3)
     await axil.write("IRQ_ENABLE", 3)
     await wait_ready(axil, clk)
+    if job["trace"]:
+        dut.trace_on.value = 1
+        await RisingEdge(clk)
     started = time.perf_counter()
     await axil.write("CONTROL", 3 if job["invalidate"] else 1)
     limit = ClockCycles(clk, job["max_cycles"])
@@ -89,6 +92,10 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
     wall = time.perf_counter() - started
     result: dict[str, Any] = {"timed_out": fired is limit, "wall_s": wall}
     await wait_ready(axil, clk) if fired is not limit else None
+    if job["trace"]:
+        dut.trace_on.value = 0
+        await ClockCycles(clk, 2)  # the recorder closes the file
+        shutil.move(TRACE_FILE, job["trace"])
     status = await axil.read("STATUS")
     result |= {
         "done": bool(status & 4),
@@ -175,6 +182,7 @@ async def jobs(dut: Any) -> None:
     dut.mem_rst.value = 0
     dut.mem_load.value = 0
     dut.mem_dump.value = 0
+    dut.trace_on.value = 0
     dut.rst.value = 1
     Clock(dut.clk, PERIOD_NS, unit="ns").start()
     await ClockCycles(dut.clk, 4)
