@@ -26,8 +26,8 @@ def token_layout(config: MachineConfig) -> data.StructLayout:
 
     ``phase``: operand. ``final``: with this row the result is complete. ``count``: valid elements, 0 to C. ``out``: a
     result row leaves. ``dest``: combine row or activation word, ``half``: which half of the word. ``row``, ``first``,
-    ``last``: its place in the vector. ``index``: which row of ROTATE's tables it is or takes. ``scalar``: the scalar that the vector writes. ``pick``, ``place``: GATHER's
-    lanes.
+    ``last``: its place in the vector. ``index``: which row of ROTATE's tables it is or takes. ``scalar``: the scalar
+    that the vector writes. ``pick``, ``place``: GATHER's lanes.
     """
     lane_bits = config.columns.bit_length() - 1
     return data.StructLayout(

@@ -48,8 +48,8 @@ class VectorUnit(wiring.Component):
 
     Latency: a result row is written 15 cycles after its last operand was read, when nothing is in the way; about 20
     cycles from the last row of an instruction to the first of the next. Throughput: one row of operand A per cycle
-    (MUL: one in two cycles, ADD: in 14; GATHER: one element in three; ROTATE with tables of one or two rows: the rows of
-    a vector and of its tables, with larger tables one row in three cycles).
+    (MUL: one in two cycles, ADD: in 14; GATHER: one element in three; ROTATE with tables of one or two rows: the rows
+    of a vector and of its tables, with larger tables one row in three cycles).
 
     Members
     -------
