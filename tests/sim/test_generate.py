@@ -317,6 +317,21 @@ def test_the_command_on_the_rtl(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "generation.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "exactness.json"
+    options = ["--model", str(folder), "--config", "tiny", "--batch", "3", "--prefill", "24", "--steps", "2"]
+    assert cli.main(["bench", "exactness", *options, "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert result["mismatched_bytes"] == 0 and result["decode_steps"] == 2 and result["decode_tokens"] == 6
+    assert result["prefill_tokens"] >= 24 and len(set(result["lengths"])) == 3
+    assert sum(result["lengths"]) == result["prefill_tokens"] + 6
+    steps = result["prefill_steps"] + 2
+    assert result["compared_bytes"] == steps * 2 << MEMORY_BITS
+    assert "mismatched_bytes" in capsys.readouterr().out
+    assert cli.main(["bench", "exactness", *options[:-1], "0"]) == 2
+    assert "--steps 0: use at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
