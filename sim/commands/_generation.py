@@ -14,6 +14,7 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from sim.commands._common import print_table
 from sim.commands._stream import TokenStream
+from sim.system import SimulatedMachine
 from sim.text.draw import draw_generation
 from sim.text.engines import ENGINES, IsaEngine, RtlEngine
 from sim.text.generator import ROUTINGS, Generator, StepRecord
@@ -22,6 +23,8 @@ from sim.text.report import PHASES, loss_rows, summarise
 from sim.text.sampling import Sampler
 
 __all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_picture"]
+
+COMPILING = "{}: generating Verilog and compiling the simulator (minutes, once for a configuration)"
 
 SHORTEST_EXCERPT = 16
 LONGEST_EXCERPT = 48
@@ -110,7 +113,13 @@ def make_generator(
     return Generator(model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler)
 
 
-def generate(generator: Generator, args: argparse.Namespace, waves_to: Path | None = None) -> dict[str, Any]:
+def generate(
+    generator: Generator,
+    args: argparse.Namespace,
+    *,
+    machine: SimulatedMachine | None = None,
+    waves_to: Path | None = None,
+) -> dict[str, Any]:
     """Run a generation, show its tokens as they come, and return the report.
 
     Parameters
@@ -119,6 +128,8 @@ def generate(generator: Generator, args: argparse.Namespace, waves_to: Path | No
         What to run.
     args : argparse.Namespace
         The options of `add_generation_options`.
+    machine : SimulatedMachine, optional
+        For the engine rtl; default: one is compiled.
     waves_to : path, optional
         Folder for waves; none are recorded without.
     """
@@ -129,10 +140,13 @@ def generate(generator: Generator, args: argparse.Namespace, waves_to: Path | No
         if args.engine == "isa":
             engine = stack.enter_context(IsaEngine(config))
         else:
-            say(f"{config.name}: generating Verilog and compiling the simulator (minutes, once for a configuration)")
+            if machine is None:
+                say(COMPILING.format(config.name))
             # Waves move to their place when all is done: an interrupted run leaves no half file there.
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="a3d-run-")))
-            engine = stack.enter_context(RtlEngine(config, waves=waves_to is not None, work_dir=scratch))
+            engine = stack.enter_context(
+                RtlEngine(config, machine=machine, waves=waves_to is not None, work_dir=scratch)
+            )
         stream = TokenStream(generator, sys.stderr if getattr(args, "json", None) == "-" else None)
         engine.start(generator.memory)
         with stream:

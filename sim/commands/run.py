@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
     generator = make_generator(args, config, model, prompts, sampler)
-    report = {"model": model.name, **generate(generator, args, args.out if args.waves else None)}
+    report = {"model": model.name, **generate(generator, args, waves_to=args.out if args.waves else None)}
     if args.json != "-":
         print_report(report, f"{model.name} on {config.name} ({args.engine})")
         write_picture(report, args.out / "generation.png")

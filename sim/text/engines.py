@@ -26,7 +26,7 @@ from sim.golden.executor import Executor
 from sim.session import MachineSession
 from sim.system import Job, JobResult, SimulatedMachine
 
-__all__ = ["ENGINES", "Engine", "IsaEngine", "Outcome", "RtlEngine", "find_writer"]
+__all__ = ["ENGINES", "Engine", "IsaEngine", "Outcome", "RtlEngine", "find_writer", "simulated_memory_bits"]
 
 ENGINES = ("rtl", "isa")
 """Names of the engines."""
@@ -204,8 +204,7 @@ class RtlEngine:
         self._reference.start(memory)
         machine = self._machine
         if machine is None:
-            largest = max(image.size for image in memory.images)
-            bits = max(LEAST_MEMORY_BITS, (largest - 1).bit_length())
+            bits = simulated_memory_bits(memory)
             machine = SimulatedMachine(self.config, memory_bits=bits, waves=self._waves, build_root=self._build_root)
         self._session = self._stack.enter_context(MachineSession(machine, work_dir=self._work_dir))
 
@@ -271,6 +270,11 @@ class RtlEngine:
         if lines:
             raise MismatchError(f"{where}: {lines[0]} ({len(lines)} counters are wrong)")
         return count
+
+
+def simulated_memory_bits(memory: ModelMemory) -> int:
+    """Return log2 of the simulated memories' size that a model needs."""
+    return max(LEAST_MEMORY_BITS, (max(image.size for image in memory.images) - 1).bit_length())
 
 
 def find_writer(program: StepProgram, config: MachineConfig, group: int, address: int) -> int | None:

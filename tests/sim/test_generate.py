@@ -317,6 +317,33 @@ def test_the_command_on_the_rtl(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "generation.png").read_bytes().startswith(b"\x89PNG")
 
 
+def demo(folder: Path, out: Path, *more: str) -> int:
+    options = ["--prompt", "To be", "--tokens", "2", "--layer-tokens", "9", *more]
+    return cli.main(["demo", "--model", str(folder), "--config", "tiny", "-o", str(out), *options])
+
+
+def test_the_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo(folder, tmp_path, "--no-edge") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["mismatched_bytes"] == 0 and report["tokens"] == 2
+    assert report["ttft_cycles"] > 0 < report["tpot_cycles"]
+    assert [entry["layer"] for entry in report["layers"]] == [0, 1]
+    for entry in report["layers"]:
+        assert entry["tokens"] == 9 and 1 <= entry["experts"] <= 4 and entry["edge_cycles"] is None
+        assert entry["bound_cycles"] < entry["cycles"] and 0 < entry["utilisation"] < 1
+    assert capsys.readouterr().out.startswith("To be")
+    for name in ("generation.png", "utilisation.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_demo_with_its_control(folder: Path, tmp_path: Path) -> None:
+    assert demo(folder, tmp_path) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["mismatched_bytes"] == 0
+    assert all(entry["edge_cycles"] > entry["cycles"] for entry in report["layers"])
+
+
 def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "exactness.json"
     options = ["--model", str(folder), "--config", "tiny", "--batch", "3", "--prefill", "24", "--steps", "2"]
