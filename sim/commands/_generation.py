@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from hdl.errors import A3dError
 from sim.commands._common import print_table
 from sim.commands._stream import TokenStream
 from sim.system import SimulatedMachine
-from sim.text.draw import draw_generation
+from sim.text.draw import write_pictures, write_trace
 from sim.text.engines import ENGINES, IsaEngine, RtlEngine
 from sim.text.generator import ROUTINGS, Generator, StepRecord
 from sim.text.model import ByteModel, to_tokens
 from sim.text.report import PHASES, loss_rows, summarise
 from sim.text.sampling import Sampler
 
-__all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_picture"]
+__all__ = ["add_generation_options", "generate", "only_json", "print_report", "prompts_of", "say", "write_files"]
 
 COMPILING = "{}: generating Verilog and compiling the simulator (minutes, once for a configuration)"
 
@@ -34,6 +35,11 @@ LONGEST_EXCERPT = 48
 def say(line: str) -> None:
     """Tell what is going on, on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def only_json(args: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which all that is printed goes to standard error if standard output gets the JSON."""
+    return contextlib.redirect_stdout(sys.stderr) if args.json == "-" else contextlib.nullcontext()
 
 
 def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batch: int | None) -> None:
@@ -62,6 +68,10 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens; default 0")
     parser.add_argument("--clock-mhz", type=float, metavar="F", help="also give times and rates for this clock")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="timeline of all steps, for Perfetto (default: of the first step of each phase, OUT/run.trace.json)",
+    )  # fmt: skip
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="text for the ranges; default: heldout.txt")
 
 
@@ -119,8 +129,8 @@ def generate(
     *,
     machine: SimulatedMachine | None = None,
     waves_to: Path | None = None,
-) -> dict[str, Any]:
-    """Run a generation, show its tokens as they come, and return the report.
+) -> tuple[dict[str, Any], list[StepRecord]]:
+    """Run a generation, show its tokens as they come, and return the report and the steps.
 
     Parameters
     ----------
@@ -147,10 +157,10 @@ def generate(
             engine = stack.enter_context(
                 RtlEngine(config, machine=machine, waves=waves_to is not None, work_dir=scratch)
             )
-        stream = TokenStream(generator, sys.stderr if getattr(args, "json", None) == "-" else None)
+        stream = TokenStream(generator)
         engine.start(generator.memory)
         with stream:
-            for record in generator.run(engine):
+            for record in generator.run(engine, trace="all" if args.trace else "first"):
                 records.append(record)
                 stream.add(record)
         if waves_to is not None and args.engine == "rtl":
@@ -159,7 +169,7 @@ def generate(
             for wave in (*scratch.glob("*.fst"), *scratch.glob("*.vcd")):
                 shutil.move(wave, waves_to / wave.name)
                 say(f"waves: {waves_to / wave.name}")
-    return summarise(generator, records, args.engine, clock_mhz=args.clock_mhz)
+    return summarise(generator, records, args.engine, clock_mhz=args.clock_mhz), records
 
 
 def print_report(report: dict[str, Any], title: str) -> None:
@@ -204,21 +214,24 @@ def print_report(report: dict[str, Any], title: str) -> None:
         )
 
 
-def write_picture(report: dict[str, Any], path: Path) -> None:
-    """Draw a report whose engine has time, and say where the picture is.
+def write_files(
+    report: dict[str, Any], records: Sequence[StepRecord], config: MachineConfig, args: argparse.Namespace
+) -> None:
+    """Write pictures and timeline of a generation whose engine has time, and say where they are.
 
     Raises
     ------
     A3dError
-        The file cannot be written.
+        A file cannot be written.
     """
-    if report["total"]["cycles"] is None:
-        return
+    trace = args.trace or args.out / "run.trace.json"
     try:
-        draw_generation(report, path)
+        for picture in write_pictures(report, records, config, args.out):
+            print(f"picture: {picture}")
+        if write_trace(records, config, trace):
+            print(f"timeline: {trace} (open it in https://ui.perfetto.dev)")
     except OSError as error:
-        raise A3dError(f"picture {path}: {error.strerror}; name a writable folder") from error
-    print(f"picture: {path}")
+        raise A3dError(f"{error.filename}: {error.strerror}; name writable files with -o and --trace") from error
 
 
 def _percent(value: float | None) -> float | None:

@@ -4,7 +4,6 @@
 import codecs
 import sys
 from types import TracebackType
-from typing import TextIO
 
 import rich.console
 import rich.live
@@ -32,13 +31,11 @@ class TokenStream:
     ----------
     generator : Generator
         What runs.
-    out : text file, optional
-        Where the text goes; default: standard output.
     """
 
-    def __init__(self, generator: Generator, out: TextIO | None = None) -> None:
+    def __init__(self, generator: Generator) -> None:
         self._generator = generator
-        self._out = out or sys.stdout
+        self._out = sys.stdout
         self._console = rich.console.Console(stderr=True)
         self._texts = [bytearray() for _ in generator.prompts]
         self._alone = len(self._texts) == 1

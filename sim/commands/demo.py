@@ -17,10 +17,11 @@ from sim.commands._generation import (
     check_options,
     generate,
     make_generator,
+    only_json,
     print_report,
     prompts_of,
     say,
-    write_picture,
+    write_files,
 )
 from sim.moe_demo import (
     DEMO_MODEL,
@@ -35,7 +36,7 @@ from sim.moe_demo import (
 )
 from sim.system import SimulatedMachine
 from sim.text.engines import simulated_memory_bits
-from sim.text.generator import Generator
+from sim.text.generator import Generator, StepRecord
 from sim.text.model import read_byte_model
 
 PROMPTS = ("It was a bright cold day in April, and the ", "Elinor ")
@@ -71,19 +72,21 @@ def run(args: argparse.Namespace) -> int:
     generator = make_generator(args, config, model, prompts, sampler)
     size = args.layer_tokens if args.layer_tokens is not None else min(LAYER_TOKENS, model.text.shape[1])
     works = layer_works(model.model, model.excerpts(1, size, size)[0])
-    report = {"model": model.name, **_measure(args, config, generator, works)}
-    print_report(report, f"{model.name} on {config.name} ({args.engine})")
-    _print_layers(report, args.out / "utilisation.png")
-    write_picture(report, args.out / "generation.png")
+    with only_json(args):
+        report, records = _measure(args, config, generator, works)
+        report = {"model": model.name, **report}
+        print_report(report, f"{model.name} on {config.name} ({args.engine})")
+        _print_layers(report, args.out / "utilisation.png")
+        write_files(report, records, config, args)
     target = args.json or args.out / "report.json"
     write_json(target, report)
-    print(f"report: {target}")
+    say(f"report: {target}")
     return 0
 
 
 def _measure(
     args: argparse.Namespace, config: MachineConfig, generator: Generator, works: list[LayerWork]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[StepRecord]]:
     """Run the generation, and the experts alone on the machine and on its control."""
     programs = lower_layers(config, works)
     bits = max(simulated_memory_bits(generator.memory), memory_bits(programs))
@@ -95,7 +98,7 @@ def _measure(
         machine = SimulatedMachine(config, memory_bits=bits)
         if control is not None:
             stack.enter_context(control)
-        report = generate(generator, args, machine=machine)
+        report, records = generate(generator, args, machine=machine)
         say(f"{config.name}: the experts of {len(works)} layers alone")
         layers, mismatched = measure_layers(machine, works)
         if control is not None:
@@ -104,7 +107,7 @@ def _measure(
             layers, mismatched = with_control(layers, edge), mismatched + differing
     report["mismatched_bytes"] += mismatched
     report["layers"] = [asdict(layer) for layer in layers]
-    return report
+    return report, records
 
 
 def _print_layers(report: dict[str, Any], picture: Path) -> None:

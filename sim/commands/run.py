@@ -12,10 +12,11 @@ from sim.commands._generation import (
     check_options,
     generate,
     make_generator,
+    only_json,
     print_report,
     prompts_of,
     say,
-    write_picture,
+    write_files,
 )
 from sim.moe_demo import DEMO_MODEL
 from sim.text.model import read_byte_model
@@ -45,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
     generator = make_generator(args, config, model, prompts, sampler)
-    report = {"model": model.name, **generate(generator, args, waves_to=args.out if args.waves else None)}
-    if args.json != "-":
+    with only_json(args):
+        report, records = generate(generator, args, waves_to=args.out if args.waves else None)
+        report = {"model": model.name, **report}
         print_report(report, f"{model.name} on {config.name} ({args.engine})")
-        write_picture(report, args.out / "generation.png")
+        write_files(report, records, config, args)
     target = args.json or args.out / "report.json"
     write_json(target, report)
-    if args.json != "-":
-        print(f"report: {target}")
+    say(f"report: {target}")
     return 0

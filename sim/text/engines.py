@@ -25,6 +25,7 @@ from sim.crosscheck import MismatchError, compare_counters
 from sim.golden.executor import Executor
 from sim.session import MachineSession
 from sim.system import Job, JobResult, SimulatedMachine
+from sim.trace import Trace
 
 __all__ = ["ENGINES", "Engine", "IsaEngine", "Outcome", "RtlEngine", "find_writer", "simulated_memory_bits"]
 
@@ -55,6 +56,8 @@ class Outcome:
         Bytes of memory that were compared with the executor's, and how many of them differed.
     wall_s : float
         Wall-clock seconds of the simulation between start and interrupt.
+    trace : Trace or None
+        What each unit did in each cycle, where that was asked for and the engine has time.
     """
 
     logits: npt.NDArray[np.int16]
@@ -63,6 +66,7 @@ class Outcome:
     compared_bytes: int
     mismatched_bytes: int
     wall_s: float
+    trace: Trace | None = None
 
 
 class Engine(Protocol):
@@ -73,7 +77,7 @@ class Engine(Protocol):
     def start(self, memory: ModelMemory) -> None:
         """Give the machine its memory; called once, before the first step."""
 
-    def run(self, program: StepProgram) -> Outcome:
+    def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
         """Run a step whose stream and lists lie in the step area of the memory given to `start`."""
 
 
@@ -121,7 +125,7 @@ class IsaEngine:
         assert self._memory is not None
         return Limits((self._memory.images[0].size, self._memory.images[1].size), program.window)
 
-    def run(self, program: StepProgram) -> Outcome:
+    def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
         """Run a step.
 
         Raises
@@ -208,7 +212,7 @@ class RtlEngine:
             machine = SimulatedMachine(self.config, memory_bits=bits, waves=self._waves, build_root=self._build_root)
         self._session = self._stack.enter_context(MachineSession(machine, work_dir=self._work_dir))
 
-    def run(self, program: StepProgram) -> Outcome:
+    def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
         """Run a step on the simulation and on the executor, and compare them.
 
         Raises
@@ -221,7 +225,7 @@ class RtlEngine:
             The stream could race, deadlock or stop (with `verify`).
         """
         assert self._session is not None
-        self._session.submit(self._job(program))
+        self._session.submit(self._job(program, trace))
         expected = self._reference.run(program)  # meanwhile
         result = self._session.collect()
         differing = self._check(program, expected, result)
@@ -229,10 +233,10 @@ class RtlEngine:
         assert result.memory is not None
         return Outcome(
             program.read_logits(result.memory), dict(result.counters), result.counters["cycles"],
-            sum(image.size for image in result.memory), differing, result.wall_s,
+            sum(image.size for image in result.memory), differing, result.wall_s, result.trace,
         )  # fmt: skip
 
-    def _job(self, program: StepProgram) -> Job:
+    def _job(self, program: StepProgram, trace: bool) -> Job:
         """Return the simulator's job: the whole memory once, then what the host writes for each step."""
         assert self._memory is not None
         images, patch = self._memory.images, program.patch
@@ -242,6 +246,7 @@ class RtlEngine:
             images=(images[0].tobytes(), images[1].tobytes()) if first else None,
             patches=() if first else [(patch.group, patch.address, data)],
             stream_base=program.stream_base, limits=self._reference.limits(program), max_cycles=MOST_CYCLES,
+            trace=trace,
         )  # fmt: skip
 
     def _check(self, program: StepProgram, expected: Outcome, result: JobResult) -> int:

@@ -22,11 +22,15 @@ from scheduler.sync import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
 from sim.text.engines import Engine
 from sim.text.sampling import Sampler
+from sim.timeline import TracedStep
 
-__all__ = ["ROUTINGS", "Generator", "StepRecord"]
+__all__ = ["ROUTINGS", "TRACES", "Generator", "StepRecord"]
 
 ROUTINGS = ("host",)
 """Who knows the experts of a step: ``host``, the integer model that runs beside the machine finds them first."""
+
+TRACES = ("none", "first", "all")
+"""Steps whose trace is kept: none, the first of each phase, all."""
 
 STEP_TOKENS = 128
 """Most new tokens of a prefill step."""
@@ -65,6 +69,8 @@ class StepRecord:
         Bytes of memory that were compared with the executor's, and how many of them differed.
     host_s, run_s, simulated_s : float
         Wall-clock seconds: integer model and lowering; the engine with its comparison; the simulation alone.
+    traced : TracedStep or None
+        What each unit did in each cycle, where that was asked for and the engine has time.
     """
 
     number: int
@@ -82,6 +88,7 @@ class StepRecord:
     host_s: float
     run_s: float
     simulated_s: float
+    traced: TracedStep | None = None
 
 
 @dataclass(eq=False)
@@ -180,13 +187,15 @@ class Generator:
         """Tokens to generate, all sequences together."""
         return self.tokens * len(self._sequences)
 
-    def run(self, engine: Engine) -> Iterator[StepRecord]:
+    def run(self, engine: Engine, *, trace: str = "none") -> Iterator[StepRecord]:
         """Run all steps; yields each step's record as soon as it is there.
 
         Parameters
         ----------
         engine : Engine
             One of the same configuration that was started with `memory`.
+        trace : str
+            One of ``TRACES``.
 
         Raises
         ------
@@ -196,28 +205,37 @@ class Generator:
         waiting = list(self._sequences)
         active: list[_Sequence] = []
         slots = list(range(self.batch))
-        number = 0
+        number, seen = 0, set[str]()
         while waiting or active:
             while waiting and slots:
                 sequence = waiting.pop(0)
                 sequence.slot, sequence.cache = slots.pop(0), self._integer.new_cache()
                 active.append(sequence)
-            yield self._step(engine, number, active)
+            phase = "prefill" if any(s.done < len(s.prompt) for s in active) else "decode"
+            yield self._step(engine, number, phase, active, trace == "all" or (trace == "first" and phase not in seen))
+            seen.add(phase)
             number += 1
             for sequence in [s for s in active if len(s.output) == self.tokens]:
                 active.remove(sequence)
                 slots.append(sequence.slot)
                 sequence.cache = None
 
-    def _step(self, engine: Engine, number: int, active: Sequence[_Sequence]) -> StepRecord:
+    def _step(self, engine: Engine, number: int, phase: str, active: Sequence[_Sequence], trace: bool) -> StepRecord:
         started = time.perf_counter()
-        prefill = [s for s in active if s.done < len(s.prompt)]
-        chunks, expected, program = self._prefill(prefill) if prefill else self._lower(active, len(active))
+        if phase == "prefill":
+            chunks, expected, program = self._prefill([s for s in active if s.done < len(s.prompt)])
+        else:
+            chunks, expected, program = self._lower(active, len(active))
         lowered = time.perf_counter()
-        outcome = engine.run(program)
+        outcome = engine.run(program, trace=trace)
         finished = time.perf_counter()
         if not np.array_equal(outcome.logits, expected.last_logits):
             raise CheckError(f"step {number}: the {engine.name} engine's logits are not those of the integer model")
+        traced = None
+        if outcome.trace is not None:
+            traced = TracedStep(
+                name=f"{phase} {number}", instructions=program.instructions, trace=outcome.trace, labels=program.labels
+            )
         by_slot = {s.slot: s for s in active}
         sequences = [by_slot[chunk.slot] for chunk in chunks]
         chosen = {}
@@ -228,12 +246,12 @@ class Generator:
                 sequence.output.append(token)
                 chosen[sequence.number] = token
         return StepRecord(
-            number=number, phase="prefill" if prefill else "decode", sequences=tuple(s.number for s in sequences),
+            number=number, phase=phase, sequences=tuple(s.number for s in sequences),
             lengths=tuple(c.end for c in chunks), tokens=sum(len(c.tokens) for c in chunks), chosen=chosen,
             instructions=len(program.instructions), macs=step_macs(self.shape, chunks), cycles=outcome.cycles,
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=lowered - started,
-            run_s=finished - lowered, simulated_s=outcome.wall_s,
+            run_s=finished - lowered, simulated_s=outcome.wall_s, traced=traced,
         )  # fmt: skip
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from hdl.config import MachineConfig
@@ -33,9 +33,7 @@ def stalls_of(config: MachineConfig, counters: Mapping[str, int]) -> dict[str, d
     units: dict[str, dict[str, int]] = {
         "tiers": {name: sum(counters[f"tier{t}_{name}"] for t in range(config.tiers)) for name in CYCLE_COUNTERS}
     }
-    for unit, names in EXHAUSTIVE.items():
-        units[unit] = {name: counters[name] for name in names}
-    return units
+    return units | {unit: {name: counters[name] for name in names} for unit, names in EXHAUSTIVE.items()}
 
 
 def _total(records: Sequence[StepRecord]) -> Counter[str]:
@@ -156,11 +154,16 @@ def summarise(
         "sequences": sequences,
         "total": whole,
         **phases,
-        "steps": [asdict(r) for r in records],
+        "steps": [_plain(r) for r in records],
     }
     if clock_mhz is not None:
         report |= {"clock_mhz": clock_mhz, **_speeds(report, clock_mhz)}
     return report
+
+
+def _plain(record: StepRecord) -> dict[str, Any]:
+    """Return a record without its trace, which a timeline shows."""
+    return {f.name: getattr(record, f.name) for f in fields(record) if f.name != "traced"}
 
 
 def _speeds(report: Mapping[str, Any], clock_mhz: float) -> dict[str, Any]:

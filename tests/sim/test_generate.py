@@ -163,8 +163,8 @@ class FaultyEngine(RtlEngine):
 
     fault: tuple[int, int, bytes]
 
-    def _job(self, program: StepProgram) -> Job:
-        job = super()._job(program)
+    def _job(self, program: StepProgram, trace: bool) -> Job:
+        job = super()._job(program, trace)
         return Job(**{**vars(job), "patches": [*job.patches, self.fault]})
 
 
@@ -307,14 +307,17 @@ def test_the_command_takes_a_batch(folder: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_the_command_on_the_rtl(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--prompt", "To be", "--tokens", "2", "--clock-mhz", "500")
+    options = ("--prompt", "To be", "--tokens", "3", "--clock-mhz", "500", "--trace", str(tmp_path / "all.json"))
     assert cli.main(command(folder, tmp_path, *options, engine="rtl")) == 0
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["mismatched_bytes"] == 0 and report["ttft_cycles"] > 1000 < report["tpot_cycles"]
     assert "mismatched bytes: 0 of " in printed and "time to first token: " in printed and "at 500 MHz" in printed
     assert "stall_tag" in printed
-    assert (tmp_path / "generation.png").read_bytes().startswith(b"\x89PNG")
+    timeline = json.loads((tmp_path / "all.json").read_text())["traceEvents"]
+    steps = [event["name"] for event in timeline if event.get("cat") == "step"]
+    assert steps == ["prefill 0", "decode 1", "decode 2"]
+    assert not (tmp_path / "run.trace.json").exists()
 
 
 def demo(folder: Path, out: Path, *more: str) -> int:
@@ -332,7 +335,7 @@ def test_the_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert entry["tokens"] == 9 and 1 <= entry["experts"] <= 4 and entry["edge_cycles"] is None
         assert entry["bound_cycles"] < entry["cycles"] and 0 < entry["utilisation"] < 1
     assert capsys.readouterr().out.startswith("To be")
-    for name in ("generation.png", "utilisation.png"):
+    for name in ("steps.png", "cycles.png", "timeline_prefill.png", "timeline_decode.png", "utilisation.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -447,8 +450,8 @@ def test_engines_stop_with_what_the_machine_reports(model: QuantisedModel, machi
     generator = Generator(model, TINY, prompts(5), 1)
 
     class ShortMemory(RtlEngine):
-        def _job(self, program: StepProgram) -> Job:
-            job = super()._job(program)
+        def _job(self, program: StepProgram, trace: bool) -> Job:
+            job = super()._job(program, trace)
             assert job.limits is not None
             return Job(**{**vars(job), "limits": type(job.limits)(job.limits.memory_bytes, ((0, 32), (0, 32)))})
 
