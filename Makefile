@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 .PHONY: demo
-demo: setup ## The main job: the demo model's experts on the simulated machine, every byte compared
+demo: setup ## The main job: the demo model writes text on the simulated machine, every byte compared
 	$(BIN)/a3d demo $(CONFIG_OPTION) $(ARGS)
 
 ##@ Check

@@ -57,6 +57,7 @@ class BuildRequest:
     parameters: dict[str, object]
     waves: str | None
     fast: bool
+    quick: bool
     public: tuple[str, ...]
     extra_args: tuple[str, ...]
 
@@ -75,6 +76,7 @@ class BuildRequest:
             sorted(self.parameters.items()),
             self.waves,
             self.fast,
+            self.quick,
             self.public,
             self.extra_args,
             *_environment_of(self.sim),
@@ -126,8 +128,12 @@ def compile_verilator(request: BuildRequest, folder: Path, execute: Execute) -> 
     command += [*request.extra_args, str(_VERILATOR_MAIN), *(str(s) for s in request.sources)]
     execute(command)
 
-    make = ["make", "-s", "-j", str(min(os.cpu_count() or 1, 8)), "-C", "obj", "-f", "Vtop.mk"]
-    if request.fast:
+    # A quick build runs beside other work.
+    make = ["make", "-s", "-j", "1" if request.quick else str(min(os.cpu_count() or 1, 8)), "-C", "obj"]
+    make += ["-f", "Vtop.mk"]
+    if request.quick:
+        make += ["OPT_FAST=-O0", "OPT_GLOBAL=-Os"]
+    elif request.fast:
         # Who looks at waves waits for the compiler more than for the simulation.
         make += ["OPT_FAST=-O1", "OPT_GLOBAL=-Os"] if request.waves else ["OPT_FAST=-O3", "OPT_GLOBAL=-O2"]
     if ccache := tools.ccache():
@@ -148,7 +154,7 @@ def _runtime_folder(request: BuildRequest) -> Path:
     They are the same for every model that is compiled with the same options, and compiling them takes eight of the
     ten seconds that a small model needs.
     """
-    settings = [request.waves, request.fast, request.extra_args, *_environment_of("verilator")]
+    settings = [request.waves, request.fast, request.quick, request.extra_args, *_environment_of("verilator")]
     return cache_root() / f"verilator-runtime-{content_key([], settings)}"
 
 

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: every MoE layer of the demo model, for one batch of held-out text, on the generated machine.
+"""The experts of every layer of a model, for one piece of text, alone on the machine and on its control.
 
-Attention, norms and routing run in the NumPy model for now; the experts of each layer run in the RTL simulation with
-the activations and the routing that the model has there, and their integer results go on into the next layer.
+Activations and routing of each layer are those of the integer model, and both machines run the same instructions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.errors import A3dError, CheckError
-from scheduler.checkpoint import read_checkpoint
+from hdl.errors import CheckError
 from scheduler.lower import lower_moe_layer
 from scheduler.program import Program
-from scheduler.quantise import QuantisedLayer, quantise_activations, quantise_gates
+from scheduler.quantise import QuantisedLayer
+from scheduler.quantised_model import QuantisedModel
 from scheduler.verify import check_stream
 from sim.crosscheck import compare_counters
+from sim.files import whole_file
 from sim.golden.executor import Executor
-from sim.golden.float_model import FloatModel
-from sim.golden.integer_model import moe_layer
-from sim.golden.quantised_model import IntegerMoeModel, quantise_model
+from sim.golden.integer_model import IntegerModel, moe_layer
 from sim.system import Job, JobResult, SimulatedMachine
 
-__all__ = ["DEMO_MODEL", "LayerReport", "LayerWork", "draw", "layer_works", "run_demo"]
+__all__ = [
+    "DEMO_MODEL", "LayerReport", "LayerWork", "draw", "edge_variant", "layer_works", "lower_layers", "measure_layers",
+    "memory_bits", "with_control",
+]  # fmt: skip
 
 DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 """The model that comes with the project."""
-
-CALIBRATION_BYTES = 4096
-"""Held-out text, from its end, that the static scales are taken from; the batch comes from the beginning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,41 +102,20 @@ class LayerReport:
     edge_utilisation: float | None = None
 
 
-def layer_works(model_dir: Path, tokens: int) -> list[LayerWork]:
-    """Return every layer's work for the first `tokens` bytes of the model's held-out text.
+def layer_works(model: QuantisedModel, tokens: Sequence[int]) -> list[LayerWork]:
+    """Return every layer's work when the integer model reads some tokens.
 
     Raises
     ------
     A3dError
-        More tokens than the model's context or the held-out text allow; a checkpoint that cannot be read.
+        No tokens, more than the model's context, or tokens that it does not have.
     """
-    checkpoint = read_checkpoint(model_dir)
-    path = model_dir / "heldout.txt"
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise A3dError(f"held-out text {path}: {error.strerror}; put a text of at least 8 KiB there") from error
-    most = min(checkpoint.config.max_position_embeddings, len(text) - CALIBRATION_BYTES)
-    if not 1 <= tokens <= most:
-        raise A3dError(f"--tokens {tokens}: use 1 to {most} (the model's context and the held-out text)")
-    model = FloatModel(checkpoint)
-    layers = quantise_model(model, text[-CALIBRATION_BYTES:])
-    ids = np.frombuffer(text[:tokens], dtype=np.uint8)
-    traces = IntegerMoeModel(model, layers).forward(ids, trace=True).layers
-    works = []
-    for number, (layer, trace) in enumerate(zip(layers, traces, strict=True)):
-        hidden = trace.moe_input.shape[-1]
-        k = trace.expert_index.shape[-1]
-        works.append(
-            LayerWork(
-                number,
-                layer,
-                quantise_activations(trace.moe_input.reshape(-1, hidden), layer.x_scale),
-                trace.expert_index.reshape(-1, k).astype(np.int64),
-                quantise_gates(trace.expert_weight.reshape(-1, k)),
-            )
-        )
-    return works
+    integer = IntegerModel(model)
+    result = integer.step([(integer.new_cache(), np.asarray(tokens))], trace=True)
+    return [
+        LayerWork(number, layer.experts, trace.expert_input, routing.experts, routing.gates)
+        for number, (layer, trace, routing) in enumerate(zip(model.layers, result.layers, result.routing, strict=True))
+    ]
 
 
 def _job(program: Program) -> Job:
@@ -193,77 +170,46 @@ def _report(work: LayerWork, program: Program, result: JobResult) -> LayerReport
     )
 
 
-def _simulate(
-    config: MachineConfig, works: Sequence[LayerWork], progress: Callable[[str], None]
-) -> tuple[list[LayerReport], int]:
-    """Run all layers' programs on one machine; return reports and the differing bytes."""
+def lower_layers(config: MachineConfig, works: Sequence[LayerWork]) -> list[Program]:
+    """Return every layer's program, proved free of races."""
     programs = []
     for work in works:
         program = lower_moe_layer(config, work.layer, work.x, work.experts, work.gates)
         check_stream(program.instructions, config, program.images, program.limits)
         programs.append(program)
-    progress(f"{config.name}: generating Verilog and compiling the simulator (minutes, once)")
-    machine = SimulatedMachine(config, memory_bits=memory_bits(programs))
-    progress(f"{config.name}: simulating {len(programs)} layers")
-    results = machine.run([_job(program) for program in programs])
-    mismatched = sum(_mismatches(p, w, r) for p, w, r in zip(programs, works, results, strict=True))
-    return [_report(w, p, r) for w, p, r in zip(works, programs, results, strict=True)], mismatched
+    return programs
 
 
-def run_demo(
-    config: MachineConfig, model_dir: Path, tokens: int, *, edge: bool = True, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """Run the main job and return the report as plain data.
-
-    Parameters
-    ----------
-    config : MachineConfig
-        The machine; the control is the same with ``stationary_feed="edge"``.
-    model_dir : Path
-        Model directory with ``heldout.txt``.
-    tokens : int
-        Bytes of held-out text in the batch.
-    edge : bool
-        Also run the edge-fed control.
-    progress : callable
-        Called with a line at each stage.
+def measure_layers(machine: SimulatedMachine, works: Sequence[LayerWork]) -> tuple[list[LayerReport], int]:
+    """Run all layers' programs on a machine; return reports and the differing bytes.
 
     Raises
     ------
     CheckError
         The machine stopped, or a model disagrees with another.
     """
-    progress("quantising the model and computing the batch in NumPy")
-    works = layer_works(model_dir, tokens)
-    reports: list[LayerReport] = []
-    mismatched = 0
-    feeds = ("vertical", "edge") if edge else ("vertical",)
-    for feed in feeds:
-        variant = config.replace(
-            stationary_feed=feed, name=config.name if feed == "vertical" else f"{config.name}_edge"
-        )
-        got, differing = _simulate(variant, works, progress)
-        mismatched += differing
-        if feed == "vertical":
-            reports = got
-        else:
-            reports = [
-                LayerReport(**{**asdict(r), "edge_cycles": e.cycles, "edge_utilisation": e.utilisation})
-                for r, e in zip(reports, got, strict=True)
-            ]
-    return {
-        "config": config.to_dict(),
-        "model": model_dir.name,
-        "tokens": tokens,
-        "mismatched_bytes": mismatched,
-        "layers": [asdict(report) for report in reports],
-    }
+    programs = lower_layers(machine.config, works)
+    results = machine.run([_job(program) for program in programs])
+    mismatched = sum(_mismatches(p, w, r) for p, w, r in zip(programs, works, results, strict=True))
+    return [_report(w, p, r) for w, p, r in zip(works, programs, results, strict=True)], mismatched
+
+
+def with_control(reports: Sequence[LayerReport], control: Sequence[LayerReport]) -> list[LayerReport]:
+    """Return the reports with the cycles and utilisation of the edge-fed control."""
+    return [
+        replace(report, edge_cycles=edge.cycles, edge_utilisation=edge.utilisation)
+        for report, edge in zip(reports, control, strict=True)
+    ]
+
+
+def edge_variant(config: MachineConfig) -> MachineConfig:
+    """Return the control: the same machine with the plain array's feed."""
+    return config.replace(stationary_feed="edge", name=f"{config.name}_edge")
 
 
 def memory_bits(programs: Sequence[Program]) -> int:
-    """Return log2 of a memory that holds every program's images (at least 1 MiB, which most simulations share)."""
-    largest = max(image.size for program in programs for image in program.images)
-    return max(20, (largest - 1).bit_length())
+    """Return log2 of a memory that holds every program's images."""
+    return (max(image.size for program in programs for image in program.images) - 1).bit_length()
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -300,8 +246,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
     left.legend(loc="lower right", fontsize=8)
     config = report["config"]
     figure.suptitle(
-        f"Experts of the demo model, {report['tokens']} tokens, on {config['name']}: "
+        f"The experts of each layer alone, {layers[0]['tokens']} tokens, on {config['name']}: "
         f"{config['tiers']} x {config['rows']} x {config['columns']} PEs, RTL simulation"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=110)

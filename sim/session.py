@@ -47,6 +47,7 @@ class MachineSession:
         self._thread: threading.Thread | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="a3d-session-")
         self._jobs = 0
+        self._running: Job | None = None
 
     def __enter__(self) -> MachineSession:
         """Start the simulator."""
@@ -90,11 +91,22 @@ class MachineSession:
         SimulationError
             The simulator itself failed.
         """
-        assert self._thread is not None
+        self.submit(job)
+        return self.collect()
+
+    def submit(self, job: Job) -> None:
+        """Start a job; `collect` waits for it. One at a time."""
+        assert self._running is None
         folder = Path(self._folder.name)
-        index = self._jobs
-        self._hand_over(describe(self._machine.config, self._machine.memory_bytes, job, folder, index))
+        self._hand_over(describe(self._machine.config, self._machine.memory_bytes, job, folder, self._jobs))
+        self._running = job
         self._jobs += 1
+
+    def collect(self) -> JobResult:
+        """Wait for the job that was submitted and return what it left; raises as `run` does."""
+        assert self._thread is not None and self._running is not None
+        job, self._running = self._running, None
+        folder, index = Path(self._folder.name), self._jobs - 1
         results = folder / "results.json"
         while True:
             alive = self._thread.is_alive()

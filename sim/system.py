@@ -26,7 +26,7 @@ from sim.trace import Trace, read_trace
 
 __all__ = [
     "Job", "JobResult", "MemoryKnobs", "SimulatedMachine", "SystemRunError", "back_door_plusargs", "machine_sources",
-    "place_stream", "stream_bytes", "write_jobs",
+    "place_stream", "source_folder", "stream_bytes", "write_jobs",
 ]  # fmt: skip
 
 Bytes = npt.NDArray[np.uint8]
@@ -163,6 +163,8 @@ class SimulatedMachine:
         Build with wave recording.
     build_root : path
         Generated Verilog goes to a directory below, named by the configuration.
+    model : BuiltModel, optional
+        The simulator, already compiled from `machine_sources` of the same configuration and memory.
     """
 
     def __init__(
@@ -174,13 +176,15 @@ class SimulatedMachine:
         fast: bool = True,
         waves: bool = False,
         build_root: Path = Path("build"),
+        model: runner.BuiltModel | None = None,
     ) -> None:
         self.config = config
         self.memory_bytes = 1 << memory_bits
         self.waves = waves
-        folder = build_root / "rtl" / f"{config.name}-{config.digest()[:12]}"
-        sources = machine_sources(config, folder, memory_bits)
-        self.model = runner.build(sources, BENCH_TOP, sim=simulator, fast=fast, waves=waves)
+        if model is None:
+            sources = machine_sources(config, source_folder(config, build_root), memory_bits)
+            model = runner.build(sources, BENCH_TOP, sim=simulator, fast=fast, waves=waves)
+        self.model = model
 
     def run(self, jobs: Sequence[Job], *, work_dir: Path | None = None, timeout_s: float = 1200.0) -> list[JobResult]:
         """Run jobs one after the other on one machine that is reset once, before the first.
@@ -249,6 +253,11 @@ class SimulatedMachine:
             wall_s=raw["wall_s"],
             trace=read_trace(folder / f"job{index}_trace.txt", self.config) if job.trace else None,
         )
+
+
+def source_folder(config: MachineConfig, build_root: Path = Path("build")) -> Path:
+    """Return where a configuration's generated Verilog goes."""
+    return build_root / "rtl" / f"{config.name}-{config.digest()[:12]}"
 
 
 def machine_sources(config: MachineConfig, folder: Path, memory_bits: int) -> list[Path]:

@@ -24,7 +24,7 @@ from scheduler.language.shape import LoweringError, ModelShape
 from scheduler.language.work import Work
 from scheduler.quantised_model import QuantisedModel
 
-__all__ = ["StepProgram", "default_key_block", "lower_step"]
+__all__ = ["StepProgram", "default_key_block", "lower_step", "step_size"]
 
 MOST_JOB_TOKENS = 16
 """Queries of one head that attention handles at once in prefill."""
@@ -139,14 +139,7 @@ def lower_step(
             f"key_block: {block}; the model was quantised for blocks of up to {model.key_block} keys: use a smaller "
             "block, or quantise with a larger one"
         )
-    most = max(1, min(MOST_JOB_TOKENS, shape.config.accumulator_depth // shape.head_rows))
-    size = StepSize(
-        tokens=sum(len(c.tokens) for c in chunks),
-        outputs=len(chunks),
-        job_tokens=max(shape.group, min(most, max(len(c.tokens) for c in chunks))),
-        keys=max(c.end for c in chunks),
-        key_block=block,
-    )
+    size = step_size(shape, chunks, block)
     chip = plan_chip(shape, size)
     if chip.block > memory.block:
         raise LoweringError(f"token block: {chip.block} tokens; the memory's list has {memory.block}: raise block")
@@ -179,6 +172,18 @@ def lower_step(
         stream_base=stream.address, patch=memory.step, window=_window(memory),
         logits=Symbol(memory.logits.group, memory.logits.address, size.outputs * shape.vocabulary * 2),
     )  # fmt: skip
+
+
+def step_size(shape: ModelShape, chunks: Sequence[Chunk], key_block: int) -> StepSize:
+    """Return what a step of these chunks needs room for; `plan_chip` says whether there is."""
+    most = max(1, min(MOST_JOB_TOKENS, shape.config.accumulator_depth // shape.head_rows))
+    return StepSize(
+        tokens=sum(len(c.tokens) for c in chunks),
+        outputs=len(chunks),
+        job_tokens=max(shape.group, min(most, max(len(c.tokens) for c in chunks))),
+        keys=max(c.end for c in chunks),
+        key_block=key_block,
+    )
 
 
 def default_key_block(shape: ModelShape, model: QuantisedModel) -> int:

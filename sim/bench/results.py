@@ -37,6 +37,25 @@ def _percent(value: float | None) -> str:
 
 
 def _demo(data: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Configuration `{data['config']['name']}`, {data['tokens']} tokens in a batch of {data['batch']}, engine "
+        f"`{data['engine']}`, routing `{data['routing']}`: {data['ttft_cycles']:,.0f} cycles to the first token, "
+        f"{data['tpot_cycles']:,.0f} cycles per output token (means over the sequences).",
+        "",
+    ]
+    phases = [
+        [
+            phase, own["steps"], own["tokens"], own["cycles"], _percent(own["utilisation"]), own["bytes_0"],
+            own["bytes_1"], f"{own['waves_per_tile_read']:.2f}", _percent(own["vcache_hits"]),
+        ]
+        for phase in ("prefill", "decode")
+        if (own := data[phase])["steps"]
+    ]  # fmt: skip
+    head: Sequence[str] = (
+        "phase", "steps", "tokens", "cycles", "PE utilisation", "bytes group 0", "bytes group 1",
+        "waves per tile read", "V-Cache hits",
+    )  # fmt: skip
+    lines += [*_table(head, phases), "", "The experts of each layer alone:", ""]
     rows = [
         [
             e["layer"], e["tokens"], e["experts"], e["gang"], e["cycles"], _percent(e["utilisation"]),
@@ -49,8 +68,8 @@ def _demo(data: dict[str, Any]) -> list[str]:
         "layer", "tokens", "experts", "mapping", "cycles", "PE utilisation", "bound (cycles)", "bytes group 0",
         "bytes group 1", "waves per tile read", "edge cycles", "edge utilisation",
     )  # fmt: skip
-    note = f"Mismatched bytes over both memories and all layers: {data['mismatched_bytes']}."
-    return [f"Configuration `{data['config']['name']}`, {data['tokens']} tokens.", "", *_table(head, rows), "", note]
+    note = f"Mismatched bytes over both memories, all steps and all layers: {data['mismatched_bytes']}."
+    return [*lines, *_table(head, rows), "", note]
 
 
 def _utilisation(data: dict[str, Any]) -> list[str]:
@@ -94,7 +113,7 @@ def _generate(data: dict[str, Any]) -> list[str]:
 
 
 _SECTIONS = {
-    "demo": ("The demo model's experts", _demo),
+    "demo": ("The demo: text, and the experts alone", _demo),
     "utilisation": ("PE utilisation", _utilisation),
     "simspeed": ("Simulation speed", _simspeed),
     "generate": ("Generation", _generate),

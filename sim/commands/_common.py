@@ -5,9 +5,7 @@ import argparse
 import dataclasses
 import json
 import numbers
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -19,6 +17,7 @@ import rich.progress
 import rich.table
 
 from hdl.errors import A3dError
+from sim.files import whole_file
 
 __all__ = [
     "Subparsers",
@@ -85,19 +84,9 @@ def write_json(path: str | Path | None, value: object) -> None:
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    target = Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-            # mkstemp makes files private; results are as readable as any other file.
-            os.chmod(scratch, 0o666 & ~_umask())
-            os.replace(scratch, target)
-        except BaseException:
-            os.unlink(scratch)
-            raise
+        with whole_file(Path(path)) as scratch:
+            scratch.write_text(text, encoding="utf-8")
     except OSError as error:
         raise A3dError(f"--json {path}: cannot write: {error.strerror}; name a writable file") from error
 
@@ -168,9 +157,3 @@ def _plain(value: object) -> object:
     if hasattr(value, "tolist"):  # NumPy arrays and numbers, without importing NumPy for it
         return value.tolist()
     raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

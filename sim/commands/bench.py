@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from hdl.config import PRESETS, load_config
+from hdl.errors import A3dError
 from hdl.isa import Mapping3D
 from sim.bench.simspeed import measure_speed
 from sim.bench.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
@@ -19,6 +20,7 @@ from sim.commands._common import (
 )
 from sim.moe_demo import DEMO_MODEL
 from sim.system import SimulatedMachine
+from sim.text.generator import ROUTINGS
 
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
@@ -29,7 +31,7 @@ MOST_LOSS = 1.0
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality")
+    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness")
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
@@ -54,13 +56,23 @@ def add_parser(subparsers: Subparsers) -> None:
     quality.add_argument("--no-clip", action="store_true", help="int8 ranges hold the largest value seen")
     quality.add_argument("--key-block", type=int, default=128, help="keys that attention takes at once; default 128")
     add_json_option(quality)
+    exactness = kinds.add_parser("exactness", help="the RTL's bytes over prefill and decode of held-out text")
+    exactness.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(exactness, "small")
+    exactness.add_argument("--batch", type=int, default=8, help="sequences of different lengths; default 8")
+    exactness.add_argument("--prefill", type=int, default=256, metavar="N", help="least tokens of prompts; default 256")
+    exactness.add_argument("--steps", type=int, default=128, help="decode steps; default 128")
+    exactness.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
+    add_json_option(exactness)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    return {"utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality}[args.bench](
-        args
-    )
+    kinds = {
+        "utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality,
+        "exactness": _exactness,
+    }  # fmt: skip
+    return kinds[args.bench](args)
 
 
 def _utilisation(args: argparse.Namespace) -> int:
@@ -132,3 +144,22 @@ def _quality(args: argparse.Namespace) -> int:
         print(f"the integers cost {result['loss_percent']:.2f} %: more than {MOST_LOSS:g} %")
         return 1
     return 0
+
+
+def _exactness(args: argparse.Namespace) -> int:
+    from sim.bench.exactness import ExactnessBench
+
+    for name, least in (("batch", 1), ("prefill", 1), ("steps", 1)):
+        if getattr(args, name) < least:
+            raise A3dError(f"--{name} {getattr(args, name)}: use at least {least}")
+    config = load_config(args.config)
+    bench = ExactnessBench(
+        args.model, config, batch=args.batch, prefill=args.prefill, steps=args.steps, routing=args.routing
+    )
+    for _ in progress(bench.run(), "tokens", bench.total):
+        pass
+    result = bench.result()
+    rows = [[k, v] for k, v in result.items() if k != "config"]
+    print_table(rows, ("quantity", "value"), left=("value",), title=f"{result['model']} on {config.name}")
+    write_json(args.json, result)
+    return 1 if result["mismatched_bytes"] else 0

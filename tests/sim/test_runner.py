@@ -69,9 +69,12 @@ def test_timeout_kills_the_simulator(model: BuiltModel, tmp_path: Path) -> None:
 def test_interrupt_kills_the_simulator(tmp_path: Path) -> None:
     """Ctrl-C in the process that called `run` leaves no simulator behind."""
     model = build([COUNTER], "counter")
+    # Shells start background jobs with SIGINT ignored, and children inherit that: the caller asks for it.
     code = f"""
+        import signal
         from pathlib import Path
         from sim.runner import build, run
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run(build([Path({str(COUNTER)!r})], "counter"), {BENCH!r}, testcase="hangs",
             env={{"HANG": "1"}}, work_dir=Path({str(tmp_path / "work")!r}))
     """

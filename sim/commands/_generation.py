@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``a3d run`` and ``a3d demo`` share: options, the generation with its stream of tokens, tables, files."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hdl.config import MachineConfig
+from hdl.errors import A3dError
+from sim.commands._common import print_table
+from sim.commands._stream import TokenStream
+from sim.system import SimulatedMachine
+from sim.text.draw import write_pictures, write_trace
+from sim.text.engines import ENGINES, IsaEngine, RtlEngine
+from sim.text.generator import ROUTINGS, Generator, StepRecord
+from sim.text.model import ByteModel, to_tokens
+from sim.text.report import PHASES, loss_rows, summarise
+from sim.text.sampling import Sampler
+
+__all__ = ["add_generation_options", "generate", "only_json", "print_report", "prompts_of", "say", "write_files"]
+
+COMPILING = "{}: generating Verilog and compiling the simulator (minutes, once for a configuration)"
+
+SHORTEST_EXCERPT = 16
+LONGEST_EXCERPT = 48
+"""Tokens of the held-out excerpts that are used where no prompt is given."""
+
+
+def say(line: str) -> None:
+    """Tell what is going on, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def only_json(args: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which all that is printed goes to standard error if standard output gets the JSON."""
+    return contextlib.redirect_stdout(sys.stderr) if args.json == "-" else contextlib.nullcontext()
+
+
+def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batch: int | None) -> None:
+    """Add the options of a generation, with default numbers of tokens and sequences."""
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be given several times"
+    )
+    parser.add_argument(
+        "--prompt-file", action="append", default=[], type=Path, metavar="FILE",
+        help="a file whose contents are a prompt; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--tokens", type=int, default=tokens, metavar="N", help=f"new tokens each; default {tokens}")
+    parser.add_argument(
+        "--batch", type=int, default=batch, metavar="B",
+        help="sequences that run at the same time: fewer prompts are repeated, more wait for their turn; without "
+        "prompts, B excerpts of different lengths of the model's held-out text; "
+        + (f"default {batch}" if batch else "default: as many as there are prompts"),
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="rtl",
+        help="rtl: the simulated machine, every byte compared with the executor (default); isa: the executor alone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"who finds the experts; default {ROUTINGS[0]}"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens; default 0")
+    parser.add_argument("--clock-mhz", type=float, metavar="F", help="also give times and rates for this clock")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="timeline of all steps, for Perfetto (default: of the first step of each phase, OUT/run.trace.json)",
+    )  # fmt: skip
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="text for the ranges; default: heldout.txt")
+
+
+def prompts_of(args: argparse.Namespace, vocabulary: int) -> list[tuple[int, ...]]:
+    """Return the tokens of the prompts that were given.
+
+    Raises
+    ------
+    A3dError
+        A file that cannot be read, an empty prompt, a byte without a token.
+    """
+    prompts = [to_tokens(os.fsencode(text), vocabulary, f"--prompt {n}") for n, text in enumerate(args.prompt)]
+    for path in args.prompt_file:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise A3dError(f"--prompt-file {path}: {error.strerror}; name a readable file") from error
+        prompts.append(to_tokens(data, vocabulary, f"--prompt-file {path}"))
+    return prompts
+
+
+def check_options(args: argparse.Namespace) -> Sampler:
+    """Check what can be checked before anything is read, and return the sampler.
+
+    Raises
+    ------
+    A3dError
+        An option out of its range.
+    """
+    if args.tokens < 1:
+        raise A3dError(f"--tokens {args.tokens}: generate at least 1")
+    if args.batch is not None and args.batch < 1:
+        raise A3dError(f"--batch {args.batch}: run at least 1 sequence")
+    if args.clock_mhz is not None and not args.clock_mhz > 0:
+        raise A3dError(f"--clock-mhz {args.clock_mhz}: use a positive number")
+    return Sampler(args.temperature, args.seed)
+
+
+def make_generator(
+    args: argparse.Namespace, config: MachineConfig, model: ByteModel, prompts: list[tuple[int, ...]], sampler: Sampler
+) -> Generator:
+    """Return the generator of the prompts, repeated or replaced by excerpts as the options say."""
+    batch = args.batch or max(1, len(prompts))
+    if not prompts:
+        longest = min(LONGEST_EXCERPT, model.text.shape[1])
+        prompts = model.excerpts(batch, min(SHORTEST_EXCERPT, longest), longest)
+    elif batch > len(prompts):
+        prompts = [prompts[n % len(prompts)] for n in range(batch)]
+    return Generator(model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler)
+
+
+def generate(
+    generator: Generator,
+    args: argparse.Namespace,
+    *,
+    machine: SimulatedMachine | None = None,
+    waves_to: Path | None = None,
+) -> tuple[dict[str, Any], list[StepRecord]]:
+    """Run a generation, show its tokens as they come, and return the report and the steps.
+
+    Parameters
+    ----------
+    generator : Generator
+        What to run.
+    args : argparse.Namespace
+        The options of `add_generation_options`.
+    machine : SimulatedMachine, optional
+        For the engine rtl; default: one is compiled.
+    waves_to : path, optional
+        Folder for waves; none are recorded without.
+    """
+    records: list[StepRecord] = []
+    config = generator.config
+    with contextlib.ExitStack() as stack:
+        engine: IsaEngine | RtlEngine
+        if args.engine == "isa":
+            engine = stack.enter_context(IsaEngine(config))
+        else:
+            if machine is None:
+                say(COMPILING.format(config.name))
+            # Waves move to their place when all is done: an interrupted run leaves no half file there.
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="a3d-run-")))
+            engine = stack.enter_context(
+                RtlEngine(config, machine=machine, waves=waves_to is not None, work_dir=scratch)
+            )
+        stream = TokenStream(generator)
+        engine.start(generator.memory)
+        with stream:
+            for record in generator.run(engine, trace="all" if args.trace else "first"):
+                records.append(record)
+                stream.add(record)
+        if waves_to is not None and args.engine == "rtl":
+            engine.__exit__(None, None, None)  # the simulator must close its file
+            waves_to.mkdir(parents=True, exist_ok=True)
+            for wave in (*scratch.glob("*.fst"), *scratch.glob("*.vcd")):
+                shutil.move(wave, waves_to / wave.name)
+                say(f"waves: {waves_to / wave.name}")
+    return summarise(generator, records, args.engine, clock_mhz=args.clock_mhz), records
+
+
+def print_report(report: dict[str, Any], title: str) -> None:
+    """Print the tables of a generation."""
+    phases = {name: report[name] for name in PHASES if report[name]["steps"]}
+    rows = []
+    for name, own in {**phases, "total": report["total"]}.items():
+        cycles = own["cycles"]
+        rows.append(
+            [
+                name, own["steps"], own["tokens"], cycles, None if cycles is None else round(cycles / own["tokens"]),
+                _percent(own["utilisation"]), own["bytes_0"], own["bytes_1"], _round(own["waves_per_tile_read"]),
+                _percent(own["vcache_hits"]), round(own["wall_s"], 1), _round(own["cycles_per_s"], 0),
+            ]
+        )  # fmt: skip
+    print_table(
+        rows,
+        (
+            "phase", "steps", "tokens", "cycles", "cycles/token", "PE util %", "bytes group 0", "bytes group 1",
+            "waves/tile read", "V-Cache hits %", "wall s", "cycles/s",
+        ),
+        title=title,
+    )  # fmt: skip
+    losses = loss_rows(phases)
+    if losses:
+        print_table(
+            losses, ("unit", "cycles in", "", *(f"{name} %" for name in phases)),
+            title="Where each unit's cycles went (the shares of a unit add up to 100 %)",
+        )  # fmt: skip
+    if report["ttft_cycles"] is not None:
+        line = f"time to first token: {report['ttft_cycles']:,.0f} cycles"
+        if report["tpot_cycles"] is not None:
+            line += f"; time per output token: {report['tpot_cycles']:,.0f} cycles"
+        print(f"{line} (means over {len(report['sequences'])} sequences)")
+    if "clock_mhz" in report:
+        rates = "; ".join(f"{phase} {report[f'{phase}_tokens_per_s']:,.0f} tokens/s" for phase in phases)
+        print(f"at {report['clock_mhz']:g} MHz: {report['ttft_ms']:.3g} ms to the first token; {rates}")
+    if report["compared_bytes"]:
+        print(
+            f"mismatched bytes: {report['mismatched_bytes']} of {report['compared_bytes']:,} compared (both memories "
+            "after every step, against the executor)"
+        )
+
+
+def write_files(
+    report: dict[str, Any], records: Sequence[StepRecord], config: MachineConfig, args: argparse.Namespace
+) -> None:
+    """Write pictures and timeline of a generation whose engine has time, and say where they are.
+
+    Raises
+    ------
+    A3dError
+        A file cannot be written.
+    """
+    trace = args.trace or args.out / "run.trace.json"
+    try:
+        for picture in write_pictures(report, records, config, args.out):
+            print(f"picture: {picture}")
+        if write_trace(records, config, trace):
+            print(f"timeline: {trace} (open it in https://ui.perfetto.dev)")
+    except OSError as error:
+        raise A3dError(f"{error.filename}: {error.strerror}; name writable files with -o and --trace") from error
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 1)
+
+
+def _round(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)

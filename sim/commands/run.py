@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``a3d run``: a language model writes text on the simulated machine."""
+
+import argparse
+from pathlib import Path
+
+from hdl.config import load_config
+from scheduler.checkpoint import read_config
+from sim.commands._common import Subparsers, add_config_option, new_parser, write_json
+from sim.commands._generation import (
+    add_generation_options,
+    check_options,
+    generate,
+    make_generator,
+    only_json,
+    print_report,
+    prompts_of,
+    say,
+    write_files,
+)
+from sim.moe_demo import DEMO_MODEL
+from sim.text.model import read_byte_model
+
+DETAILS = """\
+Prompts are prefilled, then tokens are written one after the other, all sequences together. With the engine rtl every
+byte of both memories is compared with the instruction executor's after every step; a difference stops the run.
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = new_parser(subparsers, "run", "generate text with a model on the simulated machine", DETAILS)
+    parser.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default models/demo")
+    add_config_option(parser, "small")
+    add_generation_options(parser, tokens=32, batch=None)
+    parser.add_argument("--waves", action="store_true", help="record waves into OUT (engine rtl; slow, large)")
+    parser.add_argument("-o", "--out", type=Path, default=Path("build/run"), metavar="DIR", help="default build/run")
+    parser.add_argument("--json", metavar="FILE", help="the report; default OUT/report.json; '-': standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    sampler = check_options(args)
+    config = load_config(args.config)
+    prompts = prompts_of(args, read_config(args.model).vocab_size)
+    say(f"{args.model}: reading and quantising")
+    model = read_byte_model(args.model, config, calibration=args.calibration)
+    generator = make_generator(args, config, model, prompts, sampler)
+    with only_json(args):
+        report, records = generate(generator, args, waves_to=args.out if args.waves else None)
+        report = {"model": model.name, **report}
+        print_report(report, f"{model.name} on {config.name} ({args.engine})")
+        write_files(report, records, config, args)
+    target = args.json or args.out / "report.json"
+    write_json(target, report)
+    say(f"report: {target}")
+    return 0

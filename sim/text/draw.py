@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a generation: cycles of every step, where the units' cycles went, timelines of single steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hdl.config import MachineConfig
+from sim.files import whole_file
+from sim.pictures import draw_cycles, draw_timeline
+from sim.text.generator import StepRecord
+from sim.text.report import PHASES
+from sim.timeline import write_timeline
+
+__all__ = ["draw_steps", "write_pictures", "write_trace"]
+
+_COLOURS = {"prefill": "C0", "decode": "C2"}
+
+
+def write_pictures(
+    report: dict[str, Any], records: Sequence[StepRecord], config: MachineConfig, folder: Path
+) -> list[Path]:
+    """Draw a generation into a folder and return the files.
+
+    ``steps.png`` has the cycles of every step, ``cycles.png`` where the units' cycles went in each phase, and
+    ``timeline_<phase>.png`` the first step of a phase that was traced. An engine without time gives no pictures.
+
+    Parameters
+    ----------
+    report : dict
+        From `sim.text.report.summarise`.
+    records : sequence of StepRecord
+        All steps.
+    config : MachineConfig
+        The machine.
+    folder : path
+        Where the files go.
+    """
+    if report["total"]["cycles"] is None:
+        return []
+    files = [folder / "steps.png", folder / "cycles.png"]
+    draw_steps(report, files[0])
+    counters: dict[str, Counter[str]] = {}
+    for record in records:
+        counters.setdefault(record.phase, Counter()).update(record.counters)
+    with whole_file(files[1]) as scratch:
+        draw_cycles(counters, config, scratch)
+    for phase in PHASES:
+        traced = next((r.traced for r in records if r.phase == phase and r.traced is not None), None)
+        if traced is not None:
+            files.append(folder / f"timeline_{phase}.png")
+            with whole_file(files[-1]) as scratch:
+                draw_timeline(traced, config, scratch)
+    return files
+
+
+def write_trace(records: Sequence[StepRecord], config: MachineConfig, path: Path) -> bool:
+    """Write the traced steps as one timeline for Perfetto; return whether there were any."""
+    traced = [record.traced for record in records if record.traced is not None]
+    if traced:
+        with whole_file(path) as scratch:
+            write_timeline(scratch, traced, config)
+    return bool(traced)
+
+
+def draw_steps(report: dict[str, Any], path: Path) -> None:
+    """Draw cycles and PE utilisation of every step.
+
+    Parameters
+    ----------
+    report : dict
+        From `sim.text.report.summarise`, of an engine that has time.
+    path : Path
+        The picture.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    config, steps = report["config"], report["steps"]
+    pes = config["tiers"] * config["rows"] * config["columns"]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for phase in PHASES:
+        own = [s for s in steps if s["phase"] == phase]
+        numbers = [s["number"] for s in own]
+        use = [100 * s["macs"] / (pes * s["cycles"]) for s in own]
+        left.bar(numbers, [s["cycles"] for s in own], color=_COLOURS[phase], label=phase)
+        right.bar(numbers, use, color=_COLOURS[phase], label=phase)
+    for axes, label in ((left, "cycles"), (right, "PE utilisation (%)")):
+        axes.set(xlabel="step", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", alpha=0.3)
+        axes.legend(fontsize=9)
+    right.set_ylim(0, 100)
+    figure.suptitle(
+        f"{report['tokens']} tokens of text in a batch of {report['batch']} on {config['name']}: {config['tiers']} x "
+        f"{config['rows']} x {config['columns']} PEs, RTL simulation"
+    )
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=110)

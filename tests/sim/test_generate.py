@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text generation: the engines, the batch, what is refused, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from hdl.config import PRESETS
+from hdl.errors import A3dError, CheckError
+from scheduler.checkpoint import Checkpoint, MixtralConfig
+from scheduler.language.batch import Chunk
+from scheduler.language.count import step_macs
+from scheduler.language.shape import LoweringError, ModelShape
+from scheduler.language.step import StepProgram, lower_step
+from scheduler.quantised_model import QuantisedModel
+from sim import cli
+from sim.crosscheck import MismatchError
+from sim.golden.calibration import quantise_checkpoint
+from sim.golden.integer_model import IntegerModel
+from sim.golden.random_checkpoint import random_checkpoint
+from sim.system import Job, SimulatedMachine
+from sim.text.engines import IsaEngine, RtlEngine, find_writer
+from sim.text.generator import Generator, StepRecord
+from sim.text.model import show, to_tokens
+from sim.text.report import stalls_of, summarise
+from sim.text.sampling import Sampler
+
+TINY = PRESETS["tiny"]
+CONTEXT = 64
+SHAPE = MixtralConfig(
+    vocab_size=128, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=CONTEXT,
+    rms_norm_eps=1e-5, rope_theta=10_000.0,
+)  # fmt: skip
+CHECKPOINT = random_checkpoint(SHAPE, seed=5)
+MEMORY_BITS = 18
+"""What the simulated memories of so small a model have."""
+
+
+@pytest.fixture(scope="module")
+def model() -> QuantisedModel:
+    tokens = np.random.default_rng(1).integers(0, SHAPE.vocab_size, (4, 32))
+    return quantise_checkpoint(CHECKPOINT, tokens, key_block=64)
+
+
+@pytest.fixture(scope="module")
+def machine() -> SimulatedMachine:
+    return SimulatedMachine(TINY, memory_bits=MEMORY_BITS)
+
+
+def prompts(*lengths: int) -> list[list[int]]:
+    rng = np.random.default_rng(7)
+    return [rng.integers(0, SHAPE.vocab_size, n).tolist() for n in lengths]
+
+
+def run_isa(generator: Generator, *, verify: bool = False) -> list[StepRecord]:
+    with IsaEngine(TINY, verify=verify) as engine:
+        engine.start(generator.memory)
+        return list(generator.run(engine))
+
+
+def tokens_of(records: list[StepRecord], count: int) -> list[list[int]]:
+    texts: list[list[int]] = [[] for _ in range(count)]
+    for record in records:
+        for number, token in record.chosen.items():
+            texts[number].append(token)
+    return texts
+
+
+def expected_tokens(model: QuantisedModel, generator: Generator, prompt: list[int], count: int) -> list[int]:
+    """Return what the integer model writes when it runs the whole text anew for every token."""
+    integer = IntegerModel(model, key_block=generator.key_block)
+    text = list(prompt)
+    for _ in range(count):
+        text.append(int(integer.prefill(text).last_logits[0].argmax()))
+    return text[len(prompt) :]
+
+
+def test_a_batch_writes_what_each_prompt_alone_gives(model: QuantisedModel) -> None:
+    own = prompts(9, 3, 17, 5)
+    generator = Generator(model, TINY, own, 6, step_tokens=12)
+    records = run_isa(generator, verify=True)
+    assert tokens_of(records, 4) == [expected_tokens(model, generator, prompt, 6) for prompt in own]
+    assert sum(r.tokens for r in records if r.phase == "prefill") == 9 + 3 + 17 + 5
+    assert any(len(r.sequences) > 1 for r in records if r.phase == "prefill"), "several prompts share a step"
+    assert max(r.tokens for r in records) <= 12
+    decode = [r for r in records if r.phase == "decode"]
+    assert len(decode) == 5 and all(r.sequences == (0, 1, 2, 3) for r in decode)
+    assert decode[-1].lengths == (14, 8, 22, 10)
+
+
+def test_waiting_prompts_get_free_slots(model: QuantisedModel) -> None:
+    own = prompts(4, 6, 2, 8, 3)
+    generator = Generator(model, TINY, own, 3, batch=2)
+    records = run_isa(generator)
+    assert tokens_of(records, 5) == [expected_tokens(model, generator, prompt, 3) for prompt in own]
+    assert generator.memory.slots == 2 and max(len(r.sequences) for r in records) == 2
+
+
+def test_sampling_depends_on_nothing_but_seed_sequence_and_position(model: QuantisedModel) -> None:
+    own = prompts(5, 5)
+    warm = Sampler(temperature=2.0, seed=3)
+    together = tokens_of(run_isa(Generator(model, TINY, own, 8, sampler=warm)), 2)
+    in_turn = tokens_of(run_isa(Generator(model, TINY, own, 8, batch=1, sampler=warm)), 2)
+    assert together == in_turn
+    other = tokens_of(run_isa(Generator(model, TINY, own, 8, sampler=Sampler(temperature=2.0, seed=4))), 2)
+    greedy = tokens_of(run_isa(Generator(model, TINY, own, 8)), 2)
+    assert together != other and together != greedy
+    logits = np.array([0, 700, 700, 100], dtype=np.int16)
+    assert Sampler().pick(logits, 0.01, 0, 0) == 1
+    drawn = [Sampler(temperature=1.0).pick(logits, 0.01, 0, p) for p in range(400)]
+    assert 150 < drawn.count(1) < 250 and 150 < drawn.count(2) < 250, "the larger two have 99.6 % of the probability"
+
+
+def test_useful_macs_are_those_of_the_matrices() -> None:
+    shape = ModelShape.of(TINY, SHAPE)
+    qkv, output, router, experts = 32 * 64, 32 * 32, 32 * 4, 2 * 3 * 32 * 16
+    one = 2 * (qkv + output + router + experts + 2 * 32 * 1) + 32 * 128
+    assert step_macs(shape, [Chunk(0, 0, (1,))]) == one
+    assert step_macs(shape, [Chunk(0, 0, (1,)), Chunk(1, 10, (1,))]) == 2 * one + 2 * 2 * 32 * 10
+    assert step_macs(shape, [Chunk(0, 0, (1, 2, 3))]) == 3 * one - 2 * 32 * 128 + 2 * 2 * 32 * (1 + 2)
+
+
+def test_the_rtl_writes_the_executors_tokens(model: QuantisedModel, machine: SimulatedMachine) -> None:
+    own = prompts(9, 3, 17)
+    expected = tokens_of(run_isa(Generator(model, TINY, own, 3)), 3)
+    generator = Generator(model, TINY, own, 3)
+    with RtlEngine(TINY, machine=machine) as engine:
+        engine.start(generator.memory)
+        records = list(generator.run(engine))
+    assert tokens_of(records, 3) == expected
+    report = summarise(generator, records, "rtl", clock_mhz=500.0)
+    cycles = [r.cycles for r in records if r.cycles is not None]
+    assert report["mismatched_bytes"] == 0 and report["compared_bytes"] == len(records) * 2 << MEMORY_BITS
+    assert report["tokens"] == 9 and report["total"]["cycles"] == sum(cycles)
+    prefill = [r.number for r in records if r.phase == "prefill"]
+    assert report["sequences"][2]["ttft_cycles"] == sum(cycles[: len(prefill)])
+    assert report["sequences"][2]["tpot_cycles"] == sum(cycles[-2:]) / 2
+    assert report["decode"]["utilisation"] == pytest.approx(
+        sum(r.macs for r in records[-2:]) / (TINY.pes * sum(cycles[-2:]))
+    )
+    assert report["decode_tokens_per_s"] == pytest.approx(6 * 500e6 / sum(cycles[-2:]))
+    for unit, parts in report["total"]["stalls"].items():
+        share = TINY.tiers if unit == "tiers" else 1
+        assert sum(parts.values()) == share * sum(cycles), unit
+    json.dumps(report)
+
+
+class FaultyEngine(RtlEngine):
+    """Runs a machine whose memory has one wrong byte, which the executor does not see."""
+
+    fault: tuple[int, int, bytes]
+
+    def _job(self, program: StepProgram, trace: bool) -> Job:
+        job = super()._job(program, trace)
+        return Job(**{**vars(job), "patches": [*job.patches, self.fault]})
+
+
+def test_a_wrong_byte_stops_the_run_and_names_its_instruction(model: QuantisedModel, machine: SimulatedMachine) -> None:
+    generator = Generator(model, TINY, prompts(5), 3)
+    embedding = generator.memory.embedding(generator.prompts[0][4])
+    beat = TINY.group_bytes
+    start = embedding.address // beat * beat
+    wrong = bytearray(generator.memory.images[embedding.group][start : start + beat].tobytes())
+    wrong[1] ^= 0x7F
+    with FaultyEngine(TINY, machine=machine) as engine:
+        engine.fault = (embedding.group, start, bytes(wrong))
+        engine.start(generator.memory)
+        with pytest.raises(MismatchError) as caught:
+            list(generator.run(engine))
+    message = str(caught.value)
+    assert message.startswith("step 0: group ") and "expected 0x" in message and ", got 0x" in message
+    # What is written first after the embedding: the keys of layer 0. The embedding itself differs too, unwritten.
+    assert "L0 append keys" in message
+    assert caught.value.exit_status == 1
+
+
+def test_the_writer_of_a_byte_is_found(model: QuantisedModel) -> None:
+    memory = Generator(model, TINY, prompts(5), 1).memory
+    integer = IntegerModel(model, key_block=64)
+    chunk = Chunk(0, 0, (1, 2, 3))
+    program = lower_step(model, memory, [chunk], integer.step([(integer.new_cache(), chunk.tokens)]).routing)
+    logits = program.logits
+    number = find_writer(program, TINY, logits.group, logits.address + 7)
+    assert number is not None and str(program.labels[number]) == "logits"
+    assert find_writer(program, TINY, logits.group, logits.address + logits.size) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "tokens", "options", "message"),
+    [
+        ([], 1, {}, "prompts: none"),
+        ([[]], 1, {}, "prompt 0: empty"),
+        ([[1], [2, 128]], 1, {}, "prompt 1: token 128; the model's vocabulary is 0 to 127"),
+        ([[1]], 0, {}, "tokens: 0; generate at least 1"),
+        ([[1]], 1, {"batch": 0}, "batch: 0; run at least 1"),
+        ([[1]], 1, {"routing": "oracle"}, "routing: 'oracle'; use host"),
+        (
+            [[1] * 60],
+            6,
+            {},
+            "a prompt of 60 tokens and 6 new ones; the model's context is 64: shorten the prompt to",
+        ),
+        ([[1] * 70], 6, {}, "context is 64: shorten the prompt to 59 tokens$"),
+        ([[1] * 30], 70, {}, "context is 64: generate 35$"),
+        ([[1]] * 500, 40, {}, r"batch: 500 sequences of up to 40 tokens do not fit; at most \d+ do: use --batch \d+ "),
+    ],
+)
+def test_what_is_refused(
+    model: QuantisedModel, own: list[list[int]], tokens: int, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(LoweringError, match=message):
+        Generator(model, TINY, own, tokens, **options)  # type: ignore[arg-type]
+
+
+def test_the_batch_that_is_named_fits(model: QuantisedModel) -> None:
+    with pytest.raises(LoweringError) as caught:
+        Generator(model, TINY, [[1]] * 500, 40)
+    fitting = int(str(caught.value).split("--batch ")[1].split()[0])
+    assert fitting >= 2
+    Generator(model, TINY, [[1]] * fitting, 40)
+    with pytest.raises(LoweringError):
+        Generator(model, TINY, [[1]] * (fitting + 1), 40)
+
+
+def test_text_and_tokens() -> None:
+    assert to_tokens(b"ab", 128) == (97, 98)
+    with pytest.raises(A3dError, match="--prompt 1: byte 0xc3 at position 1; the model's vocabulary is 0 to 127"):
+        to_tokens("aé".encode(), 128, "--prompt 1")
+    with pytest.raises(A3dError, match="prompt: empty"):
+        to_tokens(b"", 128)
+    assert show("é\n".encode() + b"\xff\x1b[0m\x07") == "é\n\\xff\\x1b[0m\\x07"
+
+
+# The command line.
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a model directory with text beside it."""
+    c = checkpoint.config
+    folder.mkdir()
+    fields = {**vars(c), "architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    (folder / "config.json").write_text(json.dumps(fields))
+    tensors = {
+        "model.embed_tokens.weight": checkpoint.embed, "model.norm.weight": checkpoint.norm,
+        "lm_head.weight": checkpoint.lm_head,
+    }  # fmt: skip
+    for number, layer in enumerate(checkpoint.layers):
+        base = f"model.layers.{number}"
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            tensors[f"{base}.self_attn.{name}.weight"] = getattr(layer, name)
+        tensors[f"{base}.input_layernorm.weight"] = layer.input_norm
+        tensors[f"{base}.post_attention_layernorm.weight"] = layer.post_attention_norm
+        tensors[f"{base}.block_sparse_moe.gate.weight"] = layer.router
+        for expert in range(c.num_local_experts):
+            for name in ("w1", "w2", "w3"):
+                weight = getattr(layer, name)[expert]
+                tensors[f"{base}.block_sparse_moe.experts.{expert}.{name}.weight"] = weight
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "model.safetensors")
+    (folder / "heldout.txt").write_bytes(np.random.default_rng(2).integers(32, 127, 1000).astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "random"
+    write_checkpoint(path, CHECKPOINT)
+    return path
+
+
+def command(folder: Path, out: Path, *more: str, engine: str = "isa") -> list[str]:
+    return ["run", "--model", str(folder), "--config", "tiny", "--engine", engine, "-o", str(out), *more]
+
+
+def test_the_command_streams_one_text(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(folder, tmp_path, "--prompt", "To be", "--tokens", "5")) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["tokens"] == 5 and report["batch"] == 1 and report["ttft_cycles"] is None
+    assert printed.startswith("To be" + report["sequences"][0]["text"] + "\n")
+    assert "prefill" in printed and "decode" in printed
+    assert not list(tmp_path.glob("*.png")), "without time there is nothing to draw"
+
+
+def test_the_command_takes_a_batch(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("or not\n")
+    options = ("--prompt", "To be", "--prompt-file", str(file), "--batch", "3", "--tokens", "2", "--json", "-")
+    assert cli.main(command(folder, tmp_path / "out", *options)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [s["prompt"] for s in report["sequences"]] == ["To be", "or not\n", "To be"]
+    assert report["sequences"][0]["tokens"] == report["sequences"][2]["tokens"]
+    assert cli.main(command(folder, tmp_path / "out", "--batch", "3", "--tokens", "2", "--json", "-")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len({s["prompt_tokens"] for s in report["sequences"]}) == 3, "excerpts of different lengths"
+
+
+def test_the_command_on_the_rtl(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--prompt", "To be", "--tokens", "3", "--clock-mhz", "500", "--trace", str(tmp_path / "all.json"))
+    assert cli.main(command(folder, tmp_path, *options, engine="rtl")) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["mismatched_bytes"] == 0 and report["ttft_cycles"] > 1000 < report["tpot_cycles"]
+    assert "mismatched bytes: 0 of " in printed and "time to first token: " in printed and "at 500 MHz" in printed
+    assert "stall_tag" in printed
+    timeline = json.loads((tmp_path / "all.json").read_text())["traceEvents"]
+    steps = [event["name"] for event in timeline if event.get("cat") == "step"]
+    assert steps == ["prefill 0", "decode 1", "decode 2"]
+    assert not (tmp_path / "run.trace.json").exists()
+
+
+def demo(folder: Path, out: Path, *more: str) -> int:
+    options = ["--prompt", "To be", "--tokens", "2", "--layer-tokens", "9", *more]
+    return cli.main(["demo", "--model", str(folder), "--config", "tiny", "-o", str(out), *options])
+
+
+def test_the_demo(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo(folder, tmp_path, "--no-edge") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["mismatched_bytes"] == 0 and report["tokens"] == 2
+    assert report["ttft_cycles"] > 0 < report["tpot_cycles"]
+    assert [entry["layer"] for entry in report["layers"]] == [0, 1]
+    for entry in report["layers"]:
+        assert entry["tokens"] == 9 and 1 <= entry["experts"] <= 4 and entry["edge_cycles"] is None
+        assert entry["bound_cycles"] < entry["cycles"] and 0 < entry["utilisation"] < 1
+    assert capsys.readouterr().out.startswith("To be")
+    for name in ("steps.png", "cycles.png", "timeline_prefill.png", "timeline_decode.png", "utilisation.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_demo_with_its_control(folder: Path, tmp_path: Path) -> None:
+    assert demo(folder, tmp_path) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["mismatched_bytes"] == 0
+    assert all(entry["edge_cycles"] > entry["cycles"] for entry in report["layers"])
+
+
+def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "exactness.json"
+    options = ["--model", str(folder), "--config", "tiny", "--batch", "3", "--prefill", "24", "--steps", "2"]
+    assert cli.main(["bench", "exactness", *options, "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert result["mismatched_bytes"] == 0 and result["decode_steps"] == 2 and result["decode_tokens"] == 6
+    assert result["prefill_tokens"] >= 24 and len(set(result["lengths"])) == 3
+    assert sum(result["lengths"]) == result["prefill_tokens"] + 6
+    steps = result["prefill_steps"] + 2
+    assert result["compared_bytes"] == steps * 2 << MEMORY_BITS
+    assert "mismatched_bytes" in capsys.readouterr().out
+    assert cli.main(["bench", "exactness", *options[:-1], "0"]) == 2
+    assert "--steps 0: use at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", ""], "--prompt 0: empty"),
+        (["--prompt", "é"], "--prompt 0: byte 0xc3 at position 0; the model's vocabulary is 0 to 127"),
+        (["--prompt-file", "absent.txt"], "--prompt-file absent.txt: No such file"),
+        (["--tokens", "0"], "--tokens 0: generate at least 1"),
+        (["--batch", "0"], "--batch 0: run at least 1"),
+        (["--temperature", "-1"], "temperature: -1.0; use 0"),
+        (["--clock-mhz", "0"], "--clock-mhz 0.0: use a positive"),
+        (["--prompt", "To be", "--tokens", "80"], "the model's context is 64: generate 60"),
+        (["--prompt", "To be", "--batch", "500"], "batch: 500 sequences"),
+        (["--config", "large"], "model hidden: 32"),
+        (["--calibration", "absent.txt"], "calibration text absent.txt: No such file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert cli.main(command(folder, tmp_path / "out", *options, engine="rtl")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ") and message in lines[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_that_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value, message in (
+        ("architectures", ["LlamaForCausalLM"], "only Mixtral checkpoints"),
+        ("model_type", "qwen3_moe", "model_type is 'qwen3_moe'"),
+        ("vocab_size", 32000, "use a byte-level model"),
+        ("head_dim", 4, "model head_dim: 4"),
+    ):
+        other = tmp_path / name
+        other.mkdir()
+        fields = json.loads((folder / "config.json").read_text()) | {name: value}
+        (other / "config.json").write_text(json.dumps(fields))
+        assert cli.main(command(other, tmp_path / "out", "--prompt", "x")) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def processes(text: str) -> Iterator[int]:
+    """Yield the numbers of processes whose environment or command line has a text."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (path / "environ").read_bytes() + (path / "cmdline").read_bytes():
+                yield int(path.name)
+        except OSError:
+            continue
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_interrupt_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    """Ctrl-C: status 130, no file, no simulator, no temporary folder."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    mark = f"a3d-interrupt-test-{os.getpid()}"
+    # Shells start background jobs with SIGINT ignored, which children inherit; the child must hear it all the same.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from sim import cli; "
+    code += "sys.exit(cli.main(sys.argv[1:]))"
+    arguments = command(folder, tmp_path / "out", "--prompt", "To be", "--tokens", "58", engine="rtl")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(scratch), "A3D_TEST_MARK": mark}
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None and child.stderr is not None
+    seen = b""
+    while len(seen) < len("To be") + 2:  # two tokens are there, more than fifty are to come
+        byte = child.stdout.read(1)
+        assert byte, child.stderr.read().decode()
+        seen += byte
+    assert len(list(processes(mark))) >= 2, "the simulator runs beside the child"
+    child.send_signal(signal.SIGINT)
+    output = child.communicate(timeout=60)
+    assert child.returncode == 130, output
+    assert output[1].decode().endswith("interrupted\n")
+    deadline = time.monotonic() + 10
+    while list(processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(processes(mark))
+    assert not (tmp_path / "out").exists()
+    assert not list(scratch.iterdir())
+
+
+def test_engines_stop_with_what_the_machine_reports(model: QuantisedModel, machine: SimulatedMachine) -> None:
+    generator = Generator(model, TINY, prompts(5), 1)
+
+    class ShortMemory(RtlEngine):
+        def _job(self, program: StepProgram, trace: bool) -> Job:
+            job = super()._job(program, trace)
+            assert job.limits is not None
+            return Job(**{**vars(job), "limits": type(job.limits)(job.limits.memory_bytes, ((0, 32), (0, 32)))})
+
+    with ShortMemory(TINY, machine=machine) as engine:
+        engine.start(generator.memory)
+        with pytest.raises(CheckError, match=r"step 0: the machine stopped with \w+ at instruction \d+ \(L0 append "):
+            list(generator.run(engine))
+
+
+def test_stalls_are_sums_of_counters() -> None:
+    counters = {f"tier{t}_{name}": t + 1 for t in range(2) for name in ("wave", "stall_tag", "idle")}
+    units = stalls_of(TINY, Counter(counters))
+    assert units["tiers"]["wave"] == 3 and units["tiers"]["stall_credit"] == 0
