@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much arithmetic a step of a language model is, whatever runs it."""
+"""How much arithmetic and data movement a step of a language model is, whatever runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler.language.batch import Chunk
+import numpy as np
+
+from scheduler.language.batch import Chunk, Routing
 from scheduler.language.shape import ModelShape
 
-__all__ = ["step_macs"]
+__all__ = ["compulsory_bytes", "step_macs"]
 
 
 def step_macs(shape: ModelShape, chunks: Sequence[Chunk]) -> int:
@@ -24,3 +26,16 @@ def step_macs(shape: ModelShape, chunks: Sequence[Chunk]) -> int:
     seen = sum(len(c.tokens) * c.position + len(c.tokens) * (len(c.tokens) + 1) // 2 for c in chunks)
     head = len(chunks) * shape.hidden * shape.vocabulary
     return shape.layers * (tokens * per_token + 2 * seen * queries) + head
+
+
+def compulsory_bytes(shape: ModelShape, chunks: Sequence[Chunk], routing: Sequence[Routing]) -> int:
+    """Return the bytes that a step must move when the chip holds nothing before it.
+
+    Every weight that is used, once (one byte each; of the experts those that some token chose); the keys and values of
+    earlier tokens read once, those of new tokens written once (one byte each).
+    """
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    dense = shape.hidden * (queries + 2 * keys) + queries * shape.hidden + shape.hidden * shape.experts
+    used = sum(np.unique(route.experts).size for route in routing)
+    weights = shape.layers * dense + used * 3 * shape.hidden * shape.intermediate + shape.hidden * shape.vocabulary
+    return weights + shape.layers * 2 * keys * sum(chunk.end for chunk in chunks)

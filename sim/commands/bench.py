@@ -31,7 +31,7 @@ MOST_LOSS = 1.0
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness")
+    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness, model")
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
@@ -64,13 +64,20 @@ def add_parser(subparsers: Subparsers) -> None:
     exactness.add_argument("--steps", type=int, default=128, help="decode steps; default 128")
     exactness.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_json_option(exactness)
+    model = kinds.add_parser("model", help="steps of a language model on the RTL, against the roofline")
+    model.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(model, "small")
+    model.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
+    model.add_argument("--prefill", type=int, default=128, metavar="N", help="tokens of the prompt; default 128")
+    model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
+    add_json_option(model)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     kinds = {
         "utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality,
-        "exactness": _exactness,
+        "exactness": _exactness, "model": _model,
     }  # fmt: skip
     return kinds[args.bench](args)
 
@@ -163,3 +170,42 @@ def _exactness(args: argparse.Namespace) -> int:
     print_table(rows, ("quantity", "value"), left=("value",), title=f"{result['model']} on {config.name}")
     write_json(args.json, result)
     return 1 if result["mismatched_bytes"] else 0
+
+
+def _model(args: argparse.Namespace) -> int:
+    from sim.bench.model import ModelBench
+
+    for name in (*args.batches, args.prefill):
+        if name < 1:
+            raise A3dError(f"--batches and --prefill: {name}; use at least 1")
+    config = load_config(args.config)
+    bench = ModelBench(args.model, config, batches=args.batches, prefill=args.prefill, routing=args.routing)
+    for _ in progress(bench.run(), "tokens", bench.total):
+        pass
+    result = bench.result()
+    points = result["points"]
+    print_table(
+        [
+            [
+                p["phase"], p["batch"], p["tokens"], p["cycles"], round(p["roofline_cycles"]), p["bound"],
+                round(100 * p["roofline_fraction"], 1), round(100 * p["utilisation"], 1), p["bytes"],
+            ]
+            for p in points
+        ],
+        ("phase", "batch", "tokens", "cycles", "roofline", "bound", "of roofline %", "PE util %", "bytes"),
+        title=f"Steps of {result['model']} on {config.name} (RTL simulation, routing: {result['routing']})",
+    )  # fmt: skip
+    print_table(
+        [
+            [f"{p['phase']} {p['batch']}", unit, _shares(c)]
+            for p in points
+            for unit, c in p["stalls"].items()
+        ],
+        ("step", "unit", "where its cycles went (%)"),
+    )  # fmt: skip
+    write_json(args.json, result)
+    return 0
+
+
+def _shares(cycles: dict[str, int]) -> str:
+    return ", ".join(f"{name} {100 * n / sum(cycles.values()):.1f}" for name, n in cycles.items() if n)

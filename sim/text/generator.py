@@ -13,7 +13,7 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
 from scheduler.language.batch import Chunk
 from scheduler.language.chip import plan_chip
-from scheduler.language.count import step_macs
+from scheduler.language.count import compulsory_bytes, step_macs
 from scheduler.language.memory import ModelMemory
 from scheduler.language.shape import LoweringError, ModelShape
 from scheduler.language.step import StepProgram, default_key_block, lower_step, step_size
@@ -61,6 +61,8 @@ class StepRecord:
         Of the stream, END included.
     macs : int
         Useful multiply-accumulates.
+    least_bytes : int
+        Bytes that the step had to move.
     cycles : int or None
         From start to done; None where the engine has no time.
     counters : dict of str to int
@@ -81,6 +83,7 @@ class StepRecord:
     chosen: Mapping[int, int]
     instructions: int
     macs: int
+    least_bytes: int
     cycles: int | None
     counters: Mapping[str, int]
     compared_bytes: int
@@ -248,7 +251,8 @@ class Generator:
         return StepRecord(
             number=number, phase=phase, sequences=tuple(s.number for s in sequences),
             lengths=tuple(c.end for c in chunks), tokens=sum(len(c.tokens) for c in chunks), chosen=chosen,
-            instructions=len(program.instructions), macs=step_macs(self.shape, chunks), cycles=outcome.cycles,
+            instructions=len(program.instructions), macs=step_macs(self.shape, chunks),
+            least_bytes=compulsory_bytes(self.shape, chunks, expected.routing), cycles=outcome.cycles,
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=lowered - started,
             run_s=finished - lowered, simulated_s=outcome.wall_s, traced=traced,
