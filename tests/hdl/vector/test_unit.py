@@ -94,6 +94,17 @@ def test_throughput() -> None:
     assert bench.cycles <= 3 * (128 + 24) + 10
 
 
+@pytest.mark.parametrize(("period", "cycles"), [(1, 32 * (8 + 2)), (2, 32 * (8 + 4)), (4, 32 * 8 * 3)])
+def test_small_rotation_tables_are_read_once_a_vector(period: int, cycles: int) -> None:
+    config = CONFIGS["tiny"]
+    text = (
+        f"vector op=rotate vectors=32 rows=8 a_stride=8 b=256 b_stride={2 * period} b_rows={period} shift=14 "
+        "bits=bits8 dest_kind=activation dest_tiers=0..1 dest_stride=8"
+    )
+    bench = check(config, assemble(text), 2, 0.0)
+    assert cycles <= bench.stats["rows"] + bench.stats["row_wait"] <= cycles + 4
+
+
 @pytest.mark.parametrize(
     "text",
     [
