@@ -34,7 +34,7 @@ DATA = 8
 """Load: from a beat to its place."""
 STORE_SETUP, STORE_END = 8, 16
 VECTOR_SETUP = 8
-VECTOR_DRAIN = 17
+VECTOR_DRAIN = 25
 """Vector unit: from an instruction's last row to the next one's first."""
 
 
