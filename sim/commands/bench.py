@@ -18,6 +18,7 @@ from sim.commands._common import (
     progress,
     write_json,
 )
+from sim.commands._docs import markdown_tables, rewrite_section
 from sim.moe_demo import DEMO_MODEL
 from sim.system import SimulatedMachine
 from sim.text.generator import ROUTINGS
@@ -25,13 +26,16 @@ from sim.text.generator import ROUTINGS
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
 
+PRIMITIVES_DOCS = Path("docs") / "primitives.md"
+"""The page that ``a3d bench primitives --docs`` rewrites; its picture goes to ``images/`` beside it."""
+
 MOST_LOSS = 1.0
 """Percent of the float model's bits per byte that the integers may cost."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness")
+    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness, primitives")
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
@@ -64,6 +68,17 @@ def add_parser(subparsers: Subparsers) -> None:
     exactness.add_argument("--steps", type=int, default=128, help="decode steps; default 128")
     exactness.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_json_option(exactness)
+    primitives = kinds.add_parser("primitives", help="worst errors of the arithmetic primitives over their ranges")
+    primitives.add_argument("--picture", type=Path, metavar="FILE", help="draw the error curves")
+    primitives.add_argument(
+        "--docs",
+        type=Path,
+        nargs="?",
+        const=PRIMITIVES_DOCS,
+        metavar="FILE",
+        help=f"rewrite the table in FILE and the picture beside it; default {PRIMITIVES_DOCS}",
+    )
+    add_json_option(primitives)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     kinds = {
         "utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality,
         "exactness": _exactness,
+        "primitives": _primitives,
     }  # fmt: skip
     return kinds[args.bench](args)
 
@@ -163,3 +179,30 @@ def _exactness(args: argparse.Namespace) -> int:
     print_table(rows, ("quantity", "value"), left=("value",), title=f"{result['model']} on {config.name}")
     write_json(args.json, result)
     return 1 if result["mismatched_bytes"] else 0
+
+
+def _primitives(args: argparse.Namespace) -> int:
+    from sim.bench.primitives import draw, measure_primitives
+
+    if args.docs is not None and not args.docs.is_file():
+        raise A3dError(f"--docs {args.docs}: no such file; run from the folder that has docs/, or name the file")
+    results = measure_primitives()
+    columns = ("primitive", "exact", "arguments tried", "cases", "worst error", "bound", "unit", "worst at", "mean")
+    rows: list[list[object]] = [
+        [p.name, p.what, p.covered, p.cases, f"{p.worst:.4g}", f"{p.bound:g}", p.unit, p.at, f"{p.mean:+.2g}"]
+        for p in results
+    ]
+    print_table(rows, columns, title="arithmetic primitives against float64")
+    write_json(args.json, {"primitives": [p.summary() for p in results]})
+    if args.picture is not None:
+        draw(results, args.picture)
+    if args.docs is not None:
+        draw(results, args.docs.parent / "images" / "primitives.png")
+        cells: list[list[object]] = [[f"`{row[0]}`", f"`{row[1]}`", *row[2:]] for row in rows]
+        rewrite_section(
+            args.docs, "a3d bench primitives --docs", markdown_tables([("Errors against float64", columns, cells)])
+        )
+    broken = [p for p in results if not p.holds]
+    for primitive in broken:
+        print(f"{primitive.name}: error {primitive.worst:g} at {primitive.at}, more than {primitive.bound:g}")
+    return 1 if broken else 0
