@@ -87,7 +87,7 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
         await RisingEdge(clk)
     started = time.perf_counter()
     await axil.write("CONTROL", 3 if job["invalidate"] else 1)
-    # Not ClockCycles: it wakes Python in every cycle, which costs more than the machine.
+    # Not ClockCycles: it wakes Python in every cycle, at a cost of microseconds.
     limit = Timer(job["max_cycles"] * PERIOD_NS, unit="ns")
     fired = await First(RisingEdge(dut.irq), limit)
     wall = time.perf_counter() - started
