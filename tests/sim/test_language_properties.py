@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole language models of any shape, batch and history: lowering, verifier, executor and RTL, with examples that shrink.
+"""Whole language models of any shape, batch and history: lowering, verifier, executor and RTL.
 
-Examples are the same in every run (``tests/conftest.py``), and their number bounds the time.
+Examples shrink when they fail, are the same in every run (``tests/conftest.py``), and bound the time by their number.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ class Run:
         return self.memory.images[program.patch.group][self.patched(program)]
 
 
+@pytest.mark.timeout(900)  # to shrink a failing example
 def test_the_executor_equals_the_integer_model() -> None:
     _check(40)
 
