@@ -87,7 +87,7 @@ def requant(acc: npt.ArrayLike, mult: npt.ArrayLike, shift: npt.ArrayLike, bits:
     Returns
     -------
     ndarray of int64
-        Values within ``bits`` bits.
+        Values within ``bits`` bits; within 0.5 units of the exact quotient where it does not saturate.
     """
     return saturate(round_shift(_int64(acc) * _int64(mult), shift), bits)
 

@@ -176,7 +176,10 @@ def recip(v: npt.ArrayLike) -> tuple[Int, Int]:
 
 
 def float_scale(mantissa: npt.ArrayLike, exponent: npt.ArrayLike, mult: npt.ArrayLike) -> tuple[Int, Int]:
-    """Multiply a FLOAT by a Q15 number (0 to 65535): ``(p >> 15, E)``, or ``(p >> 16, E - 1)`` from 2**31 on."""
+    """Multiply a FLOAT by a Q15 number (0 to 65535): ``(p >> 15, E)``, or ``(p >> 16, E - 1)`` from 2**31 on.
+
+    What is cut off keeps the result within 1 unit of its mantissa below the exact product.
+    """
     product = np.asarray(mantissa, dtype=np.int64) * np.asarray(mult, dtype=np.int64)
     large = product >= 1 << 31
     power = np.asarray(exponent, dtype=np.int64)

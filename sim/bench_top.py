@@ -56,7 +56,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
     }  # fmt: skip
     header = ["    input wire clk", "    input wire rst"]
     wires: list[str] = []
-    connections = ["    .clk(clk)", "    .rst(rst)"]
+    connections = ["    .clk(clk)", "    .rst(reset)"]
     for port in design.ports:
         if port.name.startswith("m_axi_") or port.name == "trace":
             wires.append(f"  wire {_range(port.width)}{port.name};")
@@ -80,7 +80,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
             suffix = f"_{channel}" if channels > 1 else ""
             words = (1 << per_channel) // config.channel_bytes
             pins = [
-                ".clk(clk)", ".rst(rst | mem_rst)", ".load(mem_load)", ".dump(mem_dump)", ".dump_first(32'd0)",
+                ".clk(clk)", ".rst(reset | mem_rst)", ".load(mem_load)", ".dump(mem_dump)", ".dump_first(32'd0)",
                 f".dump_last(32'd{words - 1})", ".read_latency(mem_latency)", ".write_latency(mem_latency)",
                 ".jitter(mem_random_latency)", ".reorder(mem_random_latency != 16'd0)",
                 f".seed(mem_seed ^ 32'd{0x9E3779B9 * (2 * channel + group) & 0xFFFFFFFF})",
@@ -106,6 +106,11 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
             f"module {BENCH_TOP} (",
             ",\n".join(header),
             ");",
+            "  // What depends on an input of the top with no register between is evaluated again at each clock edge:",
+            "  // without this one, the next state of every register of the machine.",
+            "  reg reset;",
+            "  initial reset = 1'b1;",
+            "  always @(posedge clk) reset <= rst;",
             *wires,
             f"  {TOP} machine (",
             ",\n".join(connections),

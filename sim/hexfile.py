@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory images as the simulator's back door reads and writes them (``$readmemh``, ``$writememh``)."""
+"""Memory images as the simulator's back door reads them (``$readmemh``) and writes them (raw bytes)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["channel_path", "read_hex", "write_hex", "write_hex_patches"]
+__all__ = ["channel_path", "read_dump", "write_hex", "write_hex_patches"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -60,12 +60,19 @@ def write_hex_patches(path: Path, patches: Sequence[tuple[int, bytes]], channel_
         channel_path(path, channel, channels).write_text(text)
 
 
-def read_hex(path: Path, size: int, channel_bytes: int, channels: int = 1) -> Bytes:
-    """Read a group's image of `size` bytes back."""
-    words = np.zeros((size // (channels * channel_bytes), channels, channel_bytes), dtype=np.uint8)
+def read_dump(path: Path, size: int, channel_bytes: int, channels: int = 1) -> Bytes:
+    """Read a group's image of `size` bytes back from one file of raw bytes per channel.
+
+    Raises
+    ------
+    ValueError
+        A file does not have the length of its channel.
+    """
+    words = np.empty((size // (channels * channel_bytes), channels, channel_bytes), dtype=np.uint8)
     for channel in range(channels):
-        lines = channel_path(path, channel, channels).read_text().split("\n")
-        text = "".join(line for line in lines if line and not line.startswith(("//", "@")))
-        data = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
-        words[:, channel, :] = data.reshape(-1, channel_bytes)[:, ::-1]
+        file = channel_path(path, channel, channels)
+        data = np.fromfile(file, dtype=np.uint8)
+        if data.size != size // channels:
+            raise ValueError(f"dump {file}: {data.size} bytes, {size // channels} expected; was the disk full?")
+        words[:, channel, :] = data.reshape(-1, channel_bytes)
     return words.reshape(-1)

@@ -21,7 +21,7 @@ from hdl.isa import Instruction, encode
 from hdl.legality import Limits
 from sim import runner
 from sim.bench_top import BENCH_TOP, memory_sources, render_bench
-from sim.hexfile import read_hex, write_hex, write_hex_patches
+from sim.hexfile import read_dump, write_hex, write_hex_patches
 from sim.trace import Trace, read_trace
 
 __all__ = [
@@ -234,7 +234,7 @@ class SimulatedMachine:
         memory = None
         if job.dump:
             memory = tuple(
-                read_hex(
+                read_dump(
                     folder / f"job{index}_group{group}.dump",
                     self.memory_bytes,
                     self.config.channel_bytes,

@@ -18,6 +18,7 @@ from sim.commands._common import (
     progress,
     write_json,
 )
+from sim.commands._docs import markdown_tables, rewrite_section
 from sim.moe_demo import DEMO_MODEL
 from sim.system import SimulatedMachine
 from sim.text.generator import ROUTINGS
@@ -25,13 +26,18 @@ from sim.text.generator import ROUTINGS
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
 
+PRIMITIVES_DOCS = Path("docs") / "primitives.md"
+"""The page that ``a3d bench primitives --docs`` rewrites; its picture goes to ``images/`` beside it."""
+
 MOST_LOSS = 1.0
 """Percent of the float model's bits per byte that the integers may cost."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = new_parser(subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness, model")
+    parser = new_parser(
+        subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness, model, primitives"
+    )
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
@@ -71,13 +77,24 @@ def add_parser(subparsers: Subparsers) -> None:
     model.add_argument("--prefill", type=int, default=128, metavar="N", help="tokens of the prompt; default 128")
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_json_option(model)
+    primitives = kinds.add_parser("primitives", help="worst errors of the arithmetic primitives over their ranges")
+    primitives.add_argument("--picture", type=Path, metavar="FILE", help="draw the error curves")
+    primitives.add_argument(
+        "--docs",
+        type=Path,
+        nargs="?",
+        const=PRIMITIVES_DOCS,
+        metavar="FILE",
+        help=f"rewrite the table in FILE and the picture beside it; default {PRIMITIVES_DOCS}",
+    )
+    add_json_option(primitives)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     kinds = {
         "utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality,
-        "exactness": _exactness, "model": _model,
+        "exactness": _exactness, "model": _model, "primitives": _primitives,
     }  # fmt: skip
     return kinds[args.bench](args)
 
@@ -209,3 +226,30 @@ def _model(args: argparse.Namespace) -> int:
 
 def _shares(cycles: dict[str, int]) -> str:
     return ", ".join(f"{name} {100 * n / sum(cycles.values()):.1f}" for name, n in cycles.items() if n)
+
+
+def _primitives(args: argparse.Namespace) -> int:
+    from sim.bench.primitives import draw, measure_primitives
+
+    if args.docs is not None and not args.docs.is_file():
+        raise A3dError(f"--docs {args.docs}: no such file; run from the folder that has docs/, or name the file")
+    results = measure_primitives()
+    columns = ("primitive", "exact", "arguments tried", "cases", "worst error", "bound", "unit", "worst at", "mean")
+    rows: list[list[object]] = [
+        [p.name, p.what, p.covered, p.cases, f"{p.worst:.4g}", f"{p.bound:g}", p.unit, p.at, f"{p.mean:+.2g}"]
+        for p in results
+    ]
+    print_table(rows, columns, title="arithmetic primitives against float64")
+    write_json(args.json, {"primitives": [p.summary() for p in results]})
+    if args.picture is not None:
+        draw(results, args.picture)
+    if args.docs is not None:
+        draw(results, args.docs.parent / "images" / "primitives.png")
+        cells: list[list[object]] = [[f"`{row[0]}`", f"`{row[1]}`", *row[2:]] for row in rows]
+        rewrite_section(
+            args.docs, "a3d bench primitives --docs", markdown_tables([("Errors against float64", columns, cells)])
+        )
+    broken = [p for p in results if not p.holds]
+    for primitive in broken:
+        print(f"{primitive.name}: error {primitive.worst:g} at {primitive.at}, more than {primitive.bound:g}")
+    return 1 if broken else 0

@@ -3,7 +3,6 @@
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sim.commands._common import (
     progress,
     write_json,
 )
+from sim.commands._docs import markdown_tables, rewrite_section
 
 DOCS = Path("docs") / "area.md"
 """The page whose generated sections ``--docs`` rewrites."""
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         print_table(rows, columns, title=title, left=("value",))
     write_json(args.json, result)
     if args.docs is not None:
-        _rewrite(args.docs, config.name, _markdown(sections))
+        rewrite_section(args.docs, f"a3d synth --config {config.name} --docs", markdown_tables(sections))
     if comparison is not None and comparison.overhead > LIMIT:
         raise CheckError(
             f"area overhead of the array logic is {comparison.overhead:.1%}, at most {LIMIT:.0%} is allowed: "
@@ -198,29 +198,3 @@ def _plain_data(comparison: Comparison) -> dict[str, Any]:
             for name, found in comparison.blocks.items()
         ],
     }
-
-
-def _markdown(sections: Iterable[tuple[str, Sequence[str], list[list[object]]]]) -> str:
-    lines: list[str] = []
-    for title, columns, rows in sections:
-        lines += [f"**{title}**", "", f"| {' | '.join(columns)} |"]
-        right = [all(isinstance(row[i], int) or str(row[i])[0] in "+-" for row in rows) for i in range(len(columns))]
-        lines.append("|" + "".join(" ---: |" if flush else " --- |" for flush in right))
-        for row in rows:
-            cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _rewrite(path: Path, name: str, text: str) -> None:
-    """Replace the section of configuration `name`, or append it."""
-    begin, end = f"<!-- begin: a3d synth --config {name} --docs -->", "<!-- end -->"
-    section = f"{begin}\n{text}{end}\n"
-    try:
-        page = path.read_text(encoding="utf-8")
-        pattern = re.compile(re.escape(begin) + r"\n.*?" + re.escape(end) + r"\n", re.DOTALL)
-        page, found = pattern.subn(lambda _: section, page)
-        path.write_text(page if found else f"{page.rstrip()}\n\n{section}", encoding="utf-8")
-    except OSError as error:
-        raise A3dError(f"--docs {path}: cannot be rewritten: {error.strerror}") from error

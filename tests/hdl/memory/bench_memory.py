@@ -13,7 +13,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
-from tests.hdl.memory.verilog_top import read_hex
+from tests.hdl.memory.verilog_top import read_dump
 
 WIDTH = 8
 SIZE = 1 << 14
@@ -99,7 +99,7 @@ class Bus:
     async def dump(self) -> np.ndarray:
         self.dut.dump.value = 1
         await ClockCycles(self.dut.clk, 3)
-        return read_hex(Path(os.environ["MEMORY_FOLDER"]) / "out.hex", WIDTH).reshape(-1)
+        return read_dump(Path(os.environ["MEMORY_FOLDER"]) / "out.hex", WIDTH).reshape(-1)
 
 
 def image() -> np.ndarray:

@@ -20,7 +20,7 @@ from hdl.isa import Format, Instruction, LoadDest, Opcode
 from tests.hdl.memory.environment import Environment, apply_stores, entry
 from tests.hdl.memory.programs import random_loads, random_memory, random_stores
 from tests.hdl.memory.simulate import channel_views
-from tests.hdl.memory.verilog_top import SETTINGS, memory_names, read_hex, write_hex
+from tests.hdl.memory.verilog_top import SETTINGS, memory_names, read_dump, write_hex
 
 CONFIG = MachineConfig(**json.loads(os.environ["PATH_CONFIG"]))
 FOLDER = Path(os.environ["PATH_FOLDER"])
@@ -83,7 +83,7 @@ class Machine:
         groups = [np.zeros_like(group) for group in self.memory]
         for name, view in zip(NAMES, self._views(groups), strict=True):
             assert not int(getattr(self.dut, f"{name}_assert_fail").value), f"{name}: an AXI rule was broken"
-            view[:] = read_hex(FOLDER / f"{name}.out", CONFIG.channel_bytes)
+            view[:] = read_dump(FOLDER / f"{name}.out", CONFIG.channel_bytes)
         return groups
 
 

@@ -85,8 +85,6 @@ def write_hex(path: Path, beats: np.ndarray) -> None:
     path.write_text("\n".join(row[::-1].tobytes().hex() for row in beats) + "\n")
 
 
-def read_hex(path: Path, width: int) -> np.ndarray:
-    """Read what $writememh wrote."""
-    lines = (line.split("//")[0].strip() for line in path.read_text().splitlines())
-    words = [line.replace("x", "0") for line in lines if line and not line.startswith("@")]
-    return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(-1, width)[:, ::-1]
+def read_dump(path: Path, width: int) -> np.ndarray:
+    """Read what a memory wrote."""
+    return np.fromfile(path, np.uint8).reshape(-1, width)
