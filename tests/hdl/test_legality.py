@@ -69,4 +69,4 @@ def unit_checks(word: bytes, wrong: Violation) -> bool:
     opcode = word[0] & 0x3F
     if wrong.code != ErrorCode.RANGE:
         return wrong.code == ErrorCode.ADDRESS
-    return opcode == Opcode.VECTOR or (opcode == Opcode.GEMM and wrong.field in SEQUENCERS_CHECK)
+    return opcode in (Opcode.VECTOR, Opcode.ROUTE) or (opcode == Opcode.GEMM and wrong.field in SEQUENCERS_CHECK)

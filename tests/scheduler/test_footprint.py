@@ -66,8 +66,7 @@ def test_footprints_equal_what_the_executor_does(config: MachineConfig, seed: in
         for group in (0, 1):
             changed = np.flatnonzero(memory[group] != machine.memory[group])
             assert all(any(span.group == group and span.covers(b) for span in touched.writes) for b in changed)
-        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == 2:
-            lists.load(instruction, (machine.memory[0], machine.memory[1]))
+        lists.apply(instruction, (machine.memory[0], machine.memory[1]))
 
 
 def _mark(machine: Executor, config: MachineConfig, cells: dict[str, list[np.ndarray]]) -> None:
