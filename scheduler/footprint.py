@@ -137,8 +137,6 @@ class Lists:
     def _split(self, gemm: Instruction, tier: int) -> tuple[npt.NDArray[np.uint16], list[Instruction]]:
         """Return the entries that loads have written, and the ROUTEs that have written others."""
         entries = self.used(gemm, tier)
-        if gemm["slot_en"]:
-            return np.zeros((0, 4), dtype=np.uint16), [self.route] if self.route is not None else []
         routed = self._routed[tier, entries]
         return self.entries[tier, entries[routed < 0]], [self._routes[n] for n in np.unique(routed[routed >= 0])]
 
