@@ -18,7 +18,8 @@ from hdl.regs import traced_counters
 __all__ = [
     "PC_BITS", "bank_write_layout", "bond_signature", "dispatch_layout", "error_layout", "fill_control_layout",
     "fill_layout", "list_entry_layout", "post_layout", "queue_entry_layout", "result_layout", "row_descriptor_layout",
-    "row_write_layout", "slot_write_layout", "tail_layout", "trace_layout", "wait_layout", "wave_layout", "write_layout",
+    "row_write_layout", "slot_write_layout", "tail_layout", "trace_layout", "wait_layout", "wave_layout",
+    "write_layout",
 ]  # fmt: skip
 
 PC_BITS = 24

@@ -78,7 +78,9 @@ def _when_it_runs(base: StreamBase, route: Fields) -> Iterator[IllegalStream]:
 
     def made(name: str, address: int, **fields: int) -> IllegalStream:
         wrong = pack(Opcode.LOAD, {**load, **fields})
-        return base.make(f"slot's {name}, group {fields.get('group', 0)}", ADDRESS, [*words, wrong], at + 1, address * ADDRESS_UNIT)
+        return base.make(
+            f"slot's {name}, group {fields.get('group', 0)}", ADDRESS, [*words, wrong], at + 1, address * ADDRESS_UNIT
+        )
 
     step = base.unit // ADDRESS_UNIT
     for group in (0, 1):
