@@ -74,6 +74,8 @@ class MachineConfig:
         Rows (``columns`` int32) of the combine buffer, which is also the vector unit's memory.
     scalar_depth : int
         Scalars (32 bits) of the vector unit: running maxima, sums, reciprocals, chosen experts.
+    expert_slots : int
+        Entries of the routing table, which is also the most experts that the machine can route tokens to.
     result_lanes : int
         Result rows that the result bus moves per cycle.
     row_fifo_depth : int
@@ -112,6 +114,7 @@ class MachineConfig:
     parameter_words: int = 512
     combine_rows: int = 4096
     scalar_depth: int = 1024
+    expert_slots: int = 64
     result_lanes: int = 2
     row_fifo_depth: int = 96
     channels_per_group: int = 1
@@ -153,6 +156,7 @@ class MachineConfig:
             ("parameter_words", 4, 1 << 12),
             ("combine_rows", 8, 1 << 16),
             ("scalar_depth", 16, 1 << 12),
+            ("expert_slots", 2, 1 << 8),
             ("channels_per_group", 1, 16),
             ("channel_bytes", 4, 128),
             ("burst_beats", 1, 256),
@@ -303,6 +307,11 @@ class MachineConfig:
         return _log2_ceil(self.scalar_depth)
 
     @cached_property
+    def slot_bits(self) -> int:
+        """Width of a slot's or an expert's number."""
+        return _log2_ceil(self.expert_slots)
+
+    @cached_property
     def semaphore_id_bits(self) -> int:
         """Width of a semaphore number."""
         return _log2_ceil(self.semaphores)
@@ -329,17 +338,19 @@ def _presets() -> dict[str, MachineConfig]:
     return {
         "nano": _preset(
             "nano", 1, 4, vcache_tiles=64, activation_words=256, accumulator_depth=32, list_depth=64,
-            parameter_words=64, combine_rows=256, scalar_depth=64, result_lanes=1, row_fifo_depth=32, channel_bytes=4,
-            address_bits=24, burst_beats=8, outstanding_bursts=4, skew_fifo_beats=32, queue_depth=4, semaphores=16,
+            parameter_words=64, combine_rows=256, scalar_depth=64, expert_slots=8, result_lanes=1, row_fifo_depth=32,
+            channel_bytes=4, address_bits=24, burst_beats=8, outstanding_bursts=4, skew_fifo_beats=32, queue_depth=4,
+            semaphores=16,
         ),
         "tiny": _preset(
             "tiny", 2, 8, vcache_tiles=256, activation_words=512, accumulator_depth=64, list_depth=128,
-            parameter_words=128, combine_rows=512, scalar_depth=256, result_lanes=1, row_fifo_depth=64, channel_bytes=4,
-            address_bits=28, burst_beats=16, outstanding_bursts=8, skew_fifo_beats=128, queue_depth=4, semaphores=32,
+            parameter_words=128, combine_rows=512, scalar_depth=256, expert_slots=16, result_lanes=1, row_fifo_depth=64,
+            channel_bytes=4, address_bits=28, burst_beats=16, outstanding_bursts=8, skew_fifo_beats=128, queue_depth=4,
+            semaphores=32,
         ),
         "small": _preset("small", 4, 16),
         "large": _preset(
-            "large", 4, 128, activation_words=4096, parameter_words=1024, combine_rows=2048,
+            "large", 4, 128, activation_words=4096, parameter_words=1024, combine_rows=2048, expert_slots=128,
             row_fifo_depth=4 * (128 + 1) + 60, channels_per_group=16, channel_bytes=128, address_bits=37,
             burst_beats=16, outstanding_bursts=16, skew_fifo_beats=256, result_lanes=2,
         ),

@@ -6,24 +6,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hdl.asm import disassemble
-from hdl.config import MachineConfig
+from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.explain_vector import describe_vector
 from hdl.explain_words import count_of, span_of, tiers_text
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, Order, StoreFormat
 from hdl.legality import gang_tiers, load_groups, load_unit_bytes, store_bytes, store_start, store_step, tiers_of_mask
+from hdl.slots import route_entries
 from hdl.vector_access import row_count
 
 __all__ = ["describe", "explain", "instruction_macs", "load_bytes"]
 
 
 def load_bytes(instruction: Instruction, config: MachineConfig) -> int:
-    """Return the bytes that a LOAD reads in both groups together (without the rest of a last beat)."""
+    """Return the bytes that a LOAD reads in both groups together (without the rest of a last beat).
+
+    With a slot: when the slot is not empty.
+    """
     planes = 2 if instruction["format"] == Format.PAIR else 1
     return planes * instruction["count"] * load_unit_bytes(instruction, config)
 
 
 def instruction_macs(instruction: Instruction, config: MachineConfig) -> int:
-    """Return the multiply-accumulates of an instruction (0 but for a GEMM)."""
+    """Return the multiply-accumulates of an instruction (0 but for a GEMM; with a slot the most)."""
     if instruction.opcode != Opcode.GEMM:
         return 0
     size = instruction["tokens"] * instruction["k_slices"] * instruction["n_tiles"] * instruction["tier_count"]
@@ -45,6 +49,8 @@ def _load(i: Instruction, config: MachineConfig) -> str:
         Format.COLUMNS: "columns",
     }[Format(i["format"])]
     places = " and ".join(f"group {group} at {start:#x}" for group, start in load_groups(i))
+    if i["slot_en"]:
+        places = _slot_places(i, places)
     if i["dest_kind"] == LoadDest.ROWS:
         shift = f", shifted left by {i['shift']}" if i["shift"] else ""
         return (
@@ -55,6 +61,14 @@ def _load(i: Instruction, config: MachineConfig) -> str:
         f"loads {count_of(i['count'], what[0], what[1])} ({load_bytes(i, config):,} bytes, {how}) from {places} into "
         f"{what[0]} {span_of(i['dest_base'], i['count'])} of {tiers_text(tiers_of_mask(i['dest_tiers']))} ({what[2]})"
     )
+
+
+def _slot_places(i: Instruction, places: str) -> str:
+    """Return where the expert of a slot lies, given where expert 0 does."""
+    pair = i["format"] == Format.PAIR
+    step = f"{i['slot_stride'] * ADDRESS_UNIT:,} bytes"
+    rest = f"{step} on for every second expert, groups swapped for odd ones" if pair else f"{step} on for each expert"
+    return f"the memory of slot {i['slot']}'s expert (nothing if the slot is empty; expert 0: {places}; {rest})"
 
 
 def _store(i: Instruction, config: MachineConfig) -> str:
@@ -97,6 +111,9 @@ def _gemm(i: Instruction, config: MachineConfig) -> str:
     else:
         holders = tiers_text(tiers_of_mask(i["dest_tiers"])) if i["dest_tiers"] else "the tier that made them"
         where = f"to activation words from {i['dest_base']} of {holders}"
+    if i["slot_en"]:
+        most = f"at most {i['tokens']} of the tokens of slot {i['slot']}"
+        source = f"{most} from its token {i['list_base']} on (nothing if there are none), through {source}"
     hold = ", all by one requantisation word," if i["param_hold"] else ""
     order = "" if i["order"] == Order.K_INNER else ", outputs innermost"
     tiles = i["k_slices"] * i["n_tiles"]
@@ -104,6 +121,16 @@ def _gemm(i: Instruction, config: MachineConfig) -> str:
         f"{tiers_text(gang_tiers(i))} {shared}: [{tokens} x {depth}] x [{depth} x {width}]{order}, "
         f"{instruction_macs(i, config):,} MACs in {i['tokens'] * tiles:,} waves per tier; activations from {source}, "
         f"V-Cache tiles {span_of(i['vcache_base'], tiles)} with tag {i['tag']}; {mode} rows{hold} {where}"
+    )
+
+
+def _route(i: Instruction) -> str:
+    entries = route_entries(i)
+    return (
+        f"routes {count_of(i['tokens'], 'token')} to {i['choices']} of {count_of(i['experts'], 'expert')} each, chosen "
+        f"in scalars {span_of(i['s_base'], entries)}, with gates in combine rows from {i['a_base']} on: fills the "
+        "routing table (slots by falling number of tokens) and entries "
+        f"{span_of(i['list_base'], entries)} of all token lists"
     )
 
 
@@ -117,6 +144,8 @@ def describe(instruction: Instruction, config: MachineConfig) -> str:
         text = _gemm(instruction, config)
     elif instruction.opcode == Opcode.VECTOR:
         text = describe_vector(instruction, config)
+    elif instruction.opcode == Opcode.ROUTE:
+        text = _route(instruction)
     else:
         end = instruction.opcode == Opcode.END
         text = "ends the stream when everything is idle" if end else "does nothing"

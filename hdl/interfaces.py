@@ -18,7 +18,8 @@ from hdl.regs import traced_counters
 __all__ = [
     "PC_BITS", "bank_write_layout", "bond_signature", "dispatch_layout", "error_layout", "fill_control_layout",
     "fill_layout", "list_entry_layout", "post_layout", "queue_entry_layout", "result_layout", "row_descriptor_layout",
-    "row_write_layout", "tail_layout", "trace_layout", "wait_layout", "wave_layout", "write_layout",
+    "row_write_layout", "slot_write_layout", "tail_layout", "trace_layout", "wait_layout", "wave_layout",
+    "write_layout",
 ]  # fmt: skip
 
 PC_BITS = 24
@@ -205,6 +206,19 @@ def row_descriptor_layout(config: MachineConfig) -> data.StructLayout:
             "post0_sem": config.semaphore_id_bits,
             "post1_en": 1,
             "post1_sem": config.semaphore_id_bits,
+        }
+    )
+
+
+def slot_write_layout(config: MachineConfig) -> data.StructLayout:
+    """Return a write of the routing table, broadcast to all its copies: how many tokens, first list entry, expert."""
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "slot": config.slot_bits,
+            "count": config.list_bits + 1,
+            "base": config.list_bits,
+            "expert": config.slot_bits,
         }
     )
 

@@ -38,6 +38,7 @@ class Opcode(IntEnum):
     STORE = 4
     GEMM = 5
     VECTOR = 6
+    ROUTE = 7
 
 
 class Mapping3D(IntEnum):
@@ -195,6 +196,9 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("shift", 5, "left shift of the int16 elements (ROWS only), 0 to 16"),
         Field("addr", 32, "memory address in units of 32 bytes (PAIR: of the high plane)"),
         Field("addr_low", 32, "address of the low plane in units of 32 bytes (PAIR only)"),
+        Field("slot_en", 1, "1 = load what the expert of a slot needs: `addr` and `addr_low` are expert 0's"),
+        Field("slot", 8, "slot of the routing table, below expert_slots"),
+        Field("slot_stride", 24, "from one expert to the next (PAIR: of the same parity), in units of 32 bytes"),
     ),
     Opcode.STORE: (
         Field("format", 2, "element type written", StoreFormat),
@@ -238,6 +242,8 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("dest_base", 16, "first activation word / combine row"),
         Field("dest_stride", 10, "words / rows from one token to the next (no list)"),
         Field("param_hold", 1, "1 = every output tile uses the requantisation word param_base"),
+        Field("slot_en", 1, "1 = the tokens of a slot: `tokens` is the most, `list_base` the first in the slot's list"),
+        Field("slot", 8, "slot of the routing table, below expert_slots"),
     ),
     Opcode.VECTOR: (
         Field("op", 4, "operation", VectorOp),
@@ -265,6 +271,18 @@ BODIES: Mapping[Opcode, tuple[Field, ...]] = {
         Field("length", 16, "masked: valid elements of vector 0 (signed); GATHER: elements, 1 to columns"),
         Field("length_step", 1, "masked: 1 = each vector has one valid element more than the one before"),
         Field("imm", 16, "SUMSQ: added to the sum, shifted left by `shift`"),
+    ),
+    Opcode.ROUTE: (
+        Field("tokens", 10, "tokens, 1 or more"),
+        Field("choices", 4, "experts of each token, 1 to 15 and at most columns"),
+        Field("experts", 9, "experts, 1 to expert_slots: a choice is below it"),
+        Field("s_base", 12, "first scalar: choice j of token t at s_base + j*tokens + t, as ARGMAX writes them"),
+        Field("a_base", 16, "combine row with the gates of token 0: lane j of a row is that of choice j (low 16 bits)"),
+        Field("a_stride", 10, "combine rows from one token's gates to the next"),
+        Field("list_base", 12, "first token-list entry that is written, in every tier"),
+        Field("source_stride", 10, "activation words from one token to the next: source is t*source_stride"),
+        Field("dest_base", 16, "dest of token 0"),
+        Field("dest_stride", 10, "combine rows from one token to the next: dest is dest_base + t*dest_stride"),
     ),
 }
 

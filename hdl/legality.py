@@ -3,11 +3,11 @@
 
 The executor, the verifier, the assembler and the tests of the RTL all use these functions, so that there is one
 Python statement of what is legal. Addresses that come from a token list or a chosen index are checked when they are
-used, not here.
+used, not here; neither are the memory addresses of a LOAD with a slot (:func:`check_load_addresses`).
 
 In the RTL the dispatcher makes all field checks, and the RANGE checks of LOAD, of STORE and of a GEMM's accumulators.
 A unit makes the others, with the same code, when it takes the instruction or uses the address: the sequencer the rest
-of GEMM's RANGE, the vector unit all of VECTOR's, load engines and store unit every ADDRESS. By then earlier
+of GEMM's RANGE, the vector unit all of VECTOR's and ROUTE's, load engines and store unit every ADDRESS. By then earlier
 instructions may have changed on-chip memories, and VECTOR some of its own results; nothing outside has changed.
 """
 
@@ -32,13 +32,14 @@ from hdl.isa import (
     decode,
 )
 from hdl.numerics import MAX_SHIFT
+from hdl.slots import check_route_fields, check_route_ranges, check_slot
 from hdl.vector_legality import check_vector_fields, check_vector_ranges
 from hdl.violation import Violation, field_violation, range_violation
 
 __all__ = [
-    "LIST_ENTRY_BYTES", "MAX_ROW_SHIFT", "Limits", "Violation", "beats", "check_instruction", "check_word",
-    "element_bytes", "gang_tiers", "load_groups", "load_unit_bytes", "parameter_count", "read_word", "store_beats",
-    "store_bytes", "store_span", "store_start", "store_step", "tiers_of_mask",
+    "LIST_ENTRY_BYTES", "MAX_ROW_SHIFT", "Limits", "Violation", "beats", "check_instruction", "check_load_addresses",
+    "check_word", "element_bytes", "gang_tiers", "load_groups", "load_unit_bytes", "parameter_count", "read_word",
+    "store_beats", "store_bytes", "store_span", "store_start", "store_step", "tiers_of_mask",
 ]  # fmt: skip
 
 LIST_ENTRY_BYTES = 8
@@ -180,6 +181,7 @@ def check_instruction(instruction: Instruction, config: MachineConfig, limits: L
         or (_check_store(instruction, config, limits) if instruction.opcode == Opcode.STORE else None)
         or (_check_gemm(instruction, config) if instruction.opcode == Opcode.GEMM else None)
         or (_check_vector(instruction, config) if instruction.opcode == Opcode.VECTOR else None)
+        or (_check_route(instruction, config) if instruction.opcode == Opcode.ROUTE else None)
     )
 
 
@@ -237,6 +239,11 @@ def _check_load(instruction: Instruction, config: MachineConfig, limits: Limits)
         return field_violation(instruction, "shift", f"0 to {most}" if most else "0 for a destination other than ROWS")
     if not instruction["count"]:
         return field_violation(instruction, "count", "1 or more")
+    if instruction["slot_en"] and kind not in (LoadDest.VCACHE, LoadDest.PARAMETER):
+        return field_violation(instruction, "slot_en", "0 for a destination other than V-Cache or parameters")
+    wrong = check_slot(instruction, config)
+    if wrong:
+        return wrong
     depth, what = {
         LoadDest.VCACHE: (config.vcache_tiles, "V-Cache tiles"),
         LoadDest.ACTIVATION: (config.activation_words, "activation words"),
@@ -247,8 +254,13 @@ def _check_load(instruction: Instruction, config: MachineConfig, limits: Limits)
     wrong = _check_mask(instruction, config) or range_violation(
         instruction, "dest_base", instruction["dest_base"] + instruction["count"], depth, what
     )
-    if wrong:
+    if wrong or instruction["slot_en"]:
         return wrong
+    return check_load_addresses(instruction, config, limits)
+
+
+def check_load_addresses(instruction: Instruction, config: MachineConfig, limits: Limits) -> Violation | None:
+    """Check where a LOAD reads; with a slot, call it with what `hdl.slots.slot_load` makes of the instruction."""
     size = beats(instruction["count"] * load_unit_bytes(instruction, config), config) * config.group_bytes
     for name, (group, start) in zip(("addr", "addr_low"), load_groups(instruction), strict=False):
         span = (start, start + size)
@@ -274,6 +286,10 @@ def _check_vector(instruction: Instruction, config: MachineConfig) -> Violation 
     return check_vector_fields(instruction, config) or check_vector_ranges(instruction, config)
 
 
+def _check_route(instruction: Instruction, config: MachineConfig) -> Violation | None:
+    return check_route_fields(instruction, config) or check_route_ranges(instruction, config)
+
+
 def _check_gemm_fields(instruction: Instruction, config: MachineConfig) -> Violation | None:
     count = instruction["tier_count"]
     if not 1 <= count or instruction["tier_base"] + count > config.tiers:
@@ -292,7 +308,11 @@ def _check_gemm_fields(instruction: Instruction, config: MachineConfig) -> Viola
         return field_violation(instruction, "mode", "REQUANT8 or SWIGLU when rows go to activation buffers")
     if instruction["dest_kind"] == Dest.COMBINE and instruction["mode"] == Mode.SWIGLU:
         return field_violation(instruction, "mode", "REQUANT8 or REQUANT16 when rows go to the combine buffer")
-    return _check_mask(instruction, config)
+    if instruction["slot_en"] and count != 1:
+        return field_violation(instruction, "tier_count", "1 with a slot")
+    if instruction["slot_en"] and not (instruction["act_list"] or instruction["dest_list"]):
+        return field_violation(instruction, "slot_en", "0 without act_list or dest_list")
+    return check_slot(instruction, config) or _check_mask(instruction, config)
 
 
 def _check_gemm(instruction: Instruction, config: MachineConfig) -> Violation | None:

@@ -185,6 +185,12 @@ class Machine(StructuralComponent):
             s.connect(b.vector.row_data[bank], b.collector.vector_data[bank])
             s.link(b.vector.row_write[bank], b.collector.vector_write[bank])
         s.link(b.vector.act_write, b.collector.vector_act)
+        for name in ("valid", "addr", "entry"):
+            s.connect(getattr(b.sequencers, f"route_{name}"), getattr(b.vector, f"list_{name}"))
+        s.connect(b.vector.list_ready, b.sequencers.route_ready)
+        for unit in (b.sequencers, b.loads):
+            s.connect(unit.slot_write, b.vector.slot_write)
+            s.connect(unit.active, b.vector.active)
         for name in ("list_write_valid", "list_write_tiers", "list_write_addr", "list_write_entry"):
             s.connect(getattr(b.sequencers, name), getattr(b.loads, name))
 

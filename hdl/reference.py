@@ -57,7 +57,7 @@ def render_reference(config: MachineConfig | None = None) -> str:
         "## Instructions",
         "",
         "256 bits, little-endian in memory. [architecture.md](architecture.md), section 3, says what they do;",
-        "[vector.md](vector.md) has VECTOR, and loads and stores with gaps.",
+        "[vector.md](vector.md) has VECTOR, ROUTE and slots, and loads and stores with gaps.",
         "",
         "### Header (all instructions)",
         "",

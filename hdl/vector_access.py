@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, VectorFn, VectorOp, VectorSum
+from hdl.isa import Instruction, Opcode, VectorFn, VectorOp, VectorSum
 
 __all__ = [
     "REDUCTIONS", "TWO_OPERANDS", "a_rows", "b_rows", "c_rows", "dest_bytes", "dest_rows", "has_sum", "lengths",
@@ -47,7 +47,12 @@ def writes_scalar(instruction: Instruction) -> bool:
 
 
 def row_count(instruction: Instruction) -> int:
-    """Return the rows of operand A that the unit takes in: one cycle each (GATHER: one for each lane it fills)."""
+    """Return the rows of operand A that the unit takes in: one cycle each (GATHER: one for each lane it fills).
+
+    Of a ROUTE: the rows of gates.
+    """
+    if instruction.opcode == Opcode.ROUTE:
+        return instruction["tokens"]
     per_vector = instruction["length"] if instruction["op"] == VectorOp.GATHER else instruction["rows"]
     return instruction["vectors"] * per_vector
 

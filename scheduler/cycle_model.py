@@ -3,8 +3,9 @@
 
 Event-driven at the level of instructions. Queues, the in-order dispatcher, semaphores, gangs, fill tags and the rates
 of all units are modelled as ``docs/architecture.md`` and ``docs/vector.md`` state them; pipelines inside a unit are
-latencies. Conflicts on the result bus and on the banks of the combine buffer are not modelled, nor are refreshes and
-random stalls of the memory. ``tests/scheduler/test_cycle_model.py`` holds it against counters of the emitted machine.
+latencies. Instructions with a slot take as long as if the slot had the most tokens. Conflicts on the result bus and on
+the banks of the combine buffer are not modelled, nor are refreshes and random stalls of the memory.
+``tests/scheduler/test_cycle_model.py`` holds it against counters of the emitted machine.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class Slice:
 
 
 def vector_cycles(instruction: Instruction) -> int:
-    """Return the cycles in which a VECTOR instruction asks for rows of the combine buffer."""
+    """Return the cycles in which a VECTOR asks for rows of the combine buffer, or in which a ROUTE works."""
+    if instruction.opcode == Opcode.ROUTE:
+        tokens, choices = instruction["tokens"], instruction["choices"]
+        return tokens * choices + 2 * instruction["experts"] + tokens + tokens * (choices + 2)
     op = VectorOp(instruction["op"])
     rows = row_count(instruction)
     if op == VectorOp.ROTATE:  # small tables stay in the lanes for a vector
@@ -200,7 +204,8 @@ class CycleModel:
         if any(self._held[q] != number for q in queues):
             return
         runner = {
-            Opcode.LOAD: self._load, Opcode.STORE: self._store, Opcode.GEMM: self._gemm, Opcode.VECTOR: self._vector
+            Opcode.LOAD: self._load, Opcode.STORE: self._store, Opcode.GEMM: self._gemm, Opcode.VECTOR: self._vector,
+            Opcode.ROUTE: self._vector,
         }[instruction.opcode]  # fmt: skip
         runner(number, instruction, queues)
 

@@ -3,7 +3,8 @@
 
 A cell is the smallest thing that two instructions can share without meeting: a V-Cache tile, half a tile's width of
 an activation word (C/2 bytes), a token-list entry, a requantisation word, a combine row, a scalar of the vector unit.
-Memory is handled as spans.
+The routing table is one cell. Memory is handled as spans. What depends on the routing counts at its largest: a GEMM
+with a slot may touch what any token does, a LOAD with a slot may read any expert.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hdl.legality import (
     store_step,
     tiers_of_mask,
 )
+from hdl.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_load
 from hdl.vector_access import dest_rows
 from scheduler.ordering import maker_tiers
 from scheduler.spans import Span, whole_span
@@ -35,7 +37,7 @@ __all__ = ["SPACES", "Access", "Footprint", "Lists", "footprint", "space_cells"]
 
 Cells = npt.NDArray[np.int64]
 Kind = Literal["read", "write", "add"]
-SPACES = ("vcache", "activation", "list", "parameter", "combine", "scalar")
+SPACES = ("vcache", "activation", "list", "parameter", "combine", "scalar", "slots")
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,65 @@ class Footprint:
 
 
 class Lists:
-    """Contents of the token lists, as loads leave them: list-driven addresses depend on them."""
+    """Contents of the token lists, as loads and ROUTEs leave them: list-driven addresses depend on them.
+
+    Attributes
+    ----------
+    entries : uint16 array [tiers, list_depth, 4]
+        What loads left; zero where a ROUTE wrote.
+    route : Instruction or None
+        The ROUTE that made the routing table.
+    """
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
         self.entries = np.zeros((config.tiers, config.list_depth, 4), dtype=np.uint16)
+        self.route: Instruction | None = None
+        self._routes: list[Instruction] = []
+        self._routed = np.full((config.tiers, config.list_depth), -1, dtype=np.int64)
 
-    def load(self, instruction: Instruction, memory: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]) -> None:
-        """Apply a LOAD of list entries from the groups' memories."""
+    def apply(self, instruction: Instruction, memory: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]) -> None:
+        """Apply an instruction: a LOAD of list entries from the groups' memories, or a ROUTE; others do nothing."""
+        if instruction.opcode == Opcode.ROUTE:
+            first = instruction["list_base"]
+            self.entries[:, first : first + route_entries(instruction)] = 0
+            self._routed[:, first : first + route_entries(instruction)] = len(self._routes)
+            self._routes.append(instruction)
+            self.route = instruction
+            return
+        if instruction.opcode != Opcode.LOAD or instruction["dest_kind"] != LoadDest.LIST:
+            return
         count, base = instruction["count"], instruction["dest_base"]
         start = instruction["addr"] * ADDRESS_UNIT
         raw = memory[instruction["group"]][start : start + 8 * count]
         for tier in tiers_of_mask(instruction["dest_tiers"]):
             self.entries[tier, base : base + count] = raw.copy().view("<u2").reshape(count, 4)
+            self._routed[tier, base : base + count] = -1
+
+    def used(self, gemm: Instruction, tier: int) -> Cells:
+        """Return the list entries that a GEMM may read in a tier."""
+        if not gemm["slot_en"]:
+            return gemm["list_base"] + np.arange(gemm["tokens"])
+        if self.route is None:
+            return np.zeros(0, dtype=np.int64)
+        return self.route["list_base"] + np.arange(route_entries(self.route))
+
+    def sources(self, gemm: Instruction, tier: int) -> Cells:
+        """Return the `source` of all entries that a GEMM may read, each once where the routing decides."""
+        known, routes = self._split(gemm, tier)
+        return np.concatenate([known[:, 0].astype(np.int64), *(route_sources(route) for route in routes)])
+
+    def dests(self, gemm: Instruction, tier: int) -> Cells:
+        """Return the `dest` of all entries that a GEMM may read but the dropped ones, likewise."""
+        known, routes = self._split(gemm, tier)
+        own = known[known[:, 3] & 1 == 0, 1].astype(np.int64)
+        return np.concatenate([own, *(route_dests(route) for route in routes)])
+
+    def _split(self, gemm: Instruction, tier: int) -> tuple[npt.NDArray[np.uint16], list[Instruction]]:
+        """Return the entries that loads have written, and the ROUTEs that have written others."""
+        entries = self.used(gemm, tier)
+        routed = self._routed[tier, entries]
+        return self.entries[tier, entries[routed < 0]], [self._routes[n] for n in np.unique(routed[routed >= 0])]
 
 
 def space_cells(space: str, config: MachineConfig) -> int:
@@ -102,6 +150,7 @@ def space_cells(space: str, config: MachineConfig) -> int:
         "parameter": config.tiers * config.parameter_words,
         "combine": config.combine_rows,
         "scalar": config.scalar_depth,
+        "slots": 1,
     }[space]
 
 
@@ -112,17 +161,32 @@ def _parts(config: MachineConfig) -> int:
 def footprint(instruction: Instruction, config: MachineConfig, lists: Lists) -> Footprint:
     """Return what a legal instruction touches, given the token lists as they are when it runs."""
     if instruction.opcode == Opcode.LOAD:
-        return _load(instruction, config)
+        return _load(instruction, config, lists)
     if instruction.opcode == Opcode.STORE:
         return _store(instruction, config)
     if instruction.opcode == Opcode.GEMM:
         return Footprint(tuple(_gemm_reads(instruction, config, lists) + _gemm_writes(instruction, config, lists)))
     if instruction.opcode == Opcode.VECTOR:
         return _vector(instruction, config)
+    if instruction.opcode == Opcode.ROUTE:
+        return _route(instruction, config)
     return Footprint(())
 
 
-def _load(instruction: Instruction, config: MachineConfig) -> Footprint:
+def _route(instruction: Instruction, config: MachineConfig) -> Footprint:
+    entries = instruction["list_base"] + np.arange(route_entries(instruction))
+    lists = (np.arange(config.tiers)[:, None] * config.list_depth + entries).reshape(-1)
+    return Footprint(
+        (
+            Access("scalar", "read", -1, np.unique(route_scalars(instruction))),
+            Access("combine", "read", -1, np.unique(gate_rows(instruction))),
+            Access("list", "write", -1, lists),
+            Access("slots", "write", -1, np.zeros(1, dtype=np.int64)),
+        )
+    )
+
+
+def _load(instruction: Instruction, config: MachineConfig, lists: Lists) -> Footprint:
     kind, count, base = LoadDest(instruction["dest_kind"]), instruction["count"], instruction["dest_base"]
     space, depth, parts = {
         LoadDest.VCACHE: ("vcache", config.vcache_tiles, 1),
@@ -134,8 +198,14 @@ def _load(instruction: Instruction, config: MachineConfig) -> Footprint:
     tiers = [0] if kind == LoadDest.ROWS else tiers_of_mask(instruction["dest_tiers"])
     cells = [(tier * depth + base) * parts + np.arange(count * parts) for tier in tiers]
     size = beats(count * load_unit_bytes(instruction, config), config) * config.group_bytes
-    reads = tuple(whole_span(group, start, start + size) for group, start in load_groups(instruction))
-    return Footprint((Access(space, "write", -1, np.concatenate(cells)),), reads=reads)
+    accesses = [Access(space, "write", -1, np.concatenate(cells))]
+    loads = [instruction]
+    if instruction["slot_en"]:
+        accesses.append(Access("slots", "read", -1, np.zeros(1, dtype=np.int64)))
+        experts = lists.route["experts"] if lists.route is not None else config.expert_slots
+        loads = [slot_load(instruction, expert) for expert in range(experts)]
+    reads = tuple(whole_span(group, at, at + size) for load in loads for group, at in load_groups(load))
+    return Footprint(tuple(accesses), reads=reads)
 
 
 def _store(instruction: Instruction, config: MachineConfig) -> Footprint:
@@ -176,17 +246,17 @@ def _gemm_reads(instruction: Instruction, config: MachineConfig, lists: Lists) -
     makers = maker_tiers(instruction)
     readers = tiers[:1] if mapping == Mapping3D.N else tiers
     accesses = []
+    if instruction["slot_en"]:
+        accesses.append(Access("slots", "read", tiers[0], np.zeros(1, dtype=np.int64)))
     for tier in tiers[:1] if mapping == Mapping3D.M else tiers:
         tiles = tier * config.vcache_tiles + instruction["vcache_base"] + np.arange(k_slices * n_tiles)
         accesses.append(Access("vcache", "read", tier, tiles))
     for tier in tiers:
         if (instruction["act_list"] and tier in readers) or (instruction["dest_list"] and tier in makers):
-            entries = tier * config.list_depth + instruction["list_base"] + np.arange(tokens)
-            accesses.append(Access("list", "read", tier, entries))
+            accesses.append(Access("list", "read", tier, tier * config.list_depth + lists.used(instruction, tier)))
         if tier in readers:
             if instruction["act_list"]:
-                base = instruction["list_base"]
-                source = lists.entries[tier, base : base + tokens, 0].astype(np.int64)
+                source = lists.sources(instruction, tier)
             else:
                 source = np.arange(tokens) * instruction["act_stride"]
             words = tier * config.activation_words + instruction["act_base"] + source[:, None] + np.arange(k_slices)
@@ -210,9 +280,7 @@ def _gemm_writes(instruction: Instruction, config: MachineConfig, lists: Lists) 
         place = tier - tiers[0]
         numbers = (place * n_tiles if mapping == Mapping3D.N else 0) + np.arange(n_tiles)
         if instruction["dest_list"]:
-            base = instruction["list_base"]
-            entries = lists.entries[tier, base : base + tokens]
-            offset = entries[entries[:, 3] & 1 == 0, 1].astype(np.int64)
+            offset = lists.dests(instruction, tier)
         else:
             offset = ((place * tokens if spread else 0) + np.arange(tokens)) * instruction["dest_stride"]
         start = instruction["dest_base"] + offset[:, None]

@@ -151,37 +151,49 @@ class HazardTracker:
         if self.order.done_before(done, earlier, tier if tier >= 0 else None):
             return True
         first = self.order.instructions[earlier]
-        if first.opcode != instruction.opcode:
+        both = {first.opcode, instruction.opcode}
+        if len(both) > 1 and both != {Opcode.VECTOR, Opcode.ROUTE}:
             return False
         if instruction.opcode == Opcode.GEMM:
             if kind == "read" and new_kind == "write":
                 # The tier that read has issued its last wave before the new operation's first, in each of its queues.
                 return f"tier{tier}" in issue_queues(instruction)
             return tier == new_tier and kind != "read" and new_kind != "read"  # rows of one tier arrive in order
-        # Loads of one engine, stores, and VECTOR instructions do their work in order.
+        # Loads of one engine, stores, and the vector unit's instructions do their work in order.
         return bool(set(row_completions(first)[0]) & set(row_completions(instruction)[0]))
 
     def _tag_orders(self, instruction: Instruction, cells: npt.NDArray[np.int64], load: int, done: int) -> bool:
         """Return whether the fill tag alone makes the GEMM wait for `load` in all of these tiles.
 
-        It does, unless an older fill of the tile had the same tag and may still be there.
+        It does, unless an older fill of the tile had the same tag and may still be there. A slot's fill between them
+        does not disprove that, as it may have been skipped. (A GEMM whose slot's load is skipped does not read.)
         """
         tag = instruction["tag"]
+
+        def filled(number: int) -> bool:
+            surely = number == load or not self.order.instructions[number]["slot_en"]
+            return surely and self.order.done_before(done, number)
+
         for cell in cells[self._written["vcache"][cells] == load]:
             history = self._tile_loads[int(cell)]
             same = [n for n, number in enumerate(history[:-1]) if self.order.instructions[number]["tag"] == tag]
-            if same and not any(self.order.done_before(done, number) for number in history[same[-1] + 1 :]):
+            if same and not any(filled(number) for number in history[same[-1] + 1 :]):
                 return False
         return True
 
     def tag_loads(self, touched: Footprint) -> list[int]:
-        """Return the loads whose last tile a GEMM reads: they are complete before it is."""
+        """Return the loads whose last tile a GEMM reads: they are complete before it is.
+
+        Loads for a slot do not count: they and their GEMMs may be skipped.
+        """
         loads = set()
         for access in touched.accesses:
             if access.space == "vcache" and access.kind == "read":
                 numbers = self._written["vcache"][access.cells]
                 for number in {int(n) for n in np.unique(numbers) if n >= 0}:
                     load = self.order.instructions[number]
+                    if load["slot_en"]:
+                        continue
                     last = load["dest_base"] + load["count"] - 1
                     tiles = access.cells[numbers == number] % self.config.vcache_tiles
                     if last in tiles:

@@ -85,6 +85,10 @@ class ImageBuilder:
         self._data.append((symbol, data))
         return symbol
 
+    def level(self) -> None:
+        """Let both groups go on at the same address."""
+        self._next = [max(self._next)] * 2
+
     def build(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Return both images, as long as what was allocated (whole beats)."""
         images = (np.zeros(self._next[0], dtype=np.uint8), np.zeros(self._next[1], dtype=np.uint8))

@@ -2,13 +2,14 @@
 """What is known to happen before what in a stream, whatever the timing: queues, semaphores and fill tags.
 
 Each instruction has a *grant* (its waits are satisfied), a *start*, and one or more *completions* (the moments at which
-it posts: one for a load, a store or a VECTOR, one per tier that makes rows for a GEMM). The facts used:
+it posts: one for a load, a store, a VECTOR or a ROUTE, one per tier that makes rows for a GEMM). The facts used:
 
 - instructions of one queue are granted in order; a gang's waits are granted in its leader's queue, and only its start
   comes after the starts of what precedes it in the queues of the followers;
 - completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order;
 - a completion comes after its instruction's start, and so after every completion that the grant waited for;
-- a GEMM that reads the last tile of a load by its tag completes after the load.
+- a GEMM that reads the last tile of a load by its tag completes after the load (not those with a slot, which may be
+  skipped).
 
 Sets are Python integers used as bit sets, so that streams of thousands of instructions are cheap.
 """
@@ -30,7 +31,7 @@ def issue_queues(instruction: Instruction) -> tuple[str, ...]:
         return ("load0", "load1") if instruction["format"] == Format.PAIR else (f"load{group}",)
     if instruction.opcode == Opcode.STORE:
         return ("store",)
-    if instruction.opcode == Opcode.VECTOR:
+    if instruction.opcode in (Opcode.VECTOR, Opcode.ROUTE):
         return ("vector",)
     if instruction.opcode == Opcode.GEMM:
         return tuple(f"tier{tier}" for tier in gang_tiers(instruction))

@@ -21,7 +21,7 @@ Weights reach +-119 only: two signed nibbles hold -136 to 119, and every weight 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,6 +228,14 @@ def scale_of(largest: float, levels: int, what: str) -> float:
     return (largest if largest > 0 else 1.0) / levels
 
 
+def _each(
+    results: Iterable[tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]],
+) -> tuple[list[npt.NDArray[np.int8]], npt.NDArray[np.float64]]:
+    """Return all experts' integers, and their scales as one array [experts, outputs]."""
+    integers, scales = zip(*results, strict=True)
+    return list(integers), np.stack(scales)
+
+
 def quantise_layer(
     experts: Sequence[ExpertWeights],
     x_range: float,
@@ -238,6 +246,9 @@ def quantise_layer(
     y_scale: float | None = None,
 ) -> QuantisedLayer:
     """Quantise the experts of a layer.
+
+    Shifts, and the requantisation of the product, are the same for all of them: an instruction that runs whichever
+    expert the router chose has them as constants. Multipliers differ.
 
     Parameters
     ----------
@@ -263,22 +274,23 @@ def quantise_layer(
     x_scale = scale_of(x_range * margin, 127, "x") if x_scale is None else x_scale
     fallback = ExpertRanges(*(max(getattr(r, name) for r in ranges) for name in ("up", "h", "y")))
     y_scale = scale_of(fallback.y * margin, 32767, "y") if y_scale is None else y_scale
-    quantised = []
-    for weights, seen in zip(experts, ranges, strict=True):
-        used = seen if seen.h > 0 else fallback
-        gate, gate_scale = quantise_weights(weights.gate)
-        up, up_weight_scale = quantise_weights(weights.up)
-        down, down_scale = quantise_weights(weights.down)
-        up_scale = scale_of(used.up * margin, 32767, "up")
-        h_scale = scale_of(used.h * margin, 127, "h")
-        both = np.concatenate([x_scale * gate_scale * (1 << SILU_BITS), x_scale * up_weight_scale / up_scale])
-        mult, up_shift = multipliers(both)
-        post, post_shift = multipliers(up_scale / (1 << SILU_BITS) / h_scale)
-        down_mult, down_shift = multipliers(h_scale * down_scale / y_scale)
-        half = len(gate_scale)
-        quantised.append(
-            QuantisedExpert(
-                gate, up, down, mult[:half], mult[half:], up_shift, int(post[0]), post_shift, down_mult, down_shift
-            )
+    used = [seen if seen.h > 0 else fallback for seen in ranges]
+    h_scales = np.array([scale_of(r.h * margin, 127, "h") for r in used])
+    # One ratio of the two scales, so that all experts requantise their products alike; int16 has room for that.
+    ratio = max(scale_of(r.up * margin, 32767, "up") / h for r, h in zip(used, h_scales, strict=True))
+    gate, gate_scale = _each(quantise_weights(e.gate) for e in experts)
+    up, up_scale = _each(quantise_weights(e.up) for e in experts)
+    down, down_scale = _each(quantise_weights(e.down) for e in experts)
+    up_ratios = x_scale * up_scale / (ratio * h_scales)[:, None]
+    mult, up_shift = multipliers(np.concatenate([x_scale * gate_scale * (1 << SILU_BITS), up_ratios], axis=1))
+    post, post_shift = multipliers(ratio / (1 << SILU_BITS))
+    down_mult, down_shift = multipliers(h_scales[:, None] * down_scale / y_scale)
+    half = gate_scale.shape[1]
+    quantised = [
+        QuantisedExpert(
+            gate[e], up[e], down[e], mult[e, :half], mult[e, half:], up_shift, int(post[0]), post_shift, down_mult[e],
+            down_shift,
         )
+        for e in range(len(experts))
+    ]  # fmt: skip
     return QuantisedLayer(tuple(quantised), x_scale, y_scale)

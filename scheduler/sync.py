@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from hdl.isa import Format, Instruction, LoadDest, Opcode
+from hdl.isa import Format, Instruction, Opcode
 from scheduler.footprint import Lists, footprint
 from scheduler.hazards import Conflict, HazardTracker
 from scheduler.ordering import Ordering, issue_queues
@@ -115,8 +115,7 @@ class Synchroniser:
             done, _ = self._order.preview(plain, waited)
             open_ = [c for c in self._tracker.conflicts(plain, touched, done) if not c.ordered]
         self._add(entry, plain, waited)
-        if opcode == Opcode.LOAD and values.get("dest_kind", 0) == LoadDest.LIST:
-            self._lists.load(plain, self._images)
+        self._lists.apply(plain, self._images)
         return len(self._entries) - 1
 
     def instructions(self) -> tuple[Instruction, ...]:

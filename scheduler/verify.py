@@ -12,10 +12,11 @@ What is checked, statically, on the stream as it is:
 - **no race**: any two instructions that touch the same V-Cache tile, activation word, token-list entry,
   requantisation word, combine row, scalar or memory byte (one of them writing) are ordered by queues, semaphores or
   fill tags;
-- a GEMM finds its tiles filled with its tag.
+- a GEMM finds its tiles filled with its tag;
+- all of that holds for whatever routing a ROUTE of the stream finds.
 
 Not proved: that the indices which GATHER takes from scalars lie inside its vector (ARGMAX makes them so as long as an
-element is left to choose); the machine checks each.
+element is left to choose), nor that a ROUTE finds experts among its choices; the machine checks each.
 
 What a semaphore wait guarantees is worked out conservatively (:mod:`scheduler.settle`): of the posts that may come
 before it, those without which the count could not be reached. Nothing that is reported as proved depends on timing; a
@@ -35,7 +36,8 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction, LoadDest, Opcode
-from hdl.legality import Limits, check_instruction, tiers_of_mask
+from hdl.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
+from hdl.slots import slot_load
 from scheduler.footprint import Footprint, Lists, footprint, space_cells
 from scheduler.hazards import HazardTracker, self_conflict
 from scheduler.ordering import Ordering, row_completions
@@ -43,6 +45,9 @@ from scheduler.settle import Semaphores, posts_of, settle, waits_of
 from scheduler.spans import SpanLog
 
 __all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
+
+SLOT_NUMBERS = 256
+"""Slots that an instruction can name."""
 
 Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
@@ -116,7 +121,7 @@ def verify_stream(
     findings = _illegal(instructions, config, limits) or _deadlocks(instructions)
     if findings:
         return findings
-    prints, findings = _footprints(instructions, config, images, tags)
+    prints, findings = _footprints(instructions, config, images, limits, tags)
     if findings:
         return findings
     order = settle(instructions, prints.tag_loads)
@@ -170,11 +175,17 @@ class _Prints:
 
 
 def _footprints(
-    instructions: Sequence[Instruction], config: MachineConfig, images: Images, tags: npt.NDArray[np.int16] | None
+    instructions: Sequence[Instruction],
+    config: MachineConfig,
+    images: Images,
+    limits: Limits,
+    tags: npt.NDArray[np.int16] | None,
 ) -> tuple[_Prints, list[Finding]]:
     """Return what each instruction touches, and what is wrong with that on its own."""
     lists, findings = Lists(config), []
     state = np.full((config.tiers, config.vcache_tiles), -1, dtype=np.int16) if tags is None else tags.copy()
+    conditions = np.full(state.shape, -1, dtype=np.int64)  # ROUTEs so far and slot, where a slot's load has filled
+    routes = 0
     hazards = HazardTracker(config, Ordering())
     prints = _Prints([], [])
     stored = SpanLog()
@@ -194,14 +205,37 @@ def _footprints(
             if any(stored.last_overlap(span) for span in touched.reads):
                 text = f"instruction {number} loads a token list from memory that the stream stores: not checkable"
                 findings.append(Finding("race", (number,), text))
-            lists.load(instruction, images)
+        findings += _slots(number, instruction, config, lists, limits)
+        lists.apply(instruction, images)
+        routes += instruction.opcode == Opcode.ROUTE
+        condition = routes * SLOT_NUMBERS + instruction["slot"] if instruction["slot_en"] else -1
         if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.VCACHE:
             for tier in tiers_of_mask(instruction["dest_tiers"]):
                 base = instruction["dest_base"]
                 state[tier, base : base + instruction["count"]] = instruction["tag"]
+                conditions[tier, base : base + instruction["count"]] = condition
         if instruction.opcode == Opcode.GEMM:
-            findings += _misses(number, instruction, touched, state)
+            findings += _misses(number, instruction, touched, state, conditions, condition)
     return prints, findings
+
+
+def _slots(number: int, instruction: Instruction, config: MachineConfig, lists: Lists, limits: Limits) -> list[Finding]:
+    """Return what is wrong with the use of a slot: no ROUTE before it, or an expert outside memory."""
+    if not instruction["slot_en"]:
+        return []
+    name = f"instruction {number} ({instruction.opcode.name})"
+    if lists.route is None:
+        text = f"{name} has a slot, and no ROUTE comes before it in the stream: not checkable"
+        return [Finding("illegal", (number,), text)]
+    if instruction.opcode != Opcode.LOAD:
+        return []
+    experts = lists.route["experts"]
+    for expert in sorted({0, min(1, experts - 1), max(0, experts - 2), experts - 1}):
+        wrong = check_load_addresses(slot_load(instruction, expert), config, limits)
+        if wrong is not None:
+            text = f"instruction {number}, expert {expert}: {wrong.code.name}: {wrong.message}"
+            return [Finding("illegal", (number,), text)]
+    return []
 
 
 def _out_of_range(touched: Footprint, config: MachineConfig) -> str | None:
@@ -214,9 +248,26 @@ def _out_of_range(touched: Footprint, config: MachineConfig) -> str | None:
     return None
 
 
-def _misses(number: int, instruction: Instruction, touched: Footprint, state: npt.NDArray[np.int16]) -> list[Finding]:
+def _misses(
+    number: int,
+    instruction: Instruction,
+    touched: Footprint,
+    state: npt.NDArray[np.int16],
+    conditions: npt.NDArray[np.int64],
+    condition: int,
+) -> list[Finding]:
+    """Return the tiles that a GEMM does not find filled, or finds only if a slot is not empty that is not its own."""
     for access in touched.accesses:
         if access.space == "vcache":
+            needed = conditions.reshape(-1)[access.cells]
+            other = np.flatnonzero((needed >= 0) & (needed != condition))
+            if other.size:
+                tile, slot = int(access.cells[other[0]]) % state.shape[1], int(needed[other[0]]) % SLOT_NUMBERS
+                text = (
+                    f"instruction {number} (GEMM) needs tile {tile} of tier {access.tier}, which is filled only if "
+                    f"slot {slot} is not empty: use the same slot, and no ROUTE between"
+                )
+                return [Finding("miss", (number,), text)]
             found = state.reshape(-1)[access.cells]
             wrong = np.flatnonzero(found != instruction["tag"])
             if wrong.size:

@@ -10,6 +10,7 @@ from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.errors_hw import ErrorCode
 from hdl.isa import INSTRUCTION_BITS, Dest, Format, LoadDest, Mapping3D, Mode, Opcode, Order, fields_of
 from sim.illegal_base import IllegalStream, StreamBase, pack
+from sim.illegal_slot_streams import illegal_slot_streams
 from sim.illegal_vector_streams import illegal_vector_streams
 
 __all__ = ["IllegalStream", "illegal_streams", "pack"]
@@ -20,7 +21,7 @@ def illegal_streams(config: MachineConfig, seed: int = 0, *, vector: bool = Fals
 
     Each stream fills memories, waits for that, and then makes its one mistake in an instruction that would be legal
     otherwise. (A watchdog case is among them: give the machine a limit of some thousand cycles.) With `vector` come
-    those that need the vector unit, loads of rows or columns, or stores with gaps.
+    those that need the vector unit, loads of rows or columns, stores with gaps, or slots.
     """
     base = _Array(config, random.Random(f"illegal {seed}"))
     yield from base.encoding()
@@ -31,6 +32,7 @@ def illegal_streams(config: MachineConfig, seed: int = 0, *, vector: bool = Fals
     yield from base.when_it_runs()
     if vector:
         yield from illegal_vector_streams(base)
+        yield from illegal_slot_streams(base)
 
 
 class _Array(StreamBase):

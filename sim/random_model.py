@@ -49,11 +49,18 @@ def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
         return Norm(in_shift=in_shift, eps=int(rng.integers(0, 65_536)), eps_shift=int(rng.integers(0, 8)),
                     mult=int(rng.integers(30_000, 65_536)), shift=int(27 - np.log2(np.sqrt(hidden))))  # fmt: skip
 
-    def expert() -> QuantisedExpert:
-        return QuantisedExpert(
-            gate=weights(inner, hidden), up=weights(inner, hidden), down=weights(hidden, inner), gate_mult=mult(inner),
-            up_mult=mult(inner), up_shift=shift(hidden, 14), post_mult=int(mult(1)[0]), post_shift=32,
-            down_mult=mult(hidden), down_shift=shift(inner, 14),
+    def experts() -> QuantisedLayer:
+        """Return a layer's experts, which have all but weights and multipliers in common."""
+        up_shift, post_mult, down_shift = shift(hidden, 14), int(mult(1)[0]), shift(inner, 14)
+        return QuantisedLayer(
+            tuple(
+                QuantisedExpert(
+                    gate=weights(inner, hidden), up=weights(inner, hidden), down=weights(hidden, inner),
+                    gate_mult=mult(inner), up_mult=mult(inner), up_shift=up_shift, post_mult=post_mult, post_shift=32,
+                    down_mult=mult(hidden), down_shift=down_shift,
+                )
+                for _ in range(config.num_local_experts)
+            ), 1.0, 1.0,
         )  # fmt: skip
 
     def head() -> AttentionHead:
@@ -67,7 +74,7 @@ def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
             attention_norm=norm(), qkv=matrix(queries + 2 * keys, hidden),
             heads=tuple(head() for _ in range(config.num_key_value_heads)), output=matrix(hidden, queries, 10),
             expert_norm=norm(), router=matrix(config.num_local_experts, hidden, 12),
-            experts=QuantisedLayer(tuple(expert() for _ in range(config.num_local_experts)), 1.0, 1.0),
+            experts=experts(),
         )
         for _ in range(config.num_hidden_layers)
     )  # fmt: skip

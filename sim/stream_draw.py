@@ -45,6 +45,8 @@ class StreamOptions:
         STORE with row_gap, addr_gap and starts inside a unit of 32 bytes.
     hold : bool
         GEMM with param_hold.
+    slots : bool
+        ROUTE, and LOAD and GEMM with a slot; needs `vector` and `rows`.
     """
 
     vector: bool = False
@@ -52,11 +54,12 @@ class StreamOptions:
     columns: bool = False
     gaps: bool = False
     hold: bool = False
+    slots: bool = False
 
     @staticmethod
-    def everything() -> StreamOptions:
-        """Return options with all of it."""
-        return StreamOptions(vector=True, rows=True, columns=True, gaps=True, hold=True)
+    def everything(*, slots: bool = False) -> StreamOptions:
+        """Return options with all of it, slots only if asked for."""
+        return StreamOptions(vector=True, rows=True, columns=True, gaps=True, hold=True, slots=slots)
 
 
 class Drawer:
@@ -294,11 +297,12 @@ class Drawer:
         if act_list or dest_list:
             values["list_base"] = choose.randrange(self.entries - tokens + 1)
         half = choose.randrange(2)
-        self._draw_source(values, half * self.words)
-        self._draw_dest(values, 0 if combine else (1 - half) * self.words)
+        self.draw_source(values, half * self.words)
+        self.draw_dest(values, 0 if combine else (1 - half) * self.words)
         return instruction_of(Opcode.GEMM, values)
 
-    def _draw_source(self, values: dict[str, int], start: int) -> None:
+    def draw_source(self, values: dict[str, int], start: int) -> None:
+        """Choose where a GEMM's activations lie, in the half of the working set that begins at word `start`."""
         span = self.words // 2 if values["act_list"] else self.words
         tokens, k_slices = values["tokens"], values["k_slices"]
         stride = self.random.choice((0, 1, k_slices, self.random.randrange(8)))
@@ -309,7 +313,8 @@ class Drawer:
         room = span - (tokens - 1) * stride - k_slices
         values |= {"act_base": start + self.random.randint(0, max(0, room)), "act_stride": stride}
 
-    def _draw_dest(self, values: dict[str, int], start: int) -> None:
+    def draw_dest(self, values: dict[str, int], start: int) -> None:
+        """Choose where a GEMM's rows go, likewise (combine rows: `start` is 0)."""
         c = self.config
         combine = values["dest_kind"] == Dest.COMBINE
         tiles = values["n_tiles"] * (values["tier_count"] if values["mapping"] == Mapping3D.N else 1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hdl.asm import to_binary
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, LoadDest, Opcode
+from hdl.isa import Instruction, Opcode
 from hdl.legality import Limits, check_instruction
 from scheduler.footprint import Footprint, Lists, footprint
 from scheduler.hazards import HazardTracker, self_conflict
@@ -121,8 +121,7 @@ class OrderedProgram:
         self.hazards.record(number, touched)
         for semaphore, _ in waits:
             self.last_waiter[semaphore] = number
-        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.LIST:
-            self.lists.load(instruction, (self.model.memory[0], self.model.memory[1]))
+        self.lists.apply(instruction, (self.model.memory[0], self.model.memory[1]))
         self._run_model(instruction, number)
         return True
 

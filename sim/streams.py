@@ -19,6 +19,7 @@ from hdl.config import MachineConfig
 from hdl.isa import Dest, Instruction, LoadDest, Mode, Opcode, StoreFormat
 from hdl.legality import Limits
 from sim.illegal_streams import IllegalStream, illegal_streams
+from sim.slot_streams import SlotDrawer
 from sim.stream_draw import Drawer, StreamOptions
 from sim.stream_order import OrderedProgram, StuckError, instruction_of
 from sim.vector_streams import VectorDrawer
@@ -97,6 +98,7 @@ class _Generator:
         program = self.program = OrderedProgram(config, rng, draws.images, draws.limits, draws.words, draws.rows)
         draws.model = program.model
         self.vectors = VectorDrawer(config, rng, program.model, 2 * draws.words, draws.rows) if options.vector else None
+        self.slots = SlotDrawer(draws, program, self._draw_one) if options.slots else None
 
     def generate(self) -> RandomStream:
         """Draw instructions until the length is reached."""
@@ -106,10 +108,10 @@ class _Generator:
         attempts = 0
         while len(program.instructions) < target and attempts < 20 * self.length:
             attempts += 1
-            if self.vectors is not None and self.random.random() < 0.4:
-                program.emit(self.vectors.draw())
+            if self.slots is not None and self.random.random() < 0.1:
+                self.slots.emit()
             else:
-                program.emit(draws.draw())
+                self._draw_one()
         program.finishing = True
         self._bring_out()
         instructions = (*program.instructions, Instruction(Opcode.END, {}))
@@ -118,6 +120,12 @@ class _Generator:
         images[0][STREAM_BASE : STREAM_BASE + len(stream)] = np.frombuffer(stream, dtype=np.uint8)
         both = (images[0].tobytes(), images[1].tobytes())
         return RandomStream(self.config, self.seed, instructions, both, draws.limits, STREAM_BASE)
+
+    def _draw_one(self) -> None:
+        if self.vectors is not None and self.random.random() < 0.4:
+            self.program.emit(self.vectors.draw())
+        else:
+            self.program.emit(self.draws.draw())
 
     def _fill_working_set(self) -> None:
         draws, everyone = self.draws, (1 << self.config.tiers) - 1

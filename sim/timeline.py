@@ -126,11 +126,13 @@ def kind_of(instruction: Instruction, operation: str) -> str:
         return "keys, values" if operation.startswith("append") else "other data"
     if operation.startswith(_ROUTER):
         return "router"
+    if instruction.opcode == Opcode.ROUTE:
+        return "router"
     if instruction.opcode == Opcode.VECTOR:
         return "norm, softmax"
     if operation.startswith(("scores", "context")):
         return "attention"
-    return "experts" if operation.startswith("expert") else "dense"
+    return "experts" if operation.startswith(("expert", "slot")) else "dense"
 
 
 def slices_of(step: TracedStep, config: MachineConfig) -> list[Slice]:
@@ -178,7 +180,7 @@ def _track(
 
 
 def _amounts(instruction: Instruction, config: MachineConfig, track: str) -> dict[str, int]:
-    """Return what an instruction moves or computes on one unit."""
+    """Return what an instruction moves or computes on one unit (one with a slot: at most)."""
     if instruction.opcode == Opcode.LOAD:
         here = [group for group, _ in load_groups(instruction) if track == f"load{group}"]
         return {"bytes": len(here) * instruction["count"] * load_unit_bytes(instruction, config)}

@@ -37,6 +37,7 @@ from hdl.isa import (
 )
 from hdl.legality import MAX_ROW_SHIFT
 from hdl.numerics import MAX_SHIFT
+from hdl.slots import MAX_CHOICES
 from hdl.vector_access import REDUCTIONS, TWO_OPERANDS
 from hdl.vector_legality import INDEX_LIMIT
 
@@ -96,6 +97,7 @@ class InstructionScan(wiring.Component):
             Opcode.STORE: self._store,
             Opcode.GEMM: lambda body: (self._gemm(body), 0),
             Opcode.VECTOR: lambda body: (self._vector(body), 0),
+            Opcode.ROUTE: lambda body: (self._route(body), 0),
         }
         for opcode, check in checks.items():
             body = data.View(instruction_layout(opcode), self.word)
@@ -164,8 +166,13 @@ class InstructionScan(wiring.Component):
             | (load.dest_tiers >> config.tiers).any()
             | ((load.format != Format.BYTES) & (load.dest_kind != LoadDest.VCACHE))
             | (load.shift > Mux(rows, MAX_ROW_SHIFT, 0))
+            | (load.slot_en & (load.dest_kind != LoadDest.VCACHE) & (load.dest_kind != LoadDest.PARAMETER))
+            | self._slot_bad(load)
         )
         return field, end > size
+
+    def _slot_bad(self, body: Any) -> Value:
+        return body.slot_en & (body.slot >> self.config.slot_bits).any()
 
     def _store(self, store: Any) -> tuple[Value, Value]:
         # The rows as if there were no gaps; where the last one lies with them takes a product.
@@ -188,6 +195,18 @@ class InstructionScan(wiring.Component):
             | (activation & (gemm.mode == Mode.REQUANT16))
             | (~activation & (gemm.mode == Mode.SWIGLU))
             | (gemm.dest_tiers >> config.tiers).any()
+            | (gemm.slot_en & ((gemm.tier_count != 1) | ~(gemm.act_list | gemm.dest_list)))
+            | self._slot_bad(gemm)
+        )
+
+    def _route(self, route: Any) -> Value:
+        config = self.config
+        return (
+            (route.tokens == 0)
+            | (route.choices == 0)
+            | (route.choices > min(MAX_CHOICES, config.columns))
+            | (route.experts == 0)
+            | (route.experts > config.expert_slots)
         )
 
     def _vector(self, vector: Any) -> Value:
@@ -306,7 +325,7 @@ class InstructionVerdict(wiring.Component):
         elif opcode == Opcode.GEMM:
             m.d.comb += targets[: config.tiers].eq(gang)
             m.d.comb += [self.is_gemm.eq(1), self.is_k.eq(gemm.mapping == Mapping3D.K)]
-        elif opcode == Opcode.VECTOR:
+        elif opcode in (Opcode.VECTOR, Opcode.ROUTE):
             m.d.comb += targets[vector_queue(config)].eq(1)
         elif opcode == Opcode.END:
             m.d.comb += self.is_end.eq(1)

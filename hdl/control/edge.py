@@ -87,7 +87,7 @@ class EdgeRequester(wiring.Component):
             m.d.sync += [
                 current.valid.eq(1),
                 current.op_first.eq(1),
-                current.reads_tile.eq(~start.op.stationary_below),
+                current.reads_tile.eq(~start.op.stationary_below & ~start.op.skipped),
                 tile.eq(start.loop.tile),
                 left.eq(start.tiles - 1),
                 looked.eq(0),

@@ -8,14 +8,15 @@ then needs only incremental adders.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.control.slot_table import SlotTable
+from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
-from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout, wait_layout
+from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout, slot_write_layout, wait_layout
 from hdl.isa import Dest, Mapping3D, Mode, Opcode, Order, instruction_layout
 
 __all__ = ["TIER_INDEX_BITS", "OperationSetup", "loop_layout", "operation_layout", "start_layout"]
@@ -34,11 +35,13 @@ def operation_layout(config: MachineConfig) -> data.StructLayout:
     in the same cycle; ``follows_k``: likewise for K, a fixed time later. ``above``/``above_k``: the tier above is in
     the gang. ``gang``: its tiers. ``makes_rows``: this tier accumulates (false below the top of a K gang).
     ``chained``: the instruction before in the queues of *all* tiers of the gang was a K GEMM of the same gang.
+    ``skipped``: its slot has no tokens for it: one wave that needs no tile and whose row is dropped.
     """
     return data.StructLayout(
         {
             "pc": PC_BITS,
             "chained": 1,
+            "skipped": 1,
             "leads": 1,
             "follows": 1,
             "follows_k": 1,
@@ -101,8 +104,9 @@ class OperationSetup(wiring.Component):
     """Holds a tier's next instruction: decode, semaphore waits, starting addresses, range checks.
 
     Latency: an instruction taken from the queue in cycle t is offered in cycle t + `LATENCY` at the earliest, whatever
-    its fields are (the tiers of a gang rely on that); later if its waits are granted later. The next instruction is
-    taken in the cycle after the offer is accepted: one instruction per `LATENCY` + 1 cycles.
+    its fields are (the tiers of a gang rely on that); later if its waits are granted later. One with a slot, which is
+    for a single tier, looks the slot up after that: two more cycles. The next instruction is taken in the cycle after
+    the offer is accepted: one instruction per `LATENCY` + 1 cycles.
 
     Members
     -------
@@ -116,6 +120,8 @@ class OperationSetup(wiring.Component):
         Semaphore waits, by the leader only; a transfer is the grant.
     hold : In(1)
         Ask for no semaphores: an earlier operation of a gang has not begun.
+    slot_write, active : In
+        The routing table, see `SlotTable`.
     start : Out(stream of start_layout)
         The operation, ready to run.
     held : Out(1)
@@ -137,6 +143,8 @@ class OperationSetup(wiring.Component):
                 "chained": In(1),
                 "wait": Out(stream.Signature(wait_layout(config))),
                 "hold": In(1),
+                "slot_write": In(slot_write_layout(config)),
+                "active": In(config.slot_bits + 1),
                 "start": Out(stream.Signature(start_layout(config))),
                 "held": Out(1),
                 "waiting": Out(1),
@@ -202,9 +210,17 @@ class OperationSetup(wiring.Component):
             m.d.sync += granted.eq(1)
 
         start = self.start.payload
+        may_look = held & (granted | ~needed) & ~bad_semaphore
+        looked, first_entry, tokens_left = self._slot(m, platform, gemm, may_look)
         ready, bad = self._addresses(m, gemm, held, relative, combine, makes_rows)
+        loop = start.loop
+        with m.If(gemm.slot_en):
+            m.d.comb += [loop.list.eq(first_entry), loop.tokens_left.eq(tokens_left)]
+        with m.If(start.op.skipped):
+            m.d.comb += [loop.tokens_left.eq(0), loop.k_left.eq(0), loop.n_left.eq(0), start.tiles.eq(1)]
         m.d.comb += [
-            self.start.valid.eq(ready & ~bad & ~bad_semaphore & (granted | ~needed)),
+            start.op.skipped.eq(gemm.slot_en & tokens_left[-1]),
+            self.start.valid.eq(ready & ~bad & may_look & (looked | ~gemm.slot_en)),
             self.error.valid.eq(held & (bad_semaphore | (ready & bad))),
             self.error.code.eq(Mux(bad_semaphore, ErrorCode.ILLEGAL_FIELD, ErrorCode.RANGE)),
             self.error.pc.eq(entry.pc),
@@ -226,8 +242,8 @@ class OperationSetup(wiring.Component):
             op.stationary_below.eq(~leads & (gemm.mapping == Mapping3D.M)),
             op.activation_below.eq(~leads & (gemm.mapping == Mapping3D.N)),
             op.tag.eq(gemm.tag),
-            op.act_list.eq(gemm.act_list),
-            op.dest_list.eq(gemm.dest_list),
+            op.act_list.eq(gemm.act_list & ~op.skipped),
+            op.dest_list.eq(gemm.dest_list & ~op.skipped),
             op.mode.eq(gemm.mode),
             op.shift.eq(gemm.shift),
             op.post_mult.eq(gemm.post_mult),
@@ -246,6 +262,34 @@ class OperationSetup(wiring.Component):
         with m.Else():
             m.d.comb += op.tiers.eq(gemm.dest_tiers)
         return m
+
+    def _slot(self, m: Module, platform: object, gemm: data.View, may_look: Signal) -> tuple[Signal, Signal, Signal]:
+        """Build the look-up of the slot; return (it is done, first list entry, tokens less one: negative for none)."""
+        table = instantiate(m, platform, "slots", SlotTable(self.config))
+        step = Signal(2)
+        first_entry = Signal(self.config.list_bits)
+        left = Signal(signed(14))
+        tokens_left = Signal(signed(14))
+        # A count is at most 4,096, list_base at most 4,095.
+        m.d.comb += [
+            table.write.eq(self.slot_write),
+            table.active.eq(self.active),
+            table.read_en.eq(may_look & (step == 0)),
+            table.slot.eq(gemm.slot),
+            left.eq(table.count - gemm.list_base - 1),
+        ]
+        with m.If(self.start.valid & self.start.ready):
+            m.d.sync += step.eq(0)
+        with m.Elif(may_look & (step != 2)):
+            m.d.sync += step.eq(step + 1)
+        with m.If(step == 1):
+            m.d.sync += [
+                first_entry.eq(table.base + gemm.list_base),
+                tokens_left.eq(Mux(left < gemm.tokens, left, gemm.tokens - 1)),
+            ]
+        done = Signal()
+        m.d.comb += done.eq(step == 2)
+        return done, first_entry, tokens_left
 
     def _addresses(
         self,

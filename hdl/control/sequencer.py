@@ -28,6 +28,7 @@ from hdl.interfaces import (
     list_entry_layout,
     queue_entry_layout,
     row_descriptor_layout,
+    slot_write_layout,
     wait_layout,
 )
 from hdl.isa import Mode
@@ -47,6 +48,8 @@ class TierSequencer(wiring.Component):
     index : In(3)
         Number of this tier (a constant outside).
     queue, chained, wait : see `OperationSetup`
+    slot_write, active : In
+        The routing table, see `SlotTable`.
     list_en, list_addr : Out
         Read of the token list; the entry comes one cycle later.
     list_entry : In(list_entry_layout())
@@ -92,6 +95,8 @@ class TierSequencer(wiring.Component):
                 "queue": In(stream.Signature(queue_entry_layout())),
                 "chained": In(1),
                 "wait": Out(stream.Signature(wait_layout(config))),
+                "slot_write": In(slot_write_layout(config)),
+                "active": In(config.slot_bits + 1),
                 "list_en": Out(1),
                 "list_addr": Out(config.list_bits),
                 "list_entry": In(list_entry_layout()),
@@ -126,6 +131,7 @@ class TierSequencer(wiring.Component):
         connect(m, flipped(self.queue), setup.queue)
         connect(m, setup.wait, flipped(self.wait))
         m.d.comb += [setup.index.eq(self.index), setup.chained.eq(self.chained), self.waiting.eq(setup.waiting)]
+        m.d.comb += [setup.slot_write.eq(self.slot_write), setup.active.eq(self.active)]
 
         nest = instantiate(m, platform, "nest", LoopNest(config))
         edge = self.config.stationary_feed == "edge"
@@ -190,7 +196,7 @@ class TierSequencer(wiring.Component):
             ]
         else:
             m.d.comb += [
-                pending.reads_tile.eq(wave.new & ~op.stationary_below),
+                pending.reads_tile.eq(wave.new & ~op.stationary_below & ~op.skipped),
                 self.tag_addr.eq(Mux(advance, nest.wave.tile, wave.tile)),
                 self.tag_source.eq(Mux(advance, self._tag_source(nest.op), self._tag_source(op))),
                 self.tag_source_now.eq(self._tag_source(op)),
@@ -241,7 +247,7 @@ class TierSequencer(wiring.Component):
             act.eq(wave.act + source),
             addr.eq(wave.dest + offset),
             act_over.eq((act >> config.activation_bits).any()),
-            drop.eq(op.dest_list & entry.drop),
+            drop.eq(op.skipped | (op.dest_list & entry.drop)),
             row.eq(wave.last & op.makes_rows),
             dest_over.eq(
                 row

@@ -24,8 +24,10 @@ from hdl.interfaces import (
     dispatch_layout,
     error_layout,
     fill_control_layout,
+    list_entry_layout,
     queue_entry_layout,
     row_descriptor_layout,
+    slot_write_layout,
     wait_layout,
 )
 
@@ -81,7 +83,11 @@ class SequencerBlock(wiring.Component):
     fill_control, fill_tag : In, array(2)
         Fill words launched on the bond in this cycle.
     list_write_valid, list_write_tiers, list_write_addr, list_write_entry : In
-        Token-list writes, always accepted.
+        Token-list writes of loads, always accepted.
+    route_valid, route_addr, route_entry : In / route_ready : Out(1)
+        Token-list writes of the route unit, in every tier; they give way to those of loads.
+    slot_write, active : In
+        The routing table, see `SlotTable`.
     loads_pending : In(1)
         Some LOAD is queued or in flight.
     halt : In(1)
@@ -117,6 +123,12 @@ class SequencerBlock(wiring.Component):
                 "list_write_tiers": In(tiers),
                 "list_write_addr": In(config.list_bits),
                 "list_write_entry": In(LIST_ENTRY_BITS),
+                "route_valid": In(1),
+                "route_ready": Out(1),
+                "route_addr": In(config.list_bits),
+                "route_entry": In(list_entry_layout()),
+                "slot_write": In(slot_write_layout(config)),
+                "active": In(config.slot_bits + 1),
                 "loads_pending": In(1),
                 "halt": In(1),
                 "tags_clear": In(1),
@@ -143,6 +155,8 @@ class SequencerBlock(wiring.Component):
             history.enter_k.eq(self.enter_k),
             history.taken.eq(Cat(queue.valid & queue.ready for queue in self.queue)),
         ]
+        routed = self.route_valid & self.route_ready
+        m.d.comb += self.route_ready.eq(~self.list_write_valid)
         sequencers: list[Any] = []
         tags: list[Any] = []
         for tier in range(tiers):
@@ -154,9 +168,11 @@ class SequencerBlock(wiring.Component):
             m.d.comb += [
                 sequencer.index.eq(tier),
                 sequencer.chained.eq(history.chained[tier]),
-                tokens.write_en.eq(self.list_write_valid & self.list_write_tiers[tier]),
-                tokens.write_addr.eq(self.list_write_addr),
-                tokens.write_data.eq(self.list_write_entry),
+                sequencer.slot_write.eq(self.slot_write),
+                sequencer.active.eq(self.active),
+                tokens.write_en.eq(routed | (self.list_write_valid & self.list_write_tiers[tier])),
+                tokens.write_addr.eq(Mux(self.list_write_valid, self.list_write_addr, self.route_addr)),
+                tokens.write_data.eq(Mux(self.list_write_valid, self.list_write_entry, self.route_entry.as_value())),
                 tokens.read_en.eq(sequencer.list_en),
                 tokens.read_addr.eq(sequencer.list_addr),
                 sequencer.list_entry.eq(tokens.read_data),

@@ -74,12 +74,14 @@ def position_bits(config: MachineConfig) -> int:
 def job_layout(config: MachineConfig) -> data.StructLayout:
     """Return a job of the data side.
 
+    ``empty``: of a slot without tokens: there is nothing to do but to post, in order; ``units`` is 1 then.
     ``units``: output words to make, 1 or more. ``position``: address of the first. ``high``: PAIR only, this engine's
     plane is the high one. ``shift``: ROWS only. ``addr``: byte address of the first beat (for error reports).
     """
     return data.StructLayout(
         {
             "kind": 3,
+            "empty": 1,
             "high": 1,
             "tiers": config.tiers,
             "position": position_bits(config),
@@ -96,9 +98,10 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
 def out_word_layout(config: MachineConfig) -> data.StructLayout:
     """Return an output word of the data side.
 
-    Exactly one of ``fill``, ``unit``, ``list`` and ``row`` is set; ``columns`` (a transposed tile) goes with ``fill``,
-    ``parameter`` with ``unit``, ``shift`` with ``row``. ``last``: last word of its instruction, which then posts
-    ``post``. ``data``: as many low bytes as the destination takes; a row's are the int16 elements as memory has them.
+    Exactly one of ``fill``, ``unit``, ``list``, ``row`` and ``empty`` (no word, only a post) is set; ``columns`` (a
+    transposed tile) goes with ``fill``, ``parameter`` with ``unit``, ``shift`` with ``row``. ``last``: last word of its
+    instruction, which then posts ``post``. ``data``: as many low bytes as the destination takes; a row's are the int16
+    elements as memory has them.
     """
     return data.StructLayout(
         {
@@ -107,6 +110,7 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
             "unit": 1,
             "list": 1,
             "row": 1,
+            "empty": 1,
             "parameter": 1,
             "last": 1,
             "tiers": config.tiers,

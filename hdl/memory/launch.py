@@ -24,6 +24,7 @@ def offer_layout(config: MachineConfig) -> data.StructLayout:
             "unit": 1,
             "list": 1,
             "row": 1,
+            "empty": 1,
             "last": 1,
             "tiers": config.tiers,
             "post": post_layout(config),
@@ -112,7 +113,9 @@ class LoadLaunch(wiring.Component):
                 with m.If(fault.valid):
                     m.d.sync += held.eq(fault)
 
-        fill, unit, row, entry = Signal(2), Signal(2), Signal(2), Signal(2)
+        fill, unit, row, entry, empty = (
+            Signal(2, name=name) for name in ("fills", "units", "rows", "entries", "empty")
+        )
         unfinished = []
         for g in range(2):
             offer = self.offer[g]
@@ -126,6 +129,7 @@ class LoadLaunch(wiring.Component):
                 unit[g].eq(ready & offer.unit),
                 row[g].eq(ready & offer.row),
                 entry[g].eq(ready & offer.list),
+                empty[g].eq(ready & offer.empty),
                 self.post[g].valid.eq(post_valid),
                 self.ended[g].eq(self.launch[g] & offer.last),
             ]
@@ -163,6 +167,7 @@ class LoadLaunch(wiring.Component):
                 self.gave_way[g].eq(fill[g] & ~self.fill[g]),
                 self.launch[g].eq(
                     self.fill[g]
+                    | empty[g]
                     | (unit[g] & self.unit_ready & (self.unit_owner == g))
                     | (row[g] & self.row_ready & (self.row_owner == g))
                     | (entry[g] & (self.list_owner == g))

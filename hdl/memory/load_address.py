@@ -8,9 +8,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.control.slot_table import SlotTable
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
-from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
+from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, slot_write_layout, wait_layout
 from hdl.isa import Format, LoadDest, Opcode, instruction_layout
 from hdl.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import address_layout
@@ -19,7 +20,8 @@ from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2, position
 
 __all__ = ["LoadAddress"]
 
-_BYTE_ADDRESS_BITS = 32 + log2(ADDRESS_UNIT)
+_BYTE_ADDRESS_BITS = 34 + log2(ADDRESS_UNIT)
+"""Wide enough for an expert's address, which may be beyond what the field holds."""
 
 
 class LoadAddress(wiring.Component):
@@ -27,7 +29,8 @@ class LoadAddress(wiring.Component):
 
     Latency: four cycles from ``queue`` to ``request`` without waits. Throughput: one instruction per cycle (PAIR and
     waiting ones: one per two cycles), one burst per cycle; decoding, checking and waiting overlap with the bursts of
-    the instruction before. A burst is issued only when the skew FIFO has room for all of it.
+    the instruction before. A burst is issued only when the skew FIFO has room for all of it. A load with a slot looks
+    the slot up when its waits are granted, which takes four cycles more.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ class LoadAddress(wiring.Component):
     wait : Out(stream of wait_layout)
     jobs : Out(stream of job_layout)
     request : Out(stream of address_layout)
+    slot_write, active : In
+        The routing table, see `SlotTable`.
     limit : In(address_bits + 1)
         Bytes of the group's memory.
     stop : In(1)
@@ -80,6 +85,8 @@ class LoadAddress(wiring.Component):
                 "wait": Out(stream.Signature(wait_layout(config))),
                 "jobs": Out(stream.Signature(job_layout(config))),
                 "request": Out(stream.Signature(address_layout(config))),
+                "slot_write": In(slot_write_layout(config)),
+                "active": In(config.slot_bits + 1),
                 "limit": In(config.address_bits + 1),
                 "stop": In(1),
                 "released": In(1),
@@ -111,6 +118,10 @@ class LoadAddress(wiring.Component):
             {
                 "kind": 3,
                 "high": 1,
+                "slot_en": 1,
+                "slot": config.slot_bits,
+                "stride": 24,
+                "other": _BYTE_ADDRESS_BITS,
                 "has_wait": 1,
                 "tiers": config.tiers,
                 "position": position_bits(config),
@@ -158,14 +169,16 @@ class LoadAddress(wiring.Component):
             m.d.sync += [
                 second_valid.eq(1),
                 second.eq(first),
-                bad.eq(self._is_bad(first)),
+                bad.eq(self._is_bad(first) & ~first.slot_en),
                 granted.eq(~first.has_wait & (first.kind != LoadKind.FILL_PAIR)),
             ]
         with m.Elif(move_second):
             m.d.sync += second_valid.eq(0)
+        looked, empty = self._look_up(m, platform, second, second_valid & granted, move_second, bad)
         idle_pair = Signal()
         m.d.comb += [
-            idle_pair.eq(second_valid & is_pair & ~granted),
+            # (A bad one with a slot has been granted.)
+            idle_pair.eq(second_valid & is_pair & (~granted | bad)),
             self.pair_held.eq(idle_pair),
             self.pair_here.eq(idle_pair & ~bad),
             self.pair_bad_high.eq(idle_pair & bad & second.high),
@@ -187,7 +200,10 @@ class LoadAddress(wiring.Component):
 
         # A PAIR load is reported once both engines hold it, the high plane's address first.
         m.d.comb += [
-            self.fault.valid.eq(second_valid & bad & (~is_pair | (self.partner_held & ~self.partner_bad_high))),
+            # With a slot, both know their addresses in the same cycle.
+            self.fault.valid.eq(
+                second_valid & bad & (~is_pair | ((self.partner_held | second.slot_en) & ~self.partner_bad_high))
+            ),
             self.fault.code.eq(ErrorCode.ADDRESS),
             self.fault.pc.eq(second.pc),
             self.fault.address.eq(second.addr),
@@ -196,19 +212,56 @@ class LoadAddress(wiring.Component):
         # Start: the job and the range enter their queues together.
         start = Signal()
         m.d.comb += [
-            start.eq(second_valid & granted & ~bad & ~self.stop),
-            move_second.eq(start & self.jobs.ready & splitter.range.ready),
+            start.eq(second_valid & granted & ~bad & ~self.stop & (looked | ~second.slot_en)),
+            move_second.eq(start & self.jobs.ready & (splitter.range.ready | empty)),
             self.begun.eq(move_second),
-            self.jobs.valid.eq(start & splitter.range.ready),
-            splitter.range.valid.eq(start & self.jobs.ready),
+            self.jobs.valid.eq(start & (splitter.range.ready | empty)),
+            splitter.range.valid.eq(start & self.jobs.ready & ~empty),
             splitter.range.payload.addr.eq(second.addr),
             splitter.range.payload.beats.eq(second.beats),
         ]
-        for name in ("kind", "high", "tiers", "position", "units", "tag", "shift", "pc", "addr", "post"):
+        for name in ("kind", "high", "tiers", "position", "tag", "shift", "pc", "addr", "post"):
             m.d.comb += self.jobs.payload[name].eq(second[name])
+        m.d.comb += [self.jobs.payload.empty.eq(empty), self.jobs.payload.units.eq(Mux(empty, 1, second.units))]
         wiring.connect(m, splitter.request, wiring.flipped(self.request))
         self._credits(m, splitter)
         return m
+
+    def _look_up(
+        self, m: Module, platform: object, second: data.View, may_look: Value, done: Signal, bad: Signal
+    ) -> tuple[Signal, Signal]:
+        """Build the look-up of a slot's expert and its address; return (it is known, there is none)."""
+        table = instantiate(m, platform, "slots", SlotTable(self.config))
+        is_pair = second.kind == LoadKind.FILL_PAIR
+        step = Signal(range(5))
+        expert, empty = Signal(self.config.slot_bits), Signal()
+        place, address = Signal(24 + self.config.slot_bits), Signal(_BYTE_ADDRESS_BITS)
+        looks = Signal()
+        m.d.comb += [
+            looks.eq(may_look & second.slot_en & (step != 4)),
+            table.write.eq(self.slot_write),
+            table.active.eq(self.active),
+            table.read_en.eq(looks & (step == 0)),
+            table.slot.eq(second.slot),
+            expert.eq(Mux(is_pair, table.expert >> 1, table.expert)),
+        ]
+        # An odd expert's planes lie the other way round.
+        swap = is_pair & table.expert[0]
+        m.d.comb += address.eq(Mux(swap, second.other, second.addr) + (place << log2(ADDRESS_UNIT)))
+        with m.If(done):
+            m.d.sync += [step.eq(0), empty.eq(0)]
+        with m.Elif(looks):
+            m.d.sync += step.eq(step + 1)
+            with m.Switch(step):
+                with m.Case(1):
+                    m.d.sync += [place.eq(expert * second.stride), empty.eq(table.count == 0)]
+                with m.Case(2):
+                    m.d.sync += [second.addr.eq(address), second.high.eq(second.high ^ swap)]
+                with m.Case(3):
+                    m.d.sync += bad.eq(self._is_bad(second) & ~empty)
+        looked = Signal()
+        m.d.comb += looked.eq(step == 4)
+        return looked, empty
 
     def _decode(self, m: Module, stage: data.View) -> None:
         """Assign a stage register from the queue's head."""
@@ -227,6 +280,10 @@ class LoadAddress(wiring.Component):
             stage.shift.eq(load.shift),
             stage.pc.eq(self.queue.payload.pc),
             stage.addr.eq(Mux(is_pair & ~mine_is_high, load.addr_low, load.addr) << log2(ADDRESS_UNIT)),
+            stage.other.eq(Mux(mine_is_high, load.addr_low, load.addr) << log2(ADDRESS_UNIT)),
+            stage.slot_en.eq(load.slot_en),
+            stage.slot.eq(load.slot),
+            stage.stride.eq(load.slot_stride),
             stage.has_wait.eq((load.wait0_count != 0) | (load.wait1_count != 0)),
             stage.wait.sem0.eq(load.wait0_sem),
             stage.wait.count0.eq(load.wait0_count),

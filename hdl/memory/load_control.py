@@ -114,16 +114,16 @@ class LoadControl(wiring.Component):
         step = Signal()
         out_valid = Signal()
         m.d.comb += [
-            good.eq(active & self.beat_valid & ~self.beat_error & ~self.stop),
-            produce.eq(~gathers | (sub == sub_last)),
+            good.eq(active & (job.empty | (self.beat_valid & ~self.beat_error)) & ~self.stop),
+            produce.eq(job.empty | ~gathers | (sub == sub_last)),
             final.eq(produce & (job.units == 1)),
             self.pair_ready.eq(good & is_pair),
-            self.take.eq(step & (gathers | (sub == sub_last) | final)),
+            self.take.eq(step & ~job.empty & (gathers | (sub == sub_last) | final)),
             self.jobs.ready.eq(~active | (step & final)),
             self.active.eq(active),
-            self.starved.eq(active & ~self.beat_valid),
+            self.starved.eq(active & ~self.beat_valid & ~job.empty),
             self.out_valid.eq(out_valid),
-            self.fault.valid.eq(active & self.beat_valid & self.beat_error),
+            self.fault.valid.eq(active & self.beat_valid & self.beat_error & ~job.empty),
             self.fault.code.eq(ErrorCode.AXI_READ),
             self.fault.pc.eq(job.pc),
             self.fault.address.eq(job.addr),
@@ -145,14 +145,14 @@ class LoadControl(wiring.Component):
         with m.If(self.jobs.ready):
             m.d.sync += [active.eq(self.jobs.valid), job.eq(self.jobs.payload)]
 
-        fills = job.kind <= LoadKind.FILL_COLUMNS
+        fills = (job.kind <= LoadKind.FILL_COLUMNS) & ~job.empty
         is_row = job.kind == LoadKind.ROWS
         is_list = job.kind == LoadKind.LIST
-        is_unit = (job.kind == LoadKind.ACTIVATION) | (job.kind == LoadKind.PARAMETER)
+        is_unit = ((job.kind == LoadKind.ACTIVATION) | (job.kind == LoadKind.PARAMETER)) & ~job.empty
         m.d.comb += [
             self.sub.eq(sub),
             self.load_fill.eq(step & makes & fills),
-            self.load_unit.eq(step & makes & ~fills),
+            self.load_unit.eq(step & makes & ~fills & ~job.empty),
             self.merge.eq((job.kind == LoadKind.FILL_HIGH) | is_pair),
             self.pair.eq(is_pair),
             self.high.eq(job.high),
@@ -168,6 +168,7 @@ class LoadControl(wiring.Component):
                 self.header.parameter.eq(job.kind == LoadKind.PARAMETER),
                 self.header.list.eq(is_list),
                 self.header.row.eq(is_row),
+                self.header.empty.eq(job.empty),
                 self.header.last.eq(final),
                 self.header.tiers.eq(job.tiers),
                 self.header.position.eq(job.position),

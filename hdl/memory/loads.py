@@ -16,6 +16,7 @@ from hdl.interfaces import (
     post_layout,
     queue_entry_layout,
     row_write_layout,
+    slot_write_layout,
     wait_layout,
     write_layout,
 )
@@ -73,6 +74,8 @@ class LoadUnit(StructuralComponent):
         Rows of the combine buffer, numbered in the whole buffer: int16 elements shifted left, as int32.
     list_write_valid, list_write_tiers, list_write_addr, list_write_entry : Out
         A token-list entry; always accepted.
+    slot_write, active : In
+        The routing table, see `SlotTable`.
     limit : In(address_bits + 1).array(2)
         Bytes of each group's memory.
     halt : In(1)
@@ -107,6 +110,8 @@ class LoadUnit(StructuralComponent):
                 "list_write_tiers": Out(config.tiers),
                 "list_write_addr": Out(config.list_bits),
                 "list_write_entry": Out(64),
+                "slot_write": In(slot_write_layout(config)),
+                "active": In(config.slot_bits + 1),
                 "limit": In(config.address_bits + 1).array(2),
                 "halt": In(1),
                 "soft_reset": In(1),
@@ -150,6 +155,8 @@ class LoadUnit(StructuralComponent):
             s.connect(mux.word_ready[g], datas[g].beats.ready)
             other = address[1 - g]
             s.connect(address[g].limit, self.limit[g])
+            s.connect(address[g].slot_write, self.slot_write)
+            s.connect(address[g].active, self.active)
             s.connect(address[g].stop, launch.stop)
             s.connect(address[g].released, mux.released[g])
             s.connect(address[g].answered, mux.answered[g])
@@ -195,7 +202,9 @@ class LoadUnit(StructuralComponent):
         unit_bits = len(mux.data[0])
         for g in range(2):
             word = datas[g].out.payload
-            offer = {name: getattr(word, name) for name in ("fill", "unit", "list", "row", "last", "tiers", "post")}
+            offer = {
+                name: getattr(word, name) for name in ("fill", "unit", "list", "row", "empty", "last", "tiers", "post")
+            }
             s.connect(launch.offer[g], struct_of(offer_layout(config), {"valid": datas[g].out.valid, **offer}))
             s.connect(datas[g].out.ready, launch.launch[g])
             fields = {

@@ -145,7 +145,7 @@ class VectorLane(wiring.Component):
         m.d.comb += [
             self.x.eq(x2),
             self.below.eq(x2[:16].as_signed() < self.pivot),
-            self.equal.eq(x2[:16] == self.pivot),
+            self.equal.eq(x2[:16].as_signed() == self.pivot),
         ]
 
         # Stages 3 to 5: the function.

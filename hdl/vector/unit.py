@@ -7,7 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -16,16 +16,19 @@ from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import (
     bank_write_layout,
     error_layout,
+    list_entry_layout,
     post_layout,
     queue_entry_layout,
+    slot_write_layout,
     wait_layout,
     write_layout,
 )
-from hdl.isa import VectorDest, VectorFn, VectorOp, VectorSum
+from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum
 from hdl.vector.issue import VectorIssue, token_layout
 from hdl.vector.lane import LANE_STAGES, STAGE_X, VectorLane
 from hdl.vector.output import VectorOutput
 from hdl.vector.reduce import BestTree, SumTree, tree_stages
+from hdl.vector.route import RouteUnit, gate_lanes
 from hdl.vector.scalars import ScalarUnit
 from hdl.vector.setup import VectorSetup
 
@@ -37,8 +40,9 @@ ONE_Q15 = 1 << 15
 def vector_stats_layout() -> data.StructLayout:
     """Return the unit's events of a cycle, exactly one of which is set.
 
-    ``rows``: a row of operand A was read. ``row_wait``: a row was not granted, or operand B is read. ``drain``: an
-    instruction runs and has no row to ask for. ``semaphore``: the next one waits. ``idle``: nothing to do.
+    ``rows``: a row of operand A, or of a ROUTE's gates, was read. ``row_wait``: a row was not granted, or operand B is
+    read. ``drain``: an instruction runs and has no row to ask for. ``semaphore``: the next one waits. ``idle``: nothing
+    to do.
     """
     return data.StructLayout({"rows": 1, "row_wait": 1, "drain": 1, "semaphore": 1, "idle": 1})
 
@@ -54,7 +58,7 @@ class VectorUnit(wiring.Component):
     Members
     -------
     queue : In(stream of queue_entry_layout)
-        VECTOR instructions; their fields are legal.
+        VECTOR and ROUTE instructions; their fields are legal.
     wait, post : Out(stream of wait_layout / post_layout)
         Semaphores.
     row_read : Out(stream of bank_bits).array(result_lanes), row_data : In(columns signed(32)).array(result_lanes)
@@ -62,6 +66,8 @@ class VectorUnit(wiring.Component):
     row_write : Out(stream of bank_write_layout).array(result_lanes)
     act_write : Out(stream of write_layout)
         Activation words.
+    list_valid, list_ready, list_addr, list_entry, slot_write, active : see `RouteUnit`
+        Token-list entries for all tiers, and the routing table.
     halt : In(1)
         Start nothing more; only a reset ends that.
     busy : Out(1)
@@ -86,6 +92,12 @@ class VectorUnit(wiring.Component):
                 "row_data": In(data.ArrayLayout(signed(32), config.columns)).array(lanes),
                 "row_write": Out(stream.Signature(bank_write_layout(config))).array(lanes),
                 "act_write": Out(stream.Signature(write_layout(config))),
+                "list_valid": Out(1),
+                "list_ready": In(1),
+                "list_addr": Out(config.list_bits),
+                "list_entry": Out(list_entry_layout()),
+                "slot_write": Out(slot_write_layout(config)),
+                "active": Out(config.slot_bits + 1),
                 "halt": In(1),
                 "busy": Out(1),
                 "error": Out(error_layout()),
@@ -107,8 +119,7 @@ class VectorUnit(wiring.Component):
         issue = instantiate(m, platform, "issue", VectorIssue(config))
         output = instantiate(m, platform, "results", VectorOutput(config))
         scalars = instantiate(m, platform, "scalars", ScalarUnit(config))
-        connect(m, flipped(self.queue), setup.queue)
-        connect(m, setup.wait, flipped(self.wait))
+        route = instantiate(m, platform, "route", RouteUnit(config))
         connect(m, setup.start, issue.start)
         connect(m, output.act_write, flipped(self.act_write))
         for bank in range(config.result_lanes):
@@ -116,15 +127,20 @@ class VectorUnit(wiring.Component):
 
         # The row's request, and its bank in the cycle after.
         bank_bits = (config.result_lanes - 1).bit_length()
-        bank = issue.request_row[:bank_bits]
+        request_valid, request_row = Signal(), Signal(config.combine_bits)
+        m.d.comb += [
+            request_valid.eq(issue.request_valid | route.row_valid),
+            request_row.eq(Mux(route.row_valid, route.row, issue.request_row)),
+        ]
+        bank = request_row[:bank_bits]
         came_from = Signal(config.result_lanes)
         ready = []
         for number, read in enumerate(self.row_read):
             mine = bank == number if bank_bits else 1
-            m.d.comb += [read.valid.eq(issue.request_valid & mine), read.payload.eq(issue.request_row[bank_bits:])]
+            m.d.comb += [read.valid.eq(request_valid & mine), read.payload.eq(request_row[bank_bits:])]
             ready.append(read.valid & read.ready)
         m.d.sync += came_from.eq(Cat(ready))
-        m.d.comb += issue.request_ready.eq(Cat(ready).any())
+        m.d.comb += [issue.request_ready.eq(Cat(ready).any()), route.row_ready.eq(Cat(ready).any())]
         row = Signal(32 * config.columns)
         m.d.comb += row.eq(reduce(or_, (Mux(came_from[n], d.as_value(), 0) for n, d in enumerate(self.row_data))))
 
@@ -137,27 +153,35 @@ class VectorUnit(wiring.Component):
         busy_tokens = self._unfinished(job, tokens)
 
         # Completion, posts, errors, statistics.
-        posting = Signal()
+        posting, post = Signal(), Signal(post_layout(config))
         m.d.comb += [
             issue.done.eq(~busy_tokens & ~scalars.busy & output.empty & ~posting),
-            self.post.valid.eq(posting),
+            self.post.valid.eq(posting | route.post.valid),
+            self.post.payload.eq(Mux(route.post.valid, route.post.payload.as_value(), post.as_value())),
             setup.halt.eq(self.halt | self.error.valid),
             issue.halt.eq(self.halt | self.error.valid),
-            self.busy.eq(self.queue.valid | setup.held | issue.running | posting),
+            self.busy.eq(self.queue.valid | setup.held | issue.running | posting | route.busy),
         ]
         with m.If(issue.finished):
-            m.d.sync += [self.post.payload.eq(job.post), posting.eq(job.post.en0 | job.post.en1)]
+            m.d.sync += [post.eq(job.post), posting.eq(job.post.en0 | job.post.en1)]
         with m.Elif(self.post.ready):
             m.d.sync += posting.eq(0)
+        self._connect_route(m, route, setup, ~(setup.held | issue.running | posting))
+        m.d.comb += [
+            route.scalar_data.eq(scalars.read_data),
+            route.gates.eq(Cat(row.word_select(2 * lane, 16) for lane in range(gate_lanes(config)))),
+        ]
         with m.If(~self.error.valid):
             with m.If(issue.error.valid):
                 m.d.sync += self.error.eq(issue.error)
+            with m.Elif(route.error.valid):
+                m.d.sync += self.error.eq(route.error)
             with m.Elif(setup.error.valid):
                 m.d.sync += self.error.eq(setup.error)
 
         m.d.comb += [
-            scalars.read_en.eq(issue.scalar_en),
-            scalars.read_addr.eq(issue.scalar_addr),
+            scalars.read_en.eq(issue.scalar_en | route.scalar_en),
+            scalars.read_addr.eq(Mux(route.busy, route.scalar_addr, issue.scalar_addr)),
             issue.scalar_data.eq(scalars.read_data),
             issue.room.eq(output.room),
         ]
@@ -165,23 +189,46 @@ class VectorUnit(wiring.Component):
         now = Signal(vector_stats_layout())
         m.d.sync += [
             stats.eq(now),
-            self.begun.eq(issue.start.valid & issue.start.ready),
-            self.ended.eq(issue.finished),
+            self.begun.eq((issue.start.valid & issue.start.ready) | route.begun),
+            self.ended.eq(issue.finished | route.ended),
         ]
         m.d.comb += self.stats.eq(stats)
-        with m.If(issue.request_valid & issue.request_ready & issue.reads_a):
+        with m.If(request_valid & issue.request_ready & (issue.reads_a | route.row_valid)):
             m.d.comb += now.rows.eq(1)
-        with m.Elif(issue.request_valid):
+        with m.Elif(request_valid):
             m.d.comb += now.row_wait.eq(1)
         with m.Elif(issue.running):
             m.d.comb += now.drain.eq(1)
-        with m.Elif(setup.waiting):
+        with m.Elif(setup.waiting | route.waiting):
             m.d.comb += now.semaphore.eq(1)
-        with m.Elif(setup.held | posting):
+        with m.Elif(setup.held | posting | route.busy):
             m.d.comb += now.drain.eq(1)
         with m.Else():
             m.d.comb += now.idle.eq(1)
         return m
+
+    def _connect_route(self, m: Module, route: Any, setup: Any, idle: Value) -> None:
+        """Give ROUTEs to their unit when nothing else runs, and VECTORs to `setup` when no ROUTE does."""
+        head, is_route = self.queue.payload, Signal()
+        m.d.comb += [
+            is_route.eq(head.word[:6] == Opcode.ROUTE),
+            setup.queue.payload.eq(head),
+            route.queue.payload.eq(head),
+            setup.queue.valid.eq(self.queue.valid & ~is_route & ~route.busy),
+            route.queue.valid.eq(self.queue.valid & is_route & idle),
+            self.queue.ready.eq(Mux(is_route, route.queue.ready & idle, setup.queue.ready & ~route.busy)),
+            self.wait.valid.eq(setup.wait.valid | route.wait.valid),
+            self.wait.payload.eq(Mux(route.busy, route.wait.payload.as_value(), setup.wait.payload.as_value())),
+            setup.wait.ready.eq(self.wait.ready & ~route.busy),
+            route.wait.ready.eq(self.wait.ready),
+            route.post.ready.eq(self.post.ready),
+            route.halt.eq(self.halt | self.error.valid),
+            route.list_ready.eq(self.list_ready),
+            *(
+                getattr(self, name).eq(getattr(route, name))
+                for name in ("list_valid", "list_addr", "list_entry", "slot_write", "active")
+            ),
+        ]
 
     def _tokens(self, m: Module, issue: Any) -> list[Any]:
         """Build the tokens' pipeline; token n belongs to the row that was accepted n + 1 cycles ago."""

@@ -57,7 +57,7 @@ class Clock:
         self._pass = config.rows + ROW
 
     def add_vector(self, instruction: Instruction) -> None:
-        """Let the vector unit work on an instruction."""
+        """Let the vector unit work on a VECTOR or ROUTE."""
         self.vector += vector_cycles(instruction) + VECTOR_DRAIN
 
     def add_gemm(self, instruction: Instruction) -> int:
@@ -122,6 +122,11 @@ class Emitter:
         """Emit a VECTOR."""
         self._emit(Opcode.VECTOR, operation, fields)
         self.clock.add_vector(Instruction(Opcode.VECTOR, fields))
+
+    def route(self, operation: str, **fields: int) -> None:
+        """Emit a ROUTE."""
+        self._emit(Opcode.ROUTE, operation, fields)
+        self.clock.add_vector(Instruction(Opcode.ROUTE, fields))
 
     def finish(self) -> tuple[Instruction, ...]:
         """Return all instructions with their semaphores, END included."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hdl.config import MachineConfig
+from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.isa import INSTRUCTION_BITS
 from scheduler.image import ImageBuilder, ImageError, Symbol
 from scheduler.language.chip import dense_words
@@ -68,6 +68,8 @@ class ModelMemory:
     ----------
     images : tuple of two uint8 arrays
         The memories.
+    placement : Placement
+        Of experts.
     symbols : dict of str to Symbol
         Named regions.
 
@@ -90,6 +92,8 @@ class ModelMemory:
         self.shape = shape
         self.slots = slots
         self.block = block
+        self.placement = placement
+        self._strides: dict[str, int] = {}
         self._builder = ImageBuilder(shape.config)
         try:
             self._add_dense(model)
@@ -116,6 +120,13 @@ class ModelMemory:
     def planes(self, name: str) -> tuple[Symbol, Symbol]:
         """Return the high and the low plane of a matrix."""
         return self.symbols[f"{name}.high"], self.symbols[f"{name}.low"]
+
+    def stride(self, name: str) -> int:
+        """Return the 32-byte units from one expert's ``layer<n>.words`` or ``layer<n>.<part>`` to the next's.
+
+        Of a part: from one plane to that of the next expert of the same parity.
+        """
+        return self._strides[name]
 
     def cache(self, layer: int, slot: int, head: int, what: str) -> Symbol:
         """Return the area of a sequence's ``keys`` or ``values`` of one head."""
@@ -200,15 +211,29 @@ class ModelMemory:
             target.append(own[place * share : (place + 1) * share])
 
     def _add_experts(self, model: QuantisedModel, placement: Placement) -> None:
+        """Place experts so that one LOAD with a slot finds any of them (with the even-odd placement).
+
+        Of each part, the high planes of the even experts lie one after the other in group 0, those of the odd ones at
+        the same addresses in group 1; the low planes likewise the other way round. A layer's requantisation words lie
+        in one group, the layers' in turn.
+        """
         shape = LayerShape(self.shape.config, self.shape.hidden, self.shape.intermediate)
+        unit = memory_unit(self.shape.config)
         for number, layer in enumerate(model.layers):
-            for expert, weights in enumerate(layer.experts.experts):
-                name = f"layer{number}.expert{expert}"
-                for part in Part:
-                    group = high_plane_group(placement, expert, part)
-                    self._planes(f"{name}.{part}", tiles_of(shape, part, weights), group)
-                words = np.concatenate([parameter_words(shape, part, weights) for part in Part])
-                self._builder.add(f"{name}.words", expert % 2, words.astype("<u2").tobytes())
+            experts = layer.experts.experts
+            for part in Part:
+                planes = [pack_planes(tiles_of(shape, part, weights)) for weights in experts]
+                for plane, kind in enumerate(("high", "low")):
+                    self._builder.level()
+                    for expert, pair in enumerate(planes):
+                        group = high_plane_group(placement, expert, part) ^ plane
+                        name = f"layer{number}.expert{expert}.{part}.{kind}"
+                        self._builder.add(name, group, pair[plane])
+                self._strides[f"layer{number}.{part}"] = -(-len(planes[0][0]) // unit) * unit // ADDRESS_UNIT
+            for expert, weights in enumerate(experts):
+                words = np.concatenate([parameter_words(shape, part, weights) for part in Part]).astype("<u2").tobytes()
+                self._builder.add(f"layer{number}.expert{expert}.words", number % 2, words)
+                self._strides[f"layer{number}.words"] = -(-len(words) // unit) * unit // ADDRESS_UNIT
 
     def _add_tables(self, model: QuantisedModel) -> None:
         self._builder.add("embedding", 1, model.embedding.astype("<i2").tobytes())

@@ -21,6 +21,7 @@ from scheduler.language.emitter import Label
 from scheduler.language.experts import ExpertQueues, lower_choices, lower_router
 from scheduler.language.memory import ModelMemory
 from scheduler.language.shape import LoweringError, ModelShape
+from scheduler.language.slots import SlotQueues
 from scheduler.language.work import Work
 from scheduler.quantised_model import QuantisedModel
 
@@ -103,7 +104,7 @@ def lower_step(
     model: QuantisedModel,
     memory: ModelMemory,
     chunks: Sequence[Chunk],
-    routing: Sequence[Routing],
+    routing: Sequence[Routing] | None,
     *,
     key_block: int | None = None,
 ) -> StepProgram:
@@ -119,15 +120,16 @@ def lower_step(
         Where it lies.
     chunks : sequence of Chunk
         New tokens of each sequence.
-    routing : sequence of Routing
-        Experts of all tokens, for each layer.
+    routing : sequence of Routing, or None
+        Experts of all tokens, for each layer. None: slots mode, the stream does not depend on the routing, which the
+        machine finds (:mod:`scheduler.language.slots`).
     key_block : int, optional
         Keys that are scored at once; default: :func:`default_key_block`.
 
     Raises
     ------
     LoweringError
-        A batch that does not fit.
+        A batch that does not fit, or a model that cannot run in slots mode.
     """
     shape = memory.shape
     check_batch(shape, memory, chunks)
@@ -146,7 +148,7 @@ def lower_step(
     memory.begin_step()
     work = Work(model, memory, chip)
     blocks = blocks_of(chunks, chip.block)
-    queues = ExpertQueues(work, routing)
+    queues = SlotQueues(work) if routing is None else ExpertQueues(work, routing)
 
     _embed(work, chunks)
     _load_rotations(work, chunks)

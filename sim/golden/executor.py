@@ -28,6 +28,7 @@ from hdl.vector_access import (
     scalars_written,
 )
 from sim.golden.gemm import execute_gemm
+from sim.golden.route import execute_route, load_of_slot
 from sim.golden.state import DeadlockError, ExecutionError, MachineState, UninitialisedError
 from sim.golden.transfer import execute_load, execute_store
 
@@ -73,6 +74,7 @@ class Executor(MachineState):
                     break
             except ExecutionError:
                 self.tags[:] = -1  # the soft reset sweeps the tags; memories stay
+                self.slots[:] = 0
                 raise
             pc += 1
         left = {int(s): int(self.semaphores[s]) for s in np.flatnonzero(self.semaphores)}
@@ -87,13 +89,17 @@ class Executor(MachineState):
         self._wait(instruction, pc)
         posts = 1
         if instruction.opcode == Opcode.LOAD:
-            execute_load(self, instruction)
+            load = load_of_slot(self, instruction, pc)
+            if load is not None:
+                execute_load(self, load)
         elif instruction.opcode == Opcode.STORE:
             execute_store(self, instruction, pc)
         elif instruction.opcode == Opcode.GEMM:
             posts = execute_gemm(self, instruction, pc)
         elif instruction.opcode == Opcode.VECTOR:
             self._vector(instruction, pc)
+        elif instruction.opcode == Opcode.ROUTE:
+            execute_route(self, instruction, pc)
         self._post(instruction, pc, posts)
         return instruction.opcode == Opcode.END
 

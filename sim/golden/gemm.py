@@ -10,6 +10,7 @@ from hdl.errors_hw import ErrorCode
 from hdl.isa import Dest, Instruction, Mapping3D, Mode, Order
 from hdl.legality import gang_tiers, parameter_count, tiers_of_mask
 from hdl.numerics import requant, swiglu, wrap
+from sim.golden.route import gemm_of_slot
 from sim.golden.state import ExecutionError, MachineState
 
 __all__ = ["execute_gemm"]
@@ -30,6 +31,11 @@ def execute_gemm(machine: MachineState, instruction: Instruction, pc: int) -> in
     UninitialisedError
         In strict mode, something is read that was never written.
     """
+    work = gemm_of_slot(machine, instruction)
+    if work is None:
+        _count_skipped(machine, instruction)
+        return 1
+    instruction = work
     tiers = gang_tiers(instruction)
     mapping = Mapping3D(instruction["mapping"]) if len(tiers) > 1 else Mapping3D.ALONE
     tokens, n_tiles = instruction["tokens"], instruction["n_tiles"]
@@ -70,6 +76,15 @@ def _count(machine: MachineState, instruction: Instruction, mapping: Mapping3D, 
             counters[f"tier{tier}_{link}"] += tiles * (1 if mapping == Mapping3D.M else tokens)
     counters["macs"] += tokens * tiles * machine.config.tile_bytes * len(tiers)
     counters["rows"] += tokens * instruction["n_tiles"] * makers
+
+
+def _count_skipped(machine: MachineState, instruction: Instruction) -> None:
+    """Count the one wave of a GEMM whose slot has no tokens left for it; its row is dropped."""
+    tier = instruction["tier_base"]
+    machine.counters[f"tier{tier}_wave"] += 1
+    machine.counters[f"tier{tier}_new_own"] += 1
+    machine.counters["macs"] += machine.config.tile_bytes
+    machine.counters["rows"] += 1
 
 
 def _stationary(machine: MachineState, instruction: Instruction, tier: int, pc: int) -> npt.NDArray[np.int8]:

@@ -78,12 +78,14 @@ class MachineState:
         Combine buffer.
     scalars : uint32 array [scalar_depth]
         Scalars of the vector unit.
+    slots : int64 array [expert_slots, 3]
+        Routing table: tokens, first token-list entry, expert; all zero where a slot is empty.
     semaphores : int64 array [semaphores]
         Counters.
     counters : Counter
         Performance counters by the names of ``hdl.regs``, those that do not depend on time; and ``macs``,
-        ``vector_rows`` (rows of operand A that the vector unit took in), ``read_bytes_<format>``, ``write_bytes``
-        (exact bytes, without the rest of a last beat).
+        ``vector_rows`` (rows of operand A, or of ROUTE's gates, that the vector unit took in),
+        ``read_bytes_<format>``, ``write_bytes`` (exact bytes, without the rest of a last beat).
     known : dict of str to bool array
         What has been written, by kind of unit; looked at in strict mode only.
     """
@@ -108,6 +110,7 @@ class MachineState:
         self.parameters = np.zeros((c.tiers, c.parameter_words, c.columns), dtype=np.uint16)
         self.combine = np.zeros((c.combine_rows, c.columns), dtype=np.int32)
         self.scalars = np.zeros(c.scalar_depth, dtype=np.uint32)
+        self.slots = np.zeros((c.expert_slots, 3), dtype=np.int64)
         self.semaphores = np.zeros(c.semaphores, dtype=np.int64)
         self.counters: Counter[str] = Counter()
         self.known = {

@@ -29,7 +29,7 @@ def words_of(name: str) -> list[bytes]:
     rng = random.Random(name)
     words = [case.stream[32 * (case.pc or 0) :][:32] for case in illegal_streams(config, vector=True)]
     for seed in range(3):
-        for instruction in random_stream(config, seed, options=StreamOptions.everything()).instructions:
+        for instruction in random_stream(config, seed, options=StreamOptions.everything(slots=True)).instructions:
             word = int.from_bytes(pack(instruction.opcode, instruction.values), "little")
             words += [(word ^ 1 << rng.randrange(256)).to_bytes(32, "little") for _ in range(3)]
             fields = [f.name for f in fields_of(instruction.opcode) if f.name != "opcode"]
@@ -69,4 +69,4 @@ def unit_checks(word: bytes, wrong: Violation) -> bool:
     opcode = word[0] & 0x3F
     if wrong.code != ErrorCode.RANGE:
         return wrong.code == ErrorCode.ADDRESS
-    return opcode == Opcode.VECTOR or (opcode == Opcode.GEMM and wrong.field in SEQUENCERS_CHECK)
+    return opcode in (Opcode.VECTOR, Opcode.ROUTE) or (opcode == Opcode.GEMM and wrong.field in SEQUENCERS_CHECK)

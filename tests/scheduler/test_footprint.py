@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hdl.asm import to_binary
+from hdl.asm import assemble, to_binary
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from scheduler.footprint import Lists, footprint
@@ -66,8 +66,7 @@ def test_footprints_equal_what_the_executor_does(config: MachineConfig, seed: in
         for group in (0, 1):
             changed = np.flatnonzero(memory[group] != machine.memory[group])
             assert all(any(span.group == group and span.covers(b) for span in touched.writes) for b in changed)
-        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == 2:
-            lists.load(instruction, (machine.memory[0], machine.memory[1]))
+        lists.apply(instruction, (machine.memory[0], machine.memory[1]))
 
 
 def _mark(machine: Executor, config: MachineConfig, cells: dict[str, list[np.ndarray]]) -> None:
@@ -78,3 +77,28 @@ def _mark(machine: Executor, config: MachineConfig, cells: dict[str, list[np.nda
         flat = known.reshape(-1, config.columns // 2) if space == "activation" else known.reshape(-1)
         for some in cells.get(space, []):
             flat[some] = True
+
+
+def test_a_list_that_is_loaded_over_what_a_route_wrote() -> None:
+    """A GEMM with a slot reads whatever lies where the ROUTE wrote: here an entry of its own, and one from memory."""
+    config = PRESETS["tiny"]
+    lists = Lists(config)
+    memory = (np.zeros(64, np.uint8), np.zeros(64, np.uint8))
+    memory[0][:8].view("<u2")[:] = (40, 50, 1, 0)
+    gemm, route, load = assemble(
+        "gemm tokens=2 k_slices=1 n_tiles=1 act_list=1 dest_list=1 slot_en=1 slot=0 dest_kind=combine\n"
+        "route tokens=2 choices=1 experts=4 list=6 source_stride=3 dest=100 dest_stride=7\n"
+        "load dest_kind=list dest_tiers=0 dest=7 count=1"
+    )
+
+    def rows() -> list[int]:
+        accesses = footprint(gemm, config, lists).accesses
+        return sorted(c for a in accesses if a.space == "combine" for c in a.cells.tolist())
+
+    assert rows() == []
+    lists.apply(route, memory)
+    assert rows() == [100, 107]
+    lists.apply(load, memory)
+    assert rows() == [50, 100, 107]
+    assert [a.cells.tolist() for a in footprint(gemm, config, lists).accesses if a.space == "list"] == [[6, 7]]
+    assert lists.sources(gemm, 0).tolist() == [40, 0, 3] and lists.sources(gemm, 1).tolist() == [0, 3]

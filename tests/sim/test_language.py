@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from scheduler.language.batch import Chunk
 from scheduler.language.memory import ModelMemory
 from scheduler.language.shape import LoweringError, ModelShape
 from scheduler.language.step import StepProgram, default_key_block, lower_step
+from scheduler.placement import Placement
 from scheduler.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
@@ -64,11 +66,12 @@ def random_steps(rng: random.Random, vocabulary: int, count: int) -> list[list[C
 
 
 class Reference:
-    """Integer model, executor and the programs that a batch needs."""
+    """Integer model, executor and the programs that a batch needs; `slots`: the streams do not know the routing."""
 
-    def __init__(self, config: MachineConfig, seed: int) -> None:
+    def __init__(self, config: MachineConfig, seed: int, *, slots: bool = False) -> None:
         rng = random.Random(seed)
         self.config = config
+        self.slots = slots
         self.model = random_model(model_config(config, rng), seed)
         shape = ModelShape.of(config, self.model.config)
         self.block = rng.choice((shape.key_unit, 2 * shape.key_unit, default_key_block(shape, self.model)))
@@ -81,7 +84,9 @@ class Reference:
     def step(self, chunks: list[Chunk]) -> StepProgram:
         """Compute a step with the integer model, prove its stream and run it on the executor."""
         result = self.integer.step([(self.caches[c.slot], c.tokens) for c in chunks])
-        program = lower_step(self.model, self.memory, chunks, result.routing, key_block=self.block)
+        self.routing = result.routing
+        routing = None if self.slots else result.routing
+        program = lower_step(self.model, self.memory, chunks, routing, key_block=self.block)
         sizes = (self.memory.images[0].size, self.memory.images[1].size)
         limits = Limits(sizes, program.window)
         assert verify_stream(program.instructions, self.config, self.memory.images, limits) == []
@@ -96,28 +101,96 @@ class Reference:
         return program
 
 
-def try_reference(config: MachineConfig, seed: int) -> Reference | None:
+def try_reference(config: MachineConfig, seed: int, *, slots: bool = False) -> Reference | None:
     """Return a reference whose steps all fit, or None."""
-    reference = Reference(config, seed)
+    reference = Reference(config, seed, slots=slots)
     try:
         for chunks in reference.steps:
             reference.step(chunks)
     except LoweringError:
         return None
-    return Reference(config, seed)
+    return Reference(config, seed, slots=slots)
 
 
+MODES = pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])
+
+
+@MODES
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_the_executor_equals_the_integer_model(name: str) -> None:
-    fitting = sum(try_reference(CONFIGS[name], seed) is not None for seed in range(8))
+def test_the_executor_equals_the_integer_model(name: str, slots: bool) -> None:
+    fitting = sum(try_reference(CONFIGS[name], seed, slots=slots) is not None for seed in range(8))
     assert fitting >= 4
 
 
 @pytest.mark.slow
+@MODES
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_many_models(name: str) -> None:
-    fitting = sum(try_reference(CONFIGS[name], seed) is not None for seed in range(100, 180))
+def test_many_models(name: str, slots: bool) -> None:
+    fitting = sum(try_reference(CONFIGS[name], seed, slots=slots) is not None for seed in range(100, 180))
     assert fitting >= 40
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_routed_lists_equal_those_that_the_host_would_load(seed: int) -> None:
+    """After a step the table and lists of the last layer are there: each expert's tokens, places and gates."""
+    reference = try_reference(TINY, seed + 20, slots=True) or try_reference(TINY, seed + 40, slots=True)
+    assert reference is not None
+    for chunks in reference.steps:
+        program = reference.step(chunks)
+        route, shape = reference.routing[-1], reference.memory.shape
+        machine, seen = reference.executor, {}
+        for count, base, expert in machine.slots.tolist():
+            if count:
+                seen[expert] = machine.lists[:, base : base + count]
+        assert sorted(seen) == np.unique(route.experts).tolist()
+        for expert, entries in seen.items():
+            tokens, places = np.nonzero(route.experts == expert)
+            for own in entries:
+                assert own[:, 0].tolist() == (tokens * shape.hidden_words).tolist()
+                assert own[:, 1].tolist() == (tokens * shape.hidden_rows).tolist()
+                assert own[:, 2].tolist() == route.gates[tokens, places].tolist()
+        assert not any(str(label).endswith("token list") for label in program.labels)
+
+
+def test_the_same_stream_for_any_routing() -> None:
+    """In slots mode the instructions depend on shapes only: another model of the same shape has the same stream."""
+    first, second = (Reference(TINY, 2, slots=True) for _ in range(2))
+    constants = {"up_shift": 20, "post_mult": 9, "post_shift": 30, "down_shift": 18}
+    programs = []
+    for number, reference in enumerate((first, second)):
+        model = random_model(first.model.config, 100 + number)
+        layers = [
+            replace(
+                layer, experts=replace(own.experts, experts=tuple(replace(e, **constants) for e in own.experts.experts))
+            )
+            for layer, own in zip(first.model.layers, model.layers, strict=True)
+        ]
+        model = replace(first.model, layers=tuple(layers))
+        memory = ModelMemory(reference.memory.shape, model, slots=SLOTS, step_bytes=1 << 16)
+        programs.append(lower_step(model, memory, [Chunk(0, 0, (1, 2, 3))], None))
+    assert programs[0].instructions == programs[1].instructions
+
+
+def test_models_that_slots_mode_refuses() -> None:
+    reference = Reference(TINY, 2, slots=True)
+    chunks, shape, model = [Chunk(0, 0, (1,))], reference.memory.shape, reference.model
+    experts = model.layers[0].experts.experts
+    other = replace(experts[0], down_shift=experts[0].down_shift + 1)
+    layer = replace(model.layers[0], experts=replace(model.layers[0].experts, experts=(other, *experts[1:])))
+    wrong = replace(model, layers=(layer, *model.layers[1:]))
+    with pytest.raises(LoweringError, match="layer 0: its experts differ in up_shift"):
+        lower_step(wrong, ModelMemory(shape, wrong, slots=SLOTS), chunks, None)
+    with pytest.raises(LoweringError, match="placement one_group; place experts even_odd"):
+        lower_step(model, ModelMemory(shape, model, slots=SLOTS, placement=Placement.ONE_GROUP), chunks, None)
+    few = replace(shape, config=TINY.replace(expert_slots=2), experts=4)
+    with pytest.raises(LoweringError, match="4 experts; the machine has expert_slots of 2"):
+        lower_step(model, _resized(reference, few), chunks, None)
+
+
+def _resized(reference: Reference, shape: ModelShape) -> ModelMemory:
+    memory = ModelMemory(reference.memory.shape, reference.model, slots=SLOTS)
+    memory.shape = shape
+    return memory
 
 
 @cache
@@ -125,12 +198,12 @@ def machine(name: str) -> SimulatedMachine:
     return SimulatedMachine(CONFIGS[name], memory_bits=18)  # as the other system tests
 
 
-def run_rtl(name: str, seeds: range, most: int) -> None:
+def run_rtl(name: str, seeds: range, most: int, *, slots: bool = False) -> None:
     """Run every step of some models on the emitted machine: each byte of both memories after each step."""
     done = 0
     with MachineSession(machine(name)) as session:
         for seed in seeds:
-            reference = try_reference(CONFIGS[name], seed)
+            reference = try_reference(CONFIGS[name], seed, slots=slots)
             if reference is None or done == most:
                 continue
             done += 1
@@ -155,13 +228,15 @@ def run_rtl(name: str, seeds: range, most: int) -> None:
     assert done == most
 
 
-def test_the_machine_runs_language_models() -> None:
-    run_rtl("tiny", range(80), 4)
+@MODES
+def test_the_machine_runs_language_models(slots: bool) -> None:
+    run_rtl("tiny", range(80), 4, slots=slots)
 
 
 @pytest.mark.slow
-def test_the_machine_runs_many_language_models() -> None:
-    run_rtl("tiny", range(200, 300), 30)
+@MODES
+def test_the_machine_runs_many_language_models(slots: bool) -> None:
+    run_rtl("tiny", range(200, 300), 30, slots=slots)
 
 
 @pytest.mark.parametrize(

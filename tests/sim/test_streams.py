@@ -116,6 +116,32 @@ def test_everything_is_covered_on_demand() -> None:
     assert [name for name in expected if not seen[name]] == []
 
 
+def test_slots_are_covered_on_demand() -> None:
+    config = PRESETS["tiny"]
+    seen: Counter[str] = Counter()
+    for seed in range(40):
+        stream = random_stream(config, seed, 40, StreamOptions.everything(slots=True))
+        machine = Executor(config, stream.images, stream.limits, strict=True)
+        for pc, i in enumerate(stream.instructions):
+            count, _, expert = machine.slots[i["slot"]].tolist() if i["slot_en"] else (0, 0, 0)
+            if i.opcode == Opcode.ROUTE:
+                seen[f"ROUTE choices {i['choices']}"] += 1
+            if i.opcode == Opcode.LOAD and i["slot_en"]:
+                seen[f"{LoadDest(i['dest_kind']).name} {Format(i['format']).name} {bool(count)} odd {expert & 1}"] += 1
+            if i.opcode == Opcode.GEMM and i["slot_en"]:
+                left = count - i["list_base"]
+                what = "skipped" if left <= 0 else "part" if left < i["tokens"] else "whole"
+                seen[f"{what} {Dest(i['dest_kind']).name}"] += 1
+            machine.step(stream.stream[32 * pc :][:32], pc)
+            if i.opcode == Opcode.ROUTE:
+                seen[f"slots {min(4, int((machine.slots[:, 0] > 0).sum()))}"] += 1
+    expected = [f"ROUTE choices {n}" for n in (1, 2, 3)] + [f"slots {n}" for n in (1, 2, 3, 4)]
+    expected += [f"{what} {dest.name}" for what in ("skipped", "part", "whole") for dest in Dest]
+    for name in ("VCACHE PAIR", "VCACHE BYTES", "VCACHE HIGH", "VCACHE COLUMNS", "PARAMETER BYTES"):
+        expected += [f"{name} False odd 0", f"{name} True odd 0", f"{name} True odd 1"]
+    assert [name for name in expected if not seen[name]] == []
+
+
 def test_options_change_nothing_else() -> None:
     """A stream's array instructions do not depend on options that are off."""
     config = PRESETS["nano"]

@@ -15,7 +15,7 @@ from hdl.isa import Opcode
 from hdl.legality import Limits
 from scheduler.verify import check_stream
 from sim.crosscheck import check_illegal, check_random, random_knobs
-from sim.streams import illegal_streams, random_stream
+from sim.streams import StreamOptions, illegal_streams, random_stream
 from sim.system import Job, MemoryKnobs, SimulatedMachine
 
 CONFIGS: dict[str, MachineConfig] = {
@@ -35,10 +35,13 @@ def machine(name: str) -> SimulatedMachine:
     return SimulatedMachine(CONFIGS[name], memory_bits=18)
 
 
-def run_random(name: str, first: int, count: int) -> None:
+EVERYTHING = StreamOptions.everything(slots=True)
+
+
+def run_random(name: str, first: int, count: int, options: StreamOptions | None = None) -> None:
     """Run `count` random streams with random memory behaviour."""
     rng = random.Random(first)
-    streams = [random_stream(CONFIGS[name], seed) for seed in range(first, first + count)]
+    streams = [random_stream(CONFIGS[name], seed, options=options) for seed in range(first, first + count)]
     check_random(machine(name), streams, [random_knobs(rng) for _ in streams])
 
 
@@ -48,11 +51,18 @@ def test_random_streams(name: str) -> None:
     run_random(name, 0, 30)
 
 
+@pytest.mark.parametrize("name", ["nano", "tiny"])
+def test_random_streams_with_vectors_and_slots(name: str) -> None:
+    """The same with the whole instruction set: VECTOR, all loads and stores, ROUTE, slots."""
+    run_random(name, 200, 20, EVERYTHING)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["odd", "edge"])
 def test_random_streams_on_unusual_machines(name: str) -> None:
     """The same on rectangular tiers, three of them, two channels a group; and on the edge-fed control."""
     run_random(name, 1000, 30)
+    run_random(name, 1100, 30, EVERYTHING)
 
 
 @pytest.mark.slow
@@ -60,6 +70,7 @@ def test_random_streams_on_unusual_machines(name: str) -> None:
 def test_many_random_streams(name: str) -> None:
     """A longer random regression."""
     run_random(name, 5000, 300)
+    run_random(name, 6000, 300, EVERYTHING)
 
 
 def test_a_gang_that_has_not_begun_is_a_barrier_for_semaphores() -> None:
@@ -92,18 +103,18 @@ def test_a_gang_that_has_not_begun_is_a_barrier_for_semaphores() -> None:
 def test_bad_streams_stop_and_the_machine_restarts() -> None:
     """Every kind of illegal stream: right code, instruction and address, nothing changed, next stream correct."""
     config = CONFIGS["nano"]
-    bad = list(illegal_streams(config))
+    bad = list(illegal_streams(config, vector=True))
     rng = random.Random(1)
-    check_illegal(machine("nano"), bad, random_stream(config, 5, length=10), [random_knobs(rng) for _ in bad])
+    check_illegal(machine("nano"), bad, random_stream(config, 5, 10, EVERYTHING), [random_knobs(rng) for _ in bad])
 
 
 @pytest.mark.slow
 def test_bad_streams_on_two_tiers() -> None:
     """The same with gangs."""
     config = CONFIGS["tiny"]
-    bad = list(illegal_streams(config))
+    bad = list(illegal_streams(config, vector=True))
     rng = random.Random(2)
-    check_illegal(machine("tiny"), bad, random_stream(config, 5, length=10), [random_knobs(rng) for _ in bad])
+    check_illegal(machine("tiny"), bad, random_stream(config, 5, 10, EVERYTHING), [random_knobs(rng) for _ in bad])
 
 
 @pytest.mark.parametrize("channel", ["read", "write", "fetch"])

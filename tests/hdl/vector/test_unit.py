@@ -159,3 +159,15 @@ def test_posts_follow_the_last_write() -> None:
     text = f"{plain} post0_en=1 post0_sem=3 post1_en=1 post1_sem=5\n{plain} wait=s3"
     bench = check(config, assemble(text), 0, 0.3)
     assert bench.posts == [(1, 3, 1, 5)]
+
+
+def test_the_next_of_equal_negative_elements() -> None:
+    """ARGMAX goes on behind the index of the choice before, also where the value is below zero."""
+    config = PRESETS["tiny"]
+    combine = np.full((config.combine_rows, config.columns), -7, np.int32)
+    text = "vector op=argmax first=1 vectors=1 rows=2 d_scalar=0\nvector op=argmax vectors=1 rows=2 s=0 d_scalar=1\n"
+    text += "vector op=gather vectors=1 rows=2 length=2 s=0 dest_kind=rows dest=9 bits=bits16"
+    bench = VectorBench(config, combine, np.zeros((config.tiers, config.activation_words, config.rows), np.int8))
+    bench.run(assemble(text))
+    assert bench.error is None
+    assert bench.combine[9].tolist() == [-7, -7, 0, 0, 0, 0, 0, 0]

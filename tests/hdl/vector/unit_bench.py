@@ -20,7 +20,7 @@ from hdl.vector.unit import VectorUnit, vector_stats_layout
 
 @dataclass
 class VectorBench:
-    """Plays VECTOR instructions; `combine` and `activation` are changed in place by the unit under test.
+    """Plays VECTOR and ROUTE instructions; `combine` and `activation` are changed in place by the unit under test.
 
     `stall` is the probability with which each ready signal is low in a cycle.
     """
@@ -30,6 +30,9 @@ class VectorBench:
     activation: np.ndarray
     stall: float = 0.0
     seed: int = 0
+    lists: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
+    table: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    active: int = 0
     posts: list[tuple[int, int, int, int]] = field(default_factory=list)
     stats: dict[str, int] = field(default_factory=dict)
     error: tuple[int, int] | None = None
@@ -62,6 +65,7 @@ class VectorBench:
                     ctx.set(unit.row_read[bank].ready, int(go()))
                     ctx.set(unit.row_write[bank].ready, int(go()))
                 ctx.set(unit.act_write.ready, int(go()))
+                ctx.set(unit.list_ready, int(go()))
                 ctx.set(unit.wait.ready, int(go()))
                 ctx.set(unit.post.ready, int(go()))
                 if todo and not ctx.get(unit.queue.valid):
@@ -89,6 +93,16 @@ class VectorBench:
                             for byte in range(self.config.rows):
                                 if enable >> byte & 1:
                                     self.activation[tier, addr, byte] = np.frombuffer(data, np.int8)[byte]
+                if ctx.get(unit.list_valid) and ctx.get(unit.list_ready):
+                    entry = unit.list_entry
+                    fields = tuple(ctx.get(getattr(entry, n)) for n in ("source", "dest", "gate", "drop"))
+                    self.lists[ctx.get(unit.list_addr)] = fields
+                slot = unit.slot_write
+                if ctx.get(slot.valid):
+                    self.table[ctx.get(slot.slot)] = tuple(
+                        ctx.get(getattr(slot, n)) for n in ("count", "base", "expert")
+                    )
+                self.active = ctx.get(unit.active)
                 if ctx.get(unit.post.valid) and ctx.get(unit.post.ready):
                     p = unit.post.payload
                     self.posts.append(tuple(ctx.get(getattr(p, n)) for n in ("en0", "sem0", "en1", "sem1")))

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ROUTE: from the router's choices to the routing table and the token lists (``docs/vector.md``, section 6).
+
+A counting sort in two small memories: a counter for each expert, and for each number of tokens how many experts have
+just that many. One item a cycle goes through three stages: the first address, what is found there as the address of the
+second memory, what is found there and written back.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hdl.array.memory import Sram
+from hdl.config import MachineConfig
+from hdl.emit.hierarchy import digest, instantiate
+from hdl.errors_hw import ErrorCode
+from hdl.interfaces import (
+    error_layout,
+    list_entry_layout,
+    post_layout,
+    queue_entry_layout,
+    slot_write_layout,
+    wait_layout,
+)
+from hdl.isa import Opcode, instruction_layout
+from hdl.slots import MAX_CHOICES
+
+__all__ = ["RouteUnit", "gate_lanes"]
+
+CHECKS = 4
+"""Products that the range check needs, one a cycle."""
+
+_COUNT_BITS = 14
+"""Width of a number of choices."""
+
+
+class _Phase(IntEnum):
+    """What the unit does with an instruction, in order."""
+
+    CHECK = 0
+    WAIT = 1
+    COUNT = 2
+    """Each choice: its expert's counter goes up. The other memory is cleared meanwhile."""
+    COMPARE = 3
+    """Each expert: the experts with as many tokens go up by one, and their tokens by its own."""
+    ORDER = 4
+    """From the largest number of tokens down: the first slot and the first list entry of its experts."""
+    PLACE = 5
+    """Each expert: its slot is written, and its counter becomes its next list entry."""
+    LIST = 6
+    """Each choice: its list entry is written."""
+    POST = 7
+
+
+def gate_lanes(config: MachineConfig) -> int:
+    """Return the lanes of a row that may hold gates."""
+    return min(MAX_CHOICES, config.columns)
+
+
+class RouteUnit(wiring.Component):
+    """Runs one ROUTE at a time; the vector unit lends it scalars and rows while nothing else runs there.
+
+    Cycles for T tokens, k choices, E experts and a largest count of m, when no request is held up:
+    ``T*k + 2*E + m + T*(k + 2)`` and about 20. After it and after a reset the counters are cleared in `expert_slots`
+    cycles, beside other instructions of the vector unit.
+
+    Members
+    -------
+    queue : In(stream of queue_entry_layout)
+        ROUTE instructions whose fields are legal.
+    wait, post : Out(stream of wait_layout / post_layout)
+    scalar_en : Out(1), scalar_addr : Out(scalar_bits), scalar_data : In(32)
+        Read of a scalar; the data one cycle later, held until the next read.
+    row_valid : Out(1), row : Out(combine_bits), row_ready : In(1), gates : In(16 * gate_lanes)
+        Request of a combine row; its lanes' low halves one cycle after it was accepted.
+    list_valid : Out(1), list_ready : In(1), list_addr : Out(list_bits), list_entry : Out(list_entry_layout)
+        Write of an entry in the token list of every tier.
+    slot_write : Out(slot_write_layout), active : Out(slot_bits + 1)
+        Writes of the routing table, and how many of its slots are not empty (zero after a reset).
+    halt : In(1)
+        Start nothing more.
+    busy, waiting : Out(1)
+        An instruction is here; it waits for semaphores.
+    begun, ended : Out(1)
+        Pulses: an instruction begins its work; it is complete.
+    error : Out(error_layout)
+        RANGE; level until reset. Table and lists are as they were.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "queue": In(stream.Signature(queue_entry_layout())),
+                "wait": Out(stream.Signature(wait_layout(config))),
+                "post": Out(stream.Signature(post_layout(config))),
+                "scalar_en": Out(1),
+                "scalar_addr": Out(config.scalar_bits),
+                "scalar_data": In(32),
+                "row_valid": Out(1),
+                "row": Out(config.combine_bits),
+                "row_ready": In(1),
+                "gates": In(16 * gate_lanes(config)),
+                "list_valid": Out(1),
+                "list_ready": In(1),
+                "list_addr": Out(config.list_bits),
+                "list_entry": Out(list_entry_layout()),
+                "slot_write": Out(slot_write_layout(config)),
+                "active": Out(config.slot_bits + 1),
+                "halt": In(1),
+                "busy": Out(1),
+                "waiting": Out(1),
+                "begun": Out(1),
+                "ended": Out(1),
+                "error": Out(error_layout()),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"route_unit_{digest(self.config.digest())}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the holding register and the phases."""
+        m = Module()
+        entry, held = Signal(queue_entry_layout()), Signal()
+        word = data.View(instruction_layout(Opcode.ROUTE), entry.word)
+        phase = Signal(range(len(_Phase)))
+        cleared = Signal()
+        m.d.comb += [self.queue.ready.eq(~held & ~self.halt), self.busy.eq(held)]
+        with m.If(self.queue.valid & self.queue.ready):
+            m.d.sync += [entry.eq(self.queue.payload), held.eq(1), phase.eq(_Phase.CHECK)]
+        entries, checked, bad = self._check(m, word, held)
+
+        needed = (word.wait0_count | word.wait1_count).any()
+        waits = held & (phase == _Phase.WAIT) & needed
+        m.d.comb += [
+            self.waiting.eq(waits),
+            self.wait.valid.eq(waits & cleared & ~self.halt & ~self.error.valid),
+            self.wait.payload.sem0.eq(word.wait0_sem),
+            self.wait.payload.count0.eq(word.wait0_count),
+            self.wait.payload.sem1.eq(word.wait1_sem),
+            self.wait.payload.count1.eq(word.wait1_count),
+            self.post.valid.eq(held & (phase == _Phase.POST) & (word.post0_en | word.post1_en)),
+            self.post.payload.en0.eq(word.post0_en),
+            self.post.payload.sem0.eq(word.post0_sem),
+            self.post.payload.en1.eq(word.post1_en),
+            self.post.payload.sem1.eq(word.post1_sem),
+        ]
+        through, no_expert = self._phases(m, platform, word, held, phase, entries, cleared)
+        fault = Signal()
+        with m.If(held & ~self.error.valid):
+            with m.Switch(phase):
+                with m.Case(_Phase.CHECK):
+                    with m.If(checked):
+                        m.d.comb += fault.eq(bad)
+                        m.d.sync += phase.eq(_Phase.WAIT)
+                with m.Case(_Phase.WAIT):
+                    with m.If(cleared & ~self.halt & (~needed | self.wait.ready)):
+                        m.d.comb += self.begun.eq(1)
+                        m.d.sync += phase.eq(_Phase.COUNT)
+                with m.Case(_Phase.COUNT):
+                    with m.If(through):
+                        m.d.comb += fault.eq(no_expert)
+                        m.d.sync += phase.eq(_Phase.COMPARE)
+                with m.Case(_Phase.POST):
+                    with m.If(~self.post.valid | self.post.ready):
+                        m.d.comb += self.ended.eq(1)
+                        m.d.sync += held.eq(0)
+                with m.Default():
+                    with m.If(through):
+                        m.d.sync += phase.eq(phase + 1)
+        with m.If(fault):
+            m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.RANGE), self.error.pc.eq(entry.pc)]
+        return m
+
+    def _check(self, m: Module, word: Any, held: Signal) -> tuple[Signal, Signal, Signal]:
+        """Build the range check, a product and a comparison a cycle; return (choices, checked, out of range)."""
+        config = self.config
+        step = Signal(range(CHECKS + 2))
+        product, entries = Signal(20), Signal(_COUNT_BITS)
+        checked, bad = Signal(), Signal()
+        last, factor_a, factor_b = Signal(10), Signal(10), Signal(10)
+        m.d.comb += [last.eq(word.tokens - 1), factor_a.eq(last)]
+
+        def over(start: Any, limit: int) -> Value:
+            return Value.cast(start) + product >= limit
+
+        with m.If(held & ~checked):
+            m.d.sync += [step.eq(step + 1), product.eq(factor_a * factor_b)]
+            with m.Switch(step):
+                with m.Case(0):
+                    m.d.comb += [factor_a.eq(word.tokens), factor_b.eq(word.choices)]
+                with m.Case(1):
+                    m.d.comb += factor_b.eq(word.a_stride)
+                    scalars_over = over(word.s_base, config.scalar_depth + 1)
+                    m.d.sync += [
+                        entries.eq(product),
+                        bad.eq(scalars_over | over(word.list_base, config.list_depth + 1)),
+                    ]
+                with m.Case(2):
+                    m.d.comb += factor_b.eq(word.source_stride)
+                    m.d.sync += bad.eq(bad | over(word.a_base, config.combine_rows))
+                with m.Case(3):
+                    m.d.comb += factor_b.eq(word.dest_stride)
+                    m.d.sync += bad.eq(bad | over(0, config.activation_words))
+                with m.Case(4):
+                    m.d.sync += [bad.eq(bad | over(word.dest_base, config.combine_rows)), checked.eq(1)]
+        with m.If(~held):
+            m.d.sync += [step.eq(0), checked.eq(0), bad.eq(0)]
+        return entries, checked, bad
+
+    def _phases(
+        self,
+        m: Module,
+        platform: object,
+        word: Any,
+        held: Signal,
+        phase: Signal,
+        entries: Signal,
+        cleared: Signal,
+    ) -> tuple[Signal, Signal]:
+        """Build memories and stages; return (the phase has nothing left to do, a choice is no expert)."""
+        config = self.config
+        count_bits, slot_bits = config.list_bits + 1, config.slot_bits
+        counters = instantiate(m, platform, "counters", Sram(count_bits, config.expert_slots))
+        equals = instantiate(m, platform, "equals", Sram(slot_bits + 1 + count_bits, config.list_depth))
+        names = {p: Signal(name=p.name.lower()) for p in _Phase}
+        m.d.comb += [names[p].eq(held & (phase == p)) for p in _Phase]
+        counts, compares, orders, places, lists = (
+            names[p] for p in (_Phase.COUNT, _Phase.COMPARE, _Phase.ORDER, _Phase.PLACE, _Phase.LIST)
+        )
+
+        # First stage: choices in COUNT and LIST, experts in COMPARE and PLACE; ORDER has only the later ones.
+        issue, step, through = Signal(), Signal(), Signal()
+        index, most = Signal(_COUNT_BITS), Signal(count_bits)
+        second, third = Signal(), Signal()
+        place, gate, source, dest = self._choices(m, word, lists, step)
+        ends = Signal(_COUNT_BITS)
+        m.d.comb += [
+            ends.eq(Mux(counts, entries, Mux(orders, most, word.experts))),
+            issue.eq(Mux(lists, place.valid, (counts | compares | orders | places) & (index != ends))),
+            through.eq(~issue & ~second & ~third & (~lists | place.done) & ~self.list_valid),
+            step.eq(~self.list_valid | self.list_ready),
+            self.scalar_en.eq(step & issue & (counts | lists)),
+            self.scalar_addr.eq(Mux(lists, place.scalar, word.s_base + index)),
+        ]
+        with m.If(~held | through):
+            m.d.sync += index.eq(0)
+        with m.Elif(issue & step):
+            m.d.sync += index.eq(index + 1)
+
+        # Second stage. `key` is an expert, and a number of tokens less one in COMPARE, ORDER and PLACE.
+        expert2, count2 = Signal(slot_bits), Signal(count_bits)
+        gate2, source2, dest2 = Signal(16), Signal(16), Signal(16)
+        with m.If(step):
+            m.d.sync += [second.eq(issue & ~orders), expert2.eq(index), gate2.eq(gate)]
+            m.d.sync += [source2.eq(source), dest2.eq(dest)]
+        choice = self.scalar_data[16:]
+        by_choice = counts | lists
+        some = Signal()
+        m.d.comb += [
+            count2.eq(Mux(orders, most - index, counters.read_data)),
+            some.eq(Mux(orders, issue, second & (by_choice | counters.read_data.any()))),
+        ]
+        no_expert = Signal()
+        with m.If(~held):
+            m.d.sync += no_expert.eq(0)
+        with m.Elif(counts & second & (choice >= word.experts)):
+            m.d.sync += no_expert.eq(1)
+        number = Signal(max(slot_bits, config.list_bits))
+        m.d.comb += number.eq(Mux(by_choice, choice, count2 - 1))
+
+        # Third stage, with what the item before has written in the cycle of the read.
+        key, expert3, count3 = Signal.like(number), Signal(slot_bits), Signal(count_bits)
+        gate3, source3, dest3 = Signal(16), Signal(16), Signal(16)
+        with m.If(step):
+            m.d.sync += [third.eq(some), key.eq(number), expert3.eq(expert2), count3.eq(count2)]
+            m.d.sync += [gate3.eq(gate2), source3.eq(source2), dest3.eq(dest2)]
+        width = len(equals.read_data)
+        old, new, kept, kept_key, forward = Signal(width), Signal(width), Signal(width), Signal.like(key), Signal()
+        with m.If(step):
+            m.d.sync += [kept.eq(new), kept_key.eq(key), forward.eq(third)]
+        m.d.comb += old.eq(Mux(forward & (kept_key == key), kept, Mux(by_choice, counters.read_data, equals.read_data)))
+        old_low, old_high = old[:count_bits], old[count_bits:]  # tokens or list entry; experts or slot
+        slots, entry = Signal(slot_bits + 1), Signal(count_bits)
+        with m.If(by_choice):
+            m.d.comb += new.eq(old_low + 1)
+        with m.Elif(orders):
+            m.d.comb += new.eq(Cat(entry, slots))
+        with m.Else():
+            m.d.comb += new.eq(Cat((old_low + count3)[:count_bits], (old_high + 1)[: slot_bits + 1]))
+        with m.If(compares & third & (count3 > most)):
+            m.d.sync += most.eq(count3)
+        with m.Elif(counts):
+            m.d.sync += most.eq(0)
+        with m.If(compares):
+            m.d.sync += [slots.eq(0), entry.eq(word.list_base)]
+        with m.Elif(orders & third):
+            m.d.sync += [slots.eq(slots + old_high), entry.eq(entry + old_low)]
+        with m.If(places & through):
+            m.d.sync += self.active.eq(slots)
+
+        # The memories' ports. The counters are swept when no instruction needs them.
+        sweep = Signal(slot_bits)
+        m.d.comb += [
+            counters.read_en.eq(step & Mux(by_choice, second, issue)),
+            counters.read_addr.eq(Mux(by_choice, choice, index)),
+            equals.read_en.eq(some & ~by_choice),
+            equals.read_addr.eq(number),
+        ]
+        with m.If(~cleared):
+            m.d.comb += [counters.write_en.eq(1), counters.write_addr.eq(sweep)]
+            m.d.sync += [sweep.eq(sweep + 1), cleared.eq(sweep == config.expert_slots - 1)]
+        with m.Else():
+            m.d.comb += [
+                counters.write_en.eq(third & step & (by_choice | places)),
+                counters.write_addr.eq(Mux(places, expert3, key)),
+                counters.write_data.eq(Mux(places, old_low, new[:count_bits])),
+            ]
+        with m.If(names[_Phase.POST]):
+            m.d.sync += cleared.eq(0)
+        with m.If(counts):
+            m.d.comb += [equals.write_en.eq(issue), equals.write_addr.eq(index)]
+        with m.Else():
+            m.d.comb += [
+                equals.write_en.eq(third & ~by_choice),
+                equals.write_addr.eq(key),
+                equals.write_data.eq(new),
+            ]
+
+        # What comes out, through registers.
+        write = self.slot_write
+        m.d.sync += write.valid.eq(places & third)
+        with m.If(places & third):
+            m.d.sync += [
+                write.slot.eq(old_high), write.count.eq(count3), write.base.eq(old_low), write.expert.eq(expert3),
+            ]  # fmt: skip
+        with m.If(step):
+            m.d.sync += self.list_valid.eq(lists & third)
+            with m.If(lists & third):
+                m.d.sync += [
+                    self.list_addr.eq(old_low), self.list_entry.source.eq(source3), self.list_entry.dest.eq(dest3),
+                    self.list_entry.gate.eq(gate3),
+                ]  # fmt: skip
+        return through, no_expert
+
+    def _choices(self, m: Module, word: Any, lists: Signal, step: Signal) -> tuple[Any, Signal, Signal, Signal]:
+        """Build the walk over tokens and their choices in LIST; return (place, gate, source, dest) of the choice.
+
+        Place: ``valid``: its gates are here; ``scalar``: where its expert is; ``done``: none is left.
+        """
+        config = self.config
+        place: Any = Signal(data.StructLayout({"valid": 1, "done": 1, "scalar": config.scalar_bits}))
+        token, choice = Signal(10), Signal(4)
+        row, source, dest = Signal(16), Signal(16), Signal(16)
+        first, scalar = Signal(config.scalar_bits), Signal(config.scalar_bits)
+        asked, here = Signal(), Signal()
+        gates = Signal(len(self.gates))
+        gate = Signal(16)
+        m.d.comb += [
+            place.done.eq(token == word.tokens),
+            place.valid.eq(lists & here),
+            place.scalar.eq(scalar),
+            self.row_valid.eq(lists & ~asked & ~here & ~place.done & ~self.halt),
+            self.row.eq(row),
+            gate.eq(gates.word_select(choice, 16)),
+        ]
+        with m.If(~lists):
+            m.d.sync += [
+                token.eq(0), choice.eq(0), row.eq(word.a_base), source.eq(0), dest.eq(word.dest_base),
+                first.eq(word.s_base), scalar.eq(word.s_base), asked.eq(0), here.eq(0),
+            ]  # fmt: skip
+        with m.Elif(self.row_valid & self.row_ready):
+            m.d.sync += asked.eq(1)
+        with m.Elif(asked):
+            m.d.sync += [gates.eq(self.gates), asked.eq(0), here.eq(1)]
+        with m.Elif(here & step):
+            m.d.sync += [choice.eq(choice + 1), scalar.eq(scalar + word.tokens)]
+            with m.If(choice + 1 == word.choices):
+                m.d.sync += [
+                    choice.eq(0), token.eq(token + 1), row.eq(row + word.a_stride), here.eq(0),
+                    source.eq(source + word.source_stride), dest.eq(dest + word.dest_stride),
+                    first.eq(first + 1), scalar.eq(first + 1),
+                ]  # fmt: skip
+        return place, gate, source, dest
