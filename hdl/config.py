@@ -110,7 +110,7 @@ class MachineConfig:
     vcache_tiles: int = 1024
     activation_words: int = 4096
     accumulator_depth: int = 256
-    list_depth: int = 256
+    list_depth: int = 512
     parameter_words: int = 512
     combine_rows: int = 4096
     scalar_depth: int = 1024

@@ -63,7 +63,10 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         help="rtl: the simulated machine, every byte compared with the executor (default); isa: the executor alone",
     )  # fmt: skip
     parser.add_argument(
-        "--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"who finds the experts; default {ROUTINGS[0]}"
+        "--routing",
+        choices=ROUTINGS,
+        default="slots",
+        help="who finds the experts: host, or the machine; default slots",
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens; default 0")

@@ -26,8 +26,9 @@ from sim.timeline import TracedStep
 
 __all__ = ["ROUTINGS", "TRACES", "Generator", "StepRecord"]
 
-ROUTINGS = ("host",)
-"""Who knows the experts of a step: ``host``, the integer model that runs beside the machine finds them first."""
+ROUTINGS = ("host", "slots")
+"""Who finds the experts of a step: ``host``, the integer model beside the machine, before the stream is written (as a
+trace that is replayed knows them); ``slots``, the machine's router, while the stream runs."""
 
 TRACES = ("none", "first", "all")
 """Steps whose trace is kept: none, the first of each phase, all."""
@@ -283,7 +284,8 @@ class Generator:
         plan_chip(self.shape, step_size(self.shape, chunks, self.key_block))  # before the work is done
         expected = self._integer.step(batch)
         try:
-            program = lower_step(self.model, self.memory, chunks, expected.routing, key_block=self.key_block)
+            routing = expected.routing if self.routing == "host" else None
+            program = lower_step(self.model, self.memory, chunks, routing, key_block=self.key_block)
         except A3dError:
             for (cache, _), chunk in zip(batch, chunks, strict=True):
                 cache.length = chunk.position

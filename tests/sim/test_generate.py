@@ -32,7 +32,7 @@ from sim.golden.integer_model import IntegerModel
 from sim.golden.random_checkpoint import random_checkpoint
 from sim.system import Job, SimulatedMachine
 from sim.text.engines import IsaEngine, RtlEngine, find_writer
-from sim.text.generator import Generator, StepRecord
+from sim.text.generator import ROUTINGS, Generator, StepRecord
 from sim.text.model import show, to_tokens
 from sim.text.report import stalls_of, summarise
 from sim.text.sampling import Sampler
@@ -133,10 +133,11 @@ def test_useful_macs_are_those_of_the_matrices() -> None:
     assert step_macs(shape, [Chunk(0, 0, (1, 2, 3))]) == 3 * one - 2 * 32 * 128 + 2 * 2 * 32 * (1 + 2)
 
 
-def test_the_rtl_writes_the_executors_tokens(model: QuantisedModel, machine: SimulatedMachine) -> None:
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_the_rtl_writes_the_executors_tokens(model: QuantisedModel, machine: SimulatedMachine, routing: str) -> None:
     own = prompts(9, 3, 17)
     expected = tokens_of(run_isa(Generator(model, TINY, own, 3)), 3)
-    generator = Generator(model, TINY, own, 3)
+    generator = Generator(model, TINY, own, 3, routing=routing)
     with RtlEngine(TINY, machine=machine) as engine:
         engine.start(generator.memory)
         records = list(generator.run(engine))
@@ -206,7 +207,7 @@ def test_the_writer_of_a_byte_is_found(model: QuantisedModel) -> None:
         ([[1], [2, 128]], 1, {}, "prompt 1: token 128; the model's vocabulary is 0 to 127"),
         ([[1]], 0, {}, "tokens: 0; generate at least 1"),
         ([[1]], 1, {"batch": 0}, "batch: 0; run at least 1"),
-        ([[1]], 1, {"routing": "oracle"}, "routing: 'oracle'; use host"),
+        ([[1]], 1, {"routing": "oracle"}, "routing: 'oracle'; use host or slots"),
         (
             [[1] * 60],
             6,
