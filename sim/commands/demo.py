@@ -39,7 +39,7 @@ from sim.text.engines import simulated_memory_bits
 from sim.text.generator import Generator, StepRecord
 from sim.text.model import read_byte_model
 
-PROMPTS = ("It was a bright cold day in April, and the ", "Elinor ")
+PROMPTS = ("And the king said unto the people, ", "Elinor ")
 """What the demo continues where no prompt is given."""
 
 LAYER_TOKENS = 128
