@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,24 +178,24 @@ def generate(
 def print_report(report: dict[str, Any], title: str) -> None:
     """Print the tables of a generation."""
     phases = {name: report[name] for name in PHASES if report[name]["steps"]}
-    rows = []
-    for name, own in {**phases, "total": report["total"]}.items():
-        cycles = own["cycles"]
-        rows.append(
-            [
-                name, own["steps"], own["tokens"], cycles, None if cycles is None else round(cycles / own["tokens"]),
-                _percent(own["utilisation"]), own["bytes_0"], own["bytes_1"], _round(own["waves_per_tile_read"]),
-                _percent(own["vcache_hits"]), round(own["wall_s"], 1), _round(own["cycles_per_s"], 0),
-            ]
-        )  # fmt: skip
+    columns = [*phases.values(), report["total"]]
+    quantities: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
+        ("steps", lambda own: own["steps"]),
+        ("tokens through the machine", lambda own: own["tokens"]),
+        ("cycles", lambda own: own["cycles"]),
+        ("cycles per token", lambda own: None if own["cycles"] is None else round(own["cycles"] / own["tokens"])),
+        ("PE utilisation %", lambda own: _percent(own["utilisation"])),
+        ("bytes in channel group 0", lambda own: own["bytes_0"]),
+        ("bytes in channel group 1", lambda own: own["bytes_1"]),
+        ("V-Cache tile reads", lambda own: own["tile_reads"]),
+        ("waves per tile read", lambda own: _round(own["waves_per_tile_read"])),
+        ("V-Cache hits % (tile reads without a load)", lambda own: _percent(own["vcache_hits"])),
+        ("wall-clock s", lambda own: round(own["wall_s"], 1)),
+        ("simulated cycles per s", lambda own: _round(own["cycles_per_s"], 0)),
+    )
     print_table(
-        rows,
-        (
-            "phase", "steps", "tokens", "cycles", "cycles/token", "PE util %", "bytes group 0", "bytes group 1",
-            "waves/tile read", "V-Cache hits %", "wall s", "cycles/s",
-        ),
-        title=title,
-    )  # fmt: skip
+        [[name, *(value(own) for own in columns)] for name, value in quantities], ("", *phases, "total"), title=title
+    )
     losses = loss_rows(phases)
     if losses:
         print_table(

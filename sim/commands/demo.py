@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,21 +114,27 @@ def _measure(
 def _print_layers(report: dict[str, Any], picture: Path) -> None:
     """Print and draw the experts alone."""
     name = report["config"]["name"]
-    print_table(
-        [
-            [
-                entry["layer"], entry["tokens"], entry["experts"], entry["gang"], entry["cycles"],
-                round(100 * entry["utilisation"], 1), round(entry["bound_cycles"]), entry["bytes_0"], entry["bytes_1"],
-                round(entry["reuse"], 1), entry["edge_cycles"],
-                None if entry["edge_utilisation"] is None else round(100 * entry["edge_utilisation"], 1),
-            ]
-            for entry in report["layers"]
-        ],
+    layers = report["layers"]
+    quantities: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
+        ("tokens", lambda own: own["tokens"]),
+        ("experts used", lambda own: own["experts"]),
+        ("mapping", lambda own: own["gang"]),
+        ("cycles", lambda own: own["cycles"]),
+        ("bound (cycles)", lambda own: round(own["bound_cycles"])),
+        ("PE utilisation %", lambda own: round(100 * own["utilisation"], 1)),
+        ("bytes in channel group 0", lambda own: own["bytes_0"]),
+        ("bytes in channel group 1", lambda own: own["bytes_1"]),
+        ("waves per tile read", lambda own: round(own["reuse"], 1)),
+        ("edge-fed array: cycles", lambda own: own["edge_cycles"]),
         (
-            "layer", "tokens", "experts", "mapping", "cycles", "PE util %", "bound", "bytes group 0", "bytes group 1",
-            "waves/tile read", "edge cycles", "edge util %",
+            "edge-fed array: PE utilisation %",
+            lambda own: None if own["edge_utilisation"] is None else round(100 * own["edge_utilisation"], 1),
         ),
+    )
+    print_table(
+        [[text, *(value(own) for own in layers)] for text, value in quantities],
+        ("", *(f"layer {own['layer']}" for own in layers)),
         title=f"The experts of each layer alone on {name}, and on its edge-fed control (RTL simulation)",
-    )  # fmt: skip
+    )
     draw(report, picture)
     print(f"picture: {picture}")
