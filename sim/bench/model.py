@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig
-from sim.text.engines import RtlEngine
+from sim.system import SimulatedMachine
+from sim.text.engines import RtlEngine, simulated_memory_bits
 from sim.text.generator import Generator, StepRecord
 from sim.text.model import read_byte_model
 from sim.text.report import stalls_of
@@ -111,8 +112,11 @@ class ModelBench:
         MismatchError
             The machine and the executor differ.
         """
+        # One simulator for all, with memory for the largest batch.
+        bits = max(simulated_memory_bits(generator.memory) for generator in self._generators)
+        machine = SimulatedMachine(self.config, memory_bits=bits)
         for generator in self._generators:
-            with RtlEngine(self.config) as engine:
+            with RtlEngine(self.config, machine=machine) as engine:
                 engine.start(generator.memory)
                 records = []
                 for record in generator.run(engine):

@@ -14,6 +14,10 @@ __all__ = ["SOURCES", "render_results"]
 
 SOURCES = {
     "demo": ("demo/report.json", "a3d demo"),
+    "model": ("bench/model.json", "a3d bench model --json build/bench/model.json"),
+    "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
+    "exactness": ("bench/exactness.json", "a3d bench exactness --json build/bench/exactness.json"),
+    "quality": ("bench/quality.json", "a3d bench quality --bytes 65536 --json build/bench/quality.json"),
     "utilisation": ("bench/utilisation.json", "a3d bench utilisation --json build/bench/utilisation.json"),
     "simspeed": ("bench/simspeed.json", "a3d bench simspeed --json build/bench/simspeed.json"),
     "generate": ("bench/generate.json", "a3d bench generate --json build/bench/generate.json"),
@@ -112,7 +116,46 @@ def _generate(data: dict[str, Any]) -> list[str]:
     return lines + _table(("preset", "seconds", "Verilog bytes", "modules", "instances"), rows)
 
 
+def _model(data: dict[str, Any]) -> list[str]:
+    points = data["points"]
+    rows = [
+        [
+            p["phase"], p["batch"], p["tokens"], p["cycles"], round(p["roofline_cycles"]), p["bound"],
+            _percent(p["roofline_fraction"]), _percent(p["utilisation"]), p["bytes"], p["compulsory_bytes"],
+        ]
+        for p in points
+    ]  # fmt: skip
+    head: Sequence[str] = (
+        "phase", "batch", "tokens", "cycles", "roofline (cycles)", "bound", "of the roofline", "PE utilisation",
+        "bytes", "compulsory bytes",
+    )  # fmt: skip
+    lines = [f"Configuration `{data['config']['name']}`, sequential policy, routing `{data['routing']}`.", ""]
+    lines += [*_table(head, rows), "", "Where the cycles of each unit went (each row adds up to 100 %):", ""]
+    parts = [
+        [f"{p['phase']} {p['batch']}", unit, _shares(cycles)] for p in points for unit, cycles in p["stalls"].items()
+    ]
+    return lines + _table(("step", "unit", "cycles"), parts)
+
+
+def _shares(cycles: dict[str, int]) -> str:
+    total = sum(cycles.values())
+    return ", ".join(f"{name} {_percent(n / total)}" for name, n in cycles.items() if n)
+
+
+def _facts(data: dict[str, Any]) -> list[str]:
+    rows = [
+        [f"`{name}`", f"{value:.4f}" if isinstance(value, float) else value]
+        for name, value in data.items()
+        if name != "config"
+    ]
+    return _table(("quantity", "value"), rows)
+
+
 _SECTIONS = {
+    "model": ("Steps of the language model, routing known to the host", _model),
+    "slots": ("Steps of the language model, routed by the machine", _model),
+    "exactness": ("The RTL against the executor", _facts),
+    "quality": ("The machine's integers against the float model", _facts),
     "demo": ("The demo: text, and the experts alone", _demo),
     "utilisation": ("PE utilisation", _utilisation),
     "simspeed": ("Simulation speed", _simspeed),
