@@ -57,6 +57,7 @@ class MachineSession:
             "memory_bytes": self._machine.memory_bytes,
             "folder": str(folder),
             "serve": True,
+            "parent": os.getpid(),
             "results": str(folder / "results.json"),
             "jobs": [],
         }

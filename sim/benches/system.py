@@ -117,9 +117,9 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
     return result
 
 
-def served(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the jobs that another process puts into a folder, until it says that there are no more or is gone."""
-    parent, number = os.getppid(), 0
+def served(folder: Path, parent: int) -> Iterator[dict[str, Any]]:
+    """Yield the jobs that the parent process puts into a folder, until it says that there are no more or is gone."""
+    number = 0
     while True:
         path = folder / f"job{number}.json"
         while not path.exists():
@@ -189,7 +189,11 @@ async def jobs(dut: Any) -> None:
     await ClockCycles(dut.clk, 4)
     dut.rst.value = 0
     results = []
-    for job in served(Path(description["folder"])) if description["serve"] else description["jobs"]:
+    for job in (
+        served(Path(description["folder"]), description.get("parent", os.getppid()))
+        if description["serve"]
+        else description["jobs"]
+    ):
         results.append(await run_job(dut, axil, job))
         scratch = Path(description["results"] + ".tmp")
         scratch.write_text(json.dumps(results))
