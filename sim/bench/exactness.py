@@ -47,7 +47,7 @@ class ExactnessBench:
     """
 
     def __init__(
-        self, folder: Path, config: MachineConfig, *, batch: int, prefill: int, steps: int, routing: str = "host"
+        self, folder: Path, config: MachineConfig, *, batch: int, prefill: int, steps: int, routing: str = "slots"
     ) -> None:
         model = read_byte_model(folder, config)
         mean = -(-prefill // max(1, batch))

@@ -68,7 +68,7 @@ def add_parser(subparsers: Subparsers) -> None:
     exactness.add_argument("--batch", type=int, default=8, help="sequences of different lengths; default 8")
     exactness.add_argument("--prefill", type=int, default=256, metavar="N", help="least tokens of prompts; default 256")
     exactness.add_argument("--steps", type=int, default=128, help="decode steps; default 128")
-    exactness.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
+    exactness.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
     add_json_option(exactness)
     model = kinds.add_parser("model", help="steps of a language model on the RTL, against the roofline")
     model.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
