@@ -50,6 +50,8 @@ def random_instruction(rng: random.Random, config: MachineConfig) -> bytes:
             "count": rng.randrange(1, config.list_depth),
             "addr": rng.randrange(1 << 10),
         }
+        if kind in (LoadDest.VCACHE, LoadDest.PARAMETER) and rng.random() < 0.3:
+            values |= {"slot_en": 1, "slot": rng.randrange(config.expert_slots + 1), "slot_stride": rng.randrange(99)}
     elif opcode == Opcode.STORE:
         values = {
             "format": rng.choice(list(StoreFormat)),
@@ -79,6 +81,12 @@ def random_instruction(rng: random.Random, config: MachineConfig) -> bytes:
         }
     elif opcode == Opcode.VECTOR:
         values = random_vector(rng, config)
+    elif opcode == Opcode.ROUTE:
+        values = {
+            "tokens": rng.choice([0, 1, 5, 1023]),
+            "choices": rng.choice([0, 1, 2, min(15, config.columns), 15]),
+            "experts": rng.choice([0, 1, config.expert_slots, min(511, config.expert_slots + 1)]),
+        }
     if opcode not in (Opcode.NOP, Opcode.END):
         values |= {"wait0_sem": 1, "wait0_count": rng.randrange(3), "wait1_sem": 2, "wait1_count": rng.randrange(3)}
         values |= {"post0_en": rng.randrange(2), "post0_sem": rng.randrange(config.semaphores)}
@@ -126,7 +134,7 @@ def static_code(word: bytes, config: MachineConfig) -> int:
         return 0
     if violation.code == ErrorCode.RANGE:
         opcode = word[0] & 0x3F
-        if opcode == Opcode.VECTOR or (opcode == Opcode.GEMM and violation.field != "tokens"):
+        if opcode in (Opcode.VECTOR, Opcode.ROUTE) or (opcode == Opcode.GEMM and violation.field != "tokens"):
             return 0
     return int(violation.code)
 
@@ -139,7 +147,9 @@ def target_queues(word: bytes, config: MachineConfig) -> int:
     if instruction.opcode == Opcode.LOAD:
         groups = (0, 1) if instruction["format"] == Format.PAIR else (instruction["group"],)
         return sum(1 << load_queue(config, group) for group in groups)
-    return {Opcode.STORE: 1 << store_queue(config), Opcode.VECTOR: 1 << vector_queue(config)}.get(instruction.opcode, 0)
+    vector = 1 << vector_queue(config)
+    queues = {Opcode.STORE: 1 << store_queue(config), Opcode.VECTOR: vector, Opcode.ROUTE: vector}
+    return queues.get(instruction.opcode, 0)
 
 
 @pytest.mark.parametrize("name", ["nano", "tiny", "small"])
