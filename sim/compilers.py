@@ -14,6 +14,19 @@ Icarus 11                                            10,000
 ==================================================  =======
 
 ``-march=native`` is left out: five percent do not pay for a cache that breaks on the next machine.
+
+On `small` (1,024 PEs), driven from C++ instead of cocotb: cycles per second of processor time with all PEs busy and in
+a language model's prefill (best of three, beside other work), and the processor time of the C++ compiler:
+
+==================================================  =======  =======  =====
+flat, ``-O3``                                        79,000   97,000  199 s
+flat, ``-O1``                                        68,000   78,000   90 s
+``-O3`` without the bench's register for the reset   54,000   66,000  304 s
+code shared by equal instances (``no_inline``,
+``-fno-gate``, ``-fno-dfg-scoped``)                  25,000   24,000  110 s
+==================================================  =======  =======  =====
+
+`docs/decisions/0009-registered-bench-inputs.md` says why.
 """
 
 import os

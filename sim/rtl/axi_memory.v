@@ -194,7 +194,7 @@ module axi_memory #(
         dump_before <= dump;
         if (load && !load_before && $value$plusargs({NAME, "_load=%s"}, path)) $readmemh(path, mem);
         if (dump && !dump_before && $value$plusargs({NAME, "_dump=%s"}, path)) begin
-            file = $fopen(path, "wb");   // $writememh takes a hundred times as long, and reading it back again
+            file = $fopen(path, "wb");   // half the time of $writememh, and read back in a twentieth
             for (i = dump_first; i <= dump_last; i = i + 1) $fwrite(file, "%u", mem[i]);
             $fclose(file);
         end
