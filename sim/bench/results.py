@@ -163,14 +163,22 @@ _SECTIONS = {
 }
 
 
-def render_results(build: Path) -> str:
+def render_results(build: Path, previous: str = "") -> str:
     """Return the Markdown text of ``docs/results.md`` from the reports below `build`.
+
+    Parameters
+    ----------
+    build : path
+        Folder of the reports.
+    previous : str
+        The page as it was: sections whose report is not there are taken from it.
 
     Raises
     ------
     A3dError
-        A report is missing; the message names the command that writes it.
+        A report is missing and the page has no such section; the message names the command that writes it.
     """
+    kept = {part.partition("\n")[0]: part.rstrip() for part in previous.split("\n## ")[1:]}
     lines = [
         "# Results",
         "",
@@ -178,10 +186,13 @@ def render_results(build: Path) -> str:
     ]
     for name, (file, command) in SOURCES.items():
         path = build / file
+        title, render = _SECTIONS[name]
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise A3dError(f"report: {path} cannot be read ({error.strerror}); run `{command}` first") from error
-        title, render = _SECTIONS[name]
+            if title not in kept:
+                raise A3dError(f"report: {path} cannot be read ({error.strerror}); run `{command}` first") from error
+            lines += ["", f"## {kept[title]}"]
+            continue
         lines += ["", f"## {title}", "", f"Command: `{command}`", "", *render(data)]
     return "\n".join(lines) + "\n"

@@ -19,8 +19,11 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    name, text = ("reference.md", render_reference()) if args.reference else ("results.md", render_results(args.build))
-    target = args.docs / name
+    target = args.docs / ("reference.md" if args.reference else "results.md")
+    if args.reference:
+        text = render_reference()
+    else:
+        text = render_results(args.build, target.read_text(encoding="utf-8") if target.is_file() else "")
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_suffix(".tmp")
     scratch.write_text(text, encoding="utf-8")
