@@ -10,46 +10,34 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import Dest, Format, LoadDest, Mode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
+from hdl.isa import Dest, LoadDest, Mode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
 from scheduler.fixed_point import GATE_IN_BITS, GATE_MULT, GATE_RECIP, GATE_SHIFT, gate_scale_shift
 from scheduler.language.batch import Routing
 from scheduler.language.dense import lower_norm
+from scheduler.language.expert_lanes import LaneJob, load_job, run_lanes
 from scheduler.language.shape import LoweringError
 from scheduler.language.work import Work
-from scheduler.placement import Part
 
 __all__ = ["ExpertQueues", "lower_choices", "lower_router"]
 
 assert GATE_IN_BITS == 32
 
 
-@dataclass(eq=False)
-class _Job:
-    """One expert on one tier.
+@dataclass(eq=False, kw_only=True)
+class _Job(LaneJob):
+    """One expert on one tier, with its tokens.
 
     Attributes
     ----------
-    layer, expert : int
-    tokens, gates : arrays [n]
+    tokens, gates : arrays [count]
         Tokens that chose it.
     number : int
-        Place in the tier's queue, over all layers; its slot is ``number`` modulo the slots.
-    tag : int
-        Fill tag.
-    loaded : bool
-        Whether its loads have been emitted.
-    lists : list of int
-        First list entry of each chunk of tokens.
+        Place in the tier's queue, over all layers.
     """
 
-    layer: int
-    expert: int
     tokens: npt.NDArray[np.int64]
     gates: npt.NDArray[np.int64]
     number: int = 0
-    tag: int = 0
-    loaded: bool = False
-    lists: list[int] | None = None
 
 
 def lower_router(work: Work, layer: int, first: int, count: int) -> Iterator[int]:
@@ -136,13 +124,14 @@ class ExpertQueues:
             for tier, lane in enumerate(lanes):
                 for job in lane:
                     job.number = len(self._queues[tier])
+                    job.place = job.number % len(work.chip.slots)
                     self._queues[tier].append(job)
             self._layers.append(lanes)
 
     def _cost(self, job: _Job) -> int:
         """Return the cycles of a job: its waves, or its weights' share of the bandwidth."""
         shape = self._work.shape
-        waves = job.tokens.size * shape.expert_tiles
+        waves = job.count * shape.expert_tiles
         beats = shape.expert_tiles * shape.config.fill_words * shape.config.tiers
         return int(max(waves, beats))
 
@@ -151,7 +140,12 @@ class ExpertQueues:
         jobs = []
         for expert in np.unique(routing.experts).tolist():
             tokens, places = np.nonzero(routing.experts == expert)
-            jobs.append(_Job(layer, expert, tokens, routing.gates[tokens, places].astype(np.int64)))
+            gates = routing.gates[tokens, places].astype(np.int64)
+            jobs.append(
+                _Job(
+                    layer=layer, name=f"expert {expert}", expert=expert, count=tokens.size, tokens=tokens, gates=gates
+                )
+            )  # fmt: skip
         return jobs
 
     def prime(self) -> None:
@@ -160,22 +154,20 @@ class ExpertQueues:
         for place in range(slots):
             for tier, queue in enumerate(self._queues):
                 if place < len(queue):
-                    self._work.background.append(partial(self._load, tier, queue[place]))
+                    self._work.background.append(partial(load_job, self._work, tier, queue[place]))
 
     def load_lists(self, layer: int) -> None:
         """Emit the loads of a layer's token lists."""
         work, shape = self._work, self._work.shape
         for tier, lane in enumerate(self._layers[layer]):
             entries, count = [], 0
-            waiting: list[_Job] = []
             for job in lane:
-                table = np.zeros((job.tokens.size, 4), dtype="<u2")
+                table = np.zeros((job.count, 4), dtype="<u2")
                 table[:, 0] = job.tokens * shape.hidden_words
                 table[:, 1] = job.tokens * shape.hidden_rows
                 table[:, 2] = job.gates
                 entries.append(table)
-                waiting.append(job)
-                count += job.tokens.size
+                count += job.count
             if not count:
                 continue
             ring = work.lists[tier]
@@ -190,9 +182,9 @@ class ExpertQueues:
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
                 count=count, addr=symbol.units,
             )  # fmt: skip
-            for job in waiting:
-                job.lists = [first + done for done in range(0, job.tokens.size, work.chip.chunk)]
-                first += job.tokens.size
+            for job in lane:
+                job.entry = first
+                first += job.count
 
     def run(self, layer: int) -> None:
         """Emit a layer's experts.
@@ -205,92 +197,20 @@ class ExpertQueues:
         lanes = self._layers[layer]
         self._clock = [0] * len(lanes)
         self._load_clock = 0
-        self._phase = max(sum(job.tokens.size for job in lane) for lane in lanes) * self._work.shape.expert_tiles
-        # (job, chunk) of every lane; a chunk's down projection comes after the next chunk's up projection.
-        work = self._work
-        steps = [
-            [(job, chunk) for job in lane for chunk in range(-(-job.tokens.size // work.chip.chunk))] for lane in lanes
-        ]
-        for place in range(max((len(s) for s in steps), default=0) + 1):
-            for tier, own in enumerate(steps):
-                ahead = place < len(own) and own[place][0].loaded
-                if ahead:
-                    self._up(tier, *own[place], place % 2)
-                if 0 < place <= len(own):
-                    self._down(tier, *own[place - 1], (place - 1) % 2)
-                    if place == len(own) or own[place][0] is not own[place - 1][0]:
-                        self._next_load(tier, own[place - 1][0])
-                if place < len(own) and not ahead:  # its slot has only now become free
-                    self._up(tier, *own[place], place % 2)
+        self._phase = max(sum(job.count for job in lane) for lane in lanes) * self._work.shape.expert_tiles
+        run_lanes(self._work, lanes, self._next_load)
 
     def _next_load(self, tier: int, done: _Job) -> None:
         shape = self._work.shape
-        self._clock[tier] += done.tokens.size * shape.expert_tiles
+        self._clock[tier] += done.count * shape.expert_tiles
         following = done.number + len(self._work.chip.slots)
         if following >= len(self._queues[tier]):
             return
         job = self._queues[tier][following]
-        load = partial(self._load, tier, job)
+        load = partial(load_job, self._work, tier, job)
         end = max(self._load_clock, self._clock[tier]) + shape.expert_tiles * shape.config.fill_words
         if end <= self._phase or job.layer == done.layer:
             self._load_clock = end
             load()
         else:
             self._work.background.append(load)
-
-    def _load(self, tier: int, job: _Job) -> None:
-        work, shape = self._work, self._work.shape
-        slot = job.number % len(work.chip.slots)
-        job.tag = work.next_tag()
-        job.loaded = True
-        name = f"layer{job.layer}.expert{job.expert}"
-        words = work.memory.symbol(f"{name}.words")
-        before, work.emitter.layer = work.emitter.layer, job.layer
-        work.emitter.load(
-            f"expert {job.expert} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
-            dest_base=work.chip.slot_words[slot], count=shape.expert_words, addr=words.units,
-        )  # fmt: skip
-        base = work.chip.slots[slot]
-        for part, count in (
-            (Part.UP, shape.up_tiles * shape.hidden_words), (Part.DOWN, shape.hidden_rows * shape.inner_words)
-        ):  # fmt: skip
-            high, low = work.memory.planes(f"{name}.{part}")
-            work.emitter.load(
-                f"expert {job.expert} {part}", format=Format.PAIR, group=high.group, dest_tiers=1 << tier,
-                dest_base=base, count=count, tag=job.tag, addr=high.units, addr_low=low.units,
-            )  # fmt: skip
-            base += count
-        work.emitter.layer = before
-
-    def _chunk(self, job: _Job, chunk: int) -> tuple[int, int]:
-        """Return (tokens, first list entry) of a chunk."""
-        size = self._work.chip.chunk
-        assert job.lists is not None
-        return min(size, job.tokens.size - chunk * size), job.lists[chunk]
-
-    def _up(self, tier: int, job: _Job, chunk: int, parity: int) -> None:
-        work, shape = self._work, self._work.shape
-        tokens, entry = self._chunk(job, chunk)
-        slot = job.number % len(work.chip.slots)
-        expert = work.model.layers[job.layer].experts.experts[job.expert]
-        words = work.chip.words["experts"]
-        work.emitter.gemm(
-            f"expert {job.expert} up", tier_base=tier, tier_count=1, tokens=tokens, k_slices=shape.hidden_words,
-            n_tiles=shape.up_tiles, vcache_base=work.chip.slots[slot], tag=job.tag, act_base=words["x"], act_list=1,
-            list_base=entry, mode=Mode.SWIGLU, shift=expert.up_shift, post_mult=expert.post_mult,
-            post_shift=expert.post_shift, param_base=work.chip.slot_words[slot], dest_kind=Dest.ACTIVATION,
-            dest_base=words["h"] + parity * work.chip.chunk * shape.inner_words, dest_stride=shape.inner_words,
-        )  # fmt: skip
-
-    def _down(self, tier: int, job: _Job, chunk: int, parity: int) -> None:
-        work, shape = self._work, self._work.shape
-        tokens, entry = self._chunk(job, chunk)
-        slot = job.number % len(work.chip.slots)
-        expert = work.model.layers[job.layer].experts.experts[job.expert]
-        work.emitter.gemm(
-            f"expert {job.expert} down", tier_base=tier, tier_count=1, tokens=tokens, k_slices=shape.inner_words,
-            n_tiles=shape.hidden_rows, vcache_base=work.chip.slots[slot] + shape.up_tiles * shape.hidden_words,
-            tag=job.tag, act_base=work.chip.words["experts"]["h"] + parity * work.chip.chunk * shape.inner_words,
-            act_stride=shape.inner_words, list_base=entry, dest_list=1, mode=Mode.REQUANT16, shift=expert.down_shift,
-            param_base=work.chip.slot_words[slot] + shape.up_tiles, dest_kind=Dest.COMBINE, accumulate=1,
-        )  # fmt: skip

@@ -9,39 +9,16 @@ addresses and experts, and skips what is empty.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
 
-from hdl.isa import Dest, Format, LoadDest, Mode
 from hdl.slots import MAX_CHOICES
+from scheduler.language.expert_lanes import LaneJob, load_job, run_lanes
 from scheduler.language.shape import LoweringError
 from scheduler.language.work import Work
-from scheduler.placement import Part, Placement
+from scheduler.placement import Placement
 from scheduler.quantise import QuantisedExpert
 
 __all__ = ["SlotQueues"]
-
-
-@dataclass
-class _Job:
-    """One slot on its tier.
-
-    Attributes
-    ----------
-    slot, tokens : int
-        Its number, and the most tokens that it can have.
-    place : int
-        Which of the tier's places for an expert's weights it uses.
-    tag : int
-        Fill tag.
-    loaded : bool
-        Whether its loads have been emitted.
-    """
-
-    slot: int
-    tokens: int
-    place: int
-    tag: int = 0
-    loaded: bool = False
 
 
 class SlotQueues:
@@ -98,34 +75,26 @@ class SlotQueues:
             work.background.popleft()()
         self._route()
         tiers, choices = shape.config.tiers, work.chip.size.tokens * shape.chosen
-        lanes: list[list[_Job]] = [[] for _ in range(tiers)]
+        lanes: list[list[LaneJob]] = [[] for _ in range(tiers)]
         for slot in range(min(shape.experts, choices)):
             tier = slot % tiers
-            tokens = min(work.chip.size.tokens, choices // (slot + 1))
-            lanes[tier].append(_Job(slot, tokens, self._placed[tier] % len(work.chip.slots)))
+            lanes[tier].append(
+                LaneJob(
+                    layer=layer, name=f"slot {slot}", expert=0, count=min(work.chip.size.tokens, choices // (slot + 1)),
+                    place=self._placed[tier] % len(work.chip.slots), slot={"slot_en": 1, "slot": slot},
+                )
+            )  # fmt: skip
             self._placed[tier] += 1
-        for place in range(len(work.chip.slots)):
-            for tier, lane in enumerate(lanes):
-                if place < len(lane):
-                    self._load(layer, tier, lane[place])
-        # As with routing known to the host: a chunk's down projection comes after the next chunk's up projection.
-        steps = [
-            [(n, first) for n, job in enumerate(lane) for first in range(0, job.tokens, work.chip.chunk)]
-            for lane in lanes
-        ]
-        for place in range(max(len(s) for s in steps) + 1):
-            for tier, (lane, own) in enumerate(zip(lanes, steps, strict=True)):
-                ahead = place < len(own) and lane[own[place][0]].loaded
-                if ahead:
-                    self._up(layer, tier, lane[own[place][0]], own[place][1], place % 2)
-                if 0 < place <= len(own):
-                    number, first = own[place - 1]
-                    self._down(layer, tier, lane[number], first, (place - 1) % 2)
-                    following = number + len(work.chip.slots)
-                    if (place == len(own) or own[place][0] != number) and following < len(lane):
-                        self._load(layer, tier, lane[following])
-                if place < len(own) and not ahead:  # its place has only now become free
-                    self._up(layer, tier, lane[own[place][0]], own[place][1], place % 2)
+        waiting = [deque(lane) for lane in lanes]
+        for _ in work.chip.slots:
+            for tier in range(tiers):
+                self._load_next(waiting, tier)
+        run_lanes(work, lanes, lambda tier, _: self._load_next(waiting, tier))
+
+    def _load_next(self, waiting: list[deque[LaneJob]], tier: int) -> None:
+        """Load the next slot's expert of a tier."""
+        if waiting[tier]:
+            load_job(self._work, tier, waiting[tier].popleft())
 
     def _route(self) -> None:
         work, shape, chip = self._work, self._work.shape, self._work.chip
@@ -134,59 +103,6 @@ class SlotQueues:
             s_base=chip.scalars["experts"]["choice"], a_base=chip.rows["experts"]["gates"], a_stride=1,
             list_base=work.lists[0].take(chip.size.tokens * shape.chosen), source_stride=shape.hidden_words,
             dest_stride=shape.hidden_rows,
-        )  # fmt: skip
-
-    def _load(self, layer: int, tier: int, job: _Job) -> None:
-        """Emit the loads of a slot's expert; the addresses are those of expert 0."""
-        work, shape = self._work, self._work.shape
-        job.tag = work.next_tag()
-        job.loaded = True
-        name, slot = f"layer{layer}.expert0", {"slot_en": 1, "slot": job.slot}
-        words = work.memory.symbol(f"{name}.words")
-        work.emitter.load(
-            f"slot {job.slot} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
-            dest_base=work.chip.slot_words[job.place], count=shape.expert_words, addr=words.units,
-            slot_stride=work.memory.stride(f"layer{layer}.words"), **slot,
-        )  # fmt: skip
-        base = work.chip.slots[job.place]
-        for part, count in (
-            (Part.UP, shape.up_tiles * shape.hidden_words), (Part.DOWN, shape.hidden_rows * shape.inner_words)
-        ):  # fmt: skip
-            high, low = work.memory.planes(f"{name}.{part}")
-            work.emitter.load(
-                f"slot {job.slot} {part}", format=Format.PAIR, group=high.group, dest_tiers=1 << tier, dest_base=base,
-                count=count, tag=job.tag, addr=high.units, addr_low=low.units,
-                slot_stride=work.memory.stride(f"layer{layer}.{part}"), **slot,
-            )  # fmt: skip
-            base += count
-
-    def _common(self, tier: int, job: _Job, first: int) -> dict[str, int]:
-        tokens = min(self._work.chip.chunk, job.tokens - first)
-        return {
-            "tier_base": tier, "tier_count": 1, "tokens": tokens, "tag": job.tag, "list_base": first, "slot_en": 1,
-            "slot": job.slot,
-        }  # fmt: skip
-
-    def _up(self, layer: int, tier: int, job: _Job, first: int, parity: int) -> None:
-        work, shape, chip = self._work, self._work.shape, self._work.chip
-        expert, words = work.model.layers[layer].experts.experts[0], chip.words["experts"]
-        work.emitter.gemm(
-            f"slot {job.slot} up", **self._common(tier, job, first), k_slices=shape.hidden_words,
-            n_tiles=shape.up_tiles, vcache_base=chip.slots[job.place], act_base=words["x"], act_list=1,
-            mode=Mode.SWIGLU, shift=expert.up_shift, post_mult=expert.post_mult, post_shift=expert.post_shift,
-            param_base=chip.slot_words[job.place], dest_kind=Dest.ACTIVATION,
-            dest_base=words["h"] + parity * chip.chunk * shape.inner_words, dest_stride=shape.inner_words,
-        )  # fmt: skip
-
-    def _down(self, layer: int, tier: int, job: _Job, first: int, parity: int) -> None:
-        work, shape, chip = self._work, self._work.shape, self._work.chip
-        work.emitter.gemm(
-            f"slot {job.slot} down", **self._common(tier, job, first), k_slices=shape.inner_words,
-            n_tiles=shape.hidden_rows, vcache_base=chip.slots[job.place] + shape.up_tiles * shape.hidden_words,
-            act_base=chip.words["experts"]["h"] + parity * chip.chunk * shape.inner_words,
-            act_stride=shape.inner_words, dest_list=1, mode=Mode.REQUANT16,
-            shift=work.model.layers[layer].experts.experts[0].down_shift,
-            param_base=chip.slot_words[job.place] + shape.up_tiles, dest_kind=Dest.COMBINE, accumulate=1,
         )  # fmt: skip
 
 
