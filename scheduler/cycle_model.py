@@ -5,7 +5,8 @@ Event-driven at the level of instructions. Queues, the in-order dispatcher, sema
 of all units are modelled as ``docs/architecture.md`` and ``docs/vector.md`` state them; pipelines inside a unit are
 latencies. Instructions with a slot take as long as if the slot had the most tokens. Conflicts on the result bus and on
 the banks of the combine buffer are not modelled, nor are refreshes and random stalls of the memory.
-``tests/scheduler/test_cycle_model.py`` holds it against counters of the emitted machine.
+``a3d bench model`` prints its forecast beside the cycles of the emitted machine, and ``tests/sim/test_cycle_model.py``
+holds the two against each other.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class CycleModel:
     config : MachineConfig
         The machine.
     instructions : sequence of Instruction
-        The stream, END included.
+        The stream; END and NOP take no time.
     latency : int
         Cycles of the memories from a read request to its first beat.
 
@@ -210,7 +211,7 @@ class CycleModel:
         runner(number, instruction, queues)
 
     def _release(self, queues: Sequence[str], cycle: int) -> None:
-        """Let the units take their next instruction in a cycle."""
+        """Let units that have begun take their next instruction in a cycle."""
 
         def free() -> None:
             for queue in queues:
@@ -218,9 +219,6 @@ class CycleModel:
             for queue in queues:
                 self._take(queue)
 
-        for queue in queues:
-            self._held[queue] = -1 if self._held[queue] is None else self._held[queue]
-            self._granted[queue] = True
         self._at(cycle, free)
 
     def _record(self, queues: Sequence[str], number: int, start: int, end: int) -> None:
@@ -243,7 +241,7 @@ class CycleModel:
         base, tag = instruction["vcache_base"], instruction["tag"]
         tiers = [int(q[4:]) for q in queues]
         # Loads that the tiles come from have been granted before, but for those that stream in.
-        waits = [max(self._filled.get((t, base + n, tag), 0) for t in tiers) for n in (range(tiles))]
+        waits = [max(self._filled.get((t, base + n, tag), 0) for t in tiers) for n in range(tiles)]
         cycle = start
         for there in waits:
             cycle = max(cycle, there) + tokens
@@ -252,7 +250,7 @@ class CycleModel:
         self._record(queues, number, start, cycle)
         self._release(queues, start + 1)
         end = cycle + self.config.rows + ROW
-        for place, _ in enumerate(maker_tiers(instruction)):
+        for place in range(len(maker_tiers(instruction))):
             self._at(end + place, lambda: self._post(number))
 
     def _load(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
@@ -303,7 +301,7 @@ class CycleModel:
 
 
 def simulate(config: MachineConfig, instructions: Sequence[Instruction], *, latency: int = 40) -> CycleModel:
-    """Run a stream (END included) through the model and return it."""
-    model = CycleModel(config, [i for i in instructions if i.opcode not in (Opcode.END, Opcode.NOP)], latency=latency)
+    """Run a stream through the model and return it."""
+    model = CycleModel(config, instructions, latency=latency)
     model.run()
     return model

@@ -80,7 +80,7 @@ MUTANTS = (
     Mutant("edge feed: a tile counts as shifted in one cycle early", "hdl/control/edge.py",
            "timer.eq(config.rows - 1)", "timer.eq(config.rows - 2)",
            "tests/hdl/control/test_sequencers.py -k edge"),
-    Mutant("dispatcher: a gang's last tier does not get the instruction", "hdl/control/dispatcher.py",
+    Mutant("dispatcher: a gang's last tier does not get the instruction", "hdl/control/checker.py",
            "(tier < gemm.tier_base + gemm.tier_count)", "(tier + 1 < gemm.tier_base + gemm.tier_count)",
            "tests/hdl/control/test_dispatcher.py"),
     Mutant("bursts: the split at the boundary is one beat late", "hdl/memory/bursts.py",

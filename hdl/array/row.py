@@ -117,7 +117,7 @@ class ArrayRow(wiring.Component):
 
     def stationary_source(self, m: Module, platform: object, wave: Any) -> Value:
         """Return the stationary word (8 x columns bits) that the PEs load in stage t+1, where `wave` is visible."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define stationary_source()")
 
     def stationary_sink(self, m: Module, stationary: Value) -> None:
         """Use the PEs' stationary registers (8 x columns bits); nothing by default."""

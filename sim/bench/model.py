@@ -27,9 +27,10 @@ def point_of(config: MachineConfig, record: StepRecord) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``phase, batch, tokens, lengths, cycles, macs`` (useful), ``bytes`` (moved), ``compulsory_bytes``,
-        ``roofline_cycles`` (the larger of MACs / PEs and compulsory bytes / peak bandwidth), ``bound`` (which),
-        ``roofline_fraction, utilisation, instructions, stalls`` (by unit and cause; each unit's add up to its cycles).
+        ``phase, batch, tokens, lengths, cycles, model_cycles`` (of the cycle model), ``macs`` (useful), ``bytes``
+        (moved), ``compulsory_bytes``, ``roofline_cycles`` (the larger of MACs / PEs and compulsory bytes / peak
+        bandwidth), ``bound`` (which), ``roofline_fraction, utilisation, instructions, stalls`` (by unit and cause; each
+        unit's add up to its cycles).
     """
     assert record.cycles is not None
     counters = record.counters
@@ -41,6 +42,7 @@ def point_of(config: MachineConfig, record: StepRecord) -> dict[str, Any]:
         "tokens": record.tokens,
         "lengths": list(record.lengths),
         "cycles": record.cycles,
+        "model_cycles": record.forecast,
         "macs": record.macs,
         "bytes": beats * config.group_bytes,
         "compulsory_bytes": record.least_bytes,
@@ -119,7 +121,7 @@ class ModelBench:
             with RtlEngine(self.config, machine=machine) as engine:
                 engine.start(generator.memory)
                 records = []
-                for record in generator.run(engine):
+                for record in generator.run(engine, forecast=True):
                     records.append(record)
                     yield from itertools.repeat(None, record.tokens)
             self._points.append(point_of(self.config, records[-1]))

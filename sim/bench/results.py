@@ -120,14 +120,15 @@ def _model(data: dict[str, Any]) -> list[str]:
     points = data["points"]
     rows = [
         [
-            p["phase"], p["batch"], p["tokens"], p["cycles"], round(p["roofline_cycles"]), p["bound"],
+            p["phase"], p["batch"], p["tokens"], p["cycles"], p["model_cycles"], round(p["roofline_cycles"]),
+            p["bound"],
             _percent(p["roofline_fraction"]), _percent(p["utilisation"]), p["bytes"], p["compulsory_bytes"],
         ]
         for p in points
     ]  # fmt: skip
     head: Sequence[str] = (
-        "phase", "batch", "tokens", "cycles", "roofline (cycles)", "bound", "of the roofline", "PE utilisation",
-        "bytes", "compulsory bytes",
+        "phase", "batch", "tokens", "cycles", "cycle model", "roofline (cycles)", "bound", "of the roofline",
+        "PE utilisation", "bytes", "compulsory bytes",
     )  # fmt: skip
     lines = [f"Configuration `{data['config']['name']}`, sequential policy, routing `{data['routing']}`.", ""]
     lines += [*_table(head, rows), "", "Where the cycles of each unit went (each row adds up to 100 %):", ""]

@@ -204,12 +204,16 @@ def _model(args: argparse.Namespace) -> int:
     print_table(
         [
             [
-                p["phase"], p["batch"], p["tokens"], p["cycles"], round(p["roofline_cycles"]), p["bound"],
+                p["phase"], p["batch"], p["tokens"], p["cycles"], p["model_cycles"], round(p["roofline_cycles"]),
+                p["bound"],
                 round(100 * p["roofline_fraction"], 1), round(100 * p["utilisation"], 1), p["bytes"],
             ]
             for p in points
         ],
-        ("phase", "batch", "tokens", "cycles", "roofline", "bound", "of roofline %", "PE util %", "bytes"),
+        (
+            "phase", "batch", "tokens", "cycles", "cycle model", "roofline", "bound", "of roofline %", "PE util %",
+            "bytes",
+        ),
         title=f"Steps of {result['model']} on {config.name} (RTL simulation, routing: {result['routing']})",
     )  # fmt: skip
     print_table(

@@ -11,6 +11,7 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
+from scheduler.cycle_model import simulate
 from scheduler.language.batch import Chunk
 from scheduler.language.chip import plan_chip
 from scheduler.language.count import compulsory_bytes, step_macs
@@ -72,6 +73,8 @@ class StepRecord:
         Bytes of memory that were compared with the executor's, and how many of them differed.
     host_s, run_s, simulated_s : float
         Wall-clock seconds: integer model and lowering; the engine with its comparison; the simulation alone.
+    forecast : int or None
+        Cycles that the cycle model says, where that was asked for.
     traced : TracedStep or None
         What each unit did in each cycle, where that was asked for and the engine has time.
     """
@@ -92,6 +95,7 @@ class StepRecord:
     host_s: float
     run_s: float
     simulated_s: float
+    forecast: int | None = None
     traced: TracedStep | None = None
 
 
@@ -191,7 +195,7 @@ class Generator:
         """Tokens to generate, all sequences together."""
         return self.tokens * len(self._sequences)
 
-    def run(self, engine: Engine, *, trace: str = "none") -> Iterator[StepRecord]:
+    def run(self, engine: Engine, *, trace: str = "none", forecast: bool = False) -> Iterator[StepRecord]:
         """Run all steps; yields each step's record as soon as it is there.
 
         Parameters
@@ -200,6 +204,8 @@ class Generator:
             One of the same configuration that was started with `memory`.
         trace : str
             One of ``TRACES``.
+        forecast : bool
+            Also ask the cycle model.
 
         Raises
         ------
@@ -216,7 +222,8 @@ class Generator:
                 sequence.slot, sequence.cache = slots.pop(0), self._integer.new_cache()
                 active.append(sequence)
             phase = "prefill" if any(s.done < len(s.prompt) for s in active) else "decode"
-            yield self._step(engine, number, phase, active, trace == "all" or (trace == "first" and phase not in seen))
+            traced = trace == "all" or (trace == "first" and phase not in seen)
+            yield self._step(engine, number, phase, active, traced, forecast)
             seen.add(phase)
             number += 1
             for sequence in [s for s in active if len(s.output) == self.tokens]:
@@ -224,7 +231,9 @@ class Generator:
                 slots.append(sequence.slot)
                 sequence.cache = None
 
-    def _step(self, engine: Engine, number: int, phase: str, active: Sequence[_Sequence], trace: bool) -> StepRecord:
+    def _step(
+        self, engine: Engine, number: int, phase: str, active: Sequence[_Sequence], trace: bool, forecast: bool
+    ) -> StepRecord:
         started = time.perf_counter()
         if phase == "prefill":
             chunks, expected, program = self._prefill([s for s in active if s.done < len(s.prompt)])
@@ -256,7 +265,8 @@ class Generator:
             least_bytes=compulsory_bytes(self.shape, chunks, expected.routing), cycles=outcome.cycles,
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=lowered - started,
-            run_s=finished - lowered, simulated_s=outcome.wall_s, traced=traced,
+            run_s=finished - lowered, simulated_s=outcome.wall_s,
+            forecast=simulate(self.config, program.instructions).cycles if forecast else None, traced=traced,
         )  # fmt: skip
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:

@@ -183,7 +183,11 @@ def test_the_end_is_where_it_should_be() -> None:
 
 @pytest.mark.parametrize("name", ["nano", "tiny", "small"])
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("options", [StreamOptions(), StreamOptions.everything()], ids=["array", "everything"])
+@pytest.mark.parametrize(
+    "options",
+    [StreamOptions(), StreamOptions.everything(), StreamOptions.everything(slots=True)],
+    ids=["array", "everything", "slots"],
+)
 def test_random_streams_are_proved_and_mutants_are_not(name: str, seed: int, options: StreamOptions) -> None:
     stream = random_stream(PRESETS[name], seed, options=options)
     images = (np.frombuffer(stream.images[0], np.uint8), np.frombuffer(stream.images[1], np.uint8))

@@ -24,8 +24,6 @@ WINDOW = 128
 
 @pytest.fixture(scope="module")
 def demo() -> tuple[FloatModel, list[QuantisedLayer], bytes]:
-    if not (DEMO / "model.safetensors").is_file():
-        pytest.skip("models/demo has no weights")
     model = FloatModel(read_checkpoint(DEMO))
     text = (DEMO / "heldout.txt").read_bytes()
     return model, quantise_model(model, text[-8 * WINDOW :], window=WINDOW), text

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cycle model against the emitted machine: whole steps of random language models."""
+
+from __future__ import annotations
+
+from hdl.isa import Opcode
+from scheduler.cycle_model import simulate
+from sim.session import MachineSession
+from sim.system import Job
+from tests.sim.test_language import TINY, machine, try_reference
+
+TOLERANCE = 0.15
+"""Conflicts on the result bus and on the combine buffer's banks are not in the model."""
+
+
+def test_steps_take_about_as_long_as_on_the_emitted_machine() -> None:
+    measured: list[tuple[int, int]] = []
+    with MachineSession(machine("tiny")) as session:
+        for seed in range(80):
+            reference = try_reference(TINY, seed)
+            if reference is None:
+                continue
+            images = (reference.memory.images[0].tobytes(), reference.memory.images[1].tobytes())
+            for number, chunks in enumerate(reference.steps):
+                program = reference.step(chunks)
+                patch = program.patch
+                data = reference.memory.images[patch.group][patch.address : patch.address + patch.size].tobytes()
+                result = session.run(
+                    Job(
+                        images=images if number == 0 else None, patches=[(patch.group, patch.address, data)],
+                        stream_base=program.stream_base, limits=reference.executor.limits, dump=False,
+                    )
+                )  # fmt: skip
+                assert result.done
+                model = simulate(TINY, program.instructions)
+                working = [n for n, i in enumerate(program.instructions) if i.opcode not in (Opcode.NOP, Opcode.END)]
+                assert sorted({s.number for s in model.slices}) == working
+                measured.append((model.cycles, result.counters["cycles"]))
+            if len(measured) >= 6:
+                break
+    assert len(measured) >= 6
+    off = [model / rtl - 1 for model, rtl in measured]
+    assert all(-TOLERANCE < o < 0.05 for o in off), off
