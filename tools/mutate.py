@@ -111,8 +111,8 @@ MUTANTS = (
            "results.read_data) * factor)", "results.read_data) * 32768)", "tests/hdl/vector"),
     Mutant("softmax: the maximum forgets the blocks before", "hdl/vector/scalars.py",
            "above.eq(Mux(highest > old, highest, old))", "above.eq(highest)", "tests/hdl/vector"),
-    Mutant("top-k: of equal values the same one is chosen again", "hdl/vector/unit.py",
-           "(number > choice[:lane_bits])", "(number >= choice[:lane_bits])", "tests/hdl/vector"),
+    Mutant("top-k: of equal values the same one is chosen again", "hdl/vector/lanes.py",
+           "(number > self.choice)", "(number >= self.choice)", "tests/hdl/vector"),
 )  # fmt: skip
 
 

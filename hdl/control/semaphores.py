@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.control.queues import queue_count
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import post_layout, wait_layout
 
 __all__ = ["POST_SOURCES", "SemaphoreUnit"]
@@ -65,15 +65,14 @@ class SemaphoreUnit(wiring.Component):
         """Build the two arbiters and the counters."""
         m = Module()
         config = self.config
-        values = Array(self.values)
+        values = Cat(self.values)
         waiters = queue_count(config)
 
         satisfied = Signal(waiters)
         for index in range(waiters):
             wait = self.wait[index]
-            enough = (values[wait.payload.sem0] >= wait.payload.count0) & (
-                values[wait.payload.sem1] >= wait.payload.count1
-            )
+            counters = [values.word_select(s, config.semaphore_bits) for s in (wait.payload.sem0, wait.payload.sem1)]
+            enough = (counters[0] >= wait.payload.count0) & (counters[1] >= wait.payload.count1)
             m.d.comb += satisfied[index].eq(wait.valid & enough)
         grant = round_robin(m, "wait", satisfied)
         offered = Signal(POST_SOURCES)
@@ -91,19 +90,63 @@ class SemaphoreUnit(wiring.Component):
             with m.If(accept[index]):
                 m.d.comb += given.eq(self.post[index].payload)
 
-        limit = (1 << config.semaphore_bits) - 1
         over = Signal(config.semaphores)
         for number in range(config.semaphores):
-            value = self.values[number]
+            cell = instantiate(m, platform, f"semaphore{number}", SemaphoreCell(config))
             # `taken` and `given` are zero when nothing is granted or accepted.
-            minus = Mux(taken.sem0 == number, taken.count0, 0) | Mux(taken.sem1 == number, taken.count1, 0)
-            plus = (given.en0 & (given.sem0 == number)) + (given.en1 & (given.sem1 == number))
-            following = Signal(config.semaphore_bits + 1, name=f"following{number}")
-            m.d.comb += [following.eq(value - minus + plus), over[number].eq(following > limit)]
-            with m.If(~over[number]):
-                m.d.sync += value.eq(following)
+            m.d.comb += [
+                cell.number.eq(number),
+                cell.taken.eq(taken),
+                cell.given.eq(given),
+                self.values[number].eq(cell.value),
+                over[number].eq(cell.over),
+            ]
         m.d.sync += self.overflow.eq(over.any())
-        m.d.comb += self.all_zero.eq(~Cat(self.values).any())
+        m.d.comb += self.all_zero.eq(~values.any())
+        return m
+
+
+class SemaphoreCell(wiring.Component):
+    """One counter, in a module of its own so that it is written once.
+
+    Members
+    -------
+    number : In(semaphore_id_bits)
+        Which semaphore it is (a constant outside).
+    taken : In(wait_layout), given : In(post_layout)
+        What is subtracted and added in this cycle, from and to whichever semaphores.
+    value : Out(semaphore_bits)
+    over : Out(1)
+        The counter would pass its maximum; it keeps its value.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "number": In(config.semaphore_id_bits),
+                "taken": In(wait_layout(config)),
+                "given": In(post_layout(config)),
+                "value": Out(config.semaphore_bits),
+                "over": Out(1),
+            }
+        )
+
+    def module_key(self) -> str:
+        """Name of the Verilog module."""
+        return f"semaphore_cell_i{self.config.semaphore_id_bits}_b{self.config.semaphore_bits}"
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the counter."""
+        m = Module()
+        taken, given, number = self.taken, self.given, self.number
+        bits = self.config.semaphore_bits
+        minus = Mux(taken.sem0 == number, taken.count0, 0) | Mux(taken.sem1 == number, taken.count1, 0)
+        plus = (given.en0 & (given.sem0 == number)) + (given.en1 & (given.sem1 == number))
+        following = Signal(bits + 1)
+        m.d.comb += [following.eq(self.value - minus + plus), self.over.eq(following[bits])]
+        with m.If(~self.over):
+            m.d.sync += self.value.eq(following)
         return m
 
 

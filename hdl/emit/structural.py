@@ -262,6 +262,18 @@ class Structure:
             m.d.comb += destination.eq(_as_value(source))
         return m
 
+    def _passed_on(self) -> dict[tuple[str, str], str]:
+        """Return the outputs of instances that are outputs of the component as they are; these need no wire."""
+        widths = {(e.name, port.name): port.width for e in self.instances.values() for port in e.ports}
+        passed: dict[tuple[str, str], str] = {}
+        for name, parts in self.outputs.items():
+            part = parts[0]
+            if len(parts) == 1 and isinstance(part, PortPart) and part.instance is not None:
+                key = (part.instance, part.port)
+                if (part.start, part.stop) == (0, widths[key]):
+                    passed.setdefault(key, name)
+        return passed
+
     def verilog(self, name: str, keys: dict[str, str]) -> str:
         """Write the structure as a Verilog module.
 
@@ -272,11 +284,12 @@ class Structure:
         keys : dict of str to str
             Name of the Verilog module behind each instance.
         """
-        wires: dict[tuple[str, str], str] = {}
+        wires = self._passed_on()
+        passed = set(wires.values())
         taken = {port.name for port in self.ports} | {CLOCK, RESET} | set(self.instances)
         for entry in self.instances.values():
             for port in entry.ports:
-                if port.direction == "output":
+                if port.direction == "output" and (entry.name, port.name) not in wires:
                     wire = f"{entry.name}__{port.name}"
                     while wire in taken:
                         wire += "_w"
@@ -312,7 +325,7 @@ class Structure:
             f"  wire {range_of(port)}{wires[entry.name, port.name]};"
             for entry in self.instances.values()
             for port in entry.ports
-            if port.direction == "output"
+            if port.direction == "output" and wires[entry.name, port.name] not in passed
         ]
         for entry in self.instances.values():
             lines.append("")
@@ -328,7 +341,7 @@ class Structure:
             lines.append("  );")
         lines.append("")
         for port in self.ports:
-            if port.direction == "output":
+            if port.direction == "output" and port.name not in passed:
                 parts = self.outputs.get(port.name, (ConstantPart(port.init, port.width),))
                 lines.append(f"  assign {port.name} = {text_of(parts)};")
         lines.append("endmodule")

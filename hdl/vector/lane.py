@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -12,7 +14,7 @@ from hdl.emit.hierarchy import instantiate
 from hdl.isa import VectorBits
 from hdl.vector.function import FUNCTION_STAGES, X_BITS, FunctionLane
 
-__all__ = ["LANE_STAGES", "PHASES", "STAGE_F", "STAGE_X", "Phase", "VectorLane"]
+__all__ = ["LANE_STAGES", "PHASES", "STAGE_F", "STAGE_X", "Phase", "VectorLane", "lane_members"]
 
 STAGE_X = 2
 """Stage whose registers hold x; the tree of maxima sees it one stage later."""
@@ -33,6 +35,36 @@ class Phase:
     """
 
     A, B, C = range(PHASES)
+
+
+def lane_members() -> dict[str, Any]:
+    """Return the ports of a lane."""
+    return {
+        "load": In(1),
+        "data": In(32),
+        "enable": In(LANE_STAGES),
+        "phase": In(2).array(8),
+        "in_shift": In(5),
+        "narrow": In(1),
+        "fn": In(2),
+        "pivot": In(signed(16)),
+        "use_b": In(1),
+        "square": In(1),
+        "rotate": In(1),
+        "table_write": In(1),
+        "table_read": In(1),
+        "factor": In(17),
+        "neighbour": In(signed(16)),
+        "shift": In(6),
+        "add": In(1),
+        "bits": In(2),
+        "valid": In(1),
+        "x": Out(16),
+        "own": Out(signed(16)),
+        "below": Out(1),
+        "equal": Out(1),
+        "result": Out(signed(32)),
+    }
 
 
 class VectorLane(wiring.Component):
@@ -83,34 +115,7 @@ class VectorLane(wiring.Component):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            {
-                "load": In(1),
-                "data": In(32),
-                "enable": In(LANE_STAGES),
-                "phase": In(2).array(8),
-                "in_shift": In(5),
-                "narrow": In(1),
-                "fn": In(2),
-                "pivot": In(signed(16)),
-                "use_b": In(1),
-                "square": In(1),
-                "rotate": In(1),
-                "table_write": In(1),
-                "table_read": In(1),
-                "factor": In(17),
-                "neighbour": In(signed(16)),
-                "shift": In(6),
-                "add": In(1),
-                "bits": In(2),
-                "valid": In(1),
-                "x": Out(16),
-                "own": Out(signed(16)),
-                "below": Out(1),
-                "equal": Out(1),
-                "result": Out(signed(32)),
-            }
-        )
+        super().__init__(lane_members())
 
     def module_key(self) -> str:
         """Name of the Verilog module."""

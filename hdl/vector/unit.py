@@ -25,7 +25,8 @@ from hdl.interfaces import (
 )
 from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum
 from hdl.vector.issue import VectorIssue, token_layout
-from hdl.vector.lane import LANE_STAGES, STAGE_X, VectorLane
+from hdl.vector.lane import LANE_STAGES, STAGE_X
+from hdl.vector.lanes import LaneGroup, group_size
 from hdl.vector.output import VectorOutput
 from hdl.vector.reduce import BestTree, SumTree, tree_stages
 from hdl.vector.route import RouteUnit, gate_lanes
@@ -147,9 +148,9 @@ class VectorUnit(wiring.Component):
         job: Any = issue.job
         tokens = self._tokens(m, issue)
         factor, pivot, shift, choice = self._operands(m, job, tokens, scalars)
-        lanes = self._lanes(m, platform, job, tokens, row, factor, pivot, shift)
-        self._reduce(m, platform, job, tokens, lanes, scalars, factor, choice)
-        self._deliver(m, job, tokens, lanes, output, issue)
+        groups = self._lanes(m, platform, job, tokens, row, factor, pivot, shift)
+        self._reduce(m, platform, job, tokens, groups, scalars, factor, choice)
+        self._deliver(m, job, tokens, groups, output, issue)
         busy_tokens = self._unfinished(job, tokens)
 
         # Completion, posts, errors, statistics.
@@ -332,33 +333,33 @@ class VectorUnit(wiring.Component):
         multiplier = Signal(17)
         m.d.comb += multiplier.eq(Mux(op == VectorOp.MAP, job.mult, factor[7]))
         enable = Cat(token.valid for token in tokens[1 : 1 + LANE_STAGES])
-        lanes: list[Any] = []
-        for number in range(self.config.columns):
-            lane = instantiate(m, platform, f"lane{number}", VectorLane())
+        size = group_size(self.config.columns)
+        groups: list[Any] = []
+        for number in range(self.config.columns // size):
+            group = instantiate(m, platform, f"lanes{number}", LaneGroup(self.config.columns))
             m.d.comb += [
-                lane.load.eq(tokens[0].valid),
-                lane.data.eq(row.word_select(number, 32)),
-                lane.enable.eq(enable),
-                *(lane.phase[stage].eq(tokens[stage + 1].phase) for stage in range(8)),
-                lane.in_shift.eq(job.in_shift),
-                lane.narrow.eq(narrow),
-                lane.fn.eq(fn),
-                lane.pivot.eq(pivot),
-                lane.use_b.eq(use_b),
-                lane.square.eq(square),
-                lane.rotate.eq(rotate),
-                lane.table_write.eq(tokens[6].index),
-                lane.table_read.eq(tokens[7].index),
-                lane.factor.eq(multiplier),
-                lane.shift.eq(shift),
-                lane.add.eq(op == VectorOp.ADD),
-                lane.bits.eq(bits),
-                lane.valid.eq(number < tokens[LANE_STAGES].count),
+                group.first.eq(number * size),
+                group.load.eq(tokens[0].valid),
+                group.data.eq(row.word_select(number, 32 * size)),
+                group.enable.eq(enable),
+                *(group.phase[stage].eq(tokens[stage + 1].phase) for stage in range(8)),
+                group.in_shift.eq(job.in_shift),
+                group.narrow.eq(narrow),
+                group.fn.eq(fn),
+                group.pivot.eq(pivot),
+                group.use_b.eq(use_b),
+                group.square.eq(square),
+                group.rotate.eq(rotate),
+                group.table_write.eq(tokens[6].index),
+                group.table_read.eq(tokens[7].index),
+                group.factor.eq(multiplier),
+                group.shift.eq(shift),
+                group.add.eq(op == VectorOp.ADD),
+                group.bits.eq(bits),
+                group.count.eq(tokens[LANE_STAGES].count),
             ]
-            lanes.append(lane)
-        for number, lane in enumerate(lanes):
-            m.d.comb += lane.neighbour.eq(lanes[number ^ 1].own)
-        return lanes
+            groups.append(group)
+        return groups
 
     def _reduce(
         self,
@@ -366,7 +367,7 @@ class VectorUnit(wiring.Component):
         platform: object,
         job: Any,
         tokens: list[Any],
-        lanes: list[Any],
+        groups: list[Any],
         scalars: Any,
         factor: list[Any],
         choice: Any,
@@ -386,16 +387,20 @@ class VectorUnit(wiring.Component):
             row_before.eq(seen.row > choice[lane_bits:]),
             row_same.eq(seen.row == choice[lane_bits:]),
         ]
-        candidates = []
-        for number, lane in enumerate(lanes):
-            behind = row_before | (row_same & (number > choice[:lane_bits])) if number else row_before
-            candidates.append((number < seen.count) & (~restricted | lane.below | (lane.equal & behind)))
+        for group in groups:
+            m.d.comb += [
+                group.seen.eq(seen.count),
+                group.restricted.eq(restricted),
+                group.row_before.eq(row_before),
+                group.row_same.eq(row_same),
+                group.choice.eq(choice[:lane_bits]),
+            ]
         m.d.comb += [
             sums.enable.eq(Cat(t.valid for t in tokens[at_result : at_result + stages])),
-            sums.row.eq(Cat(lane.result for lane in lanes)),
+            sums.row.eq(Cat(group.result.as_value() for group in groups)),
             best.enable.eq(Cat(t.valid for t in tokens[at_x : at_x + stages])),
-            best.row.eq(Cat(lane.x for lane in lanes)),
-            best.candidates.eq(Cat(candidates)),
+            best.row.eq(Cat(group.x for group in groups)),
+            best.candidates.eq(Cat(group.candidates for group in groups)),
         ]
         makes_sum = (job.op == VectorOp.MAP) & (job.sum != VectorSum.NONE)
         square, highest = job.op == VectorOp.SUMSQ, job.op == VectorOp.MAX
@@ -425,13 +430,13 @@ class VectorUnit(wiring.Component):
             scalars.found.eq(best.found),
         ]
 
-    def _deliver(self, m: Module, job: Any, tokens: list[Any], lanes: list[Any], output: Any, issue: Any) -> None:
+    def _deliver(self, m: Module, job: Any, tokens: list[Any], groups: list[Any], output: Any, issue: Any) -> None:
         """Hand complete result rows to the output."""
         token = tokens[LANE_STAGES + 1]
         gather = job.op == VectorOp.GATHER
         m.d.comb += [
             output.push.eq(token.valid & token.out),
-            output.row.eq(Cat(lane.result for lane in lanes)),
+            output.row.eq(Cat(group.result.as_value() for group in groups)),
             output.dest.eq(token.dest),
             output.half.eq(token.half),
             output.gather.eq(gather),
