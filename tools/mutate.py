@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant("tags: the first word of a refill leaves the tile valid", "hdl/control/tags.py",
            "mine & (first | last)", "mine & last", "tests/hdl/control/test_tags.py"),
     Mutant("semaphores: a granted wait subtracts nothing", "hdl/control/semaphores.py",
-           "following.eq(value - minus + plus)", "following.eq(value + plus)",
+           "following.eq(self.value - minus + plus)", "following.eq(self.value + plus)",
            "tests/hdl/control/test_semaphores.py"),
     Mutant("K gang: the delay between neighbours is one cycle too long", "hdl/control/gangs.py",
            "line = Signal(delay,", "line = Signal(delay + 1,", "tests/hdl/control/test_sequencer_stalls.py"),
