@@ -118,7 +118,7 @@ GLOBAL_COUNTERS: tuple[tuple[str, str], ...] = (
     ("store_idle", "cycles the store unit had no store"),
     ("vector_rows", "rows of operand A that the vector unit took in (GATHER: one for each lane it fills)"),
     ("vector_row_wait", "cycles the vector unit waited for a row of the combine buffer, or read operand B"),
-    ("vector_drain", "cycles the vector unit finished an instruction before the next one's first row"),
+    ("vector_drain", "cycles the vector unit had no row to ask for: it drains, or the next one needs its results"),
     ("vector_semaphore", "cycles the vector unit waited for semaphores"),
     ("vector_idle", "cycles the vector unit had no instruction"),
     ("rows", "result rows moved by the result bus"),

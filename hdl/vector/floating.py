@@ -24,12 +24,12 @@ class FloatUnit(wiring.Component):
     -------
     enable : In(6)
         Valid bits of the stages.
-    root : In(1)
-        Reciprocal square root of 48 bits instead of reciprocal of 32; constant while an instruction runs.
+    root : In(3)
+        Stages 0 to 2: reciprocal square root of 48 bits instead of reciprocal of 32.
     value : In(48)
         Stage 0; 0 counts as 1.
     mult : In(16)
-        Q15 factor; constant while an instruction runs.
+        Stage 4: Q15 factor.
     mantissa : Out(16), exponent : Out(6)
         In the cycle after stage 5.
     """
@@ -38,7 +38,7 @@ class FloatUnit(wiring.Component):
         super().__init__(
             {
                 "enable": In(FLOAT_STAGES),
-                "root": In(1),
+                "root": In(3),
                 "value": In(RSQRT_BITS),
                 "mult": In(16),
                 "mantissa": Out(16),
@@ -55,9 +55,9 @@ class FloatUnit(wiring.Component):
         m = Module()
         # Stage 0: count leading zeros; both functions see a 48-bit number.
         value = Signal(RSQRT_BITS)
-        m.d.comb += value.eq(Mux(self.root, self.value, self.value[:32] << 16))
+        m.d.comb += value.eq(Mux(self.root[0], self.value, self.value[:32] << 16))
         zeros = Signal(6)
-        least = Mux(self.root, RSQRT_BITS - 1, 31)
+        least = Mux(self.root[0], RSQRT_BITS - 1, 31)
         m.d.comb += zeros.eq(least)
         for bit in range(RSQRT_BITS):  # the highest set bit is assigned last
             with m.If(value[bit]):
@@ -65,8 +65,8 @@ class FloatUnit(wiring.Component):
         held = Signal(RSQRT_BITS)
         shift = Signal(6)
         with m.If(self.enable[0]):
-            one = Mux(self.root, Const(1, RSQRT_BITS), Const(1 << 16, RSQRT_BITS))
-            m.d.sync += [held.eq(Mux(value.any(), value, one)), shift.eq(Mux(self.root, zeros & 0x3E, zeros))]
+            one = Mux(self.root[0], Const(1, RSQRT_BITS), Const(1 << 16, RSQRT_BITS))
+            m.d.sync += [held.eq(Mux(value.any(), value, one)), shift.eq(Mux(self.root[0], zeros & 0x3E, zeros))]
 
         # Stage 1: the leading 16 bits.
         scaled = Signal(16)
@@ -74,7 +74,7 @@ class FloatUnit(wiring.Component):
         with m.If(self.enable[1]):
             m.d.sync += [
                 scaled.eq((held << shift)[RSQRT_BITS - 16 : RSQRT_BITS]),
-                power.eq(Mux(self.root, 39 - (shift >> 1), 47 - shift)),
+                power.eq(Mux(self.root[1], 39 - (shift >> 1), 47 - shift)),
             ]
 
         # Stage 2: tables; both are indexed by the high byte.
@@ -83,7 +83,7 @@ class FloatUnit(wiring.Component):
         fraction, power2 = Signal(FLOAT_FRACTION_BITS), Signal(6)
         with m.If(self.enable[2]):
             m.d.sync += [fraction.eq(scaled[:FLOAT_FRACTION_BITS]), power2.eq(power)]
-            with m.If(self.root):
+            with m.If(self.root[2]):
                 with m.Switch(index):
                     for number, (start, step) in enumerate(rsqrt_table()):
                         with m.Case(64 + number):

@@ -31,8 +31,8 @@ class FunctionLane(wiring.Component):
     -------
     enable : In(3)
         Bit i lets the registers of stage i load: the valid bit, delayed by i cycles.
-    fn : In(2)
-        ``VectorFn``; constant while an instruction runs.
+    fn : In(6)
+        ``VectorFn`` of the element in each stage, two bits each.
     x : In(signed(24)), pivot : In(signed(16))
         Stage 0. For EXP2 and SIGMOID x lies within int16.
     f : Out(signed(25))
@@ -43,7 +43,7 @@ class FunctionLane(wiring.Component):
         super().__init__(
             {
                 "enable": In(FUNCTION_STAGES),
-                "fn": In(2),
+                "fn": In(2 * FUNCTION_STAGES),
                 "x": In(signed(X_BITS)),
                 "pivot": In(signed(16)),
                 "f": Out(signed(X_BITS + 1)),
@@ -57,7 +57,8 @@ class FunctionLane(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build table, interpolation and the final shift."""
         m = Module()
-        exp2, sigmoid = self.fn == VectorFn.EXP2, self.fn == VectorFn.SIGMOID
+        exp2 = [self.fn.word_select(stage, 2) == VectorFn.EXP2 for stage in range(FUNCTION_STAGES)]
+        sigmoid = [self.fn.word_select(stage, 2) == VectorFn.SIGMOID for stage in range(FUNCTION_STAGES)]
 
         # Stage 0: tables. exp2 looks at how far x lies below the pivot, sigmoid at the magnitude of x.
         below = Signal(signed(18))
@@ -77,7 +78,7 @@ class FunctionLane(wiring.Component):
         with m.If(self.enable[0]):
             m.d.sync += x0.eq(self.x)
             # The tables stand inside the conditions so that a simulator looks at them only when they are needed.
-            with m.If(exp2):
+            with m.If(exp2[0]):
                 with m.Switch(depth[EXP2_FRACTION_BITS:EXP2_UNIT_BITS]):
                     for index, (start, fall) in enumerate(exp2_table()):
                         with m.Case(index):
@@ -86,7 +87,7 @@ class FunctionLane(wiring.Component):
                     fraction.eq(depth[:EXP2_FRACTION_BITS]),
                     octave.eq(Mux(depth[EXP2_UNIT_BITS + 5 :].any(), 31, depth[EXP2_UNIT_BITS:][:5])),
                 ]
-            with m.Elif(sigmoid):
+            with m.Elif(sigmoid[0]):
                 with m.Switch(magnitude[SIGMOID_FRACTION_BITS:]):
                     for index, (start, rise) in enumerate(sigmoid_table()):
                         with m.Case(index):
@@ -103,7 +104,7 @@ class FunctionLane(wiring.Component):
         m.d.comb += product.eq(slope * fraction)
         with m.If(self.enable[1]):
             m.d.sync += [x1.eq(x0), octave1.eq(octave), negative1.eq(negative)]
-            with m.If(exp2):
+            with m.If(exp2[1]):
                 m.d.sync += value.eq((base << EXP2_FRACTION_BITS) - product)
             with m.Else():
                 half = 1 << SIGMOID_FRACTION_BITS - 1
@@ -113,9 +114,9 @@ class FunctionLane(wiring.Component):
         shifted = Signal(_BASE_BITS)
         m.d.comb += shifted.eq(value >> (octave1 + (EXP2_FRACTION_BITS + EXP2_GUARD_BITS - 1)))
         with m.If(self.enable[2]):
-            with m.If(exp2):
+            with m.If(exp2[2]):
                 m.d.sync += self.f.eq((shifted + 1) >> 1)
-            with m.Elif(sigmoid):
+            with m.Elif(sigmoid[2]):
                 m.d.sync += self.f.eq(Mux(negative1, 65536 - value[:17], value[:17]))
             with m.Else():
                 m.d.sync += self.f.eq(x1)

@@ -3,40 +3,50 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
 from hdl.interfaces import error_layout
 from hdl.isa import VectorDest, VectorOp
 from hdl.vector.lane import LANE_STAGES, Phase
+from hdl.vector.lookup import IndexLookup
 from hdl.vector.setup import job_layout
 
-__all__ = ["OUTPUT_DEPTH", "VectorIssue", "token_layout"]
+__all__ = ["JOBS", "OUTPUT_DEPTH", "VectorIssue", "token_layout"]
 
 OUTPUT_DEPTH = 24
 """Result rows that may be in the pipeline or wait for their write."""
+
+JOBS = 2
+"""Instructions that may be under way: one issues its rows while the one before it drains."""
+
+_MOST_UNDER_WAY = 64
+"""More result rows and scalars of an instruction than the pipeline and the output can hold."""
 
 
 def token_layout(config: MachineConfig) -> data.StructLayout:
     """Return what accompanies a row through the pipeline.
 
-    ``phase``: operand. ``final``: with this row the result is complete. ``count``: valid elements, 0 to C. ``out``: a
-    result row leaves. ``dest``: combine row or activation word, ``half``: which half of the word. ``row``, ``first``,
-    ``last``: its place in the vector. ``index``: which row of ROTATE's tables it is or takes. ``scalar``: the scalar
-    that the vector writes. ``pick``, ``place``: GATHER's lanes.
+    ``job``: which instruction's it is. ``phase``: operand. ``count``: valid elements, 0 to C. ``out``: a result row
+    leaves. ``reduces``: it counts for a scalar. ``dest``: combine row or activation word, ``half``: which half of the
+    word. ``row``, ``first``, ``last``: its place in the vector. ``index``: which row of ROTATE's tables it is or takes.
+    ``scalar``: the scalar that the vector writes. ``pick``, ``place``: GATHER's lanes.
     """
     lane_bits = config.columns.bit_length() - 1
     return data.StructLayout(
         {
             "valid": 1,
+            "job": 1,
             "phase": 2,
-            "final": 1,
             "count": lane_bits + 1,
             "out": 1,
+            "reduces": 1,
             "dest": 16,
             "half": 1,
             "row": 9,
@@ -53,22 +63,27 @@ def token_layout(config: MachineConfig) -> data.StructLayout:
 class VectorIssue(wiring.Component):
     """Runs the loops over vectors, rows and operands.
 
-    Throughput: one row per cycle while requests are accepted and there is room for results; MUL one result in two
-    cycles, ADD in 13, GATHER one element in 4. ROTATE reads its tables once a vector when they have one or two rows
-    each (``b_rows``), else before every row: one result in three cycles.
+    Two instructions may be under way: when all rows of one are issued, the next begins while the one before drains.
+    What it reads is what the one before leaves: as long as that is not there, it waits. It waits for a scalar until it
+    is written, and for rows until the instruction before is complete, if the rows from its first to its last overlap
+    those that the other writes.
+
+    Throughput: one row per cycle while requests are accepted and there is room for results; two cycles from an
+    instruction's last row to the first of the next. MUL: one result in two cycles, ADD: in 13. ROTATE reads its tables
+    once a vector when they have one or two rows each (``b_rows``), else before every row: one result in three cycles.
 
     Members
     -------
     start : In(stream of job_layout)
-        The next instruction; accepted when nothing runs.
-    job : Out(job_layout)
-        The running instruction.
+        The next instruction; accepted when the last row of the one before is issued and the one before that complete.
+    jobs : Out(job_layout).array(2)
+        The instructions under way.
     running : Out(1)
-        An instruction runs (until `done`).
-    done : In(1)
-        The pipeline behind is empty; looked at when everything is issued.
-    finished : Out(1)
-        Pulse: the instruction is complete.
+        There are some.
+    hold : In(1)
+        Complete nothing in this cycle.
+    finished : Out(1), finished_job : Out(1)
+        Pulse: an instruction is complete; they are in program order.
     halt : In(1)
     request_valid : Out(1), request_row : Out(combine_bits), request_ready : In(1)
         Row of the combine buffer.
@@ -78,8 +93,10 @@ class VectorIssue(wiring.Component):
         Registered: what goes with the row that was accepted in the cycle before.
     scalar_en : Out(1), scalar_addr : Out(scalar_bits), scalar_data : In(32)
         Read of the row's scalar operand, in the cycle of the request.
-    room : In(1)
-        A result row has left.
+    room, room_job : In(1)
+        A result row of that job has left.
+    written, written_job : In(1)
+        A scalar of that job has been written.
     error : Out(error_layout)
         RANGE: an index of GATHER; level.
     """
@@ -89,10 +106,11 @@ class VectorIssue(wiring.Component):
         super().__init__(
             {
                 "start": In(stream.Signature(job_layout(config))),
-                "job": Out(job_layout(config)),
+                "jobs": Out(job_layout(config)).array(JOBS),
                 "running": Out(1),
-                "done": In(1),
+                "hold": In(1),
                 "finished": Out(1),
+                "finished_job": Out(1),
                 "halt": In(1),
                 "request_valid": Out(1),
                 "request_row": Out(config.combine_bits),
@@ -103,6 +121,9 @@ class VectorIssue(wiring.Component):
                 "scalar_addr": Out(config.scalar_bits),
                 "scalar_data": In(32),
                 "room": In(1),
+                "room_job": In(1),
+                "written": In(1),
+                "written_job": In(1),
                 "error": Out(error_layout()),
             }
         )
@@ -118,16 +139,14 @@ class VectorIssue(wiring.Component):
         columns = config.columns
         lane_bits = columns.bit_length() - 1
         ratio = (config.rows // config.columns).bit_length() - 1
-        job = self.job
-        running, issuing = Signal(), Signal()
+        issuing, which = Signal(), Signal()  # a job issues rows; which one, or which did last
+        job: Any = Signal(job_layout(config), name="issued")
+        m.d.comb += job.eq(Mux(which, self.jobs[1].as_value(), self.jobs[0].as_value()))
         gather, rotate, add = (Signal(name=name) for name in ("gather", "rotate", "add"))
-        two = Signal()
         m.d.comb += [
-            self.running.eq(running),
             gather.eq(job.op == VectorOp.GATHER),
             rotate.eq(job.op == VectorOp.ROTATE),
             add.eq(job.op == VectorOp.ADD),
-            two.eq(rotate | add | (job.op == VectorOp.MUL)),
         ]
 
         # Loop state.
@@ -136,44 +155,54 @@ class VectorIssue(wiring.Component):
         table = Signal(3)  # row of the table that ROTATE reads
         left = Signal(signed(18))  # valid elements from the present row on
         length = Signal(signed(17))
-        scalar, gather_scalar, d_scalar = Signal(12), Signal(12), Signal(12)
+        scalar, d_scalar = Signal(12), Signal(12)
         credits = Signal(range(OUTPUT_DEPTH + 1), init=OUTPUT_DEPTH)
 
-        m.d.comb += self.start.ready.eq(~running & ~self.halt)
+        starts = Signal()
         new = self.start.payload
-        with m.If(self.start.valid & self.start.ready):
+        accepted, out, writes = Signal(), Signal(), Signal()
+        live, pending, blocked = self._jobs(m, job, starts, which, issuing, accepted, out, writes)
+        m.d.comb += [
+            self.start.ready.eq(~issuing & ~Mux(which, live[0], live[1]) & ~self.halt),
+            starts.eq(self.start.valid & self.start.ready),
+        ]
+        with m.If(starts):
             first_length = new.length.as_signed()
             m.d.sync += [
-                job.eq(new), running.eq(1), issuing.eq(1), vector.eq(0), row.eq(0), phase.eq(0), element.eq(0),
+                issuing.eq(1), which.eq(~which), vector.eq(0), row.eq(0), phase.eq(0), element.eq(0),
                 a_vector.eq(new.a_base), b_vector.eq(new.b_base), dest_vector.eq(new.dest_base),
-                length.eq(first_length), left.eq(first_length), scalar.eq(new.s_base), gather_scalar.eq(new.s_base),
-                d_scalar.eq(new.d_scalar), table.eq(0),
+                length.eq(first_length), left.eq(first_length), scalar.eq(new.s_base), d_scalar.eq(new.d_scalar),
+                table.eq(0),
             ]  # fmt: skip
             with m.If(new.op == VectorOp.ROTATE):
                 m.d.sync += phase.eq(Phase.B)
 
-        # GATHER looks its index up before it can ask for the row.
-        index, looked = Signal(16), Signal(2)
-        index_here = looked == 2
-        with m.If(issuing & gather & (looked != 2)):
-            m.d.sync += looked.eq(looked + 1)
-            with m.If(looked == 1):
-                m.d.sync += index.eq(self.scalar_data[16:])
+        # GATHER looks its indices up before it can ask for rows.
+        lookup = instantiate(m, platform, "lookup", IndexLookup(config))
+        index = lookup.index
         outside = Signal()
-        m.d.comb += outside.eq(gather & index_here & (index[lane_bits:] >= job.rows))
+        m.d.comb += [
+            lookup.start.eq(starts & (new.op == VectorOp.GATHER)),
+            lookup.base.eq(new.s_base),
+            lookup.vectors.eq(job.vectors),
+            lookup.length.eq(job.length[: lane_bits + 1]),
+            lookup.halt.eq(self.halt | pending(lookup.address)),
+            lookup.data.eq(self.scalar_data[16:]),
+            lookup.take.eq(accepted & gather),
+            outside.eq(lookup.valid & (index[lane_bits:] >= job.rows)),
+        ]
         with m.If(issuing & outside & ~self.error.valid):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.RANGE), self.error.pc.eq(job.pc)]
 
         # The request.
-        last_phase = Mux(two & ~rotate, Phase.B, Phase.A)
+        last_phase = Mux(job.uses_b & ~rotate, Phase.B, Phase.A)
         many, table_end = Signal(), Signal()  # tables that do not fit the lanes; the last row of one
         m.d.comb += [many.eq(job.b_rows > 2), table_end.eq(many | (table + 1 == job.b_rows))]
         last_row, last_element = Signal(), Signal()
         final, period = Signal(), Signal(3)
         pause = Signal(range(LANE_STAGES + 4))  # ADD: until the row before has its sum
         a_row, b_row = Signal(16), Signal(16)
-        has_rows = job.dest_kind != VectorDest.NONE
-        accepted = Signal()
+        waits = Signal()
         m.d.comb += [
             last_row.eq(row + 1 == job.rows),
             last_element.eq(element + 1 == job.length[: lane_bits + 1]),
@@ -183,26 +212,29 @@ class VectorIssue(wiring.Component):
             b_row.eq(b_vector + Mux(rotate & ~many, table, row[:3] & period) + Mux(phase == Phase.C, job.b_rows, 0)),
             self.reads_a.eq(phase == Phase.A),
             self.request_row.eq(Mux(phase == Phase.A, a_row, b_row)),
+            # A sum reads the scalar that it writes; the instruction before may be the one that makes it.
+            waits.eq(blocked | (job.scalars & ~gather & pending(scalar)) | (job.sums & ~job.first & pending(d_scalar))),
             self.request_valid.eq(
                 issuing
                 & ~self.halt
                 & ~self.error.valid
                 & (credits != 0)
                 & (pause == 0)
-                & (~gather | (index_here & ~outside))
+                & ~waits
+                & (~gather | (lookup.valid & ~outside))
             ),
             accepted.eq(self.request_valid & self.request_ready),
-            self.scalar_en.eq(Mux(gather, issuing & (looked == 0), accepted)),
-            self.scalar_addr.eq(Mux(gather, gather_scalar, scalar)),
+            self.scalar_en.eq(Mux(gather, lookup.read, accepted)),
+            self.scalar_addr.eq(Mux(gather, lookup.address, scalar)),
+            out.eq(final & (job.dest_kind != VectorDest.NONE) & (~gather | last_element)),
+            writes.eq(final & job.reduces & last_row),
         ]
-        out = Signal()
-        m.d.comb += out.eq(final & has_rows & (~gather | last_element))
         m.d.sync += credits.eq(credits - (accepted & out) + self.room)
         with m.If(pause != 0):
             m.d.sync += pause.eq(pause - 1)
 
         with m.If(accepted):
-            m.d.sync += [phase.eq(Mux(final, Phase.A, phase + 1)), looked.eq(0)]
+            m.d.sync += phase.eq(Mux(final, Phase.A, phase + 1))
             with m.If(rotate):
                 with m.If(phase == Phase.A):
                     m.d.sync += phase.eq(Mux(many | last_row, Phase.B, Phase.A))
@@ -213,7 +245,7 @@ class VectorIssue(wiring.Component):
             with m.If(add & final):
                 m.d.sync += pause.eq(LANE_STAGES + 2)
             with m.If(gather & ~last_element):
-                m.d.sync += [element.eq(element + 1), gather_scalar.eq(gather_scalar + job.vectors)]
+                m.d.sync += element.eq(element + 1)
             with m.Elif(final):
                 m.d.sync += [row.eq(row + 1), left.eq(left - columns), element.eq(0)]
                 with m.If(last_row | gather):
@@ -221,7 +253,7 @@ class VectorIssue(wiring.Component):
                         row.eq(0), vector.eq(vector + 1), a_vector.eq(a_vector + job.a_stride),
                         b_vector.eq(b_vector + job.b_stride), dest_vector.eq(dest_vector + job.dest_stride),
                         length.eq(length + job.length_step), left.eq(length + job.length_step), scalar.eq(scalar + 1),
-                        gather_scalar.eq(scalar + 1), d_scalar.eq(d_scalar + 1),
+                        d_scalar.eq(d_scalar + 1),
                     ]  # fmt: skip
                     with m.If(vector + 1 == job.vectors):
                         m.d.sync += issuing.eq(0)
@@ -237,10 +269,11 @@ class VectorIssue(wiring.Component):
         m.d.sync += token.valid.eq(accepted)
         with m.If(accepted):
             m.d.sync += [
+                token.job.eq(which),
                 token.phase.eq(phase),
-                token.final.eq(final),
                 token.count.eq(count),
                 token.out.eq(out),
+                token.reduces.eq(final & job.reduces),
                 token.dest.eq(dest_vector + Mux(gather, 0, Mux(activation, row >> ratio, row))),
                 token.half.eq(row[0] if ratio else 0),
                 token.row.eq(row),
@@ -251,11 +284,67 @@ class VectorIssue(wiring.Component):
                 token.pick.eq(index[:lane_bits]),
                 token.place.eq(element),
             ]
-
-        # Complete when the last token has left the pipeline; the token register itself is not part of `done`.
-        settled = Signal()
-        m.d.sync += settled.eq(running & ~issuing & ~token.valid)
-        m.d.comb += self.finished.eq(running & ~issuing & settled & self.done & ~self.halt)
-        with m.If(self.finished):
-            m.d.sync += [running.eq(0), settled.eq(0)]
         return m
+
+    def _jobs(
+        self,
+        m: Module,
+        job: Any,
+        starts: Value,
+        which: Value,
+        issuing: Value,
+        accepted: Value,
+        out: Value,
+        writes: Value,
+    ) -> tuple[list[Signal], Any, Signal]:
+        """Keep the instructions under way, and what of each is still to come.
+
+        Returns the jobs' live bits; a function that says whether the scalar at an address is still to be written by
+        the job before the issuing one; and whether that job is still to write rows that the issuing one may read.
+        """
+        new = self.start.payload
+        live = [Signal(name=f"live{number}") for number in range(JOBS)]
+        under_way = [Signal(range(_MOST_UNDER_WAY), name=f"under_way{number}") for number in range(JOBS)]
+        next_scalar = [Signal(13, name=f"next_scalar{number}") for number in range(JOBS)]
+        ends = [Signal(name=f"ends{number}") for number in range(JOBS)]
+        for number in range(JOBS):
+            m.d.sync += under_way[number].eq(
+                under_way[number]
+                + (accepted & out & (which == number))
+                + (accepted & writes & (which == number))
+                - (self.room & (self.room_job == number))
+                - (self.written & (self.written_job == number))
+            )
+            with m.If(self.written & (self.written_job == number)):
+                m.d.sync += next_scalar[number].eq(next_scalar[number] + 1)
+            # The job that issues ends after the other one.
+            last = Mux(which == number, ~issuing & ~live[1 - number], 1)
+            m.d.comb += ends[number].eq(live[number] & last & (under_way[number] == 0) & ~self.hold & ~self.halt)
+            with m.If(ends[number]):
+                m.d.sync += live[number].eq(0)
+            with m.If(starts & (which != number)):
+                m.d.sync += [self.jobs[number].eq(new), live[number].eq(1), next_scalar[number].eq(new.d_scalar)]
+        m.d.comb += [
+            self.running.eq(Cat(live).any()),
+            self.finished.eq(Cat(ends).any()),
+            self.finished_job.eq(ends[1]),
+        ]
+
+        # The one before the new job is `job`, which has issued last; the one before the issuing job is the other one.
+        read = ((new.a_base <= job.dest_last) & (new.a_last >= job.dest_base)) | (
+            new.uses_b & (new.b_base <= job.dest_last) & (new.b_last >= job.dest_base)
+        )
+        blocked = Signal()
+        with m.If(starts):
+            stays = Mux(which, live[1] & ~ends[1], live[0] & ~ends[0])
+            m.d.sync += blocked.eq(stays & (job.dest_kind == VectorDest.ROWS) & read)
+        with m.Elif(self.finished):
+            m.d.sync += blocked.eq(0)
+
+        writing = Mux(which, live[0] & self.jobs[0].reduces, live[1] & self.jobs[1].reduces)
+        low, high = Mux(which, next_scalar[0], next_scalar[1]), Mux(which, self.jobs[0].d_end, self.jobs[1].d_end)
+
+        def pending(address: Value) -> Value:
+            return writing & (address >= low) & (address < high)
+
+        return live, pending, blocked

@@ -43,14 +43,15 @@ def lane_members() -> dict[str, Any]:
         "load": In(1),
         "data": In(32),
         "enable": In(LANE_STAGES),
-        "phase": In(2).array(8),
+        "takes": In(1),
         "in_shift": In(5),
         "narrow": In(1),
-        "fn": In(2),
+        "fn": In(2 * FUNCTION_STAGES),
         "pivot": In(signed(16)),
         "use_b": In(1),
         "square": In(1),
-        "rotate": In(1),
+        "rotate": In(2),
+        "keeps": In(2),
         "table_write": In(1),
         "table_read": In(1),
         "factor": In(17),
@@ -81,19 +82,19 @@ class VectorLane(wiring.Component):
         Take an element of a row.
     enable : In(10)
         Valid bits of the stages.
-    phase : In(2).array(8)
-        `Phase` of the row in stages 0 to 7.
+    takes : In(1)
+        Stage 1: the row is operand A.
     in_shift : In(5), narrow : In(1)
-        Rounding shift of operand A; saturate it to 16 bits instead of 24.
-    fn : In(2)
-        Function.
+        Stages 0 and 1: rounding shift of operand A; saturate it to 16 bits instead of 24.
+    fn : In(6)
+        Stages 3 to 5: function, two bits each.
     pivot : In(signed(16))
         Stage 3: what EXP2 subtracts; what ARGMAX compares with.
-    use_b, square, rotate : In(1)
-        The second factor is operand B; x itself; the first table, and the pair's other x times the second table is
-        added; else `factor`.
-    table_write : In(1), table_read : In(1)
-        Stages 5 and 6: which of the two rows of a table.
+    use_b, square : In(1), rotate : In(2)
+        Stage 6: the second factor is operand B; x itself; the first table, and in stage 7 (the second bit) the pair's
+        other x times the second table is added; else `factor`.
+    keeps : In(2), table_write : In(1), table_read : In(1)
+        Stage 5: the row is kept as one of the first, of the second table. Stages 5 and 6: which of a table's two rows.
     factor : In(17)
         Stage 6.
     neighbour : In(signed(16))
@@ -141,7 +142,7 @@ class VectorLane(wiring.Component):
         m.d.comb += rounded.eq((shifted >> 1) + shifted[0])
         with m.If(self.enable[1]):
             m.d.sync += operand[1].eq(operand[0])
-            with m.If(self.phase[1] == Phase.A):
+            with m.If(self.takes):
                 m.d.sync += x.eq(Mux(self.narrow, clamp(rounded, 16), clamp(rounded, X_BITS)))
         # Stage 2 gives ARGMAX's exclusion and the function's table a cycle of their own.
         x2 = Signal(signed(X_BITS))
@@ -166,24 +167,20 @@ class VectorLane(wiring.Component):
                 m.d.sync += operand[stage].eq(operand[stage - 1])
 
         # Stages 6 and 7: the product, and ROTATE's sum of two.
-        tables = {
-            phase: [Signal(signed(16), name=f"table{phase}_{place}") for place in range(2)]
-            for phase in (Phase.B, Phase.C)
-        }
-        for phase, places in tables.items():
-            for place, register in enumerate(places):
-                written = self.enable[5] & self.rotate & (self.phase[5] == phase) & (self.table_write == place)
-                with m.If(written):
+        tables = [[Signal(signed(16), name=f"table{n}_{place}") for place in range(2)] for n in range(2)]
+        for number, rows in enumerate(tables):
+            for place, register in enumerate(rows):
+                with m.If(self.enable[5] & self.keeps[number] & (self.table_write == place)):
                     m.d.sync += register.eq(operand[4])
-        first_table, second_table = (Mux(self.table_read, pair[1], pair[0]) for pair in tables.values())
+        first_table, second_table = (Mux(self.table_read, pair[1], pair[0]) for pair in tables)
         crossed = Signal(signed(32))
         m.d.comb += self.own.eq(function.f)
-        with m.If(self.enable[6] & self.rotate):
+        with m.If(self.enable[6] & self.rotate[0]):
             m.d.sync += crossed.eq(self.neighbour * second_table)
         second = Signal(signed(18))
         product = Signal(signed(43))
         total = Signal(signed(44))
-        with m.If(self.rotate):
+        with m.If(self.rotate[0]):
             m.d.comb += second.eq(first_table)
         with m.Elif(self.use_b):
             m.d.comb += second.eq(operand[5])
@@ -194,7 +191,7 @@ class VectorLane(wiring.Component):
         with m.If(self.enable[6]):
             m.d.sync += product.eq(function.f * second)
         with m.If(self.enable[7]):
-            m.d.sync += total.eq(product + Mux(self.rotate, crossed, 0))
+            m.d.sync += total.eq(product + Mux(self.rotate[1], crossed, 0))
 
         # Stages 8 and 9: shift with one more bit, round, add, saturate.
         wide = Signal(signed(34))

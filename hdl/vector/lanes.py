@@ -15,8 +15,8 @@ __all__ = ["LaneGroup", "group_size"]
 MOST_LANES = 16
 
 SHARED = (
-    "load", "enable", "in_shift", "narrow", "fn", "pivot", "use_b", "square", "rotate", "table_write", "table_read",
-    "factor", "shift", "add", "bits",
+    "load", "enable", "takes", "in_shift", "narrow", "fn", "pivot", "use_b", "square", "rotate", "keeps", "table_write",
+    "table_read", "factor", "shift", "add", "bits",
 )  # fmt: skip
 """Inputs that all lanes have in common."""
 
@@ -40,8 +40,8 @@ class LaneGroup(wiring.Component):
     -------
     first : In(lane bits)
         Number of the first lane (a constant outside).
-    data : In(32 x size), load, enable, phase, in_shift, narrow, fn, pivot, use_b, square, rotate, table_write,
-    table_read, factor, shift, add, bits : In
+    data : In(32 x size), load, enable, takes, in_shift, narrow, fn, pivot, use_b, square, rotate, keeps,
+    table_write, table_read, factor, shift, add, bits : In
         As of `VectorLane`.
     count : In(lane bits + 1)
         Stage 9: lanes below it hold elements that count.
@@ -61,7 +61,7 @@ class LaneGroup(wiring.Component):
         lane = lane_members()
         super().__init__(
             {
-                **{name: lane[name] for name in (*SHARED, "phase")},
+                **{name: lane[name] for name in SHARED},
                 "first": In(bits),
                 "data": In(32 * self.size),
                 "count": In(bits + 1),
@@ -91,7 +91,6 @@ class LaneGroup(wiring.Component):
             candidates.append((number < self.seen) & (~self.restricted | lane.below | (lane.equal & behind)))
             m.d.comb += [
                 *(getattr(lane, name).eq(getattr(self, name)) for name in SHARED),
-                *(lane.phase[stage].eq(self.phase[stage]) for stage in range(len(self.phase))),
                 lane.data.eq(self.data.word_select(place, 32)),
                 lane.neighbour.eq(lanes[place ^ 1].own),
                 lane.valid.eq(number < self.count),

@@ -25,15 +25,16 @@ class VectorOutput(wiring.Component):
     -------
     push : In(1), row : In(columns signed(32)), dest : In(16), half : In(1)
         A result row; the issue's credits guarantee room.
+    job : In(1)
+        Which instruction's it is.
     gather, collect : In(1), pick, place : In
-        The instruction is GATHER; take lane `pick` of the row as lane `place` of the row that is pushed.
-    activation : In(1), tiers : In(tiers)
-        Rows go to activation buffers; constant until the FIFO is empty.
+        It is a GATHER's; take lane `pick` of the row as lane `place` of the row that is pushed.
+    activation : In(1), tiers : In(tiers).array(2)
+        The row goes to activation buffers; to which, by job: constant until the job's rows have left.
     row_write : Out(stream of bank_write_layout).array(result_lanes)
     act_write : Out(stream of write_layout)
-    room : Out(1)
-        Pulse: a row has left.
-    empty : Out(1)
+    room, room_job : Out(1)
+        Pulse: a row of that job has left.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -45,16 +46,17 @@ class VectorOutput(wiring.Component):
                 "row": In(data.ArrayLayout(signed(32), config.columns)),
                 "dest": In(16),
                 "half": In(1),
+                "job": In(1),
                 "gather": In(1),
                 "collect": In(1),
                 "pick": In(lane_bits),
                 "place": In(lane_bits),
                 "activation": In(1),
-                "tiers": In(config.tiers),
+                "tiers": In(config.tiers).array(2),
                 "row_write": Out(stream.Signature(bank_write_layout(config))).array(config.result_lanes),
                 "act_write": Out(stream.Signature(write_layout(config))),
                 "room": Out(1),
-                "empty": Out(1),
+                "room_job": Out(1),
             }
         )
 
@@ -70,7 +72,7 @@ class VectorOutput(wiring.Component):
         config = self.config
         columns = config.columns
         width = 32 * columns
-        fifo = instantiate(m, platform, "rows", SramFifo(width + 17, OUTPUT_DEPTH))
+        fifo = instantiate(m, platform, "rows", SramFifo(width + 19, OUTPUT_DEPTH))
 
         # GATHER: the elements so far; lanes beyond the last one are zero.
         gathered = Signal(width)
@@ -84,17 +86,20 @@ class VectorOutput(wiring.Component):
             m.d.sync += gathered.eq(Mux(self.push, 0, assembled))
         m.d.comb += [
             fifo.push.eq(self.push),
-            fifo.push_data.eq(Cat(Mux(self.gather, assembled, self.row.as_value()), self.dest, self.half)),
+            fifo.push_data.eq(
+                Cat(Mux(self.gather, assembled, self.row.as_value()), self.dest, self.half, self.job, self.activation)
+            ),
         ]
 
         row, dest, half = fifo.data[:width], fifo.data[width : width + 16], fifo.data[width + 16]
+        job, activation = fifo.data[width + 17], fifo.data[width + 18]
         bank_bits = (config.result_lanes - 1).bit_length()
         bank = dest[:bank_bits]
         taken = Signal(config.result_lanes)
         for number, write in enumerate(self.row_write):
             mine = bank == number if bank_bits else 1
             m.d.comb += [
-                write.valid.eq(fifo.valid & ~self.activation & mine),
+                write.valid.eq(fifo.valid & ~activation & mine),
                 write.payload.row.eq(dest[bank_bits:]),
                 write.payload.data.eq(row),
                 taken[number].eq(write.valid & write.ready),
@@ -104,14 +109,14 @@ class VectorOutput(wiring.Component):
         pieces = config.rows // columns
         enable = [(half == piece).replicate(columns) for piece in range(pieces)] if pieces > 1 else [(1 << columns) - 1]
         m.d.comb += [
-            self.act_write.valid.eq(fifo.valid & self.activation),
+            self.act_write.valid.eq(fifo.valid & activation),
             word.valid.eq(1),
-            word.tiers.eq(self.tiers),
+            word.tiers.eq(Mux(job, self.tiers[1], self.tiers[0])),
             word.addr.eq(dest),
             word.enable.eq(Cat(*enable) if pieces > 1 else enable[0]),
             word.data.eq(elements.replicate(pieces)),
             fifo.pop.eq(taken.any() | (self.act_write.valid & self.act_write.ready)),
             self.room.eq(fifo.pop),
-            self.empty.eq(fifo.empty),
+            self.room_job.eq(job),
         ]
         return m

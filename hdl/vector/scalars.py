@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,38 +16,56 @@ from hdl.isa import VectorFn
 from hdl.vector.floating import FLOAT_STAGES, FloatUnit
 from hdl.vector.function import FUNCTION_STAGES, FunctionLane
 
-__all__ = ["ScalarUnit", "reduction_layout"]
+__all__ = ["SCALAR_STAGES", "ScalarUnit", "reduction_layout", "scalar_job_layout"]
 
 LOWEST = -32768
 _GRAND_BITS = 48
 
+SCALAR_STAGES = 2 + FLOAT_STAGES
+"""Stages from a vector's complete sum or maximum to its scalar, whichever kind it is."""
+
+
+def scalar_job_layout() -> data.StructLayout:
+    """Return what an instruction makes.
+
+    ``sums``: a sum (squares or MAP); ``best``: a MAXCORR; ``choice``: a CHOICE; ``root``, ``reciprocal``: of a sum the
+    reciprocal square root, the reciprocal. ``first``: do not read what was there. ``mult``: factor of the FLOAT;
+    ``eps``: what is added to a sum of squares.
+    """
+    return data.StructLayout(
+        {"sums": 1, "best": 1, "choice": 1, "root": 1, "reciprocal": 1, "first": 1, "mult": 16, "eps": _GRAND_BITS}
+    )
+
 
 def reduction_layout(config: MachineConfig) -> data.StructLayout:
-    """Return what accompanies a row to its reduction: place in its vector, scalar operand, scalar to write."""
-    return data.StructLayout({"first_row": 1, "last_row": 1, "row": 9, "factor": 17, "scalar": config.scalar_bits})
+    """Return what accompanies a row to its reduction.
+
+    Which job it belongs to, its place in its vector, the scalar operand, the scalar to write.
+    """
+    return data.StructLayout(
+        {"job": 1, "first_row": 1, "last_row": 1, "row": 9, "factor": 17, "scalar": config.scalar_bits}
+    )
 
 
 class ScalarUnit(wiring.Component):
     """Accumulates over the rows of a vector, makes its scalar, and writes it.
 
-    Latency from a vector's last row to the written scalar: 9 cycles (FLOAT), 3 (SUM), 5 (MAXCORR), 2 (CHOICE).
-    Throughput: one row per cycle. Multipliers: 32 x 17, and those of the two function units.
+    Latency from a vector's last row to the written scalar: 10 cycles for every kind, so that scalars are written in
+    the order of the vectors, also across instructions. Throughput: one row per cycle. Multipliers: 32 x 17, and those
+    of the two function units.
 
     Members
     -------
-    sums, best, choice, root, reciprocal, first : In(1)
-        What the instruction makes: a sum (squares or MAP), a MAXCORR, a CHOICE; of a sum the reciprocal square root,
-        the reciprocal. `first`: do not read what was there. Constant while an instruction runs.
-    mult : In(16), eps : In(48)
-        Factor of the FLOAT; what is added to a sum of squares.
+    jobs : In(scalar_job_layout).array(2)
+        What the two instructions make that can be under way.
     row_valid : In(1), row : In(reduction_layout)
         A row's reduction is there.
     total : In(signed), value : In(signed(16)), lane : In, found : In(1)
         Its sum; its best element.
     read_en : In(1), read_addr : In(scalar_bits), read_data : Out(32)
         Read of a scalar for the issue; data in the next cycle, held until the next read.
-    busy : Out(1)
-        A scalar is being made.
+    written : Out(1), written_job : Out(1)
+        Pulse: the next scalar of that job is being written; a read sees it from the next cycle on.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -53,14 +73,7 @@ class ScalarUnit(wiring.Component):
         lane_bits = config.columns.bit_length() - 1
         super().__init__(
             {
-                "sums": In(1),
-                "best": In(1),
-                "choice": In(1),
-                "root": In(1),
-                "reciprocal": In(1),
-                "first": In(1),
-                "mult": In(16),
-                "eps": In(_GRAND_BITS),
+                "jobs": In(scalar_job_layout()).array(2),
                 "row_valid": In(1),
                 "row": In(reduction_layout(config)),
                 "total": In(signed(32 + lane_bits)),
@@ -70,7 +83,8 @@ class ScalarUnit(wiring.Component):
                 "read_en": In(1),
                 "read_addr": In(config.scalar_bits),
                 "read_data": Out(32),
-                "busy": Out(1),
+                "written": Out(1),
+                "written_job": Out(1),
             }
         )
 
@@ -84,14 +98,12 @@ class ScalarUnit(wiring.Component):
         config = self.config
         operands = instantiate(m, platform, "operands", Sram(32, config.scalar_depth))
         results = instantiate(m, platform, "results", Sram(32, config.scalar_depth))
-        floats = instantiate(m, platform, "floats", FloatUnit())
-        powers = instantiate(m, platform, "powers", FunctionLane())
         row = self.row
 
         # Accumulate; a vector is complete with its last row.
         total = Signal(_GRAND_BITS)
         highest, index, found = Signal(signed(16)), Signal(16), Signal()
-        complete, factor, place = Signal(), Signal(17), Signal(config.scalar_bits)
+        complete, factor, place, job = Signal(), Signal(17), Signal(config.scalar_bits), Signal()
         better = self.found & (row.first_row | ~found | (self.value > highest))
         m.d.sync += complete.eq(self.row_valid & row.last_row)
         with m.If(self.row_valid):
@@ -99,6 +111,7 @@ class ScalarUnit(wiring.Component):
                 total.eq(Mux(row.first_row, 0, total) + self.total),
                 factor.eq(row.factor),
                 place.eq(row.scalar),
+                job.eq(row.job),
                 found.eq(self.found | (found & ~row.first_row)),
             ]
             with m.If(better):
@@ -107,78 +120,88 @@ class ScalarUnit(wiring.Component):
                 m.d.sync += [highest.eq(LOWEST), index.eq(0xFFFF)]
         m.d.comb += [results.read_en.eq(self.row_valid & row.last_row), results.read_addr.eq(row.scalar)]
 
-        # Stages after the accumulator: valid bits and the scalar's number.
-        length = 2 + FLOAT_STAGES
-        valid = Signal(length + 1)
-        places = [place, *(Signal(config.scalar_bits, name=f"place{n}") for n in range(1, length + 1))]
+        # Stages after the accumulator: valid bits, the scalar's number, its job.
+        valid = Signal(SCALAR_STAGES + 1)
+        places, owners = [place], [job]
         m.d.comb += valid[0].eq(complete)
-        for stage in range(length):
+        for stage in range(SCALAR_STAGES):
+            places.append(Signal(config.scalar_bits, name=f"place{stage + 1}"))
+            owners.append(Signal(name=f"owner{stage + 1}"))
             m.d.sync += valid[stage + 1].eq(valid[stage])
             with m.If(valid[stage]):
-                m.d.sync += places[stage + 1].eq(places[stage])
+                m.d.sync += [places[stage + 1].eq(places[stage]), owners[stage + 1].eq(owners[stage])]
 
-        # Sums: what was there, times the correction.
-        carried, partial = Signal(49), Signal(_GRAND_BITS)
-        with m.If(valid[0]):
-            m.d.sync += [carried.eq(Mux(self.first, 0, results.read_data) * factor), partial.eq(total)]
-        grand = Signal(_GRAND_BITS)
-        with m.If(valid[1]):
-            with m.If(self.root):
-                m.d.sync += grand.eq(partial + self.eps)
-            with m.Else():
-                m.d.sync += grand.eq((partial + ((carried + (1 << 14)) >> 15))[:32])
+        def of(stage: int, field: str) -> Value:
+            """Return a field of the job whose vector is in a stage."""
+            first, second = (job[field] for job in self.jobs)
+            return Mux(owners[stage], second, first)
+
+        grand = self._sums(m, valid, of, total, factor, results.read_data)
+        corrected = self._maxima(m, platform, valid, of, highest, factor)
+        floats = instantiate(m, platform, "floats", FloatUnit())
+        floating = [of(2 + stage, "root") | of(2 + stage, "reciprocal") for stage in range(FLOAT_STAGES + 1)]
         m.d.comb += [
-            floats.enable.eq(Mux(self.root | self.reciprocal, valid[2 : 2 + FLOAT_STAGES], 0)),
-            floats.root.eq(self.root),
+            floats.enable.eq(Cat(valid[2 + stage] & floating[stage] for stage in range(FLOAT_STAGES))),
+            floats.root.eq(Cat(of(2 + stage, "root") for stage in range(3))),
             floats.value.eq(grand),
-            floats.mult.eq(self.mult),
+            floats.mult.eq(of(6, "mult")),
         ]
 
-        # Maxima: the correction is the power of two by which the maximum has grown.
-        old, above = Signal(signed(16)), Signal(signed(16))
-        m.d.comb += [
-            old.eq(Mux(self.first, LOWEST, factor[:16].as_signed())),
-            above.eq(Mux(highest > old, highest, old)),
-            powers.fn.eq(VectorFn.EXP2),
-            powers.enable.eq(Mux(self.best, valid[:FUNCTION_STAGES], 0)),
-            powers.x.eq(old),
-            powers.pivot.eq(above),
-        ]
-        maxima = [above, *(Signal(16, name=f"maximum{n}") for n in range(1, FUNCTION_STAGES + 1))]
-        for stage in range(FUNCTION_STAGES):
-            with m.If(valid[stage] & self.best):
-                m.d.sync += maxima[stage + 1].eq(maxima[stage])
-
-        # One write port; the instruction says which way the scalars come.
-        write_en, write_addr, write_data = Signal(), Signal(config.scalar_bits), Signal(32)
-        with m.If(self.choice):
-            choice = Mux(found, Cat(highest, index), Const((0xFFFF << 16) | (LOWEST & 0xFFFF), 32))
-            m.d.comb += [write_en.eq(valid[0]), write_addr.eq(places[0]), write_data.eq(choice)]
-        with m.Elif(self.best):
-            corrected = Cat(maxima[FUNCTION_STAGES], Mux(self.first, 0, powers.f[:16]))
-            m.d.comb += [
-                write_en.eq(valid[FUNCTION_STAGES]),
-                write_addr.eq(places[FUNCTION_STAGES]),
-                write_data.eq(corrected),
-            ]
-        with m.Elif(self.root | self.reciprocal):
-            m.d.comb += [
-                write_en.eq(valid[length]),
-                write_addr.eq(places[length]),
-                write_data.eq(Cat(floats.mantissa, floats.exponent)),
-            ]
-        with m.Elif(self.sums):
-            m.d.comb += [write_en.eq(valid[2]), write_addr.eq(places[2]), write_data.eq(grand)]
+        # What is no FLOAT waits as long as one takes.
+        chosen = Mux(found, Cat(highest, index), Const((0xFFFF << 16) | (LOWEST & 0xFFFF), 32))
+        plain: list[Value] = [chosen]
+        for stage in range(SCALAR_STAGES):
+            now = plain[-1]
+            if stage == 2:
+                now = Mux(of(2, "sums"), grand[:32], now)
+            if stage == FUNCTION_STAGES:
+                now = Mux(of(FUNCTION_STAGES, "best"), corrected, now)
+            held = Signal(32, name=f"plain{stage + 1}")
+            with m.If(valid[stage]):
+                m.d.sync += held.eq(now)
+            plain.append(held)
         for memory in (operands, results):
             m.d.comb += [
-                memory.write_en.eq(write_en),
-                memory.write_addr.eq(write_addr),
-                memory.write_data.eq(write_data),
+                memory.write_en.eq(valid[SCALAR_STAGES]),
+                memory.write_addr.eq(places[SCALAR_STAGES]),
+                memory.write_data.eq(Mux(floating[FLOAT_STAGES], Cat(floats.mantissa, floats.exponent), plain[-1])),
             ]
         m.d.comb += [
             operands.read_en.eq(self.read_en),
             operands.read_addr.eq(self.read_addr),
             self.read_data.eq(operands.read_data),
-            self.busy.eq(valid.any()),
+            self.written.eq(valid[SCALAR_STAGES]),
+            self.written_job.eq(owners[SCALAR_STAGES]),
         ]
         return m
+
+    def _sums(self, m: Module, valid: Value, of: Any, total: Value, factor: Value, old: Value) -> Value:
+        """Add what was there, times the correction; return the sum, in stage 2."""
+        carried, partial = Signal(49), Signal(_GRAND_BITS)
+        with m.If(valid[0]):
+            m.d.sync += [carried.eq(Mux(of(0, "first"), 0, old) * factor), partial.eq(total)]
+        grand = Signal(_GRAND_BITS)
+        with m.If(valid[1]):
+            with m.If(of(1, "root")):
+                m.d.sync += grand.eq(partial + of(1, "eps"))
+            with m.Else():
+                m.d.sync += grand.eq((partial + ((carried + (1 << 14)) >> 15))[:32])
+        return grand
+
+    def _maxima(self, m: Module, platform: object, valid: Value, of: Any, highest: Value, factor: Value) -> Value:
+        """Correct by the power of two by which the maximum has grown; return the MAXCORR, in stage FUNCTION_STAGES."""
+        powers = instantiate(m, platform, "powers", FunctionLane())
+        old, above = Signal(signed(16)), Signal(signed(16))
+        m.d.comb += [
+            old.eq(Mux(of(0, "first"), LOWEST, factor[:16].as_signed())),
+            above.eq(Mux(highest > old, highest, old)),
+            powers.fn.eq(Cat(Const(VectorFn.EXP2.value, 2) for _ in range(FUNCTION_STAGES))),
+            powers.enable.eq(Cat(valid[stage] & of(stage, "best") for stage in range(FUNCTION_STAGES))),
+            powers.x.eq(old),
+            powers.pivot.eq(above),
+        ]
+        maxima = [above, *(Signal(16, name=f"maximum{n}") for n in range(1, FUNCTION_STAGES + 1))]
+        for stage in range(FUNCTION_STAGES):
+            with m.If(valid[stage] & of(stage, "best")):
+                m.d.sync += maxima[stage + 1].eq(maxima[stage])
+        return Cat(maxima[FUNCTION_STAGES], Mux(of(FUNCTION_STAGES, "first"), 0, powers.f[:16]))

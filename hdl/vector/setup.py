@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -27,8 +29,16 @@ CHECKS = 5
 
 
 def job_layout(config: MachineConfig) -> data.StructLayout:
-    """Return a checked instruction: its fields, its index and its posts."""
-    return data.StructLayout({**dict(_FIELDS), "pc": PC_BITS, "post": post_layout(config)})
+    """Return a checked instruction: its fields, its index, its posts, and what follows from its fields.
+
+    ``a_last``, ``b_last``, ``dest_last``: the last row that it reads or writes; ``d_end``: the scalar after the last
+    one that it writes. ``uses_b``: it has an operand B. ``scalars``: it reads a scalar for every vector; ``reduces``:
+    it writes one; ``sums``: by summing.
+    """
+    derived = {
+        "a_last": 16, "b_last": 16, "dest_last": 16, "d_end": 13, "uses_b": 1, "scalars": 1, "reduces": 1, "sums": 1,
+    }  # fmt: skip
+    return data.StructLayout({**dict(_FIELDS), **derived, "pc": PC_BITS, "post": post_layout(config)})
 
 
 class VectorSetup(wiring.Component):
@@ -79,7 +89,7 @@ class VectorSetup(wiring.Component):
         m.d.comb += [self.queue.ready.eq(~held & ~self.halt), self.held.eq(held)]
         with m.If(self.queue.valid & self.queue.ready):
             m.d.sync += [word.eq(self.queue.payload), held.eq(1), granted.eq(0)]
-        checked, bad = self._check(m, ins, held)
+        checked, bad = self._check(m, ins, held, self.start.payload)
 
         needed = (ins.wait0_count | ins.wait1_count).any()
         m.d.comb += [
@@ -108,8 +118,11 @@ class VectorSetup(wiring.Component):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.RANGE), self.error.pc.eq(word.pc)]
         return m
 
-    def _check(self, m: Module, ins: data.View, held: Signal) -> tuple[Signal, Signal]:
-        """Build the range check, a product and a comparison a cycle; return (checked, out of range)."""
+    def _check(self, m: Module, ins: data.View, held: Signal, job: Any) -> tuple[Signal, Signal]:
+        """Build the range check, a product and a comparison a cycle; return (checked, out of range).
+
+        What it finds out about the instruction goes into `job`.
+        """
         config = self.config
         gather = ins.op == VectorOp.GATHER
         two = (ins.op == VectorOp.MUL) | (ins.op == VectorOp.ROTATE) | (ins.op == VectorOp.ADD)
@@ -123,6 +136,15 @@ class VectorSetup(wiring.Component):
                 m.d.comb += reads.eq(~ins.first)
             with m.Case(VectorOp.SCALE, VectorOp.RESCALE, VectorOp.GATHER):
                 m.d.comb += reads.eq(1)
+        lasts = [Signal(16, name=f"{name}_last") for name in ("a", "b", "dest")]
+        m.d.comb += [
+            *(job[f"{name}_last"].eq(last) for name, last in zip(("a", "b", "dest"), lasts, strict=True)),
+            job.d_end.eq(ins.d_scalar + ins.vectors),
+            job.uses_b.eq(two),
+            job.scalars.eq(reads),
+            job.reduces.eq(reduction | with_sum),
+            job.sums.eq(with_sum),
+        ]
 
         step = Signal(range(CHECKS + 3))
         product, bad, checked = Signal(20), Signal(), Signal()
@@ -149,6 +171,9 @@ class VectorSetup(wiring.Component):
             m.d.sync += [step.eq(step + 1), product.eq(factor_a * factor_b)]
             with m.If((step != 0) & applies & (end >= limit)):
                 m.d.sync += bad.eq(1)
+            for number, last in enumerate(lasts):
+                with m.If(step == number + 1):
+                    m.d.sync += last.eq(end)
             with m.If(step == CHECKS):
                 m.d.sync += checked.eq(1)
             with m.Switch(step):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -23,15 +24,16 @@ from hdl.interfaces import (
     wait_layout,
     write_layout,
 )
-from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum
+from hdl.isa import Opcode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
+from hdl.vector.function import FUNCTION_STAGES
 from hdl.vector.issue import VectorIssue, token_layout
-from hdl.vector.lane import LANE_STAGES, STAGE_X
+from hdl.vector.lane import LANE_STAGES, STAGE_F, STAGE_X, Phase
 from hdl.vector.lanes import LaneGroup, group_size
 from hdl.vector.output import VectorOutput
 from hdl.vector.reduce import BestTree, SumTree, tree_stages
 from hdl.vector.route import RouteUnit, gate_lanes
 from hdl.vector.scalars import ScalarUnit
-from hdl.vector.setup import VectorSetup
+from hdl.vector.setup import VectorSetup, job_layout
 
 __all__ = ["VectorUnit", "vector_stats_layout"]
 
@@ -49,12 +51,13 @@ def vector_stats_layout() -> data.StructLayout:
 
 
 class VectorUnit(wiring.Component):
-    """One row per cycle through a pipeline of one lane per column; one instruction after another.
+    """One row per cycle through a pipeline of one lane per column; an instruction begins while the one before drains.
 
-    Latency: a result row is written 15 cycles after its last operand was read, when nothing is in the way; about 20
-    cycles from the last row of an instruction to the first of the next. Throughput: one row of operand A per cycle
-    (MUL: one in two cycles, ADD: in 14; GATHER: one element in three; ROTATE with tables of one or two rows: the rows
-    of a vector and of its tables, with larger tables one row in three cycles).
+    Latency: a result row is written 15 cycles after its last operand was read, when nothing is in the way; a scalar
+    about 25 cycles after the last row of its vector. Throughput: one row of operand A per cycle (MUL: one in two
+    cycles, ADD: in 14; ROTATE with tables of one or two rows: the rows of a vector and of its tables, with larger
+    tables one row in three cycles), two cycles from the last row of an instruction to the first of the next, which
+    waits for what it reads of the one before (`VectorIssue`).
 
     Members
     -------
@@ -145,18 +148,19 @@ class VectorUnit(wiring.Component):
         row = Signal(32 * config.columns)
         m.d.comb += row.eq(reduce(or_, (Mux(came_from[n], d.as_value(), 0) for n, d in enumerate(self.row_data))))
 
-        job: Any = issue.job
         tokens = self._tokens(m, issue)
-        factor, pivot, shift, choice = self._operands(m, job, tokens, scalars)
-        groups = self._lanes(m, platform, job, tokens, row, factor, pivot, shift)
-        self._reduce(m, platform, job, tokens, groups, scalars, factor, choice)
-        self._deliver(m, job, tokens, groups, output, issue)
-        busy_tokens = self._unfinished(job, tokens)
+        of = self._fields(m, issue, tokens)
+        factor, pivot, shift, choice = self._operands(m, of, tokens, scalars)
+        groups = self._lanes(m, platform, of, tokens, row, factor, pivot, shift)
+        self._reduce(m, platform, of, tokens, groups, issue, scalars, factor, choice)
+        self._deliver(m, of, tokens, groups, output, issue)
 
         # Completion, posts, errors, statistics.
         posting, post = Signal(), Signal(post_layout(config))
+        ended: Any = Signal(job_layout(config))
+        m.d.comb += ended.eq(Mux(issue.finished_job, issue.jobs[1].as_value(), issue.jobs[0].as_value()))
         m.d.comb += [
-            issue.done.eq(~busy_tokens & ~scalars.busy & output.empty & ~posting),
+            issue.hold.eq(posting),
             self.post.valid.eq(posting | route.post.valid),
             self.post.payload.eq(Mux(route.post.valid, route.post.payload.as_value(), post.as_value())),
             setup.halt.eq(self.halt | self.error.valid),
@@ -164,7 +168,7 @@ class VectorUnit(wiring.Component):
             self.busy.eq(self.queue.valid | setup.held | issue.running | posting | route.busy),
         ]
         with m.If(issue.finished):
-            m.d.sync += [post.eq(job.post), posting.eq(job.post.en0 | job.post.en1)]
+            m.d.sync += [post.eq(ended.post), posting.eq(ended.post.en0 | ended.post.en1)]
         with m.Elif(self.post.ready):
             m.d.sync += posting.eq(0)
         self._connect_route(m, route, setup, ~(setup.held | issue.running | posting))
@@ -185,6 +189,9 @@ class VectorUnit(wiring.Component):
             scalars.read_addr.eq(Mux(route.busy, route.scalar_addr, issue.scalar_addr)),
             issue.scalar_data.eq(scalars.read_data),
             issue.room.eq(output.room),
+            issue.room_job.eq(output.room_job),
+            issue.written.eq(scalars.written),
+            issue.written_job.eq(scalars.written_job),
         ]
         stats = Signal(vector_stats_layout(), init={"idle": 1})
         now = Signal(vector_stats_layout())
@@ -238,41 +245,66 @@ class VectorUnit(wiring.Component):
         for number in range(1, length + 1):
             token: Any = Signal(token_layout(self.config), name=f"token{number}")
             before = tokens[-1]
-            m.d.sync += token.valid.eq(before.valid & ~issue.finished)
+            m.d.sync += token.valid.eq(before.valid)
             with m.If(before.valid):
-                fields = [name for name in token.shape().members if name != "valid"]
-                m.d.sync += [token[name].eq(before[name]) for name in fields]
+                m.d.sync += token.as_value()[1:].eq(before.as_value()[1:])  # all but the valid bit
             tokens.append(token)
         return tokens
 
-    def _unfinished(self, job: Any, tokens: list[Any]) -> Any:
-        """Return whether a row of the instruction has not come to where its result is taken.
+    def _fields(self, m: Module, issue: Any, tokens: list[Any]) -> Callable[[int, str], Any]:
+        """Return a function that gives a field of the job to which token n belongs.
 
-        That is behind the tree of maxima, behind the lanes, or behind the tree of sums; nothing looks at it later, and
-        it is forgotten when the instruction is finished.
+        Beside the instruction's own fields there is what the lanes want to know of it.
         """
-        stages = tree_stages(self.config.columns)
-        early = (job.op == VectorOp.MAX) | (job.op == VectorOp.ARGMAX)
-        summed = (job.op == VectorOp.SUMSQ) | ((job.op == VectorOp.MAP) & (job.sum != VectorSum.NONE))
-        until_best, until_result = STAGE_X + 3 + stages, LANE_STAGES + 2
-        assert until_best <= until_result <= len(tokens)
-        return (
-            Cat(token.valid for token in tokens[:until_best]).any()
-            | (Cat(token.valid for token in tokens[until_best:until_result]).any() & ~early)
-            | (Cat(token.valid for token in tokens[until_result:]).any() & summed)
-        )
+        decoded = []
+        for number, job in enumerate(issue.jobs):
+            op = job.op
+            squares, maps, rotates = op == VectorOp.SUMSQ, op == VectorOp.MAP, op == VectorOp.ROTATE
+            fields = {
+                "gathers": op == VectorOp.GATHER,
+                "adds": op == VectorOp.ADD,
+                "maps": maps,
+                "rotates": rotates,
+                "squares": squares,
+                "multiplies": (op == VectorOp.MUL) | rotates,
+                "function": Mux(maps, job.fn, VectorFn.IDENTITY),
+                "width": Mux(squares, VectorBits.BITS32, job.bits),
+                "narrow": job.uses_b & (op != VectorOp.ADD)
+                | squares
+                | (op == VectorOp.MAX)
+                | (op == VectorOp.ARGMAX)
+                | (op == VectorOp.GATHER)
+                | (maps & (job.fn != VectorFn.IDENTITY)),
+                "restricted": (op == VectorOp.ARGMAX) & ~job.first,
+                "activation": job.dest_kind == VectorDest.ACTIVATION,
+            }
+            signals = {}
+            for name, value in fields.items():
+                signals[name] = Signal(len(Value.cast(value)), name=f"{name}{number}")
+                m.d.comb += signals[name].eq(value)
+            decoded.append(signals)
 
-    def _operands(self, m: Module, job: Any, tokens: list[Any], scalars: Any) -> tuple[list[Any], Any, Any, Any]:
+        def of(stage: int, name: str) -> Any:
+            first, second = (
+                own[name] if name in own else job[name] for own, job in zip(decoded, issue.jobs, strict=True)
+            )
+            return Mux(tokens[stage].job, second, first)
+
+        return of
+
+    def _operands(self, m: Module, of: Any, tokens: list[Any], scalars: Any) -> tuple[list[Any], Any, Any, Any]:
         """Return what the scalar operand gives: factor by token, pivot and choice in lane stage 3, shift in stage 8."""
         scalar = scalars.read_data  # in the cycle of token 0
-        exp2 = (job.op == VectorOp.MAP) & (job.fn == VectorFn.EXP2)
+        op, fn, first_shift = Signal(VectorOp), Signal(VectorFn), Signal(6)
+        m.d.comb += [op.eq(of(0, "op")), fn.eq(of(0, "function")), first_shift.eq(of(0, "shift"))]
         exponent = Signal(signed(9))
-        m.d.comb += exponent.eq(scalar[16:22] + job.shift - 32)
+        m.d.comb += exponent.eq(scalar[16:22] + first_shift - 32)
         factor0, shift0 = Signal(17), Signal(6)
-        m.d.comb += [factor0.eq(job.mult), shift0.eq(job.shift)]
-        with m.Switch(job.op):
+        m.d.comb += [factor0.eq(of(0, "mult")), shift0.eq(first_shift)]
+        with m.Switch(op):
             with m.Case(VectorOp.MAP):
-                m.d.comb += factor0.eq(Mux(exp2, scalar[16:], ONE_Q15))  # of the sum; rows are multiplied by `mult`
+                # Of the sum; rows are multiplied by `mult`.
+                m.d.comb += factor0.eq(Mux(fn == VectorFn.EXP2, scalar[16:], ONE_Q15))
             with m.Case(VectorOp.SCALE):
                 m.d.comb += [
                     factor0.eq(scalar[:16]),
@@ -303,7 +335,7 @@ class VectorUnit(wiring.Component):
         self,
         m: Module,
         platform: object,
-        job: Any,
+        of: Any,
         tokens: list[Any],
         row: Any,
         factor: list[Any],
@@ -311,63 +343,48 @@ class VectorUnit(wiring.Component):
         shift: Any,
     ) -> list[Any]:
         """Place the lanes and what all of them share."""
-        op = job.op
-        narrow, use_b, square, rotate = Signal(), Signal(), Signal(), Signal()
-        fn = Signal(2)
-        bits = Signal(2)
-        m.d.comb += [
-            use_b.eq((op == VectorOp.MUL) | rotate),
-            rotate.eq(op == VectorOp.ROTATE),
-            square.eq(op == VectorOp.SUMSQ),
-            narrow.eq(
-                use_b
-                | square
-                | (op == VectorOp.MAX)
-                | (op == VectorOp.ARGMAX)
-                | (op == VectorOp.GATHER)
-                | ((op == VectorOp.MAP) & (job.fn != VectorFn.IDENTITY))
-            ),
-            fn.eq(Mux(op == VectorOp.MAP, job.fn, VectorFn.IDENTITY)),
-            bits.eq(Mux(square, 2, job.bits)),
-        ]
+        # Token n + 1 is in stage n of the lanes.
         multiplier = Signal(17)
-        m.d.comb += multiplier.eq(Mux(op == VectorOp.MAP, job.mult, factor[7]))
-        enable = Cat(token.valid for token in tokens[1 : 1 + LANE_STAGES])
+        m.d.comb += multiplier.eq(Mux(of(7, "maps"), of(7, "mult"), factor[7]))
+        tables = Cat((tokens[6].phase == phase) & of(6, "rotates") for phase in (Phase.B, Phase.C))
+        shared = {
+            "load": tokens[0].valid,
+            "enable": Cat(token.valid for token in tokens[1 : 1 + LANE_STAGES]),
+            "takes": tokens[2].phase == Phase.A,
+            "in_shift": of(1, "in_shift"),
+            "narrow": of(2, "narrow"),
+            "fn": Cat(of(STAGE_F + stage + 1, "function") for stage in range(FUNCTION_STAGES)),
+            "pivot": pivot,
+            "use_b": of(7, "multiplies"),
+            "square": of(7, "squares"),
+            "rotate": Cat(of(7, "rotates"), of(8, "rotates")),
+            "keeps": tables,
+            "table_write": tokens[6].index,
+            "table_read": tokens[7].index,
+            "factor": multiplier,
+            "shift": shift,
+            "add": of(LANE_STAGES, "adds"),
+            "bits": of(LANE_STAGES, "width"),
+            "count": tokens[LANE_STAGES].count,
+        }
         size = group_size(self.config.columns)
         groups: list[Any] = []
         for number in range(self.config.columns // size):
-            group = instantiate(m, platform, f"lanes{number}", LaneGroup(self.config.columns))
-            m.d.comb += [
-                group.first.eq(number * size),
-                group.load.eq(tokens[0].valid),
-                group.data.eq(row.word_select(number, 32 * size)),
-                group.enable.eq(enable),
-                *(group.phase[stage].eq(tokens[stage + 1].phase) for stage in range(8)),
-                group.in_shift.eq(job.in_shift),
-                group.narrow.eq(narrow),
-                group.fn.eq(fn),
-                group.pivot.eq(pivot),
-                group.use_b.eq(use_b),
-                group.square.eq(square),
-                group.rotate.eq(rotate),
-                group.table_write.eq(tokens[6].index),
-                group.table_read.eq(tokens[7].index),
-                group.factor.eq(multiplier),
-                group.shift.eq(shift),
-                group.add.eq(op == VectorOp.ADD),
-                group.bits.eq(bits),
-                group.count.eq(tokens[LANE_STAGES].count),
-            ]
-            groups.append(group)
+            groups.append(instantiate(m, platform, f"lanes{number}", LaneGroup(self.config.columns)))
+            m.d.comb += [groups[-1].first.eq(number * size), groups[-1].data.eq(row.word_select(number, 32 * size))]
+        for name, value in shared.items():
+            once = Signal(groups[0].signature.members[name].shape, name=f"lane_{name}")
+            m.d.comb += [once.eq(value), *(getattr(group, name).eq(once) for group in groups)]
         return groups
 
     def _reduce(
         self,
         m: Module,
         platform: object,
-        job: Any,
+        of: Any,
         tokens: list[Any],
         groups: list[Any],
+        issue: Any,
         scalars: Any,
         factor: list[Any],
         choice: Any,
@@ -378,10 +395,8 @@ class VectorUnit(wiring.Component):
         sums = instantiate(m, platform, "sums", SumTree(config.columns))
         best = instantiate(m, platform, "best", BestTree(config.columns))
         at_x, at_result = STAGE_X + 2, LANE_STAGES + 1
-        chooses = job.op == VectorOp.ARGMAX
         seen = tokens[at_x]
         # ARGMAX goes on after the choice before: lower values, and the same value at higher indices.
-        restricted = chooses & ~job.first
         row_before, row_same = Signal(), Signal()
         m.d.comb += [
             row_before.eq(seen.row > choice[lane_bits:]),
@@ -390,7 +405,7 @@ class VectorUnit(wiring.Component):
         for group in groups:
             m.d.comb += [
                 group.seen.eq(seen.count),
-                group.restricted.eq(restricted),
+                group.restricted.eq(of(at_x, "restricted")),
                 group.row_before.eq(row_before),
                 group.row_same.eq(row_same),
                 group.choice.eq(choice[:lane_bits]),
@@ -402,47 +417,52 @@ class VectorUnit(wiring.Component):
             best.row.eq(Cat(group.x for group in groups)),
             best.candidates.eq(Cat(group.candidates for group in groups)),
         ]
-        makes_sum = (job.op == VectorOp.MAP) & (job.sum != VectorSum.NONE)
-        square, highest = job.op == VectorOp.SUMSQ, job.op == VectorOp.MAX
-        early, late = tokens[at_x + stages], tokens[at_result + stages]
-        token: Any = Signal(token_layout(config), name="reduced")
-        scale = Signal(17)
+        # The best waits as long as a sum takes, so that rows come to the scalar unit in the order of their issue.
+        found: Value = Cat(best.value, best.lane, best.found)
+        for number in range(at_result - at_x):
+            later = Signal(len(found), name=f"best{number}")
+            with m.If(tokens[at_x + stages + number].valid):
+                m.d.sync += later.eq(found)
+            found = later
+        token = tokens[at_result + stages]
+        for makes, job in zip(scalars.jobs, issue.jobs, strict=True):
+            square = job.op == VectorOp.SUMSQ
+            m.d.comb += [
+                makes.sums.eq(job.sums | square),
+                makes.best.eq(job.op == VectorOp.MAX),
+                makes.choice.eq(job.op == VectorOp.ARGMAX),
+                makes.root.eq(square),
+                makes.reciprocal.eq(job.sums & (job.sum == VectorSum.SUM_RECIP)),
+                makes.first.eq(job.first),
+                makes.mult.eq(Mux(square, job.mult, job.imm)),
+                makes.eps.eq((job.imm << job.shift)[:48]),
+            ]
         m.d.comb += [
-            token.eq(Mux(highest | chooses, early.as_value(), late.as_value())),
-            scale.eq(Mux(highest | chooses, factor[at_x + stages], factor[at_result + stages])),
-            scalars.sums.eq(makes_sum | square),
-            scalars.best.eq(highest),
-            scalars.choice.eq(chooses),
-            scalars.root.eq(square),
-            scalars.reciprocal.eq(makes_sum & (job.sum == VectorSum.SUM_RECIP)),
-            scalars.first.eq(job.first),
-            scalars.mult.eq(Mux(square, job.mult, job.imm)),
-            scalars.eps.eq((job.imm << job.shift)[:48]),
-            scalars.row_valid.eq(token.valid & (makes_sum | square | highest | chooses)),
+            scalars.row_valid.eq(token.valid & token.reduces),
+            scalars.row.job.eq(token.job),
             scalars.row.first_row.eq(token.first),
             scalars.row.last_row.eq(token.last),
             scalars.row.row.eq(token.row),
-            scalars.row.factor.eq(scale),
+            scalars.row.factor.eq(factor[at_result + stages]),
             scalars.row.scalar.eq(token.scalar),
             scalars.total.eq(sums.total),
-            scalars.value.eq(best.value),
-            scalars.lane.eq(best.lane),
-            scalars.found.eq(best.found),
+            Cat(scalars.value, scalars.lane, scalars.found).eq(found),
         ]
 
-    def _deliver(self, m: Module, job: Any, tokens: list[Any], groups: list[Any], output: Any, issue: Any) -> None:
+    def _deliver(self, m: Module, of: Any, tokens: list[Any], groups: list[Any], output: Any, issue: Any) -> None:
         """Hand complete result rows to the output."""
-        token = tokens[LANE_STAGES + 1]
-        gather = job.op == VectorOp.GATHER
+        at = LANE_STAGES + 1
+        token = tokens[at]
         m.d.comb += [
             output.push.eq(token.valid & token.out),
             output.row.eq(Cat(group.result.as_value() for group in groups)),
             output.dest.eq(token.dest),
             output.half.eq(token.half),
-            output.gather.eq(gather),
-            output.collect.eq(token.valid & gather),
+            output.job.eq(token.job),
+            output.gather.eq(of(at, "gathers")),
+            output.collect.eq(token.valid & of(at, "gathers")),
             output.pick.eq(token.pick),
             output.place.eq(token.place),
-            output.activation.eq(job.dest_kind == VectorDest.ACTIVATION),
-            output.tiers.eq(job.dest_tiers),
+            output.activation.eq(of(at, "activation")),
+            *(own.eq(job.dest_tiers) for own, job in zip(output.tiers, issue.jobs, strict=True)),
         ]

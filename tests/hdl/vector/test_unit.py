@@ -12,6 +12,8 @@ from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
 from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction, VectorOp
+from hdl.vector_access import writes_scalar
+from scheduler.vector_timing import VectorTiming, vector_cycles
 from sim.golden.executor import Executor
 from sim.vector_streams import VectorDrawer
 from tests.hdl.vector.unit_bench import VectorBench
@@ -85,13 +87,81 @@ def test_each_operation(op: VectorOp) -> None:
         check(config, program, seed, 0.1 * seed)
 
 
+SETUP = 6
+"""Cycles from the queue to an instruction's first row, and until the bench sees that all is done."""
+
+DRAIN = 40
+"""Cycles from the queue to an instruction's first row, and from its last one to the end, and some more."""
+
+
 def test_throughput() -> None:
-    """A row per cycle, and a short gap from one instruction to the next."""
+    """A row per cycle, and a cycle from one instruction to the next."""
     config = CONFIGS["tiny"]
     text = "vector op=scale vectors=32 rows=4 a_stride=4 shift=30 bits=bits16 dest_kind=rows dest=128 dest_stride=4"
     bench = check(config, assemble("\n".join([text] * 3)), 1, 0.0)
     assert bench.stats["row_wait"] == 0
-    assert bench.cycles <= 3 * (128 + 24) + 10
+    assert bench.cycles <= 3 * (128 + 2) + DRAIN
+
+
+def test_gather_takes_an_element_a_cycle() -> None:
+    config = CONFIGS["tiny"]
+    text = """
+        vector op=argmax first=1 vectors=64 rows=2 a_stride=2
+        vector op=argmax vectors=64 rows=2 a_stride=2 d_scalar=64
+        vector op=gather vectors=64 rows=2 a_stride=2 length=2 dest_kind=rows dest=200 dest_stride=1
+    """
+    bench = check(config, assemble(text), 1, 0.0)
+    assert bench.cycles <= 3 * (128 + 2) + DRAIN
+
+
+MAXIMA = "vector op=max first=1 vectors=16 rows=4 a_stride=4 in_shift=8 d_scalar=10"
+SUMS = "vector op=map fn=exp2 first=1 vectors=16 rows=4 a_stride=4 in_shift=8 s=10 sum=sum d_scalar=40 dest_kind=none"
+SCALED = "vector op=rescale vectors=16 rows=4 a_stride=4 s=10 bits=bits32 dest_kind=rows dest=128 dest_stride=4"
+
+
+@pytest.mark.parametrize(
+    ("text", "waits"),
+    [
+        pytest.param([MAXIMA, SUMS], False, id="a scalar of each vector"),
+        pytest.param([MAXIMA, SCALED, SCALED.replace("128", "256")], False, id="two readers"),
+        pytest.param([MAXIMA, MAXIMA.replace("first=1", "s=10"), SUMS], False, id="goes on where the one before is"),
+        pytest.param([MAXIMA, SUMS, SUMS.replace("first=1", "masked=1 length=9")], False, id="a sum that goes on"),
+        pytest.param([MAXIMA, SCALED.replace("s=10", "s=25").replace("16", "1")], True, id="the last scalar first"),
+        pytest.param([MAXIMA, SCALED.replace("s=10", "s=26")], False, id="behind its scalars"),
+        pytest.param([SUMS.replace("map fn=exp2", "sumsq").replace("sum=sum", ""), SCALED.replace("rescale", "scale")
+                      .replace("s=10", "s=40")], False, id="norm"),
+        pytest.param([SCALED, SCALED.replace("dest=128", "dest=256").replace("vectors", "a=128 vectors")], True,
+                     id="the rows of the one before"),
+        pytest.param([SCALED, MAXIMA.replace("vectors=16", "a=191 vectors=1")], True, id="its last row"),
+        pytest.param([SCALED, MAXIMA.replace("vectors=16", "a=192 vectors=16")], False, id="behind its rows"),
+        pytest.param([SCALED, MAXIMA.replace("vectors=16 rows=4 a_stride=4", "a=64 vectors=17 rows=4 a_stride=4")],
+                     True, id="its first row"),
+        pytest.param([SCALED, "vector op=mul vectors=16 rows=4 a_stride=4 b=190 b_rows=4 shift=3 "
+                      "dest_kind=activation bits=bits8 dest_tiers=0"], True, id="operand B"),
+        pytest.param(["vector op=add vectors=2 rows=4 a_stride=4 b=64 b_rows=4 bits=bits32 dest_kind=rows dest=128 "
+                      "dest_stride=4", MAXIMA, "vector op=add vectors=2 rows=4 a_stride=4 b=64 b_rows=4 bits=bits32 "
+                      "dest_kind=rows dest=140 dest_stride=4"], False, id="before and after ADD"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_what_follows_waits_for_what_it_reads(text: list[str], waits: bool, stall: float) -> None:
+    """Results are those of one instruction after the other; without need, nothing waits for that."""
+    config = CONFIGS["tiny"]
+    program = [i for line in text for i in assemble(line)]
+    shown = [f"vector op=max vectors=48 rows=1 s={base} d_scalar={base}" for base in (0, 48)]
+    scalars = ["vector op=rescale vectors=80 rows=1 bits=bits32 dest_kind=rows dest=400 dest_stride=1"]
+    first = assemble("vector op=max first=1 vectors=128 rows=1 in_shift=4 a=384 a_stride=1")  # no scalar is undefined
+    if stall:
+        check(config, [*first, *program, *assemble("\n".join([*shown, *scalars]))], 4, stall)
+    else:
+        rows = sum(vector_cycles(i) for i in [*first, *program])
+        bench = check(config, [*first, *program], 4, stall)
+        spare = bench.cycles - rows - 2 * len(program)
+        timing = VectorTiming()
+        for instruction in [*first, *program]:
+            timing.add(instruction)
+        assert abs(bench.cycles - SETUP - timing.done) <= 4, "the cycle model says otherwise"
+        assert (spare > (33 if writes_scalar(program[-1]) else 24) + 5) == waits
 
 
 @pytest.mark.parametrize(("period", "cycles"), [(1, 32 * (8 + 2)), (2, 32 * (8 + 4)), (4, 32 * 8 * 3)])
