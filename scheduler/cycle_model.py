@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hdl.config import MachineConfig
-from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp
-from hdl.legality import beats, load_unit_bytes, store_beats, tiers_of_mask
-from hdl.vector_access import row_count
+from hdl.config import INSTRUCTION_BYTES, MachineConfig
+from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat
+from hdl.legality import beats, gang_tiers, load_unit_bytes, store_beats, tiers_of_mask
 from scheduler.ordering import issue_queues, maker_tiers
+from scheduler.vector_timing import VectorTiming
 
-__all__ = ["ROW", "VECTOR_DRAIN", "CycleModel", "Slice", "simulate", "vector_cycles"]
+__all__ = ["ROW", "STORE_SETUP", "CycleModel", "Slice", "simulate"]
 
 # Latencies in cycles, as the units' docstrings state them or as counters of the emitted machine show them.
 START = 70
@@ -34,10 +34,8 @@ ROW = 22
 LOAD_SETUP = 6
 DATA = 8
 """Load: from a beat to its place."""
-STORE_SETUP, STORE_END = 8, 16
+STORE_SETUP, STORE_END = 13, 16
 VECTOR_SETUP = 8
-VECTOR_DRAIN = 25
-"""Vector unit: from an instruction's last row to the next one's first."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,15 @@ class Slice:
     end: int
 
 
-def vector_cycles(instruction: Instruction) -> int:
-    """Return the cycles in which a VECTOR asks for rows of the combine buffer, or in which a ROUTE works."""
-    if instruction.opcode == Opcode.ROUTE:
-        tokens, choices = instruction["tokens"], instruction["choices"]
-        return tokens * choices + 2 * instruction["experts"] + tokens + tokens * (choices + 2)
-    op = VectorOp(instruction["op"])
-    rows = row_count(instruction)
-    if op == VectorOp.ROTATE:  # small tables stay in the lanes for a vector
-        small = instruction["b_rows"] <= 2
-        return rows + 2 * instruction["b_rows"] * instruction["vectors"] if small else 3 * rows
-    return {VectorOp.MUL: 2, VectorOp.ADD: 13, VectorOp.GATHER: 4}.get(op, 1) * rows
+@dataclass(eq=False)
+class _Fill:
+    """What a load brings into a tile: the cycle in which it is there; None before the load has begun."""
+
+    there: int | None = None
+
+
+_RESIDENT = _Fill(0)
+"""A tile that no load of the stream fills."""
 
 
 class CycleModel:
@@ -109,12 +105,16 @@ class CycleModel:
         self._granted: dict[str, bool] = dict.fromkeys(names, False)
         self._taken: dict[str, int] = dict.fromkeys(names, 0)
         self._free: dict[str, int] = dict.fromkeys(names, 0)
+        self._vector_unit = VectorTiming()
         self._values = [0] * config.semaphores
         self._next = 0
+        self._fetch = beats(INSTRUCTION_BYTES, config)
         self._in_flight = config.outstanding_bursts * config.burst_beats
         self._next_dispatch = START
-        # Fill tags: the cycle in which a tile is there, by (tier, tile, tag).
-        self._filled: dict[tuple[int, int, int], int] = {}
+        # Tiles by (tier, tile, tag) as the instructions that were dispatched leave them; what each one fills or reads.
+        self._tiles: dict[tuple[int, int, int], _Fill] = {}
+        self._fills: dict[int, list[_Fill]] = {}
+        self._stalled: list[Callable[[], None]] = []
 
     def run(self) -> int:
         """Run the stream; return its cycles.
@@ -151,10 +151,26 @@ class CycleModel:
                 return  # tried again when a queue moves
             for queue in targets:
                 self._queues[queue].append(self._next)
+            self._note_tiles(self._next, instruction)
             self._next += 1
-            self._next_dispatch = self._now + 1
+            self._next_dispatch = self._now + self._fetch
+            # Instructions come over the channels of group 0, ahead of what is loaded from there.
+            self._free["load0"] = max(self._free["load0"], self._now) + self._fetch
             for queue in targets:
                 self._take(queue)
+
+    def _note_tiles(self, number: int, instruction: Instruction) -> None:
+        """Keep which tiles an instruction fills or reads, tile by tile and for each of its tiers."""
+        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.VCACHE:
+            tiers, base = tiers_of_mask(instruction["dest_tiers"]), instruction["dest_base"]
+            keys = [(tier, base + n, instruction["tag"]) for n in range(instruction["count"]) for tier in tiers]
+            self._tiles.update((key, _Fill()) for key in keys)
+        elif instruction.opcode == Opcode.GEMM:
+            tiles, base = instruction["k_slices"] * instruction["n_tiles"], instruction["vcache_base"]
+            keys = [(tier, base + n, instruction["tag"]) for n in range(tiles) for tier in gang_tiers(instruction)]
+        else:
+            return
+        self._fills[number] = [self._tiles.get(key, _RESIDENT) for key in keys]
 
     def _take(self, queue: str) -> None:
         if self._held[queue] is None and self._queues[queue]:
@@ -237,18 +253,18 @@ class CycleModel:
         self._at(start, lambda: self._waves(number, instruction, queues, start))
 
     def _waves(self, number: int, instruction: Instruction, queues: Sequence[str], start: int) -> None:
-        tokens, tiles = instruction["tokens"], instruction["k_slices"] * instruction["n_tiles"]
-        base, tag = instruction["vcache_base"], instruction["tag"]
-        tiers = [int(q[4:]) for q in queues]
-        # Loads that the tiles come from have been granted before, but for those that stream in.
-        waits = [max(self._filled.get((t, base + n, tag), 0) for t in tiers) for n in range(tiles)]
-        cycle = start
-        for there in waits:
-            cycle = max(cycle, there) + tokens
+        cycle, tiers = start, len(queues)
+        for place, fill in enumerate(self._fills[number]):
+            if fill.there is None:
+                self._stalled.append(lambda: self._waves(number, instruction, queues, start))
+                return
+            cycle = max(cycle, fill.there)
+            if place % tiers == tiers - 1:
+                cycle += instruction["tokens"]
         for queue in queues:
             self._free[queue] = cycle
         self._record(queues, number, start, cycle)
-        self._release(queues, start + 1)
+        self._release(queues, max(self._now, start + 1))
         end = cycle + self.config.rows + ROW
         for place in range(len(maker_tiers(instruction))):
             self._at(end + place, lambda: self._post(number))
@@ -269,10 +285,13 @@ class CycleModel:
         there = end + self.latency + DATA
         if instruction["dest_kind"] == LoadDest.VCACHE:
             first = start + self.latency + DATA
-            for tier in tiers_of_mask(instruction["dest_tiers"]):
-                for n in range(units):
-                    key = (tier, instruction["dest_base"] + n, instruction["tag"])
-                    self._filled[key] = first + -(-size * (n + 1) // units)
+            fills = self._fills[number]
+            for place, fill in enumerate(fills):
+                tile = place * units // len(fills)
+                fill.there = first + -(-size * (tile + 1) // units)
+            stalled, self._stalled = self._stalled, []
+            for waves in stalled:
+                waves()
         self._record(queues, number, start, end)
         self._release(queues, max(self._now + 3, there - DATA - self._in_flight))
         self._at(there, lambda: self._post(number))
@@ -292,12 +311,11 @@ class CycleModel:
 
     def _vector(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
         self._begin(queues)
-        start = max(self._now + 1, self._taken["vector"] + VECTOR_SETUP, self._free["vector"])
-        end = start + vector_cycles(instruction)
-        self._free["vector"] = end + VECTOR_DRAIN
+        ready = max(self._now + 1, self._taken["vector"] + VECTOR_SETUP)
+        start, end, done = self._vector_unit.add(instruction, ready)
         self._record(queues, number, start, end)
         self._release(queues, start + 1)
-        self._at(end + VECTOR_DRAIN, lambda: self._post(number))
+        self._at(done + 1, lambda: self._post(number))
 
 
 def simulate(config: MachineConfig, instructions: Sequence[Instruction], *, latency: int = 40) -> CycleModel:

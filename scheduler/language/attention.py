@@ -13,18 +13,20 @@ from functools import partial
 from itertools import pairwise
 
 from hdl.isa import Dest, Format, StoreFormat, VectorBits, VectorDest, VectorOp
+from scheduler.cycle_model import STORE_SETUP
 from scheduler.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
 from scheduler.language.attention_jobs import Chain, Job, JobPipeline, KeyTiles
 from scheduler.language.batch import Piece
 from scheduler.language.chip import AHEAD, copies
 from scheduler.language.dense import lower_norm, project
+from scheduler.language.shape import ModelShape
 from scheduler.language.work import Work
 
-__all__ = ["lower_attention"]
+__all__ = ["append_cycles", "lower_attention"]
 
 SECTION = 16
 """Tokens of a block that norms, dense matrices and rotations take at a time."""
-EDGE = 8
+EDGE = 4
 """The same in the first and the last block, where the array and the vector unit wait for one another."""
 
 
@@ -46,7 +48,7 @@ def lower_attention(
     """
     pipeline = JobPipeline(work, layer, sum(_job_count(work, piece) for pieces in blocks for piece in pieces))
     clock = work.emitter.clock
-    clock.vector = max(clock.vector, *clock.tiers)  # the layer before is complete
+    clock.wait(max(clock.tiers))  # the layer before is complete
     projections: list[Chain] = []
     open_jobs: list[frozenset[Job]] = []
 
@@ -146,6 +148,13 @@ def _projection(work: Work, layer: int, pieces: Sequence[Piece], number: int) ->
             dest_stride=shape.query_words,
         )  # fmt: skip
         yield emit.clock.vector
+
+
+def append_cycles(shape: ModelShape, pieces: Sequence[Piece]) -> int:
+    """Return about how many cycles the stores take that append some pieces' keys and values to the cache."""
+    stores = sum(2 * shape.kv_heads * (1 if piece.count == 1 else shape.head_rows) for piece in pieces)
+    rows = sum(2 * shape.kv_heads * shape.head_rows * piece.count for piece in pieces)
+    return stores * STORE_SETUP + rows
 
 
 def _append(work: Work, layer: int, piece: Piece, rows: int) -> None:

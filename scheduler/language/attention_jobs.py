@@ -242,7 +242,7 @@ class JobPipeline:
         if self._pending and len(self._undivided) <= self._delay:
             choices.append((self._pending[0][0], self._softmax))
         ready, action = min(choices, key=lambda choice: max(choice[0], now))
-        self._clock.vector = max(now, ready)
+        self._clock.wait(ready)
         action()
 
     def _step(self, chain: Chain) -> None:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp
 from hdl.legality import gang_tiers
-from scheduler.cycle_model import ROW, VECTOR_DRAIN, vector_cycles
+from scheduler.cycle_model import ROW
 from scheduler.language.chip import Chip
 from scheduler.sync import Synchroniser
+from scheduler.vector_timing import VectorTiming
 
 __all__ = ["Clock", "Emitter", "Label"]
 
@@ -46,24 +47,37 @@ class Clock:
     Attributes
     ----------
     vector : int
-        Cycle in which the vector unit is through with what was emitted.
+        Cycle in which the vector unit can begin something new.
     tiers : list of int
         The same for each tier.
     """
 
     def __init__(self, config: MachineConfig) -> None:
-        self.vector = 0
         self.tiers = [0] * config.tiers
+        self._vector = VectorTiming()
         self._pass = config.rows + ROW
+
+    @property
+    def vector(self) -> int:
+        return self._vector.free
+
+    @property
+    def done(self) -> int:
+        """Cycle in which what the vector unit was given is complete."""
+        return self._vector.done
+
+    def wait(self, cycle: int) -> None:
+        """Let the vector unit wait until a cycle."""
+        self._vector.free = max(self._vector.free, cycle)
 
     def add_vector(self, instruction: Instruction) -> None:
         """Let the vector unit work on a VECTOR or ROUTE."""
-        self.vector += vector_cycles(instruction) + VECTOR_DRAIN
+        self._vector.add(instruction)
 
     def add_gemm(self, instruction: Instruction) -> int:
         """Let the gang's tiers work on an instruction, not before the vector unit; return when its rows are there."""
         tiers = gang_tiers(instruction)
-        start = max(self.vector, *(self.tiers[tier] for tier in tiers))
+        start = max(self.done, *(self.tiers[tier] for tier in tiers))
         end = start + instruction["tokens"] * instruction["k_slices"] * instruction["n_tiles"]
         for tier in tiers:
             self.tiers[tier] = end

@@ -103,16 +103,18 @@ class ExpertQueues:
         What a step's lowering shares.
     routing : sequence of Routing
         Of every layer.
+    before_keys : int
+        Cycles from a layer's begin to its first load of keys.
     """
 
-    def __init__(self, work: Work, routing: Sequence[Routing]) -> None:
+    def __init__(self, work: Work, routing: Sequence[Routing], before_keys: int) -> None:
         self._work = work
+        self._before_keys = before_keys
         tiers = work.shape.config.tiers
         self._queues: list[list[_Job]] = [[] for _ in range(tiers)]
         self._layers: list[list[list[_Job]]] = []
-        self._clock: list[int] = []  # waves that each tier has been given in the present layer
-        self._load_clock = 0
-        self._phase = 0
+        self._load_clock = 0  # forecast: when the loads that were emitted are through
+        self._keys_wanted = 0  # forecast: when the next layer first loads keys
         for layer, route in enumerate(routing):
             jobs = self._jobs(layer, route)
             lanes: list[list[_Job]] = [[] for _ in range(tiers)]
@@ -189,27 +191,29 @@ class ExpertQueues:
     def run(self, layer: int) -> None:
         """Emit a layer's experts.
 
-        A slot is loaded again as soon as its expert's last GEMM is in the queue, when that load can be done by the end
-        of the phase; else beside the next layer's attention, whose own loads it would hold up.
+        A slot is loaded again as soon as its expert's last GEMM is in the queue, when that load can be done before the
+        next layer loads keys; else beside that layer's attention, whose own loads it would hold up.
         """
         while self._work.background:
             self._work.background.popleft()()
         lanes = self._layers[layer]
-        self._clock = [0] * len(lanes)
-        self._load_clock = 0
-        self._phase = max(sum(job.count for job in lane) for lane in lanes) * self._work.shape.expert_tiles
+        tiers = self._work.emitter.clock.tiers
+        waves = [sum(job.count for job in lane) * self._work.shape.expert_tiles for lane in lanes]
+        self._load_clock = min(tiers)
+        end = max(start + own for start, own in zip(tiers, waves, strict=True))
+        self._keys_wanted = end + self._before_keys
         run_lanes(self._work, lanes, self._next_load)
 
     def _next_load(self, tier: int, done: _Job) -> None:
         shape = self._work.shape
-        self._clock[tier] += done.count * shape.expert_tiles
         following = done.number + len(self._work.chip.slots)
         if following >= len(self._queues[tier]):
             return
         job = self._queues[tier][following]
         load = partial(load_job, self._work, tier, job)
-        end = max(self._load_clock, self._clock[tier]) + shape.expert_tiles * shape.config.fill_words
-        if end <= self._phase or job.layer == done.layer:
+        free = self._work.emitter.clock.tiers[tier]
+        end = max(self._load_clock, free) + shape.expert_tiles * shape.config.fill_words + shape.expert_words
+        if end <= self._keys_wanted or job.layer == done.layer:
             self._load_clock = end
             load()
         else:

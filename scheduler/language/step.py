@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hdl.asm import to_binary
 from hdl.isa import Instruction, LoadDest, StoreFormat
 from scheduler.image import Symbol
-from scheduler.language.attention import lower_attention
+from scheduler.language.attention import append_cycles, lower_attention
 from scheduler.language.batch import Chunk, Routing, blocks_of
 from scheduler.language.chip import Chip, StepSize, plan_chip
 from scheduler.language.dense import load_dense, load_head, load_parameters, lower_norm, project_head
@@ -148,7 +148,7 @@ def lower_step(
     memory.begin_step()
     work = Work(model, memory, chip)
     blocks = blocks_of(chunks, chip.block)
-    queues = SlotQueues(work) if routing is None else ExpertQueues(work, routing)
+    queues = SlotQueues(work) if routing is None else ExpertQueues(work, routing, append_cycles(shape, blocks[0]))
 
     _embed(work, chunks)
     _load_rotations(work, chunks)

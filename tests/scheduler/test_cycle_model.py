@@ -42,6 +42,21 @@ def test_a_stationary_tile_that_is_still_loaded_stalls_the_waves() -> None:
     assert model.cycles > alone.cycles + 6 * TINY.plane_bytes // TINY.group_bytes
 
 
+def test_tiles_are_those_of_the_last_load_before_the_gemm() -> None:
+    """A load that is still in its queue is waited for; one behind the GEMM is not, though its tag is equal."""
+    fields = {"dest_tiers": 1, "count": 6, "tag": 5, "addr": 64}
+    wanted = Instruction(Opcode.LOAD, fields)
+    busy_engine = Instruction(Opcode.LOAD, {"dest_tiers": 1, "dest_base": 64, "count": 60, "addr": 64})
+    late = simulate(TINY, [busy_engine, wanted, gemm(tag=5, tokens=1)])
+    early = simulate(TINY, [wanted, busy_engine, gemm(tag=5, tokens=1)])
+    assert next(s.end for s in late.slices if s.queue == "tier0") > 60 * TINY.tile_bytes // TINY.group_bytes
+    assert next(s.end for s in early.slices if s.queue == "tier0") < 60 * TINY.tile_bytes // TINY.group_bytes
+    again = Instruction(Opcode.LOAD, {**fields, "wait0_sem": 1, "wait0_count": 1})
+    reads = gemm(tag=5, tokens=1, post0_en=1, post0_sem=1)
+    model = simulate(TINY, [wanted, busy_engine, reads, again])
+    assert [s.number for s in model.slices if s.queue == "load0"] == [0, 1, 3]
+
+
 def test_a_deadlock_is_named() -> None:
     with pytest.raises(RuntimeError, match="deadlock at instruction 1"):
         simulate(TINY, [gemm(), gemm(wait0_sem=1, wait0_count=1)])

@@ -33,7 +33,10 @@ MOST_SLOTS = 4
 
 @dataclass(frozen=True)
 class Case:
-    """A model on a machine, and what is run: `steps` holds (slot, new tokens) in the order of each batch."""
+    """A model on a machine, and what is run: `steps` holds (slot, new tokens) in the order of each batch.
+
+    `routed`: the machine finds the routing, the streams do not know it.
+    """
 
     machine: str
     seed: int
@@ -48,6 +51,7 @@ class Case:
     chosen: int
     key_units: int
     slots: int
+    routed: bool
     steps: tuple[tuple[tuple[int, int], ...], ...]
 
     def model_config(self) -> MixtralConfig:
@@ -99,7 +103,7 @@ def cases(draw: st.DrawFn, machines: tuple[str, ...] = tuple(CONFIGS)) -> Case:
         group=draw(st.integers(1, 3)), head_words=draw(st.integers(1, 2)), hidden_words=draw(st.integers(1, 3)),
         intermediate_words=draw(st.integers(1, 3)), vocabulary_tiles=draw(st.integers(1, 4)),
         layers=draw(st.integers(1, 2)), experts=experts, chosen=draw(st.integers(1, min(3, experts))),
-        key_units=draw(st.integers(0, 3)), slots=slots, steps=tuple(steps),
+        key_units=draw(st.integers(0, 3)), slots=slots, routed=draw(st.booleans()), steps=tuple(steps),
     )  # fmt: skip
 
 
@@ -114,6 +118,7 @@ class Run:
 
     def __init__(self, case: Case) -> None:
         self.config = CONFIGS[case.machine]
+        self.routed = case.routed
         self.model = random_model(case.model_config(), case.seed)
         shape = ModelShape.of(self.config, self.model.config)
         self.block = case.key_units * shape.key_unit or default_key_block(shape, self.model)
@@ -132,7 +137,8 @@ class Run:
             The machine has no room for the step.
         """
         batch = self.integer.step([(self.caches[chunk.slot], chunk.tokens) for chunk in chunks])
-        program = lower_step(self.model, self.memory, chunks, batch.routing, key_block=self.block)
+        routing = None if self.routed else batch.routing
+        program = lower_step(self.model, self.memory, chunks, routing, key_block=self.block)
         limits = Limits((self.memory.images[0].size, self.memory.images[1].size), program.window)
         assert verify_stream(program.instructions, self.config, self.memory.images, limits) == []
         self.executor.memory[program.patch.group][self.patched(program)] = self.patch(program)
