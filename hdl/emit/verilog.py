@@ -2,7 +2,7 @@
 """From a top component to a set of Verilog files.
 
 :func:`emit` walks the hierarchy from the top: it elaborates one component per module key, writes structural ones as
-text, gathers the RTLIL of all others in one document and calls Yosys once to turn it into Verilog.  The result goes
+text, and lets Yosys turn the RTLIL of all others into Verilog.  The result goes
 into a directory with :func:`hdl.emit.files.write`.  Both are deterministic: the same components give the same bytes in
 every run.
 """
@@ -14,8 +14,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from amaranth.lib import wiring
 
@@ -25,7 +27,7 @@ from hdl.emit.files import write
 from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, check_identifier, mark_used, ports_of
 from hdl.emit.rtlil import Memory, convert, prepare
 from hdl.emit.structural import StructuralComponent
-from hdl.emit.workers import run_shared
+from hdl.emit.workers import SharedTasks
 
 __all__ = ["EmittedDesign", "emit", "run_yosys", "write"]
 
@@ -87,13 +89,20 @@ def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> 
 
     mark_used(top)
     with _collector_paused():
-        parts = [_begin(top, top_name, emitter)]
-        done = {top_name}
-        while pending := [key for key in emitter.registrations if key not in done]:
-            for key in pending:
-                done.add(key)
-                parts.append(_begin(emitter.registrations[key].component, key, emitter))
-        conversions = iter(run_shared([part for part in parts if not isinstance(part, _Module)]))
+        shared: SharedTasks[list[_Converted]] = SharedTasks()
+        parts: list[_Module | Callable[[], list[_Converted]]] = []
+        try:
+            done = {top_name}
+            pending = [(top, top_name)]
+            while pending:
+                for component, key in pending:
+                    done.add(key)
+                    parts.append(_begin(component, key, emitter))
+                    shared.add(part for part in parts[-1:] if not isinstance(part, _Module))
+                pending = [(r.component, key) for key, r in emitter.registrations.items() if key not in done]
+            conversions = iter(shared.results())
+        finally:
+            shared.stop()
         for part in parts:
             _add(modules, rtlil, part if isinstance(part, _Module) else next(conversions))
     if top_name in emitter.registrations:
@@ -102,7 +111,7 @@ def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> 
     if verify_keys:
         _verify(emitter, modules, rtlil)
     if rtlil:
-        for name, text in split_modules(_to_verilog("\n".join(rtlil))).items():
+        for name, text in _to_verilog(rtlil).items():
             modules[name].text = clean(text, modules[name].ports, modules[name].memories)
         _merge(modules)
     order = _bottom_up(modules, top_name)
@@ -190,15 +199,19 @@ def _verify(emitter: Emitter, modules: Mapping[str, _Module], rtlil: Sequence[st
                     )
 
 
-def _to_verilog(rtlil: str) -> str:
-    """Let Yosys write the Verilog of all modules of an RTLIL document."""
-    return run_yosys(
-        f"read_rtlil <<rtlil\n{rtlil}\nrtlil\n"
-        # As Amaranth does: processes become always blocks, memory ports become arrays.
-        "proc -nomux -norom\n"
-        "memory_collect\n"
-        "write_verilog -norename\n"
-    )
+def _to_verilog(rtlil: Sequence[str]) -> dict[str, str]:
+    """Let Yosys write the Verilog of modules, given as RTLIL.
+
+    Two of it run side by side, always with the same modules: the order of statements depends on what is read together.
+    """
+    half = sum(map(len, rtlil)) // 2
+    first = next((n for n, size in enumerate(accumulate(map(len, rtlil))) if size >= half), 0) + 1
+    texts = ["\n".join(part) for part in (rtlil[:first], rtlil[first:]) if part]
+    # As Amaranth does: processes become always blocks, memory ports become arrays.
+    passes = "proc -nomux -norom\nmemory_collect\nwrite_verilog -norename\n"
+    with ThreadPoolExecutor(len(texts)) as pool:
+        written = list(pool.map(run_yosys, [f"read_rtlil <<rtlil\n{text}\nrtlil\n{passes}" for text in texts]))
+    return {name: text for part in written for name, text in split_modules(part).items()}
 
 
 def _merge(modules: dict[str, _Module]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import struct
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
-__all__ = ["run_shared", "usable_cores"]
+__all__ = ["SharedTasks", "run_shared", "usable_cores"]
 
 Result = TypeVar("Result")
 
@@ -19,6 +20,9 @@ _NUMBER = struct.Struct("<H")
 MOST_TASKS = 16_384
 """Their numbers must fit a pipe's buffer."""
 
+FEW_TASKS = 8
+"""Fewer are not worth a copy while more may come."""
+
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
@@ -26,48 +30,89 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def run_shared(tasks: Sequence[Callable[[], Result]], workers: int | None = None) -> list[Result]:
-    """Run tasks and return their results, in order.
+class SharedTasks(Generic[Result]):
+    """Independent tasks that are run while more of them are still being prepared.
 
-    Each process takes the next task that nobody has taken, so that tasks of one process run in order.
+    A copy of this process is forked as soon as there is a core for it and enough to do; it knows the tasks that there
+    are by then. Each process takes the next task that nobody has taken.
 
     Parameters
     ----------
-    tasks : sequence of callables
-        Independent of one another; results must be picklable.
     workers : int, optional
         Processes, this one included; default: one for each core, at most four. 1, or a platform without ``fork``: all
         tasks run here.
-
-    Raises
-    ------
-    Exception
-        What the first failing task raised.
     """
-    count = min(workers or min(usable_cores(), MOST_WORKERS), len(tasks))
-    if count < 2 or not hasattr(os, "fork") or len(tasks) > MOST_TASKS:
-        return [task() for task in tasks]
-    numbers, feed = os.pipe()
-    os.write(feed, b"".join(_NUMBER.pack(n) for n in range(len(tasks))))
-    os.close(feed)
-    children: list[tuple[int, int]] = []
-    try:
-        for _ in range(count - 1):
-            children.append(_fork(tasks, numbers))
-        done = _take(tasks, numbers)
-        for _, answer in children:
-            with os.fdopen(os.dup(answer), "rb") as stream:
-                done |= _received(stream.read())
-    finally:
-        os.close(numbers)
-        for pid, answer in children:
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._copies = (workers or min(usable_cores(), MOST_WORKERS)) - 1 if hasattr(os, "fork") else 0
+        self._tasks: list[Callable[[], Result]] = []
+        self._fed = 0  # tasks whose numbers are in a pipe
+        self._numbers: list[int] = []  # read ends of these pipes
+        self._children: list[tuple[int, int]] = []  # process, read end of the pipe with its results
+
+    def add(self, tasks: Iterable[Callable[[], Result]]) -> None:
+        """Add tasks, whose results must be picklable; start a copy for them if a core is free."""
+        self._tasks += tasks
+        if len(self._tasks) - self._fed >= FEW_TASKS:
+            self._start()
+
+    def results(self) -> list[Result]:
+        """Run what is left, and return all results in the order of the tasks.
+
+        Raises
+        ------
+        Exception
+            What the first failing task raised.
+        RuntimeError
+            A copy of this process died.
+        """
+        done: dict[int, Any] = {}
+        try:
+            if len(self._tasks) - self._fed > 1:
+                self._start()
+            done |= _take(self._tasks, self._numbers)
+            done |= {n: _outcome(self._tasks[n]) for n in range(self._fed, len(self._tasks))}
+            for _, answer in self._children:
+                with os.fdopen(os.dup(answer), "rb") as stream:
+                    done |= _received(stream.read())
+        finally:
+            self.stop()
+        for number in range(len(self._tasks)):
+            if isinstance(done[number], _Failure):
+                raise done[number].error
+        return [done[number] for number in range(len(self._tasks))]
+
+    def stop(self) -> None:
+        """End the copies; what they have not delivered is lost."""
+        for numbers in self._numbers:
+            os.close(numbers)
+        for pid, answer in self._children:
             os.close(answer)
-            # Only a child that is still at work after an exception here is stopped by this.
             _stop(pid)
-    for number in range(len(tasks)):
-        if isinstance(done[number], _Failure):
-            raise done[number].error
-    return [done[number] for number in range(len(tasks))]
+        self._numbers, self._children = [], []
+
+    def _start(self) -> None:
+        """Fork copies for the tasks that are in no pipe yet, as many as there are idle cores."""
+        # A copy that delivers has nothing to do any more.
+        delivering = select.select([answer for _, answer in self._children], [], [], 0)[0] if self._children else []
+        idle = self._copies - (len(self._children) - len(delivering))
+        few = len(self._tasks) - self._fed
+        if idle < 1 or few > MOST_TASKS:
+            return
+        numbers, feed = os.pipe()
+        os.write(feed, b"".join(_NUMBER.pack(n) for n in range(self._fed, len(self._tasks))))
+        os.close(feed)
+        self._fed = len(self._tasks)
+        self._numbers.append(numbers)
+        for _ in range(min(idle, few)):
+            self._children.append(_fork(self._tasks, self._numbers))
+
+
+def run_shared(tasks: Sequence[Callable[[], Result]], workers: int | None = None) -> list[Result]:
+    """Run tasks and return their results, in order; as :class:`SharedTasks` does."""
+    shared: SharedTasks[Result] = SharedTasks(workers)
+    shared.add(tasks)
+    return shared.results()
 
 
 class _Failure:
@@ -77,19 +122,24 @@ class _Failure:
         self.error = error
 
 
-def _take(tasks: Sequence[Callable[[], Any]], numbers: int) -> dict[int, Any]:
-    """Run tasks until none is left; return results by number."""
+def _outcome(task: Callable[[], Any]) -> Any:
+    try:
+        return task()
+    except Exception as error:  # raised again where all results are there
+        return _Failure(error)
+
+
+def _take(tasks: Sequence[Callable[[], Any]], pipes: Sequence[int]) -> dict[int, Any]:
+    """Run tasks until none is left in the pipes; return results by number."""
     done: dict[int, Any] = {}
-    while data := os.read(numbers, _NUMBER.size):
-        number = _NUMBER.unpack(data)[0]
-        try:
-            done[number] = tasks[number]()
-        except Exception as error:  # raised again by run_shared
-            done[number] = _Failure(error)
+    for numbers in pipes:
+        while data := os.read(numbers, _NUMBER.size):
+            number = _NUMBER.unpack(data)[0]
+            done[number] = _outcome(tasks[number])
     return done
 
 
-def _fork(tasks: Sequence[Callable[[], Any]], numbers: int) -> tuple[int, int]:
+def _fork(tasks: Sequence[Callable[[], Any]], numbers: Sequence[int]) -> tuple[int, int]:
     """Start a copy of this process that takes tasks; return its number and the pipe with its results."""
     answer, into = os.pipe()
     pid = os.fork()

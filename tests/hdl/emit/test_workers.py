@@ -9,13 +9,23 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.emit import verilog, workers
-from hdl.emit.workers import run_shared
+from hdl.emit.workers import SharedTasks, run_shared
 from hdl.machine import Machine
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_results_come_in_order(processes: int) -> None:
     assert run_shared([lambda n=n: n * n for n in range(50)], processes) == [n * n for n in range(50)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_tasks_may_be_added_while_others_run(processes: int) -> None:
+    shared: SharedTasks[int] = SharedTasks(processes)
+    for first in range(0, 60, 3):
+        shared.add(lambda n=n: n * n for n in range(first, first + 3))
+    assert shared.results() == [n * n for n in range(60)]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # no child is left
 
 
 def test_tasks_run_in_several_processes() -> None:
