@@ -7,6 +7,8 @@ smallest: the squared error of each channel counts as much as the next matrix we
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -54,7 +56,7 @@ def best_range(samples: Float, weight: Float | None = None, *, clip: bool = True
     values = samples.reshape(-1, samples.shape[-1])
     largest = float(np.abs(values).max(initial=0.0))
     if not clip or largest == 0:
-        return largest
+        return _few_bits(largest)
     values = values[:: max(1, values.size // _MOST_SAMPLES)]
     errors = []
     for fraction in _CLIPS:
@@ -62,11 +64,21 @@ def best_range(samples: Float, weight: Float | None = None, *, clip: bool = True
         rounded = np.clip(np.rint(values / scale), -INT8_MAX - 1, INT8_MAX) * scale
         squared = np.square(values - rounded, dtype=np.float64).sum(axis=0)
         errors.append(float(squared.sum() if weight is None else squared @ weight))
-    return float(largest * _CLIPS[int(np.argmin(errors))])
+    return _few_bits(float(largest * _CLIPS[int(np.argmin(errors))]))
 
 
 def _largest(*arrays: Float) -> float:
-    return max(float(np.abs(array).max(initial=0.0)) for array in arrays)
+    return _few_bits(max(float(np.abs(array).max(initial=0.0)) for array in arrays))
+
+
+def _few_bits(value: float) -> float:
+    """Round a range up to 12 bits.
+
+    The last bits of what the float model computes depend on the library under NumPy and on its number of threads; the
+    integer model, and with it every figure that is measured on it, must not.
+    """
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.ceil(mantissa * (1 << 12)), exponent - 12)
 
 
 def _columns(*matrices: Float) -> npt.NDArray[np.float64]:
