@@ -281,7 +281,8 @@ class VectorUnit(wiring.Component):
             signals = {}
             for name, value in fields.items():
                 signals[name] = Signal(len(Value.cast(value)), name=f"{name}{number}")
-                m.d.comb += signals[name].eq(value)
+                # Registered: a job's first row is at token 0 two cycles after the job is there.
+                m.d.sync += signals[name].eq(value)
             decoded.append(signals)
 
         def of(stage: int, name: str) -> Any:
