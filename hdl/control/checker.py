@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -64,6 +64,11 @@ def findings_layout(config: MachineConfig) -> data.StructLayout:
     each = data.StructLayout({opcode.name: 1 for opcode in Opcode})
     part = _rows_bits(config) + HALF_BITS
     return data.StructLayout({"field": each, "reach": each, "base": signed(18), "low": part, "high": part})
+
+
+def _above(field: Value, limit: int) -> Value:
+    """Return whether a field is above a limit; a limit that it cannot exceed costs no comparison."""
+    return field > limit if limit < (1 << len(field)) - 1 else Const(0)
 
 
 class InstructionScan(wiring.Component):
@@ -204,9 +209,9 @@ class InstructionScan(wiring.Component):
         return (
             (route.tokens == 0)
             | (route.choices == 0)
-            | (route.choices > min(MAX_CHOICES, config.columns))
+            | _above(route.choices, min(MAX_CHOICES, config.columns))
             | (route.experts == 0)
-            | (route.experts > config.expert_slots)
+            | _above(route.experts, config.expert_slots)
         )
 
     def _vector(self, vector: Any) -> Value:
