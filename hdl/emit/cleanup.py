@@ -139,14 +139,20 @@ def _unescape(text: str) -> str:
 
 
 def _initialise(text: str, memory: Memory) -> str:
-    """Add the loop that clears `memory` at time zero, as the simulation of the plain form does."""
+    """Add the loop that clears `memory` at time zero, as the simulation of the plain form does.
+
+    Not for synthesis: no block needs it, memories of an ASIC have no such thing, and Yosys spends minutes on the
+    widest ones.
+    """
     declaration = re.compile(rf"^  reg (?:\[\d+:0\] )?{re.escape(memory.name)} \[\d+:0\];\n", re.MULTILINE)
     loop = (
+        "`ifndef SYNTHESIS\n"
         f"  initial begin : {memory.name}_init\n"
         "    integer i;\n"
         f"    for (i = 0; i < {memory.depth}; i = i + 1)\n"
         f"      {memory.name}[i] = {memory.width}'h0;\n"
         "  end\n"
+        "`endif\n"
     )
     text, replaced = declaration.subn(lambda found: found[0] + loop, text)
     assert replaced == 1, f"memory {memory.name} of {memory.module} was not found in the Verilog text"
