@@ -83,7 +83,12 @@ def load_job(work: Work, tier: int, job: LaneJob) -> None:
     work.emitter.layer = before
 
 
-def run_lanes(work: Work, lanes: Sequence[Sequence[Job]], finished: Callable[[int, Job], None]) -> None:
+def run_lanes(
+    work: Work,
+    lanes: Sequence[Sequence[Job]],
+    finished: Callable[[int, Job], None],
+    begins: Callable[[int, Job], None] | None = None,
+) -> None:
     """Emit the GEMMs of the jobs of every tier, in chunks of tokens.
 
     A chunk's down projection comes after the next chunk's up projection, so that neither waits for the other's drain.
@@ -97,20 +102,28 @@ def run_lanes(work: Work, lanes: Sequence[Sequence[Job]], finished: Callable[[in
     finished : callable
         ``finished(tier, job)`` is called when the last GEMM of a job is in the queue: its place is free then, and the
         next job's loads may be emitted. A job that is not loaded waits until the one before it has finished.
+    begins : callable, optional
+        ``begins(tier, job)`` is called when the first GEMM of a job is in the queue.
     """
+
+    def up(tier: int, job: Job, first: int, parity: int) -> None:
+        _up(work, tier, job, first, parity)
+        if first == 0 and begins is not None:
+            begins(tier, job)
+
     steps = [[(job, first) for job in lane for first in range(0, job.count, work.chip.chunk)] for lane in lanes]
     for place in range(max((len(s) for s in steps), default=0) + 1):
         for tier, own in enumerate(steps):
             ahead = place < len(own) and own[place][0].loaded
             if ahead:
-                _up(work, tier, *own[place], place % 2)
+                up(tier, *own[place], place % 2)
             if 0 < place <= len(own):
                 done, first = own[place - 1]
                 _down(work, tier, done, first, (place - 1) % 2)
                 if place == len(own) or own[place][0] is not done:
                     finished(tier, done)
             if place < len(own) and not ahead:  # its place has only now become free
-                _up(work, tier, *own[place], place % 2)
+                up(tier, *own[place], place % 2)
 
 
 def _common(work: Work, tier: int, job: LaneJob, first: int) -> dict[str, int]:

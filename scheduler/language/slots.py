@@ -86,15 +86,21 @@ class SlotQueues:
             )  # fmt: skip
             self._placed[tier] += 1
         waiting = [deque(lane) for lane in lanes]
-        for _ in work.chip.slots:
-            for tier in range(tiers):
-                self._load_next(waiting, tier)
-        run_lanes(work, lanes, lambda tier, _: self._load_next(waiting, tier))
+        free = [len(work.chip.slots)] * tiers  # places for weights
 
-    def _load_next(self, waiting: list[deque[LaneJob]], tier: int) -> None:
-        """Load the next slot's expert of a tier."""
-        if waiting[tier]:
-            load_job(self._work, tier, waiting[tier].popleft())
+        def load_next(tier: int) -> None:
+            if waiting[tier] and free[tier]:
+                free[tier] -= 1
+                load_job(work, tier, waiting[tier].popleft())
+
+        def finish(tier: int, _: LaneJob) -> None:
+            free[tier] += 1
+            load_next(tier)
+
+        # No more loads ahead of the first GEMMs than these need: the dispatcher stands still where a queue is full.
+        for tier in range(tiers):
+            load_next(tier)
+        run_lanes(work, lanes, finish, lambda tier, _: load_next(tier))
 
     def _route(self) -> None:
         work, shape, chip = self._work, self._work.shape, self._work.chip
