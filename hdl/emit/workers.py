@@ -68,10 +68,13 @@ class SharedTasks(Generic[Result]):
         """
         done: dict[int, Any] = {}
         try:
-            if len(self._tasks) - self._fed > 1:
+            while self._fed < len(self._tasks):
+                # What is in no pipe is for this process alone, until a copy is idle.
                 self._start()
+                if self._fed < len(self._tasks):
+                    done[self._fed] = _outcome(self._tasks[self._fed])
+                    self._fed += 1
             done |= _take(self._tasks, self._numbers)
-            done |= {n: _outcome(self._tasks[n]) for n in range(self._fed, len(self._tasks))}
             for _, answer in self._children:
                 with os.fdopen(os.dup(answer), "rb") as stream:
                     done |= _received(stream.read())
@@ -97,14 +100,14 @@ class SharedTasks(Generic[Result]):
         delivering = select.select([answer for _, answer in self._children], [], [], 0)[0] if self._children else []
         idle = self._copies - (len(self._children) - len(delivering))
         few = len(self._tasks) - self._fed
-        if idle < 1 or few > MOST_TASKS:
+        if idle < 1 or not 2 <= few <= MOST_TASKS:
             return
         numbers, feed = os.pipe()
         os.write(feed, b"".join(_NUMBER.pack(n) for n in range(self._fed, len(self._tasks))))
         os.close(feed)
         self._fed = len(self._tasks)
         self._numbers.append(numbers)
-        for _ in range(min(idle, few)):
+        for _ in range(min(idle, few - 1)):
             self._children.append(_fork(self._tasks, self._numbers))
 
 
