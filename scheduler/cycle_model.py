@@ -3,7 +3,7 @@
 
 Event-driven at the level of instructions. Queues, the in-order dispatcher, semaphores, gangs, fill tags and the rates
 of all units are modelled as ``docs/architecture.md`` and ``docs/vector.md`` state them; pipelines inside a unit are
-latencies. Instructions with a slot take as long as if the slot had the most tokens. Conflicts on the result bus and on
+latencies. Conflicts on the result bus and on
 the banks of the combine buffer are not modelled, nor are refreshes and random stalls of the memory.
 ``a3d bench model`` prints its forecast beside the cycles of the emitted machine, and ``tests/sim/test_cycle_model.py``
 holds the two against each other.
@@ -81,6 +81,9 @@ class CycleModel:
         The stream; END and NOP take no time.
     latency : int
         Cycles of the memories from a read request to its first beat.
+    slot_counts : sequence of sequences of int, optional
+        Tokens of each slot, from slot 0 on, after each ROUTE of the stream; slots beyond are empty. Without them
+        instructions with a slot take as long as if it had the most tokens that they are planned for.
 
     Attributes
     ----------
@@ -90,7 +93,14 @@ class CycleModel:
         From start to the end of the last instruction.
     """
 
-    def __init__(self, config: MachineConfig, instructions: Sequence[Instruction], *, latency: int = 40) -> None:
+    def __init__(
+        self,
+        config: MachineConfig,
+        instructions: Sequence[Instruction],
+        *,
+        latency: int = 40,
+        slot_counts: Sequence[Sequence[int]] = (),
+    ) -> None:
         self.config = config
         self.latency = latency
         self.slices: list[Slice] = []
@@ -115,6 +125,8 @@ class CycleModel:
         self._tiles: dict[tuple[int, int, int], _Fill] = {}
         self._fills: dict[int, list[_Fill]] = {}
         self._stalled: list[Callable[[], None]] = []
+        self._slot_counts = slot_counts
+        self._routed = 0  # ROUTEs that are through
 
     def run(self) -> int:
         """Run the stream; return its cycles.
@@ -253,14 +265,15 @@ class CycleModel:
         self._at(start, lambda: self._waves(number, instruction, queues, start))
 
     def _waves(self, number: int, instruction: Instruction, queues: Sequence[str], start: int) -> None:
-        cycle, tiers = start, len(queues)
-        for place, fill in enumerate(self._fills[number]):
+        tokens = min(instruction["tokens"], self._slot_tokens(instruction))
+        cycle, tiers = start + (tokens == 0), len(queues)
+        for place, fill in enumerate(self._fills[number] if tokens else ()):
             if fill.there is None:
                 self._stalled.append(lambda: self._waves(number, instruction, queues, start))
                 return
             cycle = max(cycle, fill.there)
             if place % tiers == tiers - 1:
-                cycle += instruction["tokens"]
+                cycle += tokens
         for queue in queues:
             self._free[queue] = cycle
         self._record(queues, number, start, cycle)
@@ -269,16 +282,24 @@ class CycleModel:
         for place in range(len(maker_tiers(instruction))):
             self._at(end + place, lambda: self._post(number))
 
+    def _slot_tokens(self, instruction: Instruction) -> int:
+        """Return how many tokens an instruction's slot has for it (without a slot: no limit)."""
+        if not instruction["slot_en"] or not self._slot_counts:
+            return instruction["tokens"] if instruction.opcode == Opcode.GEMM else 1
+        counts = self._slot_counts[self._routed - 1]
+        count = counts[instruction["slot"]] if instruction["slot"] < len(counts) else 0
+        return max(0, count - (instruction["list_base"] if instruction.opcode == Opcode.GEMM else 0))
+
     def _load(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
         self._begin(queues)
         config = self.config
         size = beats(instruction["count"] * load_unit_bytes(instruction, config), config)
         start = max(self._now + LOAD_SETUP, *(self._free[q] for q in queues))
         units = instruction["count"]
-        work = size
+        work = size = size if self._slot_tokens(instruction) else 0
         if instruction["dest_kind"] in (LoadDest.LIST, LoadDest.ROWS, LoadDest.PARAMETER):
             per = {LoadDest.LIST: 1, LoadDest.ROWS: 1, LoadDest.PARAMETER: config.parameter_parts}
-            work = max(size, units * per[LoadDest(instruction["dest_kind"])])
+            work = max(size, units * per[LoadDest(instruction["dest_kind"])]) if size else 0
         end = start + work
         for queue in queues:
             self._free[queue] = end
@@ -315,11 +336,22 @@ class CycleModel:
         start, end, done = self._vector_unit.add(instruction, ready)
         self._record(queues, number, start, end)
         self._release(queues, start + 1)
+        if instruction.opcode == Opcode.ROUTE:
+            self._at(done + 1, self._route)
         self._at(done + 1, lambda: self._post(number))
 
+    def _route(self) -> None:
+        self._routed += 1
 
-def simulate(config: MachineConfig, instructions: Sequence[Instruction], *, latency: int = 40) -> CycleModel:
-    """Run a stream through the model and return it."""
-    model = CycleModel(config, instructions, latency=latency)
+
+def simulate(
+    config: MachineConfig,
+    instructions: Sequence[Instruction],
+    *,
+    latency: int = 40,
+    slot_counts: Sequence[Sequence[int]] = (),
+) -> CycleModel:
+    """Run a stream through the model and return it; parameters as for :class:`CycleModel`."""
+    model = CycleModel(config, instructions, latency=latency, slot_counts=slot_counts)
     model.run()
     return model

@@ -12,7 +12,7 @@ import numpy as np
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
 from scheduler.cycle_model import simulate
-from scheduler.language.batch import Chunk
+from scheduler.language.batch import Chunk, Routing
 from scheduler.language.chip import plan_chip
 from scheduler.language.count import compulsory_bytes, step_macs
 from scheduler.language.memory import ModelMemory
@@ -266,8 +266,13 @@ class Generator:
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=lowered - started,
             run_s=finished - lowered, simulated_s=outcome.wall_s,
-            forecast=simulate(self.config, program.instructions).cycles if forecast else None, traced=traced,
+            forecast=self._forecast(program, expected.routing) if forecast else None, traced=traced,
         )  # fmt: skip
+
+    def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
+        """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
+        counts = [] if self.routing == "host" else [sorted(np.bincount(r.experts.ravel()))[::-1] for r in routing]
+        return simulate(self.config, program.instructions, slot_counts=counts).cycles
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:
         """Lower as much of the prompts, in order, as fits into one step."""

@@ -57,6 +57,19 @@ def test_tiles_are_those_of_the_last_load_before_the_gemm() -> None:
     assert [s.number for s in model.slices if s.queue == "load0"] == [0, 1, 3]
 
 
+def test_a_slot_takes_as_long_as_it_has_tokens() -> None:
+    route = Instruction(Opcode.ROUTE, {"tokens": 4, "choices": 1, "experts": 2, "post0_en": 1, "post0_sem": 1})
+    slot = {"slot_en": 1, "act_list": 1, "wait0_sem": 1, "wait0_count": 1, "tokens": 4}
+    waves = []
+    for counts in ([[4, 0]], [[3, 1]], [[1, 3]], []):
+        model = simulate(TINY, [route, gemm(**slot, slot=0)], slot_counts=counts)
+        waves.append(busy(model, "tier0"))
+    assert waves == [24, 18, 6, 24]
+    empty = simulate(TINY, [route, gemm(**slot, slot=1)], slot_counts=[[4, 0]])
+    behind = simulate(TINY, [route, gemm(**slot, slot=0, list_base=3)], slot_counts=[[4, 0]])
+    assert busy(empty, "tier0") == 1 and busy(behind, "tier0") == 6
+
+
 def test_a_deadlock_is_named() -> None:
     with pytest.raises(RuntimeError, match="deadlock at instruction 1"):
         simulate(TINY, [gemm(), gemm(wait0_sem=1, wait0_count=1)])

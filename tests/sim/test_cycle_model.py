@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from hdl.isa import Opcode
 from scheduler.cycle_model import simulate
 from sim.session import MachineSession
@@ -13,11 +16,12 @@ TOLERANCE = 0.10
 """Conflicts on the result bus and on the combine buffer's banks are not in the model."""
 
 
-def test_steps_take_about_as_long_as_on_the_emitted_machine() -> None:
+@pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])
+def test_steps_take_about_as_long_as_on_the_emitted_machine(slots: bool) -> None:
     measured: list[tuple[int, int]] = []
     with MachineSession(machine("tiny")) as session:
         for seed in range(80):
-            reference = try_reference(TINY, seed)
+            reference = try_reference(TINY, seed, slots=slots)
             if reference is None:
                 continue
             images = (reference.memory.images[0].tobytes(), reference.memory.images[1].tobytes())
@@ -32,7 +36,8 @@ def test_steps_take_about_as_long_as_on_the_emitted_machine() -> None:
                     )
                 )  # fmt: skip
                 assert result.done
-                model = simulate(TINY, program.instructions)
+                counts = [sorted(np.bincount(r.experts.ravel()))[::-1] for r in reference.routing] if slots else []
+                model = simulate(TINY, program.instructions, slot_counts=counts)
                 working = [n for n, i in enumerate(program.instructions) if i.opcode not in (Opcode.NOP, Opcode.END)]
                 assert sorted({s.number for s in model.slices}) == working
                 measured.append((model.cycles, result.counters["cycles"]))
