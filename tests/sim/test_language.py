@@ -127,7 +127,7 @@ def test_the_executor_equals_the_integer_model(name: str, slots: bool) -> None:
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_many_models(name: str, slots: bool) -> None:
     fitting = sum(try_reference(CONFIGS[name], seed, slots=slots) is not None for seed in range(100, 180))
-    assert fitting >= 40
+    assert fitting >= 24  # `nano` has room for the fewest: about 30
 
 
 @pytest.mark.parametrize("seed", range(4))
