@@ -92,14 +92,18 @@ def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> 
         shared: SharedTasks[list[_Converted]] = SharedTasks()
         parts: list[_Module | Callable[[], list[_Converted]]] = []
         try:
-            done = {top_name}
+            above, done = 0, {top_name}
             pending = [(top, top_name)]
             while pending:
+                level = len(parts)
                 for component, key in pending:
                     done.add(key)
                     parts.append(_begin(component, key, emitter))
-                    shared.add(part for part in parts[-1:] if not isinstance(part, _Module))
+                # A component is converted when those below it have been elaborated, as it is without sharing.
+                shared.add(part for part in parts[above:level] if not isinstance(part, _Module))
+                above = level
                 pending = [(r.component, key) for key, r in emitter.registrations.items() if key not in done]
+            shared.add(part for part in parts[above:] if not isinstance(part, _Module))
             conversions = iter(shared.results())
         finally:
             shared.stop()

@@ -34,7 +34,7 @@ class SharedTasks(Generic[Result]):
     """Independent tasks that are run while more of them are still being prepared.
 
     A copy of this process is forked as soon as there is a core for it and enough to do; it knows the tasks that there
-    are by then. Each process takes the next task that nobody has taken.
+    are by then. Each process takes the next task that nobody has taken: tasks of one process run in order.
 
     Parameters
     ----------
@@ -53,8 +53,9 @@ class SharedTasks(Generic[Result]):
     def add(self, tasks: Iterable[Callable[[], Result]]) -> None:
         """Add tasks, whose results must be picklable; start a copy for them if a core is free."""
         self._tasks += tasks
-        if len(self._tasks) - self._fed >= FEW_TASKS:
-            self._start()
+        if FEW_TASKS <= len(self._tasks) - self._fed <= MOST_TASKS and self._idle():
+            self._feed()
+            self._fork()
 
     def results(self) -> list[Result]:
         """Run what is left, and return all results in the order of the tasks.
@@ -68,13 +69,17 @@ class SharedTasks(Generic[Result]):
         """
         done: dict[int, Any] = {}
         try:
-            while self._fed < len(self._tasks):
-                # What is in no pipe is for this process alone, until a copy is idle.
-                self._start()
-                if self._fed < len(self._tasks):
-                    done[self._fed] = _outcome(self._tasks[self._fed])
-                    self._fed += 1
-            done |= _take(self._tasks, self._numbers)
+            if len(self._tasks) - self._fed <= MOST_TASKS:
+                self._feed()
+            helpers = min(self._copies, len(self._tasks) - 1)  # that know all tasks
+            for numbers in self._numbers:
+                while data := os.read(numbers, _NUMBER.size):
+                    number = _NUMBER.unpack(data)[0]
+                    while helpers > 0 and self._idle() and number + 1 < len(self._tasks):
+                        helpers -= 1
+                        self._fork()
+                    done[number] = _outcome(self._tasks[number])
+            done |= {n: _outcome(self._tasks[n]) for n in range(self._fed, len(self._tasks))}
             for _, answer in self._children:
                 with os.fdopen(os.dup(answer), "rb") as stream:
                     done |= _received(stream.read())
@@ -94,21 +99,25 @@ class SharedTasks(Generic[Result]):
             _stop(pid)
         self._numbers, self._children = [], []
 
-    def _start(self) -> None:
-        """Fork copies for the tasks that are in no pipe yet, as many as there are idle cores."""
-        # A copy that delivers has nothing to do any more.
-        delivering = select.select([answer for _, answer in self._children], [], [], 0)[0] if self._children else []
-        idle = self._copies - (len(self._children) - len(delivering))
-        few = len(self._tasks) - self._fed
-        if idle < 1 or not 2 <= few <= MOST_TASKS:
-            return
+    def _idle(self) -> bool:
+        """Return whether there may be one more copy; one that delivers its results has nothing to do any more."""
+        if not self._copies:
+            return False
+        answers = [answer for _, answer in self._children]
+        delivering = select.select(answers, [], [], 0)[0] if answers else []
+        return len(answers) - len(delivering) < self._copies
+
+    def _feed(self) -> None:
+        """Put the tasks that are in no pipe yet into one."""
         numbers, feed = os.pipe()
         os.write(feed, b"".join(_NUMBER.pack(n) for n in range(self._fed, len(self._tasks))))
         os.close(feed)
         self._fed = len(self._tasks)
         self._numbers.append(numbers)
-        for _ in range(min(idle, few - 1)):
-            self._children.append(_fork(self._tasks, self._numbers))
+
+    def _fork(self) -> None:
+        """Start a copy, which knows the tasks that there are."""
+        self._children.append(_fork(self._tasks, self._numbers))
 
 
 def run_shared(tasks: Sequence[Callable[[], Result]], workers: int | None = None) -> list[Result]:
