@@ -65,6 +65,6 @@ def test_a_child_that_dies_is_reported(capfd: pytest.CaptureFixture[str]) -> Non
 def test_the_machine_is_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = verilog.emit(Machine(PRESETS["nano"]), "top")
     for cores in (1, 4):
-        monkeypatch.setattr(workers, "usable_cores", lambda: cores)
+        monkeypatch.setattr(workers, "usable_cores", lambda cores=cores: cores)
         other = verilog.emit(Machine(PRESETS["nano"]), "top")
         assert shared.modules == other.modules and shared.memories == other.memories
