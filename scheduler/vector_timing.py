@@ -8,8 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from hdl.isa import Instruction, Opcode, VectorDest, VectorOp
-from hdl.vector_access import TWO_OPERANDS, has_sum, reads_scalar, row_count, scalar_span, writes_scalar
+from hdl.vector_access import (
+    TWO_OPERANDS,
+    a_rows,
+    b_rows,
+    c_rows,
+    dest_rows,
+    has_sum,
+    reads_scalar,
+    row_count,
+    scalar_span,
+    writes_scalar,
+)
 
 __all__ = ["ROW_DRAIN", "SCALAR_DRAIN", "VectorTiming", "vector_cycles"]
 
@@ -123,11 +136,7 @@ def _reads_rows(new: Instruction, old: Instruction) -> bool:
     """Return whether the rows from the first to the last that one reads overlap those that the other writes."""
     if old["dest_kind"] != VectorDest.ROWS:
         return False
-    per_vector = 1 if old["op"] == VectorOp.GATHER else old["rows"]
-    low, high = old["dest_base"], old["dest_base"] + (old["vectors"] - 1) * old["dest_stride"] + per_vector - 1
-    vectors = new["vectors"] - 1
-    spans = [(new["a_base"], new["a_base"] + vectors * new["a_stride"] + new["rows"] - 1)]
+    written, reads = dest_rows(old), [a_rows(new)]
     if new["op"] in TWO_OPERANDS:
-        tables = new["b_rows"] * (2 if new["op"] == VectorOp.ROTATE else 1)
-        spans.append((new["b_base"], new["b_base"] + vectors * new["b_stride"] + tables - 1))
-    return any(first <= high and last >= low for first, last in spans)
+        reads.append(np.stack([b_rows(new), c_rows(new) if new["op"] == VectorOp.ROTATE else b_rows(new)]))
+    return any(bool(read.min() <= written.max() and read.max() >= written.min()) for read in reads)

@@ -119,7 +119,7 @@ class OperationSetup(wiring.Component):
     wait : Out(stream of wait_layout)
         Semaphore waits, by the leader only; a transfer is the grant.
     hold : In(1)
-        Ask for no semaphores: an earlier operation of a gang has not begun.
+        Ask for no semaphores and look no slot up: an earlier operation of a gang has not begun.
     slot_write, active : In
         The routing table, see `SlotTable`.
     start : Out(stream of start_layout)
@@ -211,7 +211,7 @@ class OperationSetup(wiring.Component):
 
         start = self.start.payload
         may_look = held & (granted | ~needed) & ~bad_semaphore
-        looked, first_entry, tokens_left = self._slot(m, platform, gemm, may_look)
+        looked, first_entry, tokens_left = self._slot(m, platform, gemm, may_look & ~self.hold)
         ready, bad = self._addresses(m, gemm, held, relative, combine, makes_rows)
         loop = start.loop
         with m.If(gemm.slot_en):

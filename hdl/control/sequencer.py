@@ -203,8 +203,8 @@ class TierSequencer(wiring.Component):
             ]
 
         # A gang's operation that has not begun is a barrier: until then nothing orders what comes after it in this
-        # queue with what comes before it in the others, so the next instruction must not take semaphores yet. Late by
-        # a cycle is soon enough: the next instruction asks two cycles after this one left the setup stage.
+        # queue with what comes before it in the others, so the next instruction must not take semaphores or look its
+        # slot up yet. Late by a cycle is soon enough: it asks two cycles after this one left the setup stage.
         def waits_for_gang(operation: Any, first: Value) -> Value:
             return first & (operation.above | operation.above_k | operation.follows | operation.follows_k)
 

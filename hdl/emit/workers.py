@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-__all__ = ["SharedTasks", "run_shared", "usable_cores"]
+__all__ = ["SharedTasks", "usable_cores"]
 
 Result = TypeVar("Result")
 
@@ -118,13 +118,6 @@ class SharedTasks(Generic[Result]):
     def _fork(self) -> None:
         """Start a copy, which knows the tasks that there are."""
         self._children.append(_fork(self._tasks, self._numbers))
-
-
-def run_shared(tasks: Sequence[Callable[[], Result]], workers: int | None = None) -> list[Result]:
-    """Run tasks and return their results, in order; as :class:`SharedTasks` does."""
-    shared: SharedTasks[Result] = SharedTasks(workers)
-    shared.add(tasks)
-    return shared.results()
 
 
 class _Failure:

@@ -57,6 +57,11 @@ def test_random_streams_with_vectors_and_slots(name: str) -> None:
     run_random(name, 200, 20, EVERYTHING)
 
 
+def test_a_slot_is_not_looked_up_ahead_of_a_gang() -> None:
+    """A GEMM with a slot comes after a gang's in one tier; what that waits for in the other is behind the ROUTE."""
+    run_random("tiny", 6111, 1, EVERYTHING)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["odd", "edge"])
 def test_random_streams_on_unusual_machines(name: str) -> None:

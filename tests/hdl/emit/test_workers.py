@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from hdl.config import PRESETS
 from hdl.emit import verilog, workers
-from hdl.emit.workers import SharedTasks, run_shared
+from hdl.emit.workers import SharedTasks
 from hdl.machine import Machine
+
+
+def run_shared(tasks: Sequence[Callable[[], int]], processes: int) -> list[int]:
+    shared: SharedTasks[int] = SharedTasks(processes)
+    shared.add(tasks)
+    return shared.results()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
