@@ -121,6 +121,13 @@ MUTANTS = (
            "above.eq(Mux(highest > old, highest, old))", "above.eq(highest)", "tests/hdl/vector"),
     Mutant("top-k: of equal values the same one is chosen again", "hdl/vector/lanes.py",
            "(number > self.choice)", "(number >= self.choice)", "tests/hdl/vector"),
+    Mutant("ROUTE: experts with as many tokens share their list entries", "hdl/vector/route.py",
+           "entry.eq(entry + old_low)", "entry.eq(entry + (old_low >> 1))", "tests/hdl/vector/test_route.py"),
+    Mutant("slots: an odd expert's planes are not exchanged", "hdl/memory/load_address.py",
+           "swap = is_pair & table.expert[0]", "swap = is_pair & 0",
+           "tests/sim/test_system.py -k vectors_and_slots"),
+    Mutant("slots: the table is read before an earlier gang has begun", "hdl/control/operation.py",
+           "may_look & ~self.hold)", "may_look)", "tests/sim/test_system.py -k ahead_of_a_gang"),
 )  # fmt: skip
 
 
@@ -149,7 +156,7 @@ def run_mutant(mutant: Mutant) -> tuple[str, float]:
         done = subprocess.run(command, cwd=COPY, env=env, capture_output=True, text=True, check=False)
     finally:
         path.write_text(source)
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.MULTILINE)
     if done.returncode not in (0, 1) or (done.returncode == 1 and found is None):
         raise SystemExit(f"error: {mutant.name}: pytest ended with status {done.returncode}\n{done.stdout[-2000:]}")
     return (found.group(1) if found else ""), time.perf_counter() - started

@@ -29,6 +29,9 @@ LEAST_UTILISATION = 0.95
 PRIMITIVES_DOCS = Path("docs") / "primitives.md"
 """The page that ``a3d bench primitives --docs`` rewrites; its picture goes to ``images/`` beside it."""
 
+LAYERS_DOCS = Path("docs") / "layers.md"
+"""The page that ``a3d bench layers --docs`` rewrites."""
+
 MOST_LOSS = 1.0
 """Percent of the float model's bits per byte that the integers may cost."""
 
@@ -36,7 +39,7 @@ MOST_LOSS = 1.0
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = new_parser(
-        subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness, model, primitives"
+        subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness, model, primitives, layers"
     )
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
@@ -88,13 +91,20 @@ def add_parser(subparsers: Subparsers) -> None:
         help=f"rewrite the table in FILE and the picture beside it; default {PRIMITIVES_DOCS}",
     )
     add_json_option(primitives)
+    layers = kinds.add_parser("layers", help="errors of the example programs for other models' layers")
+    layers.add_argument("--draws", type=int, default=500, help="random inputs of each; default 500")
+    layers.add_argument(
+        "--docs", type=Path, nargs="?", const=LAYERS_DOCS, metavar="FILE",
+        help=f"rewrite the table in FILE; default {LAYERS_DOCS}",
+    )  # fmt: skip
+    add_json_option(layers)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     kinds = {
         "utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality,
-        "exactness": _exactness, "model": _model, "primitives": _primitives,
+        "exactness": _exactness, "model": _model, "primitives": _primitives, "layers": _layers,
     }  # fmt: skip
     return kinds[args.bench](args)
 
@@ -235,8 +245,7 @@ def _shares(cycles: dict[str, int]) -> str:
 def _primitives(args: argparse.Namespace) -> int:
     from sim.bench.primitives import draw, measure_primitives
 
-    if args.docs is not None and not args.docs.is_file():
-        raise A3dError(f"--docs {args.docs}: no such file; run from the folder that has docs/, or name the file")
+    _check_page(args.docs)
     results = measure_primitives()
     columns = ("primitive", "exact", "arguments tried", "cases", "worst error", "bound", "unit", "worst at", "mean")
     rows: list[list[object]] = [
@@ -257,3 +266,33 @@ def _primitives(args: argparse.Namespace) -> int:
     for primitive in broken:
         print(f"{primitive.name}: error {primitive.worst:g} at {primitive.at}, more than {primitive.bound:g}")
     return 1 if broken else 0
+
+
+def _layers(args: argparse.Namespace) -> int:
+    from sim.layers import measure_layers
+
+    _check_page(args.docs)
+    if args.draws < 1:
+        raise A3dError(f"--draws {args.draws}: must be 1 or more")
+    results = measure_layers(args.draws)
+    columns = ("program", "of", "instructions", "result", "unit", "cases", "worst error", "rms error", "bound")
+    rows: list[list[object]] = [
+        [r.name, r.origin, r.instructions, r.result, r.unit, r.cases, f"{r.worst:.3g}", f"{r.rms:.3g}", f"{r.bound:g}"]
+        for r in results
+    ]
+    print_table(rows, columns, title="programs of the vector unit against float64")
+    write_json(args.json, {"layers": [vars(r) | {"holds": r.holds} for r in results]})
+    if args.docs is not None:
+        cells: list[list[object]] = [[f"`{row[0]}.asm`", *row[1:]] for row in rows]
+        rewrite_section(
+            args.docs, "a3d bench layers --docs", markdown_tables([("Errors against float64", columns, cells)])
+        )
+    broken = [r for r in results if not r.holds]
+    for result in broken:
+        print(f"{result.name}: {result.result}: error {result.worst:g}, more than {result.bound:g}")
+    return 1 if broken else 0
+
+
+def _check_page(page: Path | None) -> None:
+    if page is not None and not page.is_file():
+        raise A3dError(f"--docs {page}: no such file; run from the folder that has docs/, or name the file")

@@ -15,7 +15,7 @@ from hdl.isa import Opcode
 from hdl.legality import Limits
 from scheduler.verify import check_stream
 from sim.crosscheck import check_illegal, check_random, random_knobs
-from sim.streams import StreamOptions, illegal_streams, random_stream
+from sim.streams import RandomStream, StreamOptions, illegal_streams, random_stream
 from sim.system import Job, MemoryKnobs, SimulatedMachine
 
 CONFIGS: dict[str, MachineConfig] = {
@@ -58,8 +58,29 @@ def test_random_streams_with_vectors_and_slots(name: str) -> None:
 
 
 def test_a_slot_is_not_looked_up_ahead_of_a_gang() -> None:
-    """A GEMM with a slot comes after a gang's in one tier; what that waits for in the other is behind the ROUTE."""
-    run_random("tiny", 6111, 1, EVERYTHING)
+    """Tier 0's GEMM with a slot comes after a gang's; what this waits for in tier 1 is behind the ROUTE."""
+    config = CONFIGS["tiny"]
+    gemm = "gemm tokens=2 k_slices=1 n_tiles=1 act_stride=1 tag=1 mode=requant16 dest_kind=combine dest_stride=1"
+    text = f"""
+        load dest_kind=activation dest_tiers=0..1 count=4
+        load dest_kind=parameter dest_tiers=0..1 count=1 addr=32 post=s0
+        load dest_tiers=0..1 count=1 tag=1 addr=64
+        {gemm} wait=s0
+        {gemm} dest=6 post=s1
+        vector op=argmax first=1 vectors=2 rows=1 a_stride=1 wait=s1
+        route tokens=2 choices=1 experts=8 a_stride=1 source_stride=1 dest=6 dest_stride=1 post=s2
+        {gemm} dest=2 tiers=1 wait=s2 post=s3
+        {gemm} dest=4 tiers=0..1 mapping=k post=s3
+        {gemm} act_list=1 dest_list=1 slot_en=1 slot=0 post=s3
+        store format=int32 rows=8 addr=512 group=1 wait=s3:3
+        end"""
+    instructions = assemble(text)
+    image = random.Random(1).randbytes(8192) + to_binary(instructions)
+    stream = RandomStream(config, 0, instructions, (image, bytes(32768)), Limits.whole(config), 8192)
+    arrays = [np.frombuffer(data, dtype=np.uint8) for data in stream.images]
+    check_stream(instructions, config, (arrays[0], arrays[1]), stream.limits)
+    knobs = [MemoryKnobs(latency=latency) for latency in (2, 7, 20, 60)]
+    check_random(machine("tiny"), [stream] * len(knobs), knobs)
 
 
 @pytest.mark.slow
