@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the demo model: a byte-level Mixtral-architecture language model, on CPU, in plain PyTorch.
+"""Train the demo model: a byte-level Mixtral-architecture language model, on a GPU or on CPU, in plain PyTorch.
 
 Needs the ``train`` extra (``pip install .[train]``); users of the accelerator do not need it. Two commands make
 the model from nothing::
@@ -132,6 +132,14 @@ class ExpertBlock(torch.autograd.Function):
         return dx, None, dgate.reshape(ctx.gate_shape), dw13, dw2
 
 
+def all_experts(x: Tensor, index: Tensor, gate: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+    """Compute what :class:`ExpertBlock` does, every expert on every token: a GPU need not wait for the host."""
+    gates = torch.zeros(x.shape[0], w13.shape[0], dtype=gate.dtype, device=x.device).scatter(1, index, gate)
+    h1, h3 = torch.matmul(x, w13.transpose(1, 2)).chunk(2, dim=-1)
+    a = F.silu(h1) * h3 * gates.T.unsqueeze(-1)
+    return torch.matmul(a.transpose(0, 1).reshape(x.shape[0], -1), w2.transpose(1, 2).reshape(-1, x.shape[1]))
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a learned scale."""
 
@@ -186,8 +194,9 @@ class Layer(nn.Module):
         logits = F.linear(x, self.gate)
         probs = logits.softmax(-1)
         top, index = probs.topk(s.num_experts_per_tok, dim=-1)
-        out = ExpertBlock.apply(x, index, top / top.sum(-1, keepdim=True), self.w13, self.w2)
-        counts = torch.bincount(index.reshape(-1), minlength=s.num_local_experts)
+        experts = all_experts if x.is_cuda else ExpertBlock.apply
+        out = experts(x, index, top / top.sum(-1, keepdim=True), self.w13, self.w2)
+        counts = F.one_hot(index, s.num_local_experts).sum((0, 1))
         balance = s.num_local_experts * (counts / index.numel() * probs.mean(0)).sum()
         return out, balance, logits.logsumexp(-1).square().mean(), counts
 
@@ -218,7 +227,7 @@ class DemoModel(nn.Module):
         n = tokens.shape[1]
         x = F.embedding(tokens, self.embed)
         cos, sin = self.get_buffer("cos")[:n], self.get_buffer("sin")[:n]
-        balance, z = torch.zeros(()), torch.zeros(())
+        balance, z = x.new_zeros(()), x.new_zeros(())
         usage: list[Tensor] = []
         for layer in self.layers:
             x, layer_balance, layer_z, counts = layer(x, cos, sin)
@@ -255,7 +264,7 @@ class DemoModel(nn.Module):
                     f"{e}w3.weight": layer.w13[expert, f:],
                     f"{e}w2.weight": layer.w2[expert],
                 }
-        return {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in state.items()}
+        return {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in state.items()}
 
 
 def batch_at(data: Tensor, step: int, *, seed: int, batch: int, length: int) -> tuple[Tensor, Tensor]:
@@ -276,9 +285,11 @@ def evaluate(
     windows = (len(heldout) - 1) // length
     inputs = heldout[: windows * length].view(windows, length).long()
     targets = heldout[1 : windows * length + 1].view(windows, length).long()
-    loss = torch.zeros((), dtype=torch.double)
-    usage = torch.zeros(model.shape.num_hidden_layers, model.shape.num_local_experts, dtype=torch.long)
+    device = model.embed.device
+    loss = torch.zeros((), dtype=torch.double, device=device)
+    usage = torch.zeros(model.shape.num_hidden_layers, model.shape.num_local_experts, dtype=torch.long, device=device)
     for x, y in zip(inputs[rank::workers].split(batch), targets[rank::workers].split(batch), strict=True):
+        x, y = x.to(device), y.to(device)
         logits, _, _, counts = model(x)
         loss += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").double()
         usage += counts
@@ -326,7 +337,7 @@ def make_optimizer(model: DemoModel, lr: float, weight_decay: float) -> torch.op
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the trainer; the defaults are the committed run."""
-    parser = argparse.ArgumentParser(description="Train the demo model (byte-level Mixtral, CPU).")
+    parser = argparse.ArgumentParser(description="Train the demo model (byte-level Mixtral).")
     parser.add_argument("--data", type=Path, default=Path("build/demo_data"), help="folder of prepare_data.py")
     parser.add_argument("--work", type=Path, default=Path("build/train"), help="folder for checkpoints and the log")
     parser.add_argument("--out", type=Path, default=Path("models/demo"), help="folder for the exported model")
@@ -348,6 +359,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--aux-final", type=float, default=0.001, help="balance loss when the decay ends")
     parser.add_argument("--z-loss", type=float, default=1e-4, help="router z-loss, keeps router logits small")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: with --workers 1; default cpu")
     parser.add_argument(
         "--workers",
         type=int,
@@ -380,6 +392,7 @@ def worker(rank: int, args: argparse.Namespace) -> None:
     other work was measured to be up to ten times slower.
     """
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
     if args.workers > 1:
         dist.init_process_group(
             "gloo",
@@ -390,13 +403,13 @@ def worker(rank: int, args: argparse.Namespace) -> None:
         )
     torch.manual_seed(args.seed)
     shape = ModelShape()
-    model = DemoModel(shape)
+    model = DemoModel(shape).to(args.device)  # the same first weights on both
     optimizer = make_optimizer(model, args.lr, args.weight_decay)
     train, heldout = load_bytes(args.data / "train.txt"), load_bytes(args.data / "heldout.txt")
     state_path, log_path = args.work / "state.pt", args.work / "log.jsonl"
     first, best, seconds, seen = 0, math.inf, 0.0, 0
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
+        state = torch.load(state_path, weights_only=True, map_location=args.device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, best, seconds, seen = state["step"], state["best"], state["seconds"], state["seen"]
@@ -422,7 +435,8 @@ def worker(rank: int, args: argparse.Namespace) -> None:
         }
     )
     last = args.steps if args.stop_after is None else min(args.steps, args.stop_after)
-    sums, tokens, usage, began = np.zeros(3), 0, torch.zeros(()), time.perf_counter()
+    nothing = torch.zeros((), device=args.device)
+    sums, tokens, usage, began = torch.zeros(3, device=args.device), 0, nothing, time.perf_counter()
     for step in range(first, last):
         factor, done = progress(step, steps=args.steps, warmup=args.warmup, decay=args.decay)
         for group in optimizer.param_groups:
@@ -430,7 +444,8 @@ def worker(rank: int, args: argparse.Namespace) -> None:
         length = shape.max_position_embeddings if step >= args.long_from * args.steps else args.length
         batch = args.batch * args.length // length  # the same number of bytes in every step
         x, y = (
-            part.chunk(args.workers)[rank] for part in batch_at(train, step, seed=args.seed, batch=batch, length=length)
+            part.chunk(args.workers)[rank].to(args.device)
+            for part in batch_at(train, step, seed=args.seed, batch=batch, length=length)
         )
         logits, balance, z, counts = model(x)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
@@ -440,11 +455,12 @@ def worker(rank: int, args: argparse.Namespace) -> None:
         norm = nn.utils.clip_grad_norm_(model.parameters(), args.clip, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        sums += (loss.item(), balance.item(), norm.item())
+        sums += torch.stack([loss.detach(), balance.detach(), norm])
         step_tokens = batch * length
         tokens, seen, usage = tokens + step_tokens, seen + step_tokens, usage + counts
         now = step + 1
         if now % args.log_every == 0 or now == last:
+            loss_sum, balance_sum, norm_sum = sums.tolist()
             elapsed = time.perf_counter() - began
             seconds += elapsed
             steps_logged = now - (now - 1) // args.log_every * args.log_every
@@ -453,10 +469,10 @@ def worker(rank: int, args: argparse.Namespace) -> None:
                 {
                     "event": "train",
                     "step": now,
-                    "loss": round(sums[0] / steps_logged, 4),
-                    "bits_per_byte": round(sums[0] / steps_logged / math.log(2), 4),
-                    "balance": round(sums[1] / steps_logged, 3),
-                    "grad_norm": round(sums[2] / steps_logged, 3),
+                    "loss": round(loss_sum / steps_logged, 4),
+                    "bits_per_byte": round(loss_sum / steps_logged / math.log(2), 4),
+                    "balance": round(balance_sum / steps_logged, 3),
+                    "grad_norm": round(norm_sum / steps_logged, 3),
                     "lr": round(args.lr * factor, 7),
                     "tokens": seen,
                     "tokens_per_s": round(tokens / elapsed),
@@ -465,7 +481,7 @@ def worker(rank: int, args: argparse.Namespace) -> None:
                     "share_max": [round(v, 4) for v in share.amax(1).tolist()],
                 }
             )
-            sums, tokens, usage, began = np.zeros(3), 0, torch.zeros(()), time.perf_counter()
+            sums, tokens, usage, began = torch.zeros_like(sums), 0, nothing, time.perf_counter()
         if now % args.eval_every == 0 or now == args.steps:
             bits, held_counts = evaluate(model, heldout, length=args.length, rank=rank, workers=args.workers)
             held_share = held_counts / held_counts.sum(1, keepdim=True)
@@ -513,6 +529,8 @@ def main(argv: list[str] | None = None) -> int:
             f"error: --workers {args.workers}, --batch {args.batch}, --length {args.length}: the bytes of "
             f"a step must divide into sequences of {args.length} and of {long} for each worker"
         )
+    if args.device == "cuda" and args.workers != 1:
+        raise SystemExit(f"error: --workers {args.workers}: a GPU takes one; add --workers 1")
     args.work.mkdir(parents=True, exist_ok=True)
     (args.work / "rendezvous").unlink(missing_ok=True)
     if args.fresh or not (args.work / "state.pt").exists():
