@@ -31,6 +31,7 @@ __all__ = [
     "find_verilator",
     "missing_fst_headers",
     "subprocess_env",
+    "waves_line",
 ]
 
 MIN_VERILATOR = (5, 36)
@@ -178,6 +179,12 @@ def missing_fst_headers() -> tuple[str, ...]:
             ["g++", "-E", "-x", "c++", "-"], input=f"#include <{header}>\n", capture_output=True, text=True, check=False
         ).returncode
     )
+
+
+def waves_line(path: Path) -> str:
+    """Return the line that tells where waves are; for VCD also what FST would need."""
+    packages = " ".join(missing_fst_headers()) if path.suffix == ".vcd" else ""
+    return f"waves: {path}" + (f" (for FST, much smaller: apt-get install {packages})" if packages else "")
 
 
 def _verilator_version(executable: str) -> str:

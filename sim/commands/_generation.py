@@ -22,6 +22,7 @@ from sim.text.generator import ROUTINGS, Generator, StepRecord
 from sim.text.model import ByteModel, to_tokens
 from sim.text.report import PHASES, loss_rows, summarise
 from sim.text.sampling import Sampler
+from sim.tools import waves_line
 
 __all__ = ["add_generation_options", "generate", "only_json", "print_report", "prompts_of", "say", "write_files"]
 
@@ -171,7 +172,7 @@ def generate(
             waves_to.mkdir(parents=True, exist_ok=True)
             for wave in (*scratch.glob("*.fst"), *scratch.glob("*.vcd")):
                 shutil.move(wave, waves_to / wave.name)
-                say(f"waves: {waves_to / wave.name}")
+                say(waves_line(waves_to / wave.name))
     return summarise(generator, records, args.engine, clock_mhz=args.clock_mhz), records
 
 

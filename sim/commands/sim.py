@@ -8,6 +8,7 @@ from hdl.config import load_config
 from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
 from sim.runner import SIMULATORS
 from sim.testbench import bench_names, bench_summary, run_bench
+from sim.tools import waves_line
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -41,6 +42,6 @@ def run(args: argparse.Namespace) -> int:
         echo=args.json != "-",
     )
     if result.waves:
-        print(f"waves: {result.waves}")
+        print(waves_line(result.waves))
     write_json(args.json, {"bench": args.bench, "config": args.config, "sim": args.sim, "result": result})
     return 0

@@ -81,3 +81,9 @@ def test_old_icarus(path: Path) -> None:
     fake(path, "vvp", "")
     with pytest.raises(tools.ToolError, match=r"Icarus Verilog 10\.3 is too old"):
         tools.find_icarus()
+
+
+def test_waves_say_what_fst_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "missing_fst_headers", lambda: ("liblz4-dev",))
+    assert "apt-get install liblz4-dev" in tools.waves_line(Path("bench.vcd"))
+    assert tools.waves_line(Path("bench.fst")) == "waves: bench.fst"
