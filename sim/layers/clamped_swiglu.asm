@@ -4,7 +4,7 @@
 ; the gate below, too, at -7: there g * sigmoid(1.702 g) is within 5e-5 of 0.
 ;   rows 0-15   gate, int16 in Q10, four rows a token      rows 16-31  up, likewise
 ;   rows 32-35  gate's bias in units of 7/32767            rows 36-39  gate's bias times 1.702 in Q11
-;   rows 40-43  up's bias in units of 7/32767              row 44      1.0 in units of 14/32767: 2341 in every lane
+;   rows 40-43  up's bias in units of 7/32767              row 44      1.0 in units of 14/32767: 2340 in every lane
 ;   rows 48-63  scratch
 ;   result      int8 in units of 0.19 (2^21 / (32767/7 * 32767/14)), activation words 0-15 of tier 0
 ; The biases of the down-projection and of the router are weights of one more input channel whose activation is constant.

@@ -29,7 +29,7 @@ TOKENS = 4
 EXPERTS, CHOICES = 32, 4
 HEADS, HEAD_DIM = 2, 32
 CHANNELS = 64
-KEYS, LAST_KEYS = 16, 11
+LAST_KEYS = 11
 CLAMP = 7.0
 
 
@@ -175,7 +175,7 @@ def _swiglu_inputs(rng: np.random.Generator) -> Int:
     gate_bias, up_bias = rng.normal(0.0, 0.3, (2, CHANNELS))
     per_unit = 32767 / CLAMP
     tables = [np.rint(gate_bias * per_unit), np.rint(gate_bias * 1.702 * 2**11), np.rint(up_bias * per_unit)]
-    constant = np.full(16, round(per_unit / 2))
+    constant = np.full(16, 2340)  # 1.0 is 2340.5
     return np.concatenate([gate.ravel(), up.ravel(), *tables, constant]).astype(np.int64).reshape(-1, 16)
 
 
