@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breaks the RTL on purpose, one place at a time, and shows which test sees it.
 
-    python tools/mutate.py                # all of them (about ten minutes on one core)
+    python tools/mutate.py                # all of them (about twenty minutes on one core)
     python tools/mutate.py --only tags    # those whose name contains a word
     python tools/mutate.py --docs         # all, and rewrite docs/mutations.md
 

@@ -2,6 +2,7 @@
 """``a3d bench``: the measurements behind every figure in the documents."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from hdl.config import PRESETS, load_config
@@ -259,13 +260,10 @@ def _primitives(args: argparse.Namespace) -> int:
     if args.docs is not None:
         draw(results, args.docs.parent / "images" / "primitives.png")
         cells: list[list[object]] = [[f"`{row[0]}`", f"`{row[1]}`", *row[2:]] for row in rows]
-        rewrite_section(
-            args.docs, "a3d bench primitives --docs", markdown_tables([("Errors against float64", columns, cells)])
-        )
-    broken = [p for p in results if not p.holds]
-    for primitive in broken:
-        print(f"{primitive.name}: error {primitive.worst:g} at {primitive.at}, more than {primitive.bound:g}")
-    return 1 if broken else 0
+        _write_errors(args.docs, "primitives", columns, cells)
+    return _say_broken(
+        [f"{p.name}: error {p.worst:g} at {p.at}, more than {p.bound:g}" for p in results if not p.holds]
+    )
 
 
 def _layers(args: argparse.Namespace) -> int:
@@ -284,13 +282,21 @@ def _layers(args: argparse.Namespace) -> int:
     write_json(args.json, {"layers": [vars(r) | {"holds": r.holds} for r in results]})
     if args.docs is not None:
         cells: list[list[object]] = [[f"`{row[0]}.asm`", *row[1:]] for row in rows]
-        rewrite_section(
-            args.docs, "a3d bench layers --docs", markdown_tables([("Errors against float64", columns, cells)])
-        )
-    broken = [r for r in results if not r.holds]
-    for result in broken:
-        print(f"{result.name}: {result.result}: error {result.worst:g}, more than {result.bound:g}")
-    return 1 if broken else 0
+        _write_errors(args.docs, "layers", columns, cells)
+    return _say_broken(
+        [f"{r.name}: {r.result}: error {r.worst:g}, more than {r.bound:g}" for r in results if not r.holds]
+    )
+
+
+def _write_errors(page: Path, bench: str, columns: Sequence[str], cells: list[list[object]]) -> None:
+    rewrite_section(page, f"a3d bench {bench} --docs", markdown_tables([("Errors against float64", columns, cells)]))
+
+
+def _say_broken(lines: list[str]) -> int:
+    """Print the bounds that do not hold; return the exit status."""
+    for line in lines:
+        print(line)
+    return 1 if lines else 0
 
 
 def _check_page(page: Path | None) -> None:

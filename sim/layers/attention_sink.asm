@@ -5,8 +5,8 @@
 ;   rows 4-7    scores of the second block; 11 of its keys exist
 ;   row 8-11    element 0: the head's sink in the same units
 ;   result      probabilities in Q15, rows 16-19 and 20-23
-; On the machine the exponentials of a block go to the activation buffers and the context rows are divided; here they are
-; kept in rows (Q15) and divided themselves, which shows the same numbers.
+; A layer sends a block's exponentials to the activation buffers, as int8, and corrects and divides the rows of the context;
+; here they stay in rows (Q15) and are corrected and divided themselves, so that the recurrence can be seen without GEMMs.
 
 ; the sink: maximum and sum begin with it
 vector op=max first=1 masked=1 length=1 vectors=4 rows=1 a=8 a_stride=1 d_scalar=0

@@ -35,11 +35,25 @@ CLAMP = 7.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program left: combine rows [combine_rows, 16], scalars [scalar_depth], int8 activations of tier 0."""
+    """What a program left.
+
+    Attributes
+    ----------
+    rows : array [combine_rows, 16]
+    scalars : uint32 array [scalar_depth]
+    activation : array [activation_words, 16]
+        Of tier 0.
+    slots : array [expert_slots, 3]
+        Tokens, first list entry and expert of each slot of the routing table.
+    lists : array [list_depth, 4]
+        Token list of tier 0.
+    """
 
     rows: Int
     scalars: npt.NDArray[np.uint32]
     activation: Int
+    slots: Int
+    lists: Int
 
 
 @dataclass(frozen=True)
@@ -101,8 +115,10 @@ def play(example: Example, rows: Int) -> Outcome:
             execute_route(machine, instruction, place)
         else:
             execute_vector(instruction, CONFIG, machine.combine, machine.scalars, machine.activation)
-    activation = machine.activation[0].astype(np.int64)
-    return Outcome(machine.combine.astype(np.int64), machine.scalars.copy(), activation)
+    rows, activation, slots, lists = (
+        array.astype(np.int64) for array in (machine.combine, machine.activation[0], machine.slots, machine.lists[0])
+    )
+    return Outcome(rows, machine.scalars.copy(), activation, slots, lists)
 
 
 def measure_layers(draws: int = 500, seed: int = 1) -> list[LayerError]:
@@ -133,6 +149,7 @@ def _sigmoid(x: Float) -> Float:
 def _qk_inputs(rng: np.random.Generator) -> Int:
     sizes = np.exp(rng.normal(0.0, 1.5, (TOKENS, HEADS, 1)))
     queries = _int16(rng.normal(0.0, 1.0, (TOKENS, HEADS, HEAD_DIM)) * sizes * 2**11)
+    queries[0, 0], queries[0, 1] = 0, np.where(queries[0, 1] < 0, -32768, 32767)
     weights = _int16(rng.uniform(0.3, 1.8, HEAD_DIM) * 2**13)
     angle = rng.uniform(0.0, 2 * np.pi, (TOKENS, HEAD_DIM // 2))
     cosines = np.repeat(np.cos(angle), 2, axis=1)
@@ -154,6 +171,7 @@ def _qk_errors(rows: Int, outcome: Outcome) -> tuple[Float, ...]:
 
 def _routing_inputs(rng: np.random.Generator) -> Int:
     logits = _int16(rng.normal(0.0, 2.0, (TOKENS, EXPERTS)) * 2**11)
+    logits[0], logits[1, ::2] = logits[0, 0], rng.choice([-32768, 32767], EXPERTS // 2)
     bias = _int16(rng.normal(0.0, 0.1, EXPERTS) * 2**14)
     return np.concatenate([logits.ravel(), bias]).reshape(-1, 16)
 
@@ -193,6 +211,7 @@ def _sink_inputs(rng: np.random.Generator) -> Int:
     scores = _int16(rng.normal(0.0, 4.0, (8, 16)) * 2**9)
     sinks = np.zeros((4, 16), dtype=np.int64)
     sinks[:, 0] = _int16(rng.normal(4.0, 4.0, 4) * 2**9)
+    scores[0], sinks[1:3, 0] = -32768, (-32768, 32767)
     return np.concatenate([scores, sinks])
 
 

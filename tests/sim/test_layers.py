@@ -10,20 +10,23 @@ import pytest
 from hdl.isa import Instruction, Opcode
 from hdl.legality import Limits, check_instruction
 from sim.cli import main
-from sim.layers import EXAMPLES, Example, measure_layers, play
+from sim.layers import EXAMPLES, Example, LayerError, measure_layers, play
 from sim.layers.examples import CONFIG
 from tests.hdl.vector.unit_bench import VectorBench
 
 BY_NAME = [pytest.param(example, id=example.name) for example in EXAMPLES]
 
 
-def test_errors_are_within_their_bounds() -> None:
-    results = measure_layers(draws=60)
+@pytest.fixture(scope="module")
+def results() -> list[LayerError]:
+    return measure_layers()
+
+
+def test_errors_are_within_their_bounds(results: list[LayerError]) -> None:
     assert {r.name for r in results} == {example.name for example in EXAMPLES}
     for result in results:
         assert result.worst <= result.bound, result
-        # (The choice is usually the right one: nothing missed.)
-        assert result.rms > 0 or "misses" in result.result, f"{result.name}: {result.result}: is anything compared?"
+        assert result.rms > 0, f"{result.name}: {result.result}: is anything compared?"
 
 
 @pytest.mark.parametrize("example", BY_NAME)
@@ -46,9 +49,11 @@ def test_the_vector_unit_runs_them(example: Example) -> None:
     assert np.array_equal(bench.combine, expected.rows)
     assert np.array_equal(bench.activation[0], expected.activation)
     assert not bench.activation[1:].any()
-    if example.name == "sigmoid_routing":
-        assert sum(count for count, _, _ in bench.table.values()) == 16
-        assert {entry[2] for entry in bench.lists.values()} == set(expected.rows[26:30, :4].ravel().tolist())
+    # What ROUTE wrote; slots that nobody reads need not be written.
+    assert bench.active == (expected.slots[:, 0] > 0).sum()
+    assert all(bench.table[slot] == tuple(expected.slots[slot]) for slot in range(bench.active))
+    assert bench.lists == {place: tuple(expected.lists[place]) for place in range(expected.slots[:, 0].sum())}
+    assert (bench.active > 0) == (example.name == "sigmoid_routing")
 
 
 def test_a_wrong_constant_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +80,8 @@ def test_the_command_and_its_page(tmp_path: Path) -> None:
         assert main(["bench", "layers", *arguments]) != 0
 
 
-def test_the_committed_page_names_every_program() -> None:
+def test_the_committed_page_is_current(results: list[LayerError]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "layers.md").read_text()
-    for example in EXAMPLES:
-        assert page.count(f"`{example.name}.asm`") >= 2
+    for result in results:
+        row = next(line for line in page.splitlines() if f"| `{result.name}.asm` |" in line and result.result in line)
+        assert f" {result.cases:,} | {result.worst:.3g} | {result.rms:.3g} | {result.bound:g} |" in row

@@ -123,3 +123,24 @@ def test_evaluate_reports_a_missing_model(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and "config.json: not found" in done.stderr
+
+
+def test_both_ways_through_the_experts_agree() -> None:
+    """The GPU's way trains what the CPU's does: outputs and all gradients."""
+    torch = pytest.importorskip("torch", reason="needs the train extra: pip install '.[train]'")
+    spec = importlib.util.spec_from_file_location("train_demo", ROOT / "tools" / "train_demo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_demo"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    x, gate = torch.randn(50, 8), torch.rand(50, 2)
+    w13, w2 = torch.randn(6, 20, 8), torch.randn(6, 8, 10)
+    index = torch.stack([torch.randperm(5)[:2] for _ in range(50)])  # nobody chooses expert 5
+    inputs = [tensor.requires_grad_() for tensor in (x, gate, w13, w2)]
+    outcomes = []
+    for experts in (module.ExpertBlock.apply, module.all_experts):
+        out = experts(x, index, gate, w13, w2)
+        outcomes.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    for one, other in zip(*outcomes, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * one.abs().max().item())
