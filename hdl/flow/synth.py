@@ -22,7 +22,7 @@ __all__ = ["FLATTEN_CELLS", "OPENED", "Block", "MachineSynthesis", "Totals"]
 FLATTEN_CELLS = 500_000
 """Largest netlist, in cells, that is flattened to find its longest path."""
 
-OPENED = ("stack", "stack/tier", "stack/tier/row", "sequencers", "sequencers/tier")
+OPENED = ("stack", "stack/tier", "stack/tier/row", "stack/tier/drain", "sequencers", "sequencers/tier", "vector")
 """Blocks whose own blocks are listed too; the top level always is."""
 
 
