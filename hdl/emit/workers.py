@@ -6,16 +6,18 @@ from __future__ import annotations
 import os
 import pickle
 import select
+import signal
 import struct
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 __all__ = ["SharedTasks", "usable_cores"]
 
 Result = TypeVar("Result")
 
 MOST_WORKERS = 4
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NUMBER = struct.Struct("<H")
 MOST_TASKS = 16_384
 """Their numbers must fit a pipe's buffer."""
@@ -134,11 +136,11 @@ def _outcome(task: Callable[[], Any]) -> Any:
         return _Failure(error)
 
 
-def _take(tasks: Sequence[Callable[[], Any]], pipes: Sequence[int]) -> dict[int, Any]:
-    """Run tasks until none is left in the pipes; return results by number."""
+def _take(tasks: Sequence[Callable[[], Any]], pipes: Sequence[int], parent: int) -> dict[int, Any]:
+    """Run tasks until none is left in the pipes, or the parent is gone; return results by number."""
     done: dict[int, Any] = {}
     for numbers in pipes:
-        while data := os.read(numbers, _NUMBER.size):
+        while os.getppid() == parent and (data := os.read(numbers, _NUMBER.size)):
             number = _NUMBER.unpack(data)[0]
             done[number] = _outcome(tasks[number])
     return done
@@ -147,17 +149,37 @@ def _take(tasks: Sequence[Callable[[], Any]], pipes: Sequence[int]) -> dict[int,
 def _fork(tasks: Sequence[Callable[[], Any]], numbers: Sequence[int]) -> tuple[int, int]:
     """Start a copy of this process that takes tasks; return its number and the pipe with its results."""
     answer, into = os.pipe()
-    pid = os.fork()
-    if pid:
+    parent = os.getpid()
+    # An exception out of a signal's handler would be lost among the functions that Python calls at a fork.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        pid = os.fork()
+        if not pid:
+            _be_copy(tasks, numbers, answer, into, parent)
         os.close(into)
-        return pid, answer
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid, answer
+
+
+def _be_copy(
+    tasks: Sequence[Callable[[], Any]], numbers: Sequence[int], answer: int, into: int, parent: int
+) -> NoReturn:
+    """Be the copy: take tasks, deliver, end."""
     status = 1
     try:
+        # Ctrl-C reaches the whole process group; the parent hears it, and ends its copies.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(answer)
-        data = pickle.dumps(_take(tasks, numbers), protocol=pickle.HIGHEST_PROTOCOL)
+        data = pickle.dumps(_take(tasks, numbers, parent), protocol=pickle.HIGHEST_PROTOCOL)
         with os.fdopen(into, "wb") as stream:
             stream.write(data)
         status = 0
+    except BrokenPipeError:
+        pass  # nobody waits for it any more
     except BaseException:
         traceback.print_exc()
     finally:

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from typing import Any
 
 from hdl.flow.gates import ENABLE_MUX, GATE_SET, enabled_registers, register_bits, transistors
 from hdl.flow.yosys import Job, SynthError, run_jobs
+from hdl.scratch import scratch_folder, whole_file
 
 __all__ = ["CACHE_VARIABLE", "LongestPath", "ModuleReport", "Synthesis", "cache_root", "module_texts"]
 
 CACHE_VARIABLE = "A3D_SYNTH_CACHE"
 """Environment variable that moves the cache away from ``build/synthcache``."""
 
-RECIPE = 1
+RECIPE = 2
 """Raised whenever the passes or the contents of a cache entry change: entries of other recipes are not used."""
 
 _MODULE = re.compile(r"^module\s+(\w+)\b.*?^endmodule$", re.MULTILINE | re.DOTALL)
@@ -162,10 +162,11 @@ class Synthesis:
             if name not in self.texts:
                 raise SynthError(f"module {name!r} is not in the design: its modules are {', '.join(self.texts)}")
             entry = self._read(self.keys[name])
-            if entry is None:
+            if entry is None or entry["netlist"] != self._netlist_hash(name):
                 todo.append(name)
             elif name not in self.reports:
-                self.reports[name] = ModuleReport(**{**entry, "path": LongestPath(**entry["path"])})
+                report = entry["report"]
+                self.reports[name] = ModuleReport(**{**report, "path": LongestPath(**report["path"])})
                 yield name
         if not todo:
             return
@@ -177,8 +178,10 @@ class Synthesis:
             jobs = [Job(name, tuple(self._passes(name))) for name in todo]
             for job in run_jobs(jobs, folder, python=self.python, timeout=self.timeout):
                 report = self._collect(job.name, folder)
-                self._write(self.keys[job.name], ".il", (folder / f"{job.name}.il").read_text(encoding="utf-8"))
-                self._write(self.keys[job.name], ".json", json.dumps(dataclasses.asdict(report)))
+                netlist = (folder / f"{job.name}.il").read_text(encoding="utf-8")
+                self._write(self.keys[job.name], ".il", netlist)
+                entry = {"report": dataclasses.asdict(report), "netlist": _hash(netlist)}
+                self._write(self.keys[job.name], ".json", _sealed(entry))
                 self.reports[job.name] = report
                 yield job.name
 
@@ -228,7 +231,7 @@ class Synthesis:
             for job in run_jobs(jobs, folder, python=self.python, timeout=self.timeout):
                 path = _longest((folder / f"{job.name}.path").read_text(encoding="utf-8"))
                 key = self._path_key(job.name, todo[job.name])
-                self._write(key, ".json", json.dumps(dataclasses.asdict(path)))
+                self._write(key, ".json", _sealed(dataclasses.asdict(path)))
                 yield job.name, path
 
     def _path_key(self, name: str, cut: frozenset[str]) -> str:
@@ -321,17 +324,24 @@ class Synthesis:
         return self.cache / f"{key}{suffix}"
 
     def _read(self, key: str) -> dict[str, Any] | None:
+        """Return an entry, or None where there is none or it is not what was written."""
         try:
-            entry: dict[str, Any] = json.loads(self._path(key, ".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            text = self._path(key, ".json").read_text(encoding="utf-8")
+            entry: dict[str, Any] = json.loads(text)["entry"]
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return entry
+        return entry if text == _sealed(entry) else None
+
+    def _netlist_hash(self, name: str) -> str:
+        try:
+            return _hash(self._path(self.keys[name], ".il").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ""
 
     def _write(self, key: str, suffix: str, text: str) -> None:
         try:
-            with tempfile.NamedTemporaryFile("w", dir=self.cache, delete=False, encoding="utf-8") as file:
-                file.write(text)
-            os.replace(file.name, self._path(key, suffix))
+            with whole_file(self._path(key, suffix)) as scratch:
+                scratch.write_text(text, encoding="utf-8")
         except OSError as error:
             raise SynthError(f"synthesis cache {self.cache} cannot be written: {error.strerror}") from None
 
@@ -343,8 +353,17 @@ class Synthesis:
             raise SynthError(
                 f"synthesis cache {self.cache} cannot be made: {error.strerror}; set {CACHE_VARIABLE}"
             ) from None
-        with tempfile.TemporaryDirectory(prefix="a3d-synth-") as name:
-            yield Path(name)
+        with scratch_folder("a3d-synth-") as folder:
+            yield folder
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sealed(entry: Mapping[str, Any]) -> str:
+    """Return the text of a cache entry, with a hash that tells whether it has been changed or cut short."""
+    return json.dumps({"entry": entry, "sha256": _hash(json.dumps(entry))})
 
 
 def _yosys_version() -> str:

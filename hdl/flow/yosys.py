@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from hdl.errors import A3dError
 from hdl.flow.yosys_worker import DONE, MISSING
+from hdl.process import guarded
 
 __all__ = ["Job", "SynthError", "run_jobs"]
 
@@ -71,52 +73,40 @@ def run_jobs(
     """
     if not jobs:
         return
-    try:
-        process = subprocess.Popen(
-            # -P: with the worker's own folder on the path, its neighbours could hide modules of the same name.
-            [os.fspath(python), "-P", os.fspath(_WORKER)],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            # A group of its own: ABC must end with the process that called it.
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise SynthError(f"Python {os.fspath(python)!r} for Yosys cannot be run: {error.strerror}") from None
+    if shutil.which(python) is None:
+        raise SynthError(f"Python {os.fspath(python)!r} for Yosys cannot be run: no such program")
+    description = folder / "jobs.json"
+    description.write_text(json.dumps([[job.name, job.passes] for job in jobs]), encoding="utf-8")
+    # -P: with the worker's own folder on the path, its neighbours could hide modules of the same name.
+    command = [python, "-P", _WORKER, description.absolute()]
     expired = threading.Event()
-
-    def expire() -> None:
-        expired.set()
-        _kill(process)
-
-    timer = threading.Timer(timeout, expire)
-    timer.daemon = True
-    timer.start()
     log: deque[str] = deque(maxlen=200)
     position = 0
-    try:
-        assert process.stdin is not None and process.stdout is not None
+    # A group of its own: ABC ends with the process that called it.
+    with guarded(command, cwd=folder, stdout=subprocess.PIPE) as process:
+
+        def expire() -> None:
+            expired.set()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(timeout, expire)
+        timer.daemon = True
+        timer.start()
         try:
-            with process.stdin:
-                json.dump([[job.name, job.passes] for job in jobs], process.stdin)
-        except BrokenPipeError:
-            pass  # the process has ended; what it printed tells why
-        for line in process.stdout:
-            if line.startswith(DONE):
-                log.clear()
-                position += 1
-                yield jobs[position - 1]
-            else:
-                log.append(line.rstrip())
-        process.wait()
-    finally:
-        timer.cancel()
-        if process.poll() is None:
-            _kill(process)
+            assert process.stdout is not None
+            with process.stdout:
+                for raw in process.stdout:
+                    line = raw.decode(errors="replace")
+                    if line.startswith(DONE):
+                        log.clear()
+                        position += 1
+                        yield jobs[position - 1]
+                    else:
+                        log.append(line.rstrip())
             process.wait()
+        finally:
+            timer.cancel()
     if position == len(jobs):
         return
     if MISSING in log:
@@ -129,8 +119,3 @@ def run_jobs(
     said = [line for line in log if re.search(r"\bERROR:", line)] or [line for line in log if line.strip()]
     reason = said[-1].strip() if said else f"ended with status {process.returncode}"
     raise SynthError(f"synthesis of {name!r} failed: Yosys says {reason!r}")
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

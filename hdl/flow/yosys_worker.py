@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process in which :mod:`hdl.flow.yosys` runs Yosys: Yosys ends its process on an error, so it gets its own.
 
-Reads a JSON list of ``[name, [pass, ...]]`` from standard input and runs each job on an empty design.  Imports nothing
-of this project, so that it starts in any Python that has ``pyosys``.
+Reads a JSON list of ``[name, [pass, ...]]`` from the file that its argument names, and runs each job on an empty
+design.  Imports nothing of this project, so that it starts in any Python that has ``pyosys``.
 """
 
 import json
@@ -14,7 +14,8 @@ MISSING = "@@no pyosys"
 
 def main() -> None:
     """Run the jobs; after each, print a line that names it."""
-    jobs = json.load(sys.stdin)
+    with open(sys.argv[1], encoding="utf-8") as file:
+        jobs = json.load(file)
     try:
         from pyosys import libyosys
     except ImportError:

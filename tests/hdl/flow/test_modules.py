@@ -75,6 +75,19 @@ def test_second_run_needs_no_tool(tmp_path: Path) -> None:
     assert again.blocks() == first.blocks()
 
 
+@pytest.mark.parametrize("suffix", [".json", ".il"])
+@pytest.mark.parametrize("harm", ["", "{}", "half", "other"])
+def test_a_damaged_entry_is_synthesised_again(tmp_path: Path, suffix: str, harm: str) -> None:
+    texts = module_texts(designs.CHAIN)
+    before = _done(Synthesis(texts, cache=tmp_path))
+    entry = tmp_path / f"{before.keys['link']}{suffix}"
+    good = entry.read_text()
+    entry.write_text({"half": good[: len(good) // 2], "other": good.replace("1", "2")}.get(harm, harm))
+    again = _done(Synthesis(texts, cache=tmp_path))
+    assert again.reports == before.reports
+    assert entry.read_text() == good
+
+
 def test_an_edit_is_synthesised_again_and_nothing_else(tmp_path: Path) -> None:
     texts = module_texts(designs.CHAIN)
     before = _done(Synthesis(texts, cache=tmp_path))
@@ -93,7 +106,9 @@ def test_an_edit_is_synthesised_again_and_nothing_else(tmp_path: Path) -> None:
 
 def test_missing_interpreter(tmp_path: Path) -> None:
     synthesis = Synthesis(module_texts(designs.CHAIN), cache=tmp_path, python="/no/such/python")
-    with pytest.raises(SynthError, match=r"^Python '/no/such/python' for Yosys cannot be run: No such file") as caught:
+    with pytest.raises(
+        SynthError, match=r"^Python '/no/such/python' for Yosys cannot be run: no such program"
+    ) as caught:
         list(synthesis.run())
     assert "\n" not in str(caught.value)
 
