@@ -11,10 +11,16 @@ from hdl.generate import TOP
 from hdl.interfaces import trace_layout
 from hdl.memory.axi import channel_address_bits
 
-__all__ = ["BENCH_TOP", "memory_sources", "render_bench"]
+__all__ = ["BENCH_TOP", "capacity_bits", "memory_sources", "render_bench"]
 
 BENCH_TOP = "bench"
 """Name of the top module."""
+
+LEAST_CAPACITY_BITS = 26
+CAPACITY_STEP = 4
+"""Memory models can hold 64 MiB a group, or 16 times that, and so on: how much a run needs is given at run time.
+
+The simulator zeroes all of it when it starts, which takes some hundredths of a second for 64 MiB."""
 
 _AXI_TO_MEMORY = (
     "arid araddr arlen arsize arburst arvalid arready rid rdata rresp rlast rvalid rready "
@@ -31,7 +37,25 @@ def _range(width: int) -> str:
     return f"[{width - 1}:0] " if width > 1 else ""
 
 
-def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int) -> str:
+def capacity_bits(config: MachineConfig, memory_bits: int, simulator: str) -> int:
+    """Return log2 of the bytes that each group's memory model can have, so that few simulators serve all sizes.
+
+    Parameters
+    ----------
+    config : MachineConfig
+        The machine.
+    memory_bits : int
+        log2 of the bytes that are needed.
+    simulator : str
+        Icarus takes 24 bytes for a word of memory and compiles quickly: it gets what is needed.
+    """
+    if simulator == "icarus":
+        return memory_bits
+    bits = next(bits for bits in range(LEAST_CAPACITY_BITS, 64, CAPACITY_STEP) if bits >= memory_bits)
+    return max(memory_bits, min(bits, config.address_bits))
+
+
+def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) -> str:
     """Return the Verilog text of the bench top.
 
     Ports: ``clk``, ``rst``, ``irq``, the AXI4-Lite registers under their names in the machine, and the memory model's
@@ -42,15 +66,16 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
     config : MachineConfig
     design : EmittedDesign
         The machine's ports.
-    memory_bits : int
-        log2 of the bytes in each group's memory.
+    capacity : int
+        log2 of the most bytes in each group's memory; input ``mem_bytes`` has how many there are, a power of two.
     """
     channels = config.channels_per_group
     bus = channel_address_bits(config)
-    per_channel = memory_bits - (channels - 1).bit_length()
+    per_channel = capacity - (channels - 1).bit_length()
     knobs = {
-        "mem_rst": 1, "mem_load": 1, "mem_dump": 1, "mem_latency": 16, "mem_random_latency": 16, "mem_stall_rate": 8,
-        "mem_seed": 32, "mem_read_error_group": 1, "mem_read_error_base": 64, "mem_read_error_limit": 64,
+        "mem_bytes": 64, "mem_rst": 1, "mem_load": 1, "mem_dump": 1, "mem_latency": 16, "mem_random_latency": 16,
+        "mem_stall_rate": 8, "mem_seed": 32,
+        "mem_read_error_group": 1, "mem_read_error_base": 64, "mem_read_error_limit": 64,
         "mem_write_error_group": 1, "mem_write_error_base": 64, "mem_write_error_limit": 64,
         "trace_on": 1,
     }  # fmt: skip
@@ -70,6 +95,9 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
         f"  trace_recorder #(.EVENTS({activity.offset - 1}), .ACTIVITY({activity.width})) recorder (",
         "    .clk(clk), .trace_on(trace_on), .trace(trace)",
         "  );",
+        f"  wire [63:0] channel_bytes = mem_bytes >> {(channels - 1).bit_length()};",
+        f"  wire [63:0] words = channel_bytes >> {config.channel_bytes.bit_length() - 1};",
+        "  wire [31:0] last_word = words[31:0] - 32'd1;",
     ]
     fails: list[str] = []
     for group in range(2):
@@ -78,10 +106,10 @@ def render_bench(config: MachineConfig, design: EmittedDesign, memory_bits: int)
             prefix = f"m_axi_g{group}_c{channel}__"
             fails.append(f"{name}_fail")
             suffix = f"_{channel}" if channels > 1 else ""
-            words = (1 << per_channel) // config.channel_bytes
             pins = [
                 ".clk(clk)", ".rst(reset | mem_rst)", ".load(mem_load)", ".dump(mem_dump)", ".dump_first(32'd0)",
-                f".dump_last(32'd{words - 1})", ".read_latency(mem_latency)", ".write_latency(mem_latency)",
+                ".dump_last(last_word)", ".size(channel_bytes)",
+                ".read_latency(mem_latency)", ".write_latency(mem_latency)",
                 ".jitter(mem_random_latency)", ".reorder(mem_random_latency != 16'd0)",
                 f".seed(mem_seed ^ 32'd{0x9E3779B9 * (2 * channel + group) & 0xFFFFFFFF})",
                 f".assert_fail({name}_fail)", ".beats_read()", ".beats_written()",

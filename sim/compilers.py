@@ -40,6 +40,7 @@ import cocotb
 import cocotb_tools.config
 
 from hdl.errors import A3dError
+from hdl.scratch import whole_file
 from sim import tools
 from sim.simcache import cache_root, content_key
 
@@ -152,9 +153,19 @@ def compile_verilator(request: BuildRequest, folder: Path, execute: Execute) -> 
     if ccache := tools.ccache():
         make += [f"OBJCACHE={ccache}"]
     runtime = _runtime_folder(request)
-    for ready in runtime.glob("verilated*.o"):
-        shutil.copyfile(ready, folder / "obj" / ready.name)
-    execute(make)
+    ready = [folder / "obj" / kept.name for kept in runtime.glob("verilated*.o")]
+    for copy in ready:
+        shutil.copyfile(runtime / copy.name, copy)
+    try:
+        execute(make)
+    except BuildError:
+        if not ready:
+            raise
+        # Kept objects may be damaged: once more without them.
+        shutil.rmtree(runtime, ignore_errors=True)
+        for copy in ready:
+            copy.unlink(missing_ok=True)
+        execute(make)
     _keep_runtime(folder / "obj", runtime)
     # Objects and generated C++ are most of the bytes, and nothing needs them again.
     (folder / "obj" / "simulator").replace(folder / "simulator")
@@ -172,13 +183,10 @@ def _runtime_folder(request: BuildRequest) -> Path:
 
 
 def _keep_runtime(obj: Path, runtime: Path) -> None:
-    runtime.mkdir(parents=True, exist_ok=True)
     for built in obj.glob("verilated*.o"):
-        kept = runtime / built.name
-        if not kept.exists():
-            scratch = runtime / f".{built.name}.{os.getpid()}"
-            shutil.copyfile(built, scratch)
-            scratch.replace(kept)
+        if not (runtime / built.name).exists():
+            with whole_file(runtime / built.name) as scratch:
+                shutil.copyfile(built, scratch)
 
 
 def _control_file(request: BuildRequest, verilator: tools.Verilator) -> str:

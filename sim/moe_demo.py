@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
+from hdl.scratch import whole_file
 from scheduler.lower import lower_moe_layer
 from scheduler.program import Program
 from scheduler.quantise import QuantisedLayer
 from scheduler.quantised_model import QuantisedModel
 from scheduler.verify import check_stream
 from sim.crosscheck import compare_counters
-from sim.files import whole_file
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel, moe_layer
 from sim.system import Job, JobResult, SimulatedMachine

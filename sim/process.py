@@ -2,8 +2,6 @@
 """Runs a command with its output in a log, and leaves no process behind."""
 
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from hdl.process import guarded
 
 __all__ = ["TIMED_OUT", "run_logged"]
 
@@ -33,32 +33,21 @@ def run_logged(
     """Run `command`, append its output (both streams) to `log`, and return its exit status.
 
     The command and everything it starts are killed when `timeout_s` seconds pass (the status is then `TIMED_OUT`),
-    when another thread sets `stop`, and when this function is left by an exception, Ctrl-C included.
+    when another thread sets `stop`, when this function is left by an exception, Ctrl-C included, and when this process
+    is killed.
     """
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if echo else output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # its own process group, so that its children can be killed with it
-        )
-        copier = threading.Thread(target=_copy, args=(process.stdout, output), daemon=True) if echo else None
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("ab"))
+        copying = stack.enter_context(contextlib.ExitStack())
+        process = stack.enter_context(guarded(command, cwd=cwd, env=env, stdout=subprocess.PIPE if echo else output))
+        if echo:
+            copier = threading.Thread(target=_copy, args=(process.stdout, output), daemon=True)
+            copier.start()
+            copying.callback(copier.join)  # when the command has been killed: its output has come to its end
         try:
-            if copier is not None:
-                copier.start()
-            status = process.wait(timeout_s) if stop is None else _wait(process, timeout_s, stop)
+            return process.wait(timeout_s) if stop is None else _wait(process, timeout_s, stop)
         except subprocess.TimeoutExpired:
-            status = TIMED_OUT
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if copier is not None:
-                copier.join()
-    return status
+            return TIMED_OUT
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float | None, stop: threading.Event) -> int:
@@ -73,7 +62,8 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float | None, stop: threa
 
 def _copy(source: IO[bytes] | None, log: IO[bytes]) -> None:
     assert source is not None
-    for line in source:
-        log.write(line)
-        sys.stdout.write(line.decode(errors="replace"))
-        sys.stdout.flush()
+    with source:
+        for line in source:
+            log.write(line)
+            sys.stdout.write(line.decode(errors="replace"))
+            sys.stdout.flush()

@@ -170,7 +170,8 @@ def build(
     def build_in(scratch: Path) -> None:
         def execute(command: list[str]) -> None:
             log = scratch / "build.log"
-            status = run_logged(command, cwd=scratch, env=env, log=log, stop=stop)
+            # A compiler that is killed leaves its temporary files: they go with the folder.
+            status = run_logged(command, cwd=scratch, env=env | {"TMPDIR": str(scratch)}, log=log, stop=stop)
             if stop is not None and stop.is_set():
                 raise BuildError(f"{sim}: the build of {top!r} was stopped")
             if status != 0:
@@ -247,7 +248,7 @@ def run(
     """
     if waves and model.waves is None:
         raise SimulationError("waves: the model was built without them; fix: build(..., waves=True)")
-    with make_work_dir(work_dir, prefix=f"a3d-{model.top}-", keep=waves) as folder:
+    with make_work_dir(work_dir, prefix=f"a3d-{model.top}-", keep_it=waves) as folder:
         results_file = folder / "results.xml"
         results_file.unlink(missing_ok=True)
         wave_file = folder / f"{model.top}.{model.waves}" if waves else None

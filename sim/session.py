@@ -6,17 +6,26 @@ The simulator runs in a process of its own and takes its jobs from a folder, as 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hdl.scratch import scratch_folder
 from sim import runner
-from sim.system import Job, JobResult, SimulatedMachine, SystemRunError, back_door_plusargs, describe
+from sim.system import (
+    Job,
+    JobResult,
+    SimulatedMachine,
+    SystemRunError,
+    back_door_plusargs,
+    describe,
+    result_file,
+)  # fmt: skip
 
 __all__ = ["MachineSession"]
 
@@ -45,20 +54,20 @@ class MachineSession:
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="a3d-session-")
+        self._stack = contextlib.ExitStack()
+        self._folder = Path()
         self._jobs = 0
         self._running: Job | None = None
 
     def __enter__(self) -> MachineSession:
         """Start the simulator."""
-        folder = Path(self._folder.name)
+        folder = self._folder = self._stack.enter_context(scratch_folder("a3d-session-"))
         description = {
             "config": self._machine.config.to_dict(),
             "memory_bytes": self._machine.memory_bytes,
             "folder": str(folder),
             "serve": True,
             "parent": os.getpid(),
-            "results": str(folder / "results.json"),
             "jobs": [],
         }
         (folder / "jobs.json").write_text(json.dumps(description))
@@ -80,7 +89,7 @@ class MachineSession:
         finally:
             self._stop.set()
             self._thread.join()
-            self._folder.cleanup()
+            self._stack.close()
 
     def run(self, job: Job) -> JobResult:
         """Run a job and return what it left.
@@ -98,8 +107,7 @@ class MachineSession:
     def submit(self, job: Job) -> None:
         """Start a job; `collect` waits for it. One at a time."""
         assert self._running is None
-        folder = Path(self._folder.name)
-        self._hand_over(describe(self._machine.config, self._machine.memory_bytes, job, folder, self._jobs))
+        self._hand_over(describe(self._machine.config, self._machine.memory_bytes, job, self._folder, self._jobs))
         self._running = job
         self._jobs += 1
 
@@ -107,25 +115,23 @@ class MachineSession:
         """Wait for the job that was submitted and return what it left; raises as `run` does."""
         assert self._thread is not None and self._running is not None
         job, self._running = self._running, None
-        folder, index = Path(self._folder.name), self._jobs - 1
-        results = folder / "results.json"
+        folder, index = self._folder, self._jobs - 1
+        results = result_file(folder, index)
         while True:
             alive = self._thread.is_alive()
             if results.exists():
-                raw = json.loads(results.read_text())
-                if len(raw) > index:
-                    break
+                break
             if not alive:
                 raise self._failure or SystemRunError(f"job {index}: the simulator ended without a result; see sim.log")
             time.sleep(POLL_S)
         try:
-            return self._machine.result(job, raw[index], folder, index)
+            return self._machine.result(job, json.loads(results.read_text()), folder, index)
         finally:
-            for path in folder.glob(f"job{index}_*"):
-                path.unlink()
+            for path in (*folder.glob(f"job{index}_*"), folder / f"job{index}.json"):
+                path.unlink(missing_ok=True)
 
     def _hand_over(self, job: dict[str, Any] | None) -> None:
-        path = Path(self._folder.name) / f"job{self._jobs}.json"
+        path = self._folder / f"job{self._jobs}.json"
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps(job))
         os.replace(scratch, path)

@@ -4,12 +4,14 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+
+from hdl.scratch import scratch_folder
 
 __all__ = ["CACHE_VARIABLE", "cache_root", "content_key", "lookup_or_build"]
 
@@ -19,6 +21,7 @@ CACHE_VARIABLE = "A3D_SIM_CACHE"
 # Where a line of Verilog came from in Python. It changes with every edited comment, and no simulation depends on it.
 _SRC_ATTRIBUTE = re.compile(rb'\(\* *src *= *"[^"]*" *\*\)')
 _DONE = ".complete"
+"""File with the key of a complete entry, and size, time and hash of each of its files."""
 
 
 def cache_root() -> Path:
@@ -43,7 +46,8 @@ def lookup_or_build(folder: Path, key: str, build: Callable[[Path], None]) -> bo
     Parameters
     ----------
     folder
-        Where the build belongs. Whatever it holds under another key is replaced.
+        Where the build belongs. Whatever it holds under another key, or that is no longer what was built (a file is
+        missing, or another one), is replaced.
     key
         The content key.
     build
@@ -62,22 +66,49 @@ def lookup_or_build(folder: Path, key: str, build: Callable[[Path], None]) -> bo
     with _locked(folder.with_name(folder.name + ".lock")):
         if _holds(folder, key):
             return True
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with scratch_folder(".build-", folder.parent) as scratch:
             build(scratch)
-            (scratch / _DONE).write_text(key)
-            shutil.rmtree(folder, ignore_errors=True)
+            files = {path.name: _state(path) | {"sha256": _hash(path)} for path in scratch.iterdir() if path.is_file()}
+            (scratch / _DONE).write_text(json.dumps({"key": key, "files": files}))
+            _remove(folder)
             scratch.rename(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     return False
 
 
 def _holds(folder: Path, key: str) -> bool:
+    """Return whether a folder has all that a build of `key` left, unchanged."""
     try:
-        return (folder / _DONE).read_text() == key
-    except OSError:
+        done = json.loads((folder / _DONE).read_text())
+        if done["key"] != key:
+            return False
+        for name, built in done["files"].items():
+            path = folder / name
+            now = _state(path)
+            # A copied cache has other times: then the contents decide.
+            if now["size"] != built["size"] or now["mode"] != built["mode"]:
+                return False
+            if now["mtime_ns"] != built["mtime_ns"] and _hash(path) != built["sha256"]:
+                return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    return True
+
+
+def _state(path: Path) -> dict[str, int]:
+    found = path.stat()
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "mode": found.st_mode}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +18,15 @@ from hdl.errors_hw import ErrorCode
 from hdl.generate import generate
 from hdl.isa import Instruction, encode
 from hdl.legality import Limits
+from hdl.scratch import scratch_folder, whole_file
 from sim import runner
-from sim.bench_top import BENCH_TOP, memory_sources, render_bench
+from sim.bench_top import BENCH_TOP, capacity_bits, memory_sources, render_bench
 from sim.hexfile import read_dump, write_hex, write_hex_patches
 from sim.trace import Trace, read_trace
 
 __all__ = [
     "Job", "JobResult", "MemoryKnobs", "SimulatedMachine", "SystemRunError", "back_door_plusargs", "machine_sources",
-    "place_stream", "source_folder", "stream_bytes", "write_jobs",
+    "place_stream", "result_file", "source_folder", "stream_bytes", "write_jobs",
 ]  # fmt: skip
 
 Bytes = npt.NDArray[np.uint8]
@@ -155,7 +155,8 @@ class SimulatedMachine:
     ----------
     config : MachineConfig
     memory_bits : int
-        Each group's memory has ``2**memory_bits`` bytes.
+        Each group's memory has ``2**memory_bits`` bytes, and at most what the machine can address. The same compiled
+        simulator serves all sizes up to `sim.bench_top.LEAST_CAPACITY_BITS`.
     simulator : {"verilator", "icarus"}
     fast : bool
         False: cocotb's default Verilator build, for comparison.
@@ -179,10 +180,10 @@ class SimulatedMachine:
         model: runner.BuiltModel | None = None,
     ) -> None:
         self.config = config
-        self.memory_bytes = 1 << memory_bits
+        self.memory_bytes = 1 << min(memory_bits, config.address_bits)
         self.waves = waves
         if model is None:
-            sources = machine_sources(config, source_folder(config, build_root), memory_bits)
+            sources = machine_sources(config, source_folder(config, build_root), memory_bits, simulator)
             model = runner.build(sources, BENCH_TOP, sim=simulator, fast=fast, waves=waves)
         self.model = model
 
@@ -196,8 +197,7 @@ class SimulatedMachine:
         SimulationError
             The simulator itself failed.
         """
-        with tempfile.TemporaryDirectory(prefix="a3d-jobs-") as name:
-            folder = Path(name)
+        with scratch_folder("a3d-jobs-") as folder:
             jobs_file = write_jobs(self.config, self.memory_bytes, jobs, folder)
             runner.run(
                 self.model,
@@ -209,13 +209,11 @@ class SimulatedMachine:
                 timeout_s=timeout_s,
                 seed=1,
             )
-            raw = json.loads((folder / "results.json").read_text())
-            results = [
-                self.result(job, entry, folder, i) for i, (job, entry) in enumerate(zip(jobs, raw, strict=False))
+            # A job that timed out is the last one, and `result` says so.
+            return [
+                self.result(job, json.loads(result_file(folder, index).read_text()), folder, index)
+                for index, job in enumerate(jobs)
             ]
-        if len(results) != len(jobs):
-            raise SystemRunError(f"job {len(results) - 1}: no interrupt; see max_cycles")
-        return results
 
     def result(self, job: Job, raw: Mapping[str, Any], folder: Path, index: int) -> JobResult:
         """Return what the bench wrote about job `index`.
@@ -260,14 +258,33 @@ def source_folder(config: MachineConfig, build_root: Path = Path("build")) -> Pa
     return build_root / "rtl" / f"{config.name}-{config.digest()[:12]}"
 
 
-def machine_sources(config: MachineConfig, folder: Path, memory_bits: int) -> list[Path]:
-    """Generate a machine and its bench top into `folder` and return all Verilog files of the simulation."""
+def result_file(folder: Path, index: int) -> Path:
+    """Return where the bench writes what it saw of job `index`, as JSON."""
+    return folder / f"job{index}_result.json"
+
+
+def machine_sources(
+    config: MachineConfig, folder: Path, memory_bits: int = 0, simulator: str = "verilator"
+) -> list[Path]:
+    """Generate a machine and its bench top into `folder` and return all Verilog files of the simulation.
+
+    Parameters
+    ----------
+    config : MachineConfig
+        The machine.
+    folder : path
+        Where the files go.
+    memory_bits : int
+        log2 of the bytes that each group's memory must be able to have; see `sim.bench_top.capacity_bits`.
+    simulator : {"verilator", "icarus"}
+    """
     design, _ = generate(config, folder)
-    bench = folder / "bench" / f"bench_{memory_bits}.v"
-    bench.parent.mkdir(parents=True, exist_ok=True)
-    text = render_bench(config, design, memory_bits)
+    capacity = capacity_bits(config, memory_bits, simulator)
+    bench = folder / "bench" / f"bench_{capacity}.v"
+    text = render_bench(config, design, capacity)
     if not bench.exists() or bench.read_text() != text:
-        bench.write_text(text)
+        with whole_file(bench) as scratch:
+            scratch.write_text(text)
     return [*(folder / path for path in design.files), *memory_sources(), bench]
 
 
@@ -286,7 +303,6 @@ def write_jobs(config: MachineConfig, memory_bytes: int, jobs: Sequence[Job], fo
         "memory_bytes": memory_bytes,
         "folder": str(folder),
         "serve": False,
-        "results": str(folder / "results.json"),
         "jobs": [describe(config, memory_bytes, job, folder, index) for index, job in enumerate(jobs)],
     }
     path = folder / "jobs.json"
@@ -341,6 +357,7 @@ def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, i
         "watchdog": job.watchdog,
         "invalidate": job.invalidate,
         "memory_bytes": list(limits.memory_bytes),
+        "simulated_bytes": memory_bytes,
         "window": [list(w) for w in limits.window],
         "max_cycles": job.max_cycles,
         "dump": [str(folder / f"job{index}_group{g}.dump") for g in range(2)] if job.dump else None,

@@ -6,13 +6,14 @@ The reader's page is ``docs/timeline.md``.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,15 @@ from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode
 from hdl.legality import load_groups, load_unit_bytes, store_bytes
 from hdl.regs import traced_counters
+from hdl.scratch import whole_file
 from hdl.vector_access import row_count
 from scheduler.language.emitter import Label
 from scheduler.ordering import issue_queues
 from sim.trace import Trace, TraceError, queue_names
 
 __all__ = [
-    "BUSY", "KINDS", "Causes", "Slice", "TracedStep", "full_queues", "kind_of", "slices_of", "state_of", "state_runs",
-    "write_timeline",
+    "BUSY", "KINDS", "Causes", "Slice", "TimelineFile", "TracedStep", "full_queues", "kind_of", "slices_of", "state_of",
+    "state_runs", "write_timeline",
 ]  # fmt: skip
 
 KINDS = ("attention", "dense", "router", "experts", "norm, softmax", "keys, values", "weights", "other data")
@@ -215,39 +217,78 @@ def state_runs(trace: Trace, config: MachineConfig) -> Iterator[tuple[str, str, 
             yield unit, names[states[place]], int(low), int(high)
 
 
-def write_timeline(path: Path, steps: Sequence[TracedStep], config: MachineConfig) -> None:
-    """Write steps, one after the other, as a Chrome trace that Perfetto and ``chrome://tracing`` open.
+class TimelineFile:
+    """A Chrome trace, which Perfetto and ``chrome://tracing`` open, written step after step; a context manager.
 
-    One microsecond in the file is one clock cycle. The file appears complete or not at all.
+    One microsecond in the file is one clock cycle; each step begins where the one before ended. The file appears,
+    complete, when the block ends without an exception; no step stays in memory.
 
     Parameters
     ----------
     path : path
         File to write, conventionally ``*.trace.json``.
-    steps : sequence of TracedStep
-        What ran, in order; each begins in the file where the one before ended.
     config : MachineConfig
-        The machine that ran.
+        The machine that runs.
+    """
+
+    def __init__(self, path: Path, config: MachineConfig) -> None:
+        self._path = path
+        self._config = config
+        self._stack = contextlib.ExitStack()
+        self._file: TextIO | None = None
+        self._cycles = 0
+
+    def __enter__(self) -> TimelineFile:
+        """Begin the file."""
+        with contextlib.ExitStack() as stack:
+            scratch = stack.enter_context(whole_file(self._path))
+            self._file = stack.enter_context(scratch.open("w", encoding="utf-8"))
+            other = {"time": "1 us = 1 clock cycle", "machine": self._config.to_dict()}
+            self._file.write(f'{{"displayTimeUnit":"ms","otherData":{_compact(other)},"traceEvents":[\n')
+            self._file.write(",\n".join(map(_compact, _names(self._config))))
+            self._stack = stack.pop_all()
+        return self
+
+    def add(self, step: TracedStep) -> None:
+        """Write a step.
+
+        Raises
+        ------
+        TraceError
+            The trace and the stream do not belong together.
+        """
+        assert self._file is not None
+        cycles = step.trace.cycles
+        event = _event(step.name, "step", 0, self._cycles, cycles, {"cycles": cycles})
+        for each in (event, *_step_events(step, self._config, self._cycles)):
+            self._file.write(",\n" + _compact(each))
+        self._cycles += cycles
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the file, and put it in its place."""
+        assert self._file is not None
+        if kind is None:
+            self._file.write("\n]}\n")
+        self._stack.__exit__(kind, error, trace)
+
+
+def write_timeline(path: Path, steps: Iterable[TracedStep], config: MachineConfig) -> None:
+    """Write steps, in order, as a `TimelineFile`.
 
     Raises
     ------
     TraceError
         A trace and its stream do not belong together.
     """
-    events = list(_names(config))
-    offset = 0
-    for step in steps:
-        cycles = step.trace.cycles
-        events.append(_event(step.name, "step", 0, offset, cycles, {"cycles": cycles}))
-        events += _step_events(step, config, offset)
-        offset += cycles
-    trace = {
-        "traceEvents": events, "displayTimeUnit": "ms",
-        "otherData": {"time": "1 us = 1 clock cycle", "machine": config.to_dict()},
-    }  # fmt: skip
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(json.dumps(trace, separators=(",", ":")))
-    os.replace(scratch, path)
+    with TimelineFile(path, config) as timeline:
+        for step in steps:
+            timeline.add(step)
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _threads(config: MachineConfig) -> list[str]:

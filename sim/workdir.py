@@ -4,10 +4,10 @@
 import atexit
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from hdl.scratch import keep, scratch_folder
 
 __all__ = ["KEEP_VARIABLE", "make_work_dir"]
 
@@ -16,7 +16,7 @@ KEEP_VARIABLE = "A3D_KEEP"
 
 
 @contextlib.contextmanager
-def make_work_dir(path: Path | None, *, prefix: str, keep: bool = False) -> Iterator[Path]:
+def make_work_dir(path: Path | None, *, prefix: str, keep_it: bool = False) -> Iterator[Path]:
     """Give a directory to work in.
 
     Parameters
@@ -26,14 +26,20 @@ def make_work_dir(path: Path | None, *, prefix: str, keep: bool = False) -> Iter
         the process ends (so that callers can still read what lies in it), unless something asks to keep it.
     prefix
         Start of a temporary directory's name.
-    keep
-        Keep a temporary directory. One whose block raises is always kept.
+    keep_it
+        Keep a temporary directory. One whose block raises an error is always kept; one that is interrupted is not.
     """
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
         yield path.absolute()
         return
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
-    yield folder  # an exception in the block leaves here, and the folder stays
-    if not keep and not os.environ.get(KEEP_VARIABLE):
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(scratch_folder(prefix))
+        try:
+            yield folder
+        except Exception:
+            keep(folder)
+            raise
+        if keep_it or os.environ.get(KEEP_VARIABLE):
+            keep(folder)
+        atexit.register(stack.pop_all().close)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ class ExactnessBench:
         # The step that ends a prompt gives the first token; the others take a decode step each.
         self.generator = Generator(model.model, config, prompts, steps + 1, routing=routing)
         self.total = self.prefill + steps * batch
-        self._records: list[StepRecord] = []
+        self._sums: Counter[str] = Counter()
+        self._lengths: dict[int, int] = {}
+        self._simulated_s = self._wall_s = 0.0
 
     def run(self) -> Iterator[None]:
         """Run everything; yields once for every token that ran, `total` times.
@@ -71,7 +74,7 @@ class ExactnessBench:
         with RtlEngine(self.config) as engine:
             engine.start(self.generator.memory)
             for record in self.generator.run(engine):
-                self._records.append(record)
+                self._add(record)
                 yield from itertools.repeat(None, record.tokens)
 
     def result(self) -> dict[str, Any]:
@@ -84,21 +87,29 @@ class ExactnessBench:
             prefill_steps, decode_tokens, decode_steps, lengths`` (of the sequences at the end), ``instructions,
             cycles, simulated_s, wall_s``.
         """
-        records = self._records
-        steps = {phase: [r for r in records if r.phase == phase] for phase in PHASES}
-        lengths = {number: length for r in records for number, length in zip(r.sequences, r.lengths, strict=True)}
         return {
             "config": self.config.to_dict(),
             "model": self.model_name,
             "routing": self.generator.routing,
             "batch": self.generator.batch,
-            "mismatched_bytes": sum(r.mismatched_bytes for r in records),
-            "compared_bytes": sum(r.compared_bytes for r in records),
-            **{f"{phase}_tokens": sum(r.tokens for r in own) for phase, own in steps.items()},
-            **{f"{phase}_steps": len(own) for phase, own in steps.items()},
-            "lengths": [lengths[number] for number in sorted(lengths)],
-            "instructions": sum(r.instructions for r in records),
-            "cycles": sum(r.cycles or 0 for r in records),
-            "simulated_s": sum(r.simulated_s for r in records),
-            "wall_s": sum(r.host_s + r.run_s for r in records),
+            "mismatched_bytes": self._sums["mismatched_bytes"],
+            "compared_bytes": self._sums["compared_bytes"],
+            **{f"{phase}_{what}": self._sums[f"{phase}_{what}"] for what in ("tokens", "steps") for phase in PHASES},
+            "lengths": [self._lengths[number] for number in sorted(self._lengths)],
+            "instructions": self._sums["instructions"],
+            "cycles": self._sums["cycles"],
+            "simulated_s": self._simulated_s,
+            "wall_s": self._wall_s,
         }
+
+    def _add(self, record: StepRecord) -> None:
+        self._sums.update(
+            {
+                "mismatched_bytes": record.mismatched_bytes, "compared_bytes": record.compared_bytes,
+                f"{record.phase}_tokens": record.tokens, f"{record.phase}_steps": 1,
+                "instructions": record.instructions, "cycles": record.cycles or 0,
+            }
+        )  # fmt: skip
+        self._lengths.update(zip(record.sequences, record.lengths, strict=True))
+        self._simulated_s += record.simulated_s
+        self._wall_s += record.host_s + record.run_s

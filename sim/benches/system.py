@@ -22,17 +22,29 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge, Timer
 
 from hdl.config import MachineConfig
+from hdl.scratch import whole_file
 from sim.bench_top import BENCH_TOP
 from sim.benches.axil import AxilManager
 from sim.crosscheck import random_knobs
 from sim.golden.executor import Executor
 from sim.hexfile import channel_path, read_dump
 from sim.streams import random_stream
-from sim.system import MEMORY_CONTROLS, TRACE_FILE, Job, back_door_plusargs, machine_sources, write_jobs
+from sim.system import (
+    MEMORY_CONTROLS,
+    TRACE_FILE,
+    Job,
+    back_door_plusargs,
+    machine_sources,
+    result_file,
+    write_jobs,
+)  # fmt: skip
 from sim.testbench import Design
 
 PERIOD_NS = 2
 POLL_S = 0.002
+
+MEMORY_BITS = 18
+"""Logarithm of the bytes of each group's memory in which random streams run."""
 
 
 async def strobe(signal: Any, clk: Any) -> None:
@@ -67,6 +79,7 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
     knobs = job["memory"]
     for name, value in knobs.items():
         getattr(dut, name).value = value
+    dut.mem_bytes.value = job["simulated_bytes"]
     await strobe(dut.mem_rst, clk)
     for files in (job["images"], job["patches"]):
         if files is not None:
@@ -150,7 +163,6 @@ def compare(job: dict[str, Any], config: MachineConfig, result: dict[str, Any]) 
 def prepare(config: MachineConfig, folder: Path) -> Design:
     """Generate the machine and ten random streams with their expected memories (seed: A3D_STREAM_SEED, default 0)."""
     seed = int(os.environ.get("A3D_STREAM_SEED", "0"))
-    bits = 18
     jobs = []
     for index in range(10):
         stream = random_stream(config, seed + index)
@@ -165,8 +177,8 @@ def prepare(config: MachineConfig, folder: Path) -> Design:
                 expected=(executor.memory[0], executor.memory[1]),
             )
         )
-    sources = machine_sources(config, folder / "rtl", bits)
-    jobs_file = write_jobs(config, 1 << bits, jobs, folder)
+    sources = machine_sources(config, folder / "rtl")
+    jobs_file = write_jobs(config, 1 << MEMORY_BITS, jobs, folder)
     env = {"A3D_JOBS": str(jobs_file)}
     return Design(sources=tuple(sources), top=BENCH_TOP, env=env, plusargs=tuple(back_door_plusargs(config)))
 
@@ -180,6 +192,7 @@ async def jobs(dut: Any) -> None:
     axil.idle()
     for name in MEMORY_CONTROLS:
         getattr(dut, name).value = 0
+    dut.mem_bytes.value = 0
     dut.mem_rst.value = 0
     dut.mem_load.value = 0
     dut.mem_dump.value = 0
@@ -188,15 +201,11 @@ async def jobs(dut: Any) -> None:
     Clock(dut.clk, PERIOD_NS, unit="ns").start()
     await ClockCycles(dut.clk, 4)
     dut.rst.value = 0
-    results = []
-    for job in (
-        served(Path(description["folder"]), description.get("parent", os.getppid()))
-        if description["serve"]
-        else description["jobs"]
-    ):
-        results.append(await run_job(dut, axil, job))
-        scratch = Path(description["results"] + ".tmp")
-        scratch.write_text(json.dumps(results))
-        os.replace(scratch, description["results"])
-        if results[-1]["timed_out"]:
+    folder = Path(description["folder"])
+    parent = description.get("parent", os.getppid())
+    for number, job in enumerate(served(folder, parent) if description["serve"] else description["jobs"]):
+        result = await run_job(dut, axil, job)
+        with whole_file(result_file(folder, number)) as scratch:
+            scratch.write_text(json.dumps(result))
+        if result["timed_out"]:
             break

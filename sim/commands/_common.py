@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the subcommands share: options, tables, progress, JSON files."""
+"""What the subcommands share: the parser, options with their checks, tables, progress, JSON."""
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import json
+import math
 import numbers
+import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import rich.box
 import rich.console
@@ -17,26 +22,196 @@ import rich.progress
 import rich.table
 
 from hdl.errors import A3dError
-from sim.files import whole_file
+from hdl.scratch import whole_file
 
 __all__ = [
-    "Subparsers",
-    "add_config_option",
-    "add_json_option",
-    "new_parser",
-    "print_table",
-    "progress",
-    "write_json",
-]
+    "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "check_folder", "check_page", "count",
+    "fraction", "new_parser", "output_file", "output_folder", "print_table", "progress", "seconds", "write_json",
+]  # fmt: skip
 
 T = TypeVar("T")
 
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like all others of ``a3d``."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises
+        ------
+        A3dError
+            Always.
+        """
+        raise A3dError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What `add_parser` gets; argparse publishes the class under a private name only."""
 
 
-def new_parser(subparsers: Subparsers, name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
+class JsonTarget:
+    """Where ``--json`` goes.
+
+    Parameters
+    ----------
+    text : str
+        A file's path, or ``-`` for what is standard output now.
+
+    Attributes
+    ----------
+    written : bool
+        Whether something has been written.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        The file cannot be written.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._stream = sys.stdout
+        self._path = None if text == "-" else output_file(text)
+        self.written = False
+
+    def __str__(self) -> str:
+        """Return the path, or what stands for standard output."""
+        return "standard output" if self._path is None else str(self._path)
+
+    def write(self, text: str) -> None:
+        """Write a text, whole or not at all."""
+        self.written = True
+        if self._path is None:
+            self._stream.write(text)
+        else:
+            with whole_file(self._path) as scratch:
+                scratch.write_text(text, encoding="utf-8")
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file to write (a ``type`` of argparse), checked before any work is done.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It cannot be written.
+    """
+    path = Path(text)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
+        if path.exists() and not path.is_file():  # a device or a pipe: opening it may block
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        else:
+            _probe(path.resolve().parent)
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links
+        raise argparse.ArgumentTypeError(f"{text}: cannot write: {_reason(error)}; name a writable file") from error
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder to write into (a ``type`` of argparse), checked before any work is done.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It cannot be made or written.
+    """
+    path = Path(text)
+    try:
+        _probe(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: cannot write: {_reason(error)}; name a writable folder") from error
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """Return a folder to write into that no option named, checked as `output_folder` does.
+
+    Raises
+    ------
+    A3dError
+        It cannot be made or written.
+    """
+    try:
+        return output_folder(str(path))
+    except argparse.ArgumentTypeError as error:
+        raise A3dError(str(error)) from error
+
+
+def check_page(page: Path | None) -> None:
+    """Check the page that ``--docs`` rewrites.
+
+    Raises
+    ------
+    A3dError
+        There is none, or it cannot be written.
+    """
+    if page is None:
+        return
+    if not page.is_file():
+        raise A3dError(f"--docs {page}: no such file; run from the folder that has docs/, or name the file")
+    try:
+        output_file(str(page))
+    except argparse.ArgumentTypeError as error:
+        raise A3dError(f"--docs {error}") from error
+
+
+def _probe(folder: Path) -> None:
+    """Write into a folder, or into the one that it would be made in: rights alone do not tell."""
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(folder)  # raises where the name itself is impossible
+    while not folder.exists():
+        if folder.is_symlink():
+            raise FileNotFoundError(errno.ENOENT, "is a link to nowhere")
+        folder = folder.absolute().parent
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"a3d")
+        file.flush()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def count(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return a ``type`` of argparse: whole numbers from `low` to `high`."""
+    allowed = f"a whole number from {low} to {high:,}" if high is not None else f"a whole number, {low} or more"
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text}: use {allowed}")
+        return value
+
+    return read
+
+
+def fraction(low: float, high: float = math.inf, *, exclusive: bool = False) -> Callable[[str], float]:
+    """Return a ``type`` of argparse: finite numbers from `low` (or above it: `exclusive`) to `high`."""
+    allowed = f"a number {'above' if exclusive else 'from'} {low:g}" + (f" to {high:g}" if high < math.inf else "")
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value > high or value < low or (exclusive and value == low):
+            raise argparse.ArgumentTypeError(f"{text}: use {allowed}")
+        return value
+
+    return read
+
+
+seconds = fraction(0.0, 1e9, exclusive=True)
+"""A ``type`` of argparse: a duration."""
+
+
+def new_parser(subparsers: Subparsers, name: str, summary: str, details: str = "") -> Parser:
     """Add a subcommand's parser: `summary` is its line in ``a3d --help``, `details` its own help's further text."""
     return subparsers.add_parser(
         name,
@@ -58,37 +233,44 @@ def add_config_option(parser: argparse.ArgumentParser, default: str | None = "ti
     )
 
 
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``: give its value, None or a path, and the results to `write_json`."""
-    parser.add_argument("--json", metavar="FILE", help="also write the results as JSON; '-' is standard output")
+def add_json_option(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """Add ``--json``: give its value, None or a `JsonTarget`, and the results to `write_json`.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    default : str
+        Where the results go without the option, in words; nowhere if empty.
+    """
+    text = f"write the results to FILE; default {default}" if default else "also write the results as JSON"
+    parser.add_argument("--json", type=JsonTarget, metavar="FILE", help=f"{text}; '-' is standard output")
 
 
-def write_json(path: str | Path | None, value: object) -> None:
+def write_json(target: JsonTarget | Path | None, value: object) -> None:
     """Write `value` as JSON, whole or not at all: readers never see half a file.
 
     Parameters
     ----------
-    path
-        Where to; ``"-"`` is standard output, None does nothing.
+    target
+        Where to; None does nothing.
     value
-        Plain data, in which dataclasses, paths, sets, NumPy numbers and arrays may occur.
+        Plain data, in which dataclasses, paths, sets, NumPy numbers and arrays may occur. JSON has no infinities and no
+        NaN: null stands for them.
 
     Raises
     ------
     A3dError
         If the file cannot be written.
     """
-    if path is None:
+    if target is None:
         return
-    text = json.dumps(value, indent=2, default=_plain) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
+    text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
     try:
-        with whole_file(Path(path)) as scratch:
-            scratch.write_text(text, encoding="utf-8")
+        (JsonTarget(str(target)) if isinstance(target, Path) else target).write(text)
+    except argparse.ArgumentTypeError as error:
+        raise A3dError(f"--json {error}") from error
     except OSError as error:
-        raise A3dError(f"--json {path}: cannot write: {error.strerror}; name a writable file") from error
+        raise A3dError(f"--json {target}: cannot write: {error.strerror}; name a writable file") from error
 
 
 def print_table(
@@ -146,14 +328,21 @@ def _cell(value: object) -> str:
 
 
 def _plain(value: object) -> object:
+    """Return what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return dict(value)
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(value)
+        return [_plain(item) for item in sorted(value)]
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # NumPy arrays and numbers, without importing NumPy for it
-        return value.tolist()
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
     raise TypeError(f"no JSON for {type(value).__name__}")

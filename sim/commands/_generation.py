@@ -6,25 +6,26 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from sim.commands._common import print_table
+from hdl.scratch import scratch_folder
+from sim.commands._common import count, fraction, output_file, print_table
 from sim.commands._stream import TokenStream
 from sim.system import SimulatedMachine
-from sim.text.draw import write_pictures, write_trace
+from sim.text.draw import write_pictures
 from sim.text.engines import ENGINES, IsaEngine, RtlEngine
-from sim.text.generator import ROUTINGS, Generator, StepRecord
+from sim.text.generator import ROUTINGS, Generator
 from sim.text.model import ByteModel, to_tokens
-from sim.text.report import PHASES, loss_rows, summarise
+from sim.text.report import PHASES, Tally, loss_rows
 from sim.text.sampling import Sampler
+from sim.timeline import TimelineFile
 from sim.tools import waves_line
 
-__all__ = ["add_generation_options", "generate", "only_json", "print_report", "prompts_of", "say", "write_files"]
+__all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_files"]
 
 COMPILING = "{}: generating Verilog and compiling the simulator (minutes, once for a configuration)"
 
@@ -38,11 +39,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def only_json(args: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which all that is printed goes to standard error if standard output gets the JSON."""
-    return contextlib.redirect_stdout(sys.stderr) if args.json == "-" else contextlib.nullcontext()
-
-
 def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batch: int | None) -> None:
     """Add the options of a generation, with default numbers of tokens and sequences."""
     parser.add_argument(
@@ -52,9 +48,11 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         "--prompt-file", action="append", default=[], type=Path, metavar="FILE",
         help="a file whose contents are a prompt; may be given several times",
     )  # fmt: skip
-    parser.add_argument("--tokens", type=int, default=tokens, metavar="N", help=f"new tokens each; default {tokens}")
     parser.add_argument(
-        "--batch", type=int, default=batch, metavar="B",
+        "--tokens", type=count(1), default=tokens, metavar="N", help=f"new tokens each; default {tokens}"
+    )
+    parser.add_argument(
+        "--batch", type=count(1), default=batch, metavar="B",
         help="sequences that run at the same time: fewer prompts are repeated, more wait for their turn; without "
         "prompts, B excerpts of different lengths of the model's held-out text; "
         + (f"default {batch}" if batch else "default: as many as there are prompts"),
@@ -69,11 +67,13 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         default="slots",
         help="who finds the experts: host, or the machine; default slots",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens; default 0")
-    parser.add_argument("--clock-mhz", type=float, metavar="F", help="also give times and rates for this clock")
+    parser.add_argument("--temperature", type=fraction(0), default=0.0, help="0 (default): the most probable token")
+    parser.add_argument("--seed", type=count(0), default=0, metavar="N", help="of the choice of tokens; default 0")
     parser.add_argument(
-        "--trace", type=Path, metavar="FILE",
+        "--clock-mhz", type=fraction(0, exclusive=True), metavar="F", help="also give times and rates for this clock"
+    )
+    parser.add_argument(
+        "--trace", type=output_file, metavar="FILE",
         help="timeline of all steps, for Perfetto (default: of the first step of each phase, OUT/run.trace.json)",
     )  # fmt: skip
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="text for the ranges; default: heldout.txt")
@@ -97,20 +97,21 @@ def prompts_of(args: argparse.Namespace, vocabulary: int) -> list[tuple[int, ...
     return prompts
 
 
+NEEDS_TIME = {"trace": "--trace", "waves": "--waves", "clock_mhz": "--clock-mhz"}
+"""Options that make no sense without time, which only the engine rtl has."""
+
+
 def check_options(args: argparse.Namespace) -> Sampler:
-    """Check what can be checked before anything is read, and return the sampler.
+    """Check that the options go together, before anything is read, and return the sampler.
 
     Raises
     ------
     A3dError
-        An option out of its range.
+        An option that does not apply to the engine.
     """
-    if args.tokens < 1:
-        raise A3dError(f"--tokens {args.tokens}: generate at least 1")
-    if args.batch is not None and args.batch < 1:
-        raise A3dError(f"--batch {args.batch}: run at least 1 sequence")
-    if args.clock_mhz is not None and not args.clock_mhz > 0:
-        raise A3dError(f"--clock-mhz {args.clock_mhz}: use a positive number")
+    for name, option in NEEDS_TIME.items():
+        if args.engine == "isa" and getattr(args, name, None):
+            raise A3dError(f"{option}: the engine isa has no time; leave it out, or use --engine rtl")
     return Sampler(args.temperature, args.seed)
 
 
@@ -133,8 +134,10 @@ def generate(
     *,
     machine: SimulatedMachine | None = None,
     waves_to: Path | None = None,
-) -> tuple[dict[str, Any], list[StepRecord]]:
-    """Run a generation, show its tokens as they come, and return the report and the steps.
+) -> tuple[dict[str, Any], Tally]:
+    """Run a generation, show its tokens as they come, and return the report and what it is made of.
+
+    The timeline is written on the way.
 
     Parameters
     ----------
@@ -147,17 +150,20 @@ def generate(
     waves_to : path, optional
         Folder for waves; none are recorded without.
     """
-    records: list[StepRecord] = []
+    tally = Tally(generator, args.engine)
     config = generator.config
+    trace = args.trace or args.out / "run.trace.json"
     with contextlib.ExitStack() as stack:
         engine: IsaEngine | RtlEngine
+        timeline = None
         if args.engine == "isa":
             engine = stack.enter_context(IsaEngine(config))
         else:
             if machine is None:
                 say(COMPILING.format(config.name))
+            timeline = stack.enter_context(TimelineFile(trace, config))
             # Waves move to their place when all is done: an interrupted run leaves no half file there.
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="a3d-run-")))
+            scratch = stack.enter_context(scratch_folder("a3d-run-"))
             engine = stack.enter_context(
                 RtlEngine(config, machine=machine, waves=waves_to is not None, work_dir=scratch)
             )
@@ -165,7 +171,9 @@ def generate(
         engine.start(generator.memory)
         with stream:
             for record in generator.run(engine, trace="all" if args.trace else "first"):
-                records.append(record)
+                if timeline is not None and record.traced is not None:
+                    timeline.add(record.traced)
+                tally.add(record)
                 stream.add(record)
         if waves_to is not None and args.engine == "rtl":
             engine.__exit__(None, None, None)  # the simulator must close its file
@@ -173,7 +181,9 @@ def generate(
             for wave in (*scratch.glob("*.fst"), *scratch.glob("*.vcd")):
                 shutil.move(wave, waves_to / wave.name)
                 say(waves_line(waves_to / wave.name))
-    return summarise(generator, records, args.engine, clock_mhz=args.clock_mhz), records
+    if timeline is not None:
+        print(f"timeline: {trace} (open it in https://ui.perfetto.dev)")
+    return tally.report(clock_mhz=args.clock_mhz), tally
 
 
 def print_report(report: dict[str, Any], title: str) -> None:
@@ -218,24 +228,19 @@ def print_report(report: dict[str, Any], title: str) -> None:
         )
 
 
-def write_files(
-    report: dict[str, Any], records: Sequence[StepRecord], config: MachineConfig, args: argparse.Namespace
-) -> None:
-    """Write pictures and timeline of a generation whose engine has time, and say where they are.
+def write_files(report: dict[str, Any], tally: Tally, config: MachineConfig, folder: Path) -> None:
+    """Draw the pictures of a generation whose engine has time, and say where they are.
 
     Raises
     ------
     A3dError
         A file cannot be written.
     """
-    trace = args.trace or args.out / "run.trace.json"
     try:
-        for picture in write_pictures(report, records, config, args.out):
+        for picture in write_pictures(report, tally, config, folder):
             print(f"picture: {picture}")
-        if write_trace(records, config, trace):
-            print(f"timeline: {trace} (open it in https://ui.perfetto.dev)")
     except OSError as error:
-        raise A3dError(f"{error.filename}: {error.strerror}; name writable files with -o and --trace") from error
+        raise A3dError(f"{error.filename}: {error.strerror}; name a writable folder with -o") from error
 
 
 def _percent(value: float | None) -> float | None:

@@ -2,15 +2,14 @@
 """``a3d asm``: assembler text to a binary stream."""
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
 from hdl.asm import assemble, to_binary
 from hdl.config import load_config
 from hdl.errors import A3dError
 from hdl.legality import Limits, check_instruction
-from sim.commands._common import Subparsers, add_config_option, new_parser
+from hdl.scratch import whole_file
+from sim.commands._common import Subparsers, add_config_option, new_parser, output_file
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -22,7 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "Every instruction is checked against the configuration: a stream that assembles is one the machine takes.",
     )
     parser.add_argument("source", metavar="SOURCE", help="assembler text, one instruction per line")
-    parser.add_argument("output", metavar="OUTPUT", help="binary stream to write")
+    parser.add_argument("output", type=output_file, metavar="OUTPUT", help="binary stream to write")
     parser.add_argument("--unchecked", action="store_true", help="write instructions that the machine would refuse too")
     add_config_option(parser)
 
@@ -41,18 +40,7 @@ def run(args: argparse.Namespace) -> int:
         wrong = None if args.unchecked else check_instruction(instruction, config, Limits.whole(config))
         if wrong is not None:
             raise A3dError(f"instruction {number}: {wrong.message} (--unchecked writes it all the same)")
-    _write(Path(args.output), to_binary(instructions))
+    with whole_file(args.output) as scratch:
+        scratch.write_bytes(to_binary(instructions))
     print(f"{len(instructions)} instructions written to {args.output}")
     return 0
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as scratch:
-            scratch.write(data)
-        os.chmod(scratch.name, 0o644)
-        os.replace(scratch.name, target)
-    except OSError as error:
-        raise A3dError(f"{target}: cannot write: {error.strerror}; name a writable file") from error

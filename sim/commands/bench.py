@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hdl.config import PRESETS, load_config
-from hdl.errors import A3dError
 from hdl.isa import Mapping3D
 from sim.bench.simspeed import measure_speed
 from sim.bench.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
@@ -14,7 +13,10 @@ from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
+    check_page,
+    count,
     new_parser,
+    output_file,
     print_table,
     progress,
     write_json,
@@ -45,14 +47,20 @@ def add_parser(subparsers: Subparsers) -> None:
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
-    utilisation.add_argument("--waves", type=int, default=8192, help="waves per tier and point; default 8192")
-    utilisation.add_argument("--rounds", type=int, default=40, help="weight chunks of the memory points; default 40")
+    utilisation.add_argument(
+        "--waves", type=count(1, 1 << 24), default=8192, help="waves per tier and point; default 8192"
+    )
+    utilisation.add_argument(
+        "--rounds", type=count(1, 1 << 16), default=40, help="weight chunks of the memory points; default 40"
+    )
     utilisation.add_argument("--feed", choices=("vertical", "edge", "both"), default="both", help="default both")
-    utilisation.add_argument("--picture", type=Path, default=Path("build/bench/utilisation.png"), metavar="FILE")
+    utilisation.add_argument("--picture", type=output_file, default="build/bench/utilisation.png", metavar="FILE")
     add_json_option(utilisation)
     speed = kinds.add_parser("simspeed", help="simulated cycles per second, against cocotb's default build")
     add_config_option(speed, "small")
-    speed.add_argument("--cycles", type=int, default=200_000, help="cycles of the fast run; default 200000")
+    speed.add_argument(
+        "--cycles", type=count(1000, 1 << 26), default=200_000, help="cycles of the fast run; default 200000"
+    )
     add_json_option(speed)
     generation = kinds.add_parser("generate", help="seconds, bytes and modules of every preset's Verilog")
     add_json_option(generation)
@@ -60,29 +68,35 @@ def add_parser(subparsers: Subparsers) -> None:
     quality.add_argument(
         "--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="checkpoint; default: the demo's"
     )
-    quality.add_argument("--bytes", type=int, default=32768, metavar="N", help="held-out bytes; default 32768")
-    quality.add_argument("--window", type=int, default=256, help="bytes of a sequence; default 256")
-    quality.add_argument("--calibration", type=int, default=8192, metavar="N", help="calibration bytes; default 8192")
+    quality.add_argument("--bytes", type=count(1), default=32768, metavar="N", help="held-out bytes; default 32768")
+    quality.add_argument("--window", type=count(1), default=256, help="bytes of a sequence; default 256")
+    quality.add_argument(
+        "--calibration", type=count(1), default=8192, metavar="N", help="calibration bytes; default 8192"
+    )
     quality.add_argument("--no-clip", action="store_true", help="int8 ranges hold the largest value seen")
-    quality.add_argument("--key-block", type=int, default=128, help="keys that attention takes at once; default 128")
+    quality.add_argument(
+        "--key-block", type=count(1), default=128, help="keys that attention takes at once; default 128"
+    )
     add_json_option(quality)
     exactness = kinds.add_parser("exactness", help="the RTL's bytes over prefill and decode of held-out text")
     exactness.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
     add_config_option(exactness, "small")
-    exactness.add_argument("--batch", type=int, default=8, help="sequences of different lengths; default 8")
-    exactness.add_argument("--prefill", type=int, default=256, metavar="N", help="least tokens of prompts; default 256")
-    exactness.add_argument("--steps", type=int, default=128, help="decode steps; default 128")
+    exactness.add_argument("--batch", type=count(1), default=8, help="sequences of different lengths; default 8")
+    exactness.add_argument(
+        "--prefill", type=count(1), default=256, metavar="N", help="least tokens of prompts; default 256"
+    )
+    exactness.add_argument("--steps", type=count(1), default=128, help="decode steps; default 128")
     exactness.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
     add_json_option(exactness)
     model = kinds.add_parser("model", help="steps of a language model on the RTL, against the roofline")
     model.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
     add_config_option(model, "small")
-    model.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
-    model.add_argument("--prefill", type=int, default=128, metavar="N", help="tokens of the prompt; default 128")
+    model.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
+    model.add_argument("--prefill", type=count(1), default=128, metavar="N", help="tokens of the prompt; default 128")
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_json_option(model)
     primitives = kinds.add_parser("primitives", help="worst errors of the arithmetic primitives over their ranges")
-    primitives.add_argument("--picture", type=Path, metavar="FILE", help="draw the error curves")
+    primitives.add_argument("--picture", type=output_file, metavar="FILE", help="draw the error curves")
     primitives.add_argument(
         "--docs",
         type=Path,
@@ -93,7 +107,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_json_option(primitives)
     layers = kinds.add_parser("layers", help="errors of the example programs for other models' layers")
-    layers.add_argument("--draws", type=int, default=500, help="random inputs of each; default 500")
+    layers.add_argument("--draws", type=count(1), default=500, help="random inputs of each; default 500")
     layers.add_argument(
         "--docs", type=Path, nargs="?", const=LAYERS_DOCS, metavar="FILE",
         help=f"rewrite the table in FILE; default {LAYERS_DOCS}",
@@ -184,9 +198,6 @@ def _quality(args: argparse.Namespace) -> int:
 def _exactness(args: argparse.Namespace) -> int:
     from sim.bench.exactness import ExactnessBench
 
-    for name, least in (("batch", 1), ("prefill", 1), ("steps", 1)):
-        if getattr(args, name) < least:
-            raise A3dError(f"--{name} {getattr(args, name)}: use at least {least}")
     config = load_config(args.config)
     bench = ExactnessBench(
         args.model, config, batch=args.batch, prefill=args.prefill, steps=args.steps, routing=args.routing
@@ -203,9 +214,6 @@ def _exactness(args: argparse.Namespace) -> int:
 def _model(args: argparse.Namespace) -> int:
     from sim.bench.model import ModelBench
 
-    for name in (*args.batches, args.prefill):
-        if name < 1:
-            raise A3dError(f"--batches and --prefill: {name}; use at least 1")
     config = load_config(args.config)
     bench = ModelBench(args.model, config, batches=args.batches, prefill=args.prefill, routing=args.routing)
     for _ in progress(bench.run(), "tokens", bench.total):
@@ -246,7 +254,7 @@ def _shares(cycles: dict[str, int]) -> str:
 def _primitives(args: argparse.Namespace) -> int:
     from sim.bench.primitives import draw, measure_primitives
 
-    _check_page(args.docs)
+    check_page(args.docs)
     results = measure_primitives()
     columns = ("primitive", "exact", "arguments tried", "cases", "worst error", "bound", "unit", "worst at", "mean")
     rows: list[list[object]] = [
@@ -269,9 +277,7 @@ def _primitives(args: argparse.Namespace) -> int:
 def _layers(args: argparse.Namespace) -> int:
     from sim.layers import measure_layers
 
-    _check_page(args.docs)
-    if args.draws < 1:
-        raise A3dError(f"--draws {args.draws}: must be 1 or more")
+    check_page(args.docs)
     results = measure_layers(args.draws)
     columns = ("program", "of", "instructions", "result", "unit", "cases", "worst error", "rms error", "bound")
     rows: list[list[object]] = [
@@ -297,8 +303,3 @@ def _say_broken(lines: list[str]) -> int:
     for line in lines:
         print(line)
     return 1 if lines else 0
-
-
-def _check_page(page: Path | None) -> None:
-    if page is not None and not page.is_file():
-        raise A3dError(f"--docs {page}: no such file; run from the folder that has docs/, or name the file")

@@ -11,14 +11,22 @@ from typing import Any
 from hdl.config import MachineConfig, load_config
 from scheduler.checkpoint import read_config
 from sim.background import BackgroundMachine
-from sim.commands._common import Subparsers, add_config_option, new_parser, print_table, write_json
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    count,
+    new_parser,
+    output_folder,
+    print_table,
+    write_json,
+)  # fmt: skip
 from sim.commands._generation import (
     COMPILING,
     add_generation_options,
     check_options,
     generate,
     make_generator,
-    only_json,
     print_report,
     prompts_of,
     say,
@@ -37,8 +45,9 @@ from sim.moe_demo import (
 )
 from sim.system import SimulatedMachine
 from sim.text.engines import simulated_memory_bits
-from sim.text.generator import Generator, StepRecord
+from sim.text.generator import Generator
 from sim.text.model import read_byte_model
+from sim.text.report import Tally
 
 PROMPTS = ("And the king said unto the people, ", "Elinor ")
 """What the demo continues where no prompt is given."""
@@ -53,12 +62,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default models/demo")
     add_generation_options(parser, tokens=16, batch=None)
     parser.add_argument(
-        "--layer-tokens", type=int, metavar="N",
+        "--layer-tokens", type=count(1), metavar="N",
         help=f"held-out tokens for the experts alone; default {LAYER_TOKENS} or the longest excerpt there is",
     )  # fmt: skip
     parser.add_argument("--no-edge", action="store_true", help="leave out the edge-fed control of the experts")
-    parser.add_argument("-o", "--out", type=Path, default=Path("build/demo"), metavar="DIR", help="default build/demo")
-    parser.add_argument("--json", metavar="FILE", help="the report; default OUT/report.json")
+    parser.add_argument(
+        "-o", "--out", type=output_folder, default="build/demo", metavar="DIR", help="default build/demo"
+    )
+    add_json_option(parser, default="OUT/report.json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,12 +84,11 @@ def run(args: argparse.Namespace) -> int:
     generator = make_generator(args, config, model, prompts, sampler)
     size = args.layer_tokens if args.layer_tokens is not None else min(LAYER_TOKENS, model.text.shape[1])
     works = layer_works(model.model, model.excerpts(1, size, size)[0])
-    with only_json(args):
-        report, records = _measure(args, config, generator, works)
-        report = {"model": model.name, **report}
-        print_report(report, f"{model.name} on {config.name} ({args.engine})")
-        _print_layers(report, args.out / "utilisation.png")
-        write_files(report, records, config, args)
+    report, tally = _measure(args, config, generator, works)
+    report = {"model": model.name, **report}
+    print_report(report, f"{model.name} on {config.name} ({args.engine})")
+    _print_layers(report, args.out / "utilisation.png")
+    write_files(report, tally, config, args.out)
     target = args.json or args.out / "report.json"
     write_json(target, report)
     say(f"report: {target}")
@@ -87,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(
     args: argparse.Namespace, config: MachineConfig, generator: Generator, works: list[LayerWork]
-) -> tuple[dict[str, Any], list[StepRecord]]:
+) -> tuple[dict[str, Any], Tally]:
     """Run the generation, and the experts alone on the machine and on its control."""
     programs = lower_layers(config, works)
     bits = max(simulated_memory_bits(generator.memory), memory_bits(programs))
@@ -99,7 +109,7 @@ def _measure(
         machine = SimulatedMachine(config, memory_bits=bits)
         if control is not None:
             stack.enter_context(control)
-        report, records = generate(generator, args, machine=machine)
+        report, tally = generate(generator, args, machine=machine)
         say(f"{config.name}: the experts of {len(works)} layers alone")
         layers, mismatched = measure_layers(machine, works)
         if control is not None:
@@ -108,7 +118,7 @@ def _measure(
             layers, mismatched = with_control(layers, edge), mismatched + differing
     report["mismatched_bytes"] += mismatched
     report["layers"] = [asdict(layer) for layer in layers]
-    return report, records
+    return report, tally
 
 
 def _print_layers(report: dict[str, Any], picture: Path) -> None:

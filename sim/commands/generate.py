@@ -7,21 +7,32 @@ from pathlib import Path
 
 from hdl.config import load_config
 from hdl.generate import generate
-from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    check_folder,
+    new_parser,
+    output_folder,
+    print_table,
+    write_json,
+)  # fmt: skip
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = new_parser(subparsers, "generate", "write a machine's Verilog, file list, manifest and C header")
     add_config_option(parser)
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="output directory; default build/rtl/NAME")
+    parser.add_argument(
+        "-o", "--out", type=output_folder, metavar="DIR", help="output directory; default build/rtl/NAME"
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     config = load_config(args.config)
-    out = args.out or Path("build") / "rtl" / config.name
+    out = args.out or check_folder(Path("build") / "rtl" / config.name)
     started = time.perf_counter()
     design, manifest = generate(config, out)
     seconds = time.perf_counter() - started

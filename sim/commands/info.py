@@ -23,10 +23,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     config = load_config(args.config).to_dict() if args.config else None
     versions = tool_versions()
-    if args.json != "-":
-        print_table(versions.items(), ("tool", "version"), title="Tools")
-        if config is not None:
-            print_table(config.items(), ("field", "value"), title=f"Configuration {args.config}")
+    print_table(versions.items(), ("tool", "version"), title="Tools")
+    if config is not None:
+        print_table(config.items(), ("field", "value"), title=f"Configuration {args.config}")
     write_json(args.json, {"tools": versions, "config": config})
     return 0
 

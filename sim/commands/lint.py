@@ -9,7 +9,16 @@ from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import LintReport, check_yosys, lint_icarus, lint_verilator
 from hdl.generate import TOP, generate
 from sim import tools
-from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    check_folder,
+    new_parser,
+    output_folder,
+    print_table,
+    write_json,
+)  # fmt: skip
 
 FLATTEN_PES = 1024
 """Largest array that the Yosys check flattens to look for loops through several modules."""
@@ -19,22 +28,24 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = new_parser(subparsers, "lint", "check a machine's Verilog with Verilator, Yosys and Icarus Verilog")
     add_config_option(parser)
-    parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="output directory; default build/rtl/NAME")
+    parser.add_argument(
+        "-o", "--out", type=output_folder, metavar="DIR", help="output directory; default build/rtl/NAME"
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     config = load_config(args.config)
-    out = args.out or Path("build") / "rtl" / config.name
+    out = args.out or check_folder(Path("build") / "rtl" / config.name)
+    verilator = tools.find_verilator()
+    icarus = tools.find_icarus()
     generate(config, out)
     file_list = out / FILE_LIST
-    verilator = tools.find_verilator()
     reports: list[LintReport] = [
         lint_verilator(file_list, TOP, verilator=verilator.executable, env=verilator.env()),
         check_yosys(file_list, TOP, flatten=config.pes <= FLATTEN_PES),
     ]
-    icarus = tools.find_icarus()
     if icarus is not None:
         reports.append(lint_icarus(file_list, TOP))
     for report in reports:
@@ -44,5 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if icarus is None:
         rows.append(["icarus", "not installed, skipped", 0])
     print_table(rows, ("tool", "verdict", "findings"), title=f"{config.name}: {file_list}")
-    write_json(args.json, {"config": config.name, "tools": [[str(c) for c in row] for row in rows]})
+    findings = {report.tool: report.messages for report in reports}
+    write_json(
+        args.json, {"config": config.name, "tools": [[str(c) for c in row] for row in rows], "findings": findings}
+    )
     return 0 if all(report.clean for report in reports) else 1

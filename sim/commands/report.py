@@ -5,15 +5,16 @@ import argparse
 from pathlib import Path
 
 from hdl.reference import render_reference
+from hdl.scratch import whole_file
 from sim.bench.results import render_results
-from sim.commands._common import Subparsers, new_parser
+from sim.commands._common import Subparsers, new_parser, output_folder
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = new_parser(subparsers, "report", "render docs/results.md from the measurements, or the reference page")
     parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR", help="where the reports lie")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), metavar="DIR", help="where the documents go")
+    parser.add_argument("--docs", type=output_folder, default="docs", metavar="DIR", help="where the documents go")
     parser.add_argument("--reference", action="store_true", help="render docs/reference.md instead")
 
 
@@ -24,9 +25,7 @@ def run(args: argparse.Namespace) -> int:
         text = render_reference()
     else:
         text = render_results(args.build, target.read_text(encoding="utf-8") if target.is_file() else "")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(target)
+    with whole_file(target) as scratch:
+        scratch.write_text(text, encoding="utf-8")
     print(target)
     return 0

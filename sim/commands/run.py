@@ -6,13 +6,19 @@ from pathlib import Path
 
 from hdl.config import load_config
 from scheduler.checkpoint import read_config
-from sim.commands._common import Subparsers, add_config_option, new_parser, write_json
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    new_parser,
+    output_folder,
+    write_json,
+)  # fmt: skip
 from sim.commands._generation import (
     add_generation_options,
     check_options,
     generate,
     make_generator,
-    only_json,
     print_report,
     prompts_of,
     say,
@@ -34,8 +40,8 @@ def add_parser(subparsers: Subparsers) -> None:
     add_config_option(parser, "small")
     add_generation_options(parser, tokens=32, batch=None)
     parser.add_argument("--waves", action="store_true", help="record waves into OUT (engine rtl; slow, large)")
-    parser.add_argument("-o", "--out", type=Path, default=Path("build/run"), metavar="DIR", help="default build/run")
-    parser.add_argument("--json", metavar="FILE", help="the report; default OUT/report.json; '-': standard output")
+    parser.add_argument("-o", "--out", type=output_folder, default="build/run", metavar="DIR", help="default build/run")
+    add_json_option(parser, default="OUT/report.json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,11 +52,10 @@ def run(args: argparse.Namespace) -> int:
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
     generator = make_generator(args, config, model, prompts, sampler)
-    with only_json(args):
-        report, records = generate(generator, args, waves_to=args.out if args.waves else None)
-        report = {"model": model.name, **report}
-        print_report(report, f"{model.name} on {config.name} ({args.engine})")
-        write_files(report, records, config, args)
+    report, tally = generate(generator, args, waves_to=args.out if args.waves else None)
+    report = {"model": model.name, **report}
+    print_report(report, f"{model.name} on {config.name} ({args.engine})")
+    write_files(report, tally, config, args.out)
     target = args.json or args.out / "report.json"
     write_json(target, report)
     say(f"report: {target}")

@@ -2,10 +2,19 @@
 """``a3d sim``: runs a cocotb bench by name; ``make sim TEST=name`` is a thin name for it."""
 
 import argparse
-from pathlib import Path
 
 from hdl.config import load_config
-from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    count,
+    new_parser,
+    output_folder,
+    print_table,
+    seconds,
+    write_json,
+)  # fmt: skip
 from sim.runner import SIMULATORS
 from sim.testbench import bench_names, bench_summary, run_bench
 from sim.tools import waves_line
@@ -18,17 +27,19 @@ def add_parser(subparsers: Subparsers) -> None:
     add_config_option(parser)
     parser.add_argument("--sim", choices=SIMULATORS, default="verilator", help="the simulator; default verilator")
     parser.add_argument("--testcase", metavar="NAME", help="run only this test of the bench")
-    parser.add_argument("--seed", type=int, help="repeat a run with this random seed")
+    parser.add_argument("--seed", type=count(0, (1 << 32) - 1), metavar="N", help="repeat a run with this random seed")
     parser.add_argument("--waves", action="store_true", help="record waves into the work directory")
-    parser.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="kill it then; default 3600")
-    parser.add_argument("--work-dir", type=Path, metavar="DIR", help="run there, and keep what the run leaves")
+    parser.add_argument("--timeout", type=seconds, default=3600.0, metavar="SECONDS", help="kill it then; default 3600")
+    parser.add_argument("--work-dir", type=output_folder, metavar="DIR", help="run there, and keep what the run leaves")
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     if args.bench is None:
-        print_table(((name, bench_summary(name)) for name in bench_names()), ("bench", "what it tests"))
+        benches = {name: bench_summary(name) for name in bench_names()}
+        print_table(benches.items(), ("bench", "what it tests"))
+        write_json(args.json, {"benches": benches})
         return 0
     result = run_bench(
         args.bench,
@@ -39,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         waves=args.waves,
         timeout_s=args.timeout,
         work_dir=args.work_dir,
-        echo=args.json != "-",
+        echo=True,
     )
     if result.waves:
         print(waves_line(result.waves))

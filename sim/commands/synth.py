@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig, load_config
-from hdl.errors import A3dError, CheckError
+from hdl.errors import CheckError
 from hdl.flow.area import LIMIT, AreaComparison, Comparison
 from hdl.flow.synth import MachineSynthesis, Totals
 from hdl.generate import generate
@@ -16,7 +16,10 @@ from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
+    check_folder,
+    check_page,
     new_parser,
+    output_folder,
     print_table,
     progress,
     write_json,
@@ -48,7 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = new_parser(subparsers, "synth", "synthesise a machine: cells, memory bits, longest paths, area", DETAILS)
     add_config_option(parser)
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="DIR", help="directory of the Verilog; default build/rtl/NAME"
+        "-o", "--out", type=output_folder, metavar="DIR", help="directory of the Verilog; default build/rtl/NAME"
     )
     parser.add_argument(
         "--compare", action="store_true", help="also compare the array with the plain one (edge feed, no links)"
@@ -67,9 +70,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     config = load_config(args.config)
-    if args.docs is not None and not args.docs.is_file():
-        raise A3dError(f"--docs {args.docs}: no such file; run from the folder that has docs/, or name the file")
-    design, _ = generate(config, args.out or Path("build") / "rtl" / config.name)
+    check_page(args.docs)
+    design, _ = generate(config, args.out or check_folder(Path("build") / "rtl" / config.name))
     machine = MachineSynthesis(design.modules, design.top)
     _drain(machine.run(), "synthesising modules", machine.modules)
     _drain(machine.find_paths(), "finding longest paths", len(machine.targets()))

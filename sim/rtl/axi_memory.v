@@ -14,6 +14,10 @@
 //   The moment at which a burst may be answered is computed at two places only, marked TIMING: a model of banks, rows and
 //   refresh has to replace these and nothing else.
 //
+// Size
+//   The memory has `size` bytes, a power of two up to 2**ADDR_BITS; 0 stands for all of them. It may change while no
+//   burst is under way, so that one compiled simulator serves small and large memories.
+//
 // Errors on purpose
 //   Beats with a byte address in [read_error_first, read_error_end) answer SLVERR; a write burst with such a beat in
 //   [write_error_first, write_error_end) answers SLVERR, and that beat is not written. Outside the memory: DECERR.
@@ -36,7 +40,7 @@
 
 module axi_memory #(
     parameter DATA_BYTES    = 4,    // power of two
-    parameter ADDR_BITS     = 20,   // logarithm of the size in bytes
+    parameter ADDR_BITS     = 20,   // logarithm of the largest size in bytes
     parameter AXI_ADDR_BITS = 32,   // width of araddr and awaddr, at least ADDR_BITS
     parameter ID_BITS       = 1,
     parameter QUEUE_BITS    = 6,    // logarithm of the bursts that may wait, of each read id and of the writes
@@ -86,6 +90,7 @@ module axi_memory #(
     input  wire [7:0]                stall_w,
     input  wire [7:0]                stall_b,
     input  wire [31:0]               seed,
+    input  wire [63:0]               size,
     input  wire [63:0]               read_error_first,
     input  wire [63:0]               read_error_end,
     input  wire [63:0]               write_error_first,
@@ -104,7 +109,9 @@ module axi_memory #(
     localparam IDS        = 1 << ID_BITS;
     localparam DEPTH      = 1 << QUEUE_BITS;
     localparam BYTE_BITS  = $clog2(DATA_BYTES);
-    localparam [63:0] SIZE = 64'd1 << ADDR_BITS;
+    localparam [63:0] MOST = 64'd1 << ADDR_BITS;
+
+    wire [63:0] bytes = size == 0 ? MOST : size;
 
     localparam [1:0] OKAY = 2'b00, SLVERR = 2'b10, DECERR = 2'b11;
 
@@ -176,7 +183,7 @@ module axi_memory #(
             if ((1 << size) != DATA_BYTES) fail("size is not the full width", a);
             if ((a & (DATA_BYTES - 1)) != 0) fail("address is not aligned to a beat", a);
             if ((a & 64'd4095) + (len + 64'd1) * DATA_BYTES > 64'd4096) fail("burst crosses 4 KiB", a);
-            if (a + (len + 64'd1) * DATA_BYTES > SIZE) fail("burst leaves the memory", a);
+            if (a + (len + 64'd1) * DATA_BYTES > bytes) fail("burst leaves the memory", a);
         end
     endtask
 
@@ -240,9 +247,9 @@ module axi_memory #(
                     address = read_addr[chosen];
                     rvalid <= 1'b1;
                     rid <= i;
-                    rdata <= mem[(address & (SIZE - 1)) >> BYTE_BITS];
+                    rdata <= mem[(address & (MOST - 1)) >> BYTE_BITS];
                     rlast <= read_left[chosen] == 0;
-                    rresp <= address >= SIZE ? DECERR
+                    rresp <= address >= bytes ? DECERR
                            : address >= read_error_first && address < read_error_end ? SLVERR : OKAY;
                     if (read_left[chosen] == 0) begin
                         read_head[i] = read_head[i] + 1;
@@ -287,7 +294,7 @@ module axi_memory #(
             if (wvalid && wready) begin
                 address = write_addr[write_head];
                 if (wlast != (write_left[write_head] == 0)) fail("WLAST is in the wrong place", address);
-                if (address >= SIZE) begin
+                if (address >= bytes) begin
                     write_resp = DECERR;
                 end else if (address >= write_error_first && address < write_error_end) begin
                     if (write_resp == OKAY) write_resp = SLVERR;

@@ -3,26 +3,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig
-from sim.files import whole_file
+from hdl.scratch import whole_file
 from sim.pictures import draw_cycles, draw_timeline
-from sim.text.generator import StepRecord
-from sim.text.report import PHASES
-from sim.timeline import write_timeline
+from sim.text.report import PHASES, Tally
 
-__all__ = ["draw_steps", "write_pictures", "write_trace"]
+__all__ = ["draw_steps", "write_pictures"]
 
 _COLOURS = {"prefill": "C0", "decode": "C2"}
 
 
-def write_pictures(
-    report: dict[str, Any], records: Sequence[StepRecord], config: MachineConfig, folder: Path
-) -> list[Path]:
+def write_pictures(report: dict[str, Any], tally: Tally, config: MachineConfig, folder: Path) -> list[Path]:
     """Draw a generation into a folder and return the files.
 
     ``steps.png`` has the cycles of every step, ``cycles.png`` where the units' cycles went in each phase, and
@@ -31,8 +25,8 @@ def write_pictures(
     Parameters
     ----------
     report : dict
-        From `sim.text.report.summarise`.
-    records : sequence of StepRecord
+        From `tally`.
+    tally : Tally
         All steps.
     config : MachineConfig
         The machine.
@@ -43,27 +37,13 @@ def write_pictures(
         return []
     files = [folder / "steps.png", folder / "cycles.png"]
     draw_steps(report, files[0])
-    counters: dict[str, Counter[str]] = {}
-    for record in records:
-        counters.setdefault(record.phase, Counter()).update(record.counters)
     with whole_file(files[1]) as scratch:
-        draw_cycles(counters, config, scratch)
-    for phase in PHASES:
-        traced = next((r.traced for r in records if r.phase == phase and r.traced is not None), None)
-        if traced is not None:
-            files.append(folder / f"timeline_{phase}.png")
-            with whole_file(files[-1]) as scratch:
-                draw_timeline(traced, config, scratch)
+        draw_cycles(tally.counters, config, scratch)
+    for phase, traced in tally.timelines.items():
+        files.append(folder / f"timeline_{phase}.png")
+        with whole_file(files[-1]) as scratch:
+            draw_timeline(traced, config, scratch)
     return files
-
-
-def write_trace(records: Sequence[StepRecord], config: MachineConfig, path: Path) -> bool:
-    """Write the traced steps as one timeline for Perfetto; return whether there were any."""
-    traced = [record.traced for record in records if record.traced is not None]
-    if traced:
-        with whole_file(path) as scratch:
-            write_timeline(scratch, traced, config)
-    return bool(traced)
 
 
 def draw_steps(report: dict[str, Any], path: Path) -> None:
@@ -72,7 +52,7 @@ def draw_steps(report: dict[str, Any], path: Path) -> None:
     Parameters
     ----------
     report : dict
-        From `sim.text.report.summarise`, of an engine that has time.
+        Of `sim.text.report.Tally`, of an engine that has time.
     path : Path
         The picture.
     """

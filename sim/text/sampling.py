@@ -54,7 +54,8 @@ class Sampler:
         """
         if self.temperature == 0:
             return int(logits.argmax())
-        real = logits.astype(np.float64) * (scale / self.temperature)
-        weights = np.exp(real - real.max())
+        below = (logits.astype(np.float64) - logits.max()) * scale
+        with np.errstate(over="ignore"):  # a temperature close to 0: minus infinity is right
+            weights = np.exp(below / self.temperature)
         rng = np.random.default_rng([self.seed, sequence, position])
         return int(rng.choice(len(logits), p=weights / weights.sum()))

@@ -2,18 +2,25 @@
 """The command line: errors are one line with the right exit status, JSON is written whole."""
 
 import argparse
+import importlib
 import json
+import os
+import pkgutil
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import sim.commands
 from hdl.errors import A3dError, CheckError
 from sim import cli
 from sim.commands import info
-from sim.commands._common import print_table, progress, write_json
+from sim.commands._common import JsonTarget, output_file, output_folder, print_table, progress, write_json
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,13 +76,160 @@ def test_exit_status(
     assert capsys.readouterr().err == message
 
 
-def test_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(args: argparse.Namespace) -> int:
-        raise ZeroDivisionError
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ZeroDivisionError("division by zero"), 3, "fault of this program: ZeroDivisionError: division by zero"),
+        (AssertionError(), 3, "fault of this program: AssertionError: no message"),
+        (FileNotFoundError(2, "No such file or directory", "a b.txt"), 2, "a b.txt: No such file or directory"),
+        (OSError(28, "No space left on device"), 2, "operating system: No space left on device"),
+        (MemoryError(), 2, "out of memory; use a smaller model, batch or machine"),
+        (RecursionError("maximum recursion depth"), 2, "the input is nested too deeply"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), 2, "text that cannot be read or shown: "),
+        (ModuleNotFoundError("No module named 'x'", name="x"), 2, "Python package 'x' is missing or broken; fix: make"),
+    ],
+)
+def test_the_last_net(
+    error: Exception,
+    status: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise error
 
-    monkeypatch.setattr(info, "run", broken)
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["info"])
+    monkeypatch.setattr(info, "run", fail)
+    assert cli.main(["info", "--json", "-"]) == status
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {line}") and captured.err.count("\n") == 1
+    assert f"{cli.DEBUG_VARIABLE}=1" in captured.err
+    told = json.loads(captured.out)
+    assert told["status"] == status and captured.err == f"error: {told['error']}\n"
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    assert cli.main(["info"]) == status
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_nothing_follows_the_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        write_json(args.json, {"value": float("inf"), "none": np.float64("nan")})
+        print("a table")
+        raise CheckError("a check failed")
+
+    monkeypatch.setattr(info, "run", fail)
+    assert cli.main(["info", "--json", "-"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"value": None, "none": None}
+    assert captured.err == "a table\nerror: a check failed\n"
+
+
+def test_output_that_the_terminal_cannot_show() -> None:
+    code = "import sys; from sim import cli; from sim.commands import info; "
+    code += "info.run = lambda args: print('caf\u00e9') or 0; sys.exit(cli.main(['info']))"
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"caf\\xe9\n", b"")
+
+
+def test_every_command_exists() -> None:
+    """A command without a module is an error, and so is a module without a command."""
+    modules = {m.name for m in pkgutil.iter_modules(sim.commands.__path__) if not m.name.startswith("_")}
+    assert modules == set(cli.COMMANDS)
+    with pytest.raises(ModuleNotFoundError):
+        cli.make_parser(["schedule"])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith("a3d-moe 0.")
+
+
+OUTPUTS = [
+    (["info"], "--json"),
+    (["generate"], "--json"),
+    (["generate"], "-o"),
+    (["lint"], "--json"),
+    (["lint"], "-o"),
+    (["synth"], "--json"),
+    (["synth"], "-o"),
+    (["sim", "system"], "--json"),
+    (["sim", "system"], "--work-dir"),
+    (["run"], "--json"),
+    (["run"], "--trace"),
+    (["run"], "-o"),
+    (["demo"], "--json"),
+    (["demo"], "--trace"),
+    (["demo"], "-o"),
+    (["bench", "utilisation"], "--json"),
+    (["bench", "utilisation"], "--picture"),
+    (["bench", "simspeed"], "--json"),
+    (["bench", "generate"], "--json"),
+    (["bench", "quality"], "--json"),
+    (["bench", "exactness"], "--json"),
+    (["bench", "model"], "--json"),
+    (["bench", "primitives"], "--json"),
+    (["bench", "primitives"], "--picture"),
+    (["bench", "layers"], "--json"),
+    (["report"], "--docs"),
+    (["asm", "in.asm"], ""),
+]
+"""Every option that names something to write."""
+
+
+@pytest.mark.parametrize(("command", "option"), OUTPUTS)
+def test_outputs_are_checked_first(
+    command: list[str], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be written is refused before any work: the commands' own functions are not even called."""
+
+    def work(args: argparse.Namespace) -> int:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(importlib.import_module(f"sim.commands.{command[0]}"), "run", work)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    folder = option in ("-o", "--work-dir", "--docs")
+    for bad in ("file/below", "a\0b", "loop/x", "/proc/x/y", "file" if folder else "folder"):
+        assert cli.main([*command, *([option] if option else []), bad]) == 2, bad
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        assert (
+            f": {bad}: cannot write: " in captured.err
+            and f"name a writable {'fol' if folder else 'fi'}" in captured.err
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
+
+
+def test_every_output_option_is_listed() -> None:
+    """A new option that names a file or a folder must be checked too, or be one that is read."""
+    read = {"--config", "--model", "--prompt-file", "--calibration", "--build", "--docs"}
+    found = set()
+    for name, parser in _parsers(cli.make_parser(), ()):
+        for action in parser._actions:
+            if action.type is Path and action.dest != "help":
+                option = (action.option_strings or [action.dest])[-1]
+                assert option in read, f"{' '.join(name)} {option}: use output_file or output_folder"
+            if action.type in (output_file, output_folder, JsonTarget):
+                found.add((name, action.option_strings[0] if action.option_strings else ""))
+    listed = {
+        (tuple(word for word in command if word not in ("system", "in.asm")), option) for command, option in OUTPUTS
+    }
+    assert found == listed
+
+
+def _parsers(
+    parser: argparse.ArgumentParser, name: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                yield from _parsers(inner, (*name, word))
 
 
 def test_help_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,9 +237,11 @@ def test_help_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert left.value.code == 0
     assert "info" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as left:
-        cli.main(["absent"])
-    assert left.value.code == 2
+    assert cli.main(["absent"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "'absent'" in error and "'generate'" in error
+    assert cli.main(["info", "--absent"]) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --absent; see a3d --help\n"
 
 
 @dataclass

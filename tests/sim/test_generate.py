@@ -4,22 +4,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from hdl.config import PRESETS
 from hdl.errors import A3dError, CheckError
-from scheduler.checkpoint import Checkpoint, MixtralConfig
 from scheduler.language.batch import Chunk
 from scheduler.language.count import step_macs
 from scheduler.language.shape import LoweringError, ModelShape
@@ -29,22 +21,15 @@ from sim import cli
 from sim.crosscheck import MismatchError
 from sim.golden.calibration import quantise_checkpoint
 from sim.golden.integer_model import IntegerModel
-from sim.golden.random_checkpoint import random_checkpoint
 from sim.system import Job, SimulatedMachine
 from sim.text.engines import IsaEngine, RtlEngine, find_writer
 from sim.text.generator import ROUTINGS, Generator, StepRecord
 from sim.text.model import show, to_tokens
 from sim.text.report import stalls_of, summarise
 from sim.text.sampling import Sampler
+from tests.sim.small_model import CHECKPOINT, SHAPE, write_checkpoint
 
 TINY = PRESETS["tiny"]
-CONTEXT = 64
-SHAPE = MixtralConfig(
-    vocab_size=128, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=CONTEXT,
-    rms_norm_eps=1e-5, rope_theta=10_000.0,
-)  # fmt: skip
-CHECKPOINT = random_checkpoint(SHAPE, seed=5)
 MEMORY_BITS = 18
 """What the simulated memories of so small a model have."""
 
@@ -248,31 +233,6 @@ def test_text_and_tokens() -> None:
 # The command line.
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a model directory with text beside it."""
-    c = checkpoint.config
-    folder.mkdir()
-    fields = {**vars(c), "architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
-    (folder / "config.json").write_text(json.dumps(fields))
-    tensors = {
-        "model.embed_tokens.weight": checkpoint.embed, "model.norm.weight": checkpoint.norm,
-        "lm_head.weight": checkpoint.lm_head,
-    }  # fmt: skip
-    for number, layer in enumerate(checkpoint.layers):
-        base = f"model.layers.{number}"
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            tensors[f"{base}.self_attn.{name}.weight"] = getattr(layer, name)
-        tensors[f"{base}.input_layernorm.weight"] = layer.input_norm
-        tensors[f"{base}.post_attention_layernorm.weight"] = layer.post_attention_norm
-        tensors[f"{base}.block_sparse_moe.gate.weight"] = layer.router
-        for expert in range(c.num_local_experts):
-            for name in ("w1", "w2", "w3"):
-                weight = getattr(layer, name)[expert]
-                tensors[f"{base}.block_sparse_moe.experts.{expert}.{name}.weight"] = weight
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "model.safetensors")
-    (folder / "heldout.txt").write_bytes(np.random.default_rng(2).integers(32, 127, 1000).astype(np.uint8).tobytes())
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "random"
@@ -360,7 +320,7 @@ def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert result["compared_bytes"] == steps * 2 << MEMORY_BITS
     assert "mismatched_bytes" in capsys.readouterr().out
     assert cli.main(["bench", "exactness", *options[:-1], "0"]) == 2
-    assert "--steps 0: use at least 1" in capsys.readouterr().err
+    assert "--steps: 0: use a whole number, 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -369,10 +329,15 @@ def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.Captur
         (["--prompt", ""], "--prompt 0: empty"),
         (["--prompt", "é"], "--prompt 0: byte 0xc3 at position 0; the model's vocabulary is 0 to 127"),
         (["--prompt-file", "absent.txt"], "--prompt-file absent.txt: No such file"),
-        (["--tokens", "0"], "--tokens 0: generate at least 1"),
-        (["--batch", "0"], "--batch 0: run at least 1"),
-        (["--temperature", "-1"], "temperature: -1.0; use 0"),
-        (["--clock-mhz", "0"], "--clock-mhz 0.0: use a positive"),
+        (["--tokens", "0"], "--tokens: 0: use a whole number, 1 or more"),
+        (["--batch", "0"], "--batch: 0: use a whole number, 1 or more"),
+        (["--temperature", "-1"], "--temperature: -1: use a number from 0"),
+        (["--temperature", "nan"], "--temperature: nan: use a number from 0"),
+        (["--clock-mhz", "0"], "--clock-mhz: 0: use a number above 0"),
+        (["--clock-mhz", "inf"], "--clock-mhz: inf: use a number above 0"),
+        (["--engine", "isa", "--clock-mhz", "100"], "--clock-mhz: the engine isa has no time"),
+        (["--engine", "isa", "--trace", "t.json"], "--trace: the engine isa has no time"),
+        (["--engine", "isa", "--waves"], "--waves: the engine isa has no time"),
         (["--prompt", "To be", "--tokens", "80"], "the model's context is 64: generate 60"),
         (["--prompt", "To be", "--batch", "500"], "batch: 500 sequences"),
         (["--config", "large"], "model hidden: 32"),
@@ -402,49 +367,6 @@ def test_checkpoints_that_are_refused(folder: Path, tmp_path: Path, capsys: pyte
         assert cli.main(command(other, tmp_path / "out", "--prompt", "x")) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def processes(text: str) -> Iterator[int]:
-    """Yield the numbers of processes whose environment or command line has a text."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if text.encode() in (path / "environ").read_bytes() + (path / "cmdline").read_bytes():
-                yield int(path.name)
-        except OSError:
-            continue
-
-
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_interrupt_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    """Ctrl-C: status 130, no file, no simulator, no temporary folder."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    mark = f"a3d-interrupt-test-{os.getpid()}"
-    # Shells start background jobs with SIGINT ignored, which children inherit; the child must hear it all the same.
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from sim import cli; "
-    code += "sys.exit(cli.main(sys.argv[1:]))"
-    arguments = command(folder, tmp_path / "out", "--prompt", "To be", "--tokens", "58", engine="rtl")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(scratch), "A3D_TEST_MARK": mark}
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert child.stdout is not None and child.stderr is not None
-    seen = b""
-    while len(seen) < len("To be") + 2:  # two tokens are there, more than fifty are to come
-        byte = child.stdout.read(1)
-        assert byte, child.stderr.read().decode()
-        seen += byte
-    assert len(list(processes(mark))) >= 2, "the simulator runs beside the child"
-    child.send_signal(signal.SIGINT)
-    output = child.communicate(timeout=60)
-    assert child.returncode == 130, output
-    assert output[1].decode().endswith("interrupted\n")
-    deadline = time.monotonic() + 10
-    while list(processes(mark)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not list(processes(mark))
-    assert not (tmp_path / "out").exists()
-    assert not list(scratch.iterdir())
 
 
 def test_engines_stop_with_what_the_machine_reports(model: QuantisedModel, machine: SimulatedMachine) -> None:

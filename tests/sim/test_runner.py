@@ -2,12 +2,14 @@
 """The runner builds once, runs cocotb tests, and reports every way in which they can fail."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,76 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model.lock"]
     assert not lookup_or_build(tmp_path / "model", "key", lambda folder: None)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _truncate(folder: Path) -> None:
+    (folder / "program").write_bytes(b"")
+
+
+def _replace(folder: Path) -> None:
+    mode = (folder / "program").stat().st_mode
+    (folder / "program").unlink()
+    (folder / "program").write_text("xxx", encoding="ascii")
+    (folder / "program").chmod(mode)
+
+
+def _be_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _empty,
+        _truncate,
+        _replace,
+        _be_a_file,
+        shutil.rmtree,
+        lambda folder: (folder / "program").unlink(),
+        lambda folder: (folder / "program").chmod(0o600),
+        lambda folder: (folder / ".complete").write_text("key"),
+        lambda folder: (folder / ".complete").write_text('{"key": "key", "files": []}'),
+    ],
+)
+def test_a_damaged_entry_is_built_again(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    def compile_it(folder: Path) -> None:
+        (folder / "program").write_text("abc")
+        (folder / "program").chmod(0o755)
+
+    folder = tmp_path / "model"
+    assert not lookup_or_build(folder, "key", compile_it)
+    assert lookup_or_build(folder, "key", compile_it)
+    harm(folder)
+    assert not lookup_or_build(folder, "key", compile_it)
+    assert (folder / "program").read_text() == "abc"
+    assert lookup_or_build(folder, "key", compile_it)
+
+
+def test_a_copied_cache_is_used(tmp_path: Path) -> None:
+    assert not lookup_or_build(tmp_path / "one", "key", lambda folder: (folder / "program").write_text("abc"))
+    shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copy)
+    os.utime(tmp_path / "two" / "program", (1, 1))
+    assert lookup_or_build(tmp_path / "two", "key", lambda folder: None)
+
+
+@pytest.mark.slow  # the runtime is compiled
+def test_damaged_objects_of_the_runtime_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in build([COUNTER], "counter").build_dir.parent.glob("verilator-runtime-*"):
+        shutil.copytree(folder, tmp_path / folder.name)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    for path in tmp_path.glob("*/*.o"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert not build([COUNTER], "counter", defines={"UNIQUE": uuid.uuid4().hex}).cached
+    healed = [
+        folder for folder in tmp_path.glob("*-runtime-*") if all(f.stat().st_size > 100 for f in folder.iterdir())
+    ]
+    assert len(healed) == 1
 
 
 def test_content_key_sees_order_and_settings(tmp_path: Path) -> None:

@@ -183,10 +183,10 @@ def test_gangs_start_together() -> None:
     assert pairs > 10
 
 
-def test_both_simulators_write_the_same_trace() -> None:
+def test_both_simulators_write_the_same_trace(icarus: str) -> None:
     stream = random_stream(NANO, 1)
     job = Job(images=stream.images, stream_base=stream.stream_base, limits=stream.limits, trace=True)
-    one, other = (machine("nano", simulator).run([job])[0].trace for simulator in ("verilator", "icarus"))
+    one, other = (machine("nano", simulator).run([job])[0].trace for simulator in ("verilator", icarus))
     assert one is not None and other is not None and one.cycles == other.cycles
     assert np.array_equal(one.activity, other.activity) and np.array_equal(one.since, other.since)
     for field in ("taken", "begin", "end"):

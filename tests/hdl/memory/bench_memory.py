@@ -20,7 +20,7 @@ SIZE = 1 << 14
 QUIET = (
     "arid araddr arlen arburst arvalid rready awid awaddr awlen awburst awvalid wdata wstrb wlast wvalid bready "
     "jitter reorder stall_ar stall_r stall_aw stall_w stall_b read_error_first read_error_end write_error_first "
-    "write_error_end load dump dump_first"
+    "write_error_end size load dump dump_first"
 ).split()
 
 
@@ -182,6 +182,22 @@ async def errors_where_asked_for(dut: Any) -> None:
     memory[1024:1056] = 0
     assert np.array_equal(await bus.dump(), memory), "the bad beat must not be written, its neighbours must"
     assert not int(dut.assert_fail.value)
+
+
+@cocotb.test()
+async def size_is_given_at_run_time(dut: Any) -> None:
+    """A smaller memory ends where it says: reads answer DECERR, writes too and change nothing."""
+    bus = Bus(dut)
+    await bus.reset(size=SIZE // 4)
+    memory = image()
+    bus.reads = [(0, SIZE // 4 - 8, 1), (0, SIZE // 4, 1), (0, SIZE // 2 - 8, 1)]
+    bus.writes = [(SIZE // 4 - 8, bytes(8), 255), (SIZE // 4, bytes(8), 255)]
+    await bus.run(60)
+    memory[SIZE // 4 - 8 : SIZE // 4] = 0
+    assert [resp for _, _, _, resp, _ in bus.read_log] == [0, 3, 3]
+    assert [resp for _, resp in bus.b_log] == [0, 3]
+    assert int(dut.assert_fail.value), "a burst that leaves the memory breaks a rule"
+    assert np.array_equal(await bus.dump(), memory)
 
 
 async def breaks(dut: Any, what: str) -> bool:
