@@ -53,6 +53,18 @@ def read_file_list(file_list: _PathLike) -> list[Path]:
     return [path.parent / line.strip() for line in lines if line.strip() and not line.startswith(("//", "#", "+"))]
 
 
+def _sources(file_list: _PathLike) -> tuple[Path, list[Path]]:
+    """Return the folder to run a tool in, and the Verilog files as seen from there.
+
+    Short relative names keep whatever the folder's own path holds (blanks, quotes, ``[``, ``;``) from the tools, each
+    of which reads some of it in its own way.
+    """
+    folder = Path(file_list).parent
+    return folder, [
+        path.relative_to(folder) if path.is_relative_to(folder) else path for path in read_file_list(file_list)
+    ]
+
+
 def _run(command: Sequence[_PathLike], env: Mapping[str, str] | None, timeout: float, cwd: Path) -> tuple[int, str]:
     tool = os.fspath(command[0])
     try:
@@ -107,11 +119,11 @@ def lint_verilator(
     timeout : float
         Seconds.
     """
-    files = [path.resolve() for path in read_file_list(file_list)]
-    config = Path(waivers) if waivers is not None else Path(file_list).parent / WAIVER_FILE
+    folder, files = _sources(file_list)
+    config = Path(waivers).resolve() if waivers is not None else folder / WAIVER_FILE
     command: list[_PathLike] = [verilator, "--lint-only", "-Wall", "--top-module", check_identifier(top, "top module")]
-    command += [config.resolve()] if config.exists() else []
-    code, log = _run([*command, *files], env, timeout, Path(file_list).resolve().parent)
+    command += [config if waivers is not None else WAIVER_FILE] if config.exists() else []
+    code, log = _run([*command, *files], env, timeout, folder)
     return _report("verilator", code, log, r"^%(Warning|Error)")
 
 
@@ -127,9 +139,9 @@ def lint_icarus(
 
     A missing time scale is not reported: the design has no delays.
     """
-    files = [path.resolve() for path in read_file_list(file_list)]
+    folder, files = _sources(file_list)
     command = [iverilog, "-g2005", "-Wall", "-Wno-timescale", "-t", "null", "-s", check_identifier(top, "top module")]
-    code, log = _run([*command, *files], env, timeout, Path(file_list).resolve().parent)
+    code, log = _run([*command, *files], env, timeout, folder)
     return _report("icarus", code, log, r"(warning|error|sorry):")
 
 
@@ -157,7 +169,7 @@ def check_yosys(
     timeout : float
         Seconds.
     """
-    files = [path.resolve() for path in read_file_list(file_list)]
+    folder, files = _sources(file_list)
     latches = "t:$dlatch t:$adlatch t:$dlatchsr t:$sr"
     check_identifier(top, "top module")
     passes = [
@@ -172,7 +184,8 @@ def check_yosys(
     ]
     # One pass after another: a ';' or a blank in a path would otherwise be taken for the end of a command.
     program = "import sys; from pyosys import libyosys as ys; d = ys.Design()\nfor p in sys.argv[1:]: ys.run_pass(p, d)"
-    code, log = _run([python, "-c", program, *passes], None, timeout, Path(file_list).resolve().parent)
+    # -P: a folder in the output directory must not hide a package.
+    code, log = _run([python, "-P", "-c", program, *passes], None, timeout, folder)
     return _report("yosys", code, log, r"^(Warning|ERROR)|: (Warning|ERROR):|^Latch inferred")
 
 
