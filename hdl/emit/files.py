@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +17,12 @@ from hdl.emit.hierarchy import EmitError
 from hdl.emit.manifest import MANIFEST, build_manifest, render_manifest
 from hdl.emit.waivers import WAIVER_FILE, render_waivers
 
-__all__ = ["FILE_LIST", "render_file_list", "write"]
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two runs into one directory are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FILE_LIST", "check_output", "render_file_list", "write"]
 
 FILE_LIST = "a3d.f"
 """Name of the file list; its paths are relative to the directory that holds it."""
@@ -28,6 +34,25 @@ def render_file_list(design: EmittedDesign) -> str:
         "// Paths are relative to this file: verilator -F, vcs -F, xrun -F. Modules come before those that use them.\n"
         f"// Top module: {design.top}\n" + "".join(f"{path}\n" for path in design.files)
     )
+
+
+def check_output(out_dir: str | os.PathLike[str]) -> Path:
+    """Make the output directory, or refuse one that cannot be written, before the work that a design takes.
+
+    Raises
+    ------
+    EmitError
+        If it is a file, cannot be made, or is not writable.
+    """
+    target, name = Path(out_dir), os.fspath(out_dir)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "is a file" if os.path.isfile(target) else f"cannot be made: {error.strerror}"
+        raise EmitError(f"output directory {name!r} {reason}: choose another directory") from None
+    if not os.access(target, os.W_OK | os.X_OK):
+        raise EmitError(f"output directory {name!r} is not writable: change its permissions, or choose another one")
+    return target
 
 
 def write(
@@ -45,18 +70,24 @@ def write(
     design : EmittedDesign
         Result of :func:`hdl.emit.verilog.emit`.
     out_dir : path
-        Created when it is missing.  Files that an earlier call left there and that are no longer part of the design
-        are removed; anything else in it stays.
+        Created when it is missing.  Files that an earlier call left there, that nobody has changed since, and that are
+        no longer part of the design are removed; anything else in it stays.
     config, registers
         For the manifest; see :func:`hdl.emit.manifest.build_manifest`.
     extra : mapping of str to str, optional
         Further text files (``include/a3d.h``, constraints), by relative path.
 
+    Raises
+    ------
+    EmitError
+        If the files cannot be written (the disk is full, say), or a directory is where a file belongs.
+
     Notes
     -----
-    Everything is written beside `out_dir` first and then moved into place file by file, the manifest last: an
-    interruption leaves either no new manifest or a complete design.  Files whose contents do not change keep their time
-    stamps, so that builds which depend on them are not repeated.
+    Everything is written to a hidden folder in `out_dir` first and then moved into place file by file, the manifest
+    last: an interruption leaves either no new manifest or a complete design.  Files whose contents do not change keep
+    their time stamps, so that builds which depend on them are not repeated.  Calls from several processes take turns:
+    one complete design is there in the end.
     """
     files = {path: design.text_of(path) for path in design.files}
     files[FILE_LIST] = render_file_list(design)
@@ -71,37 +102,92 @@ def write(
             raise EmitError(f"file {path!r} would lie outside the output directory: use a relative path")
     manifest = build_manifest(design, files, config=config, registers=registers)
 
-    target = Path(out_dir)
-    if target.exists() and not target.is_dir():
-        raise EmitError(f"output directory {os.fspath(out_dir)!r} is a file: choose another directory")
-    target.mkdir(parents=True, exist_ok=True)
-    stale = _generated(target) - files.keys()
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.resolve().parent) as name:
-        staging = Path(name)
-        for path, text in {**files, MANIFEST: render_manifest(manifest)}.items():
-            (staging / path).parent.mkdir(parents=True, exist_ok=True)
-            (staging / path).write_text(text, encoding="utf-8", newline="\n")
-        for path in (*files, MANIFEST):
-            _replace(staging / path, target / path)
-    for path in sorted(stale):
-        (target / path).unlink(missing_ok=True)
+    target = check_output(out_dir)
+    try:
+        _put({**files, MANIFEST: render_manifest(manifest)}, target)
+    except OSError as error:
+        at = f" ({os.fspath(error.filename)!r})" if error.filename else ""
+        raise EmitError(
+            f"output directory {os.fspath(out_dir)!r} cannot be written: {error.strerror}{at}: make room, or choose "
+            "another directory"
+        ) from error
     return manifest
 
 
-def _replace(source: Path, target: Path) -> None:
-    if target.is_file() and target.read_bytes() == source.read_bytes():
+def _put(files: Mapping[str, str], target: Path) -> None:
+    """Let `target` hold `files`, which end with the manifest."""
+    with (
+        _alone_in(target),
+        # Inside, not beside: the folder around may be read-only, or another file system (a mounted output directory).
+        tempfile.TemporaryDirectory(prefix=".a3d-", dir=target) as name,
+    ):
+        staging = Path(name)
+        for path, text in files.items():
+            (staging / path).parent.mkdir(parents=True, exist_ok=True)
+            (staging / path).write_text(text, encoding="utf-8", newline="\n")
+        stale = _generated(target) - files.keys()
+        # All that can fail comes before the first file is moved.
+        for path in files:
+            _make_way(target, path)
+        for path in files:
+            if not _same(staging / path, target / path):
+                os.replace(staging / path, target / path)
+        for path in sorted(stale):
+            (target / path).unlink(missing_ok=True)
+
+
+def _make_way(target: Path, path: str) -> None:
+    """Make the folder of a file, and refuse to write over what nobody generated: a directory may be full of work."""
+    for parent in reversed(PurePosixPath(path).parents):
+        place = target / parent
+        if place.exists() and not place.is_dir():
+            raise EmitError(
+                f"{os.fspath(place)!r} is a file where a folder for generated files belongs: move it away, or choose "
+                "another output directory"
+            )
+        place.mkdir(exist_ok=True)
+    if (target / path).is_dir():
+        raise EmitError(
+            f"{os.fspath(target / path)!r} is a directory where a generated file belongs: move it away, or choose "
+            "another output directory"
+        )
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that want the same from `folder` meanwhile; the lock leaves no file behind."""
+    if fcntl is None:
+        yield
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        shutil.rmtree(target)
-    os.replace(source, target)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        # Closing alone would not do: a process that was forked meanwhile has the same handle.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def _same(source: Path, target: Path) -> bool:
+    return target.is_file() and target.read_bytes() == source.read_bytes()
 
 
 def _generated(target: Path) -> set[str]:
-    """Paths that the manifest of an earlier call lists; empty when there is none, or when it is unreadable."""
+    """Paths that an earlier call wrote into `target`, by the manifest there: files that are as it describes them."""
     try:
         listed = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"]
-        paths = {entry["path"] for entry in listed}
+        sums = {str(entry["path"]): entry["sha256"] for entry in listed}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    return {path for path in paths if not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts}
+    found = set()
+    for path, checksum in sums.items():
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            continue
+        with contextlib.suppress(OSError, ValueError):  # gone, no file, or no name of one
+            if hashlib.sha256((target / path).read_bytes()).hexdigest() == checksum:
+                found.add(path)
+    return found

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from amaranth.hdl import signed
 from amaranth.lib import data
 
 from hdl.emit import EmitError
-from hdl.emit.files import FILE_LIST, write
+from hdl.emit.files import FILE_LIST, _alone_in, check_output, write
 from hdl.emit.lint import read_file_list
 from hdl.emit.manifest import MANIFEST, field_layout
 from hdl.emit.verilog import emit
@@ -157,3 +158,76 @@ def test_layout_of_struct_ports() -> None:
 def test_every_waiver_has_a_reason() -> None:
     assert len({waiver.rule for waiver in WAIVERS}) == len(WAIVERS) < 10
     assert all(len(waiver.reason) > 20 for waiver in WAIVERS)
+
+
+def test_a_directory_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    design = emit(Chain(), "top")
+    first = next(iter(design.files))
+    for place, blocked in ((first, first), ("a3d.f", "a3d.f"), ("manifest.json", "manifest.json")):
+        out = tmp_path / place.replace("/", "_")
+        (out / place).mkdir(parents=True)
+        (out / place / "thesis.txt").write_text("years of work")
+        with pytest.raises(EmitError, match=f"{blocked}' is a directory where a generated file belongs: move it away"):
+            write(design, out)
+        assert set(contents(out)) == {f"{place}/thesis.txt"}
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "rtl").write_text("mine")
+    with pytest.raises(EmitError, match="rtl' is a file where a folder for generated files belongs: move it away"):
+        write(design, tmp_path / "file")
+    assert set(contents(tmp_path / "file")) == {"rtl"}
+
+
+def test_what_a_user_changed_or_another_tool_listed_stays(tmp_path: Path) -> None:
+    write(emit(Stack(1, 2, 2), "top"), tmp_path)
+    (tmp_path / "rtl/row_c2_d8.v").write_text("// edited\n")
+    write(emit(Stack(1, 2, 3), "top"), tmp_path)
+    assert (tmp_path / "rtl/row_c2_d8.v").read_text() == "// edited\n"
+    (tmp_path / "photo").write_text("not ours")
+    (tmp_path / MANIFEST).write_text('{"files": [{"path": "photo", "sha256": ""}, {"path": "rtl", "sha256": ""}]}')
+    write(emit(Stack(1, 2, 3), "top"), tmp_path)
+    assert (tmp_path / "photo").exists()
+
+
+def test_an_output_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent" / "further")
+    for name, reason in (
+        ("file", "is a file"),
+        ("file/below", "cannot be made: Not a directory"),
+        ("nowhere", "cannot be made: File exists"),
+        ("x" * 300, "cannot be made: File name too long"),
+    ):
+        with pytest.raises(EmitError, match=f"^output directory '.*{name}' {reason}: choose another directory$"):
+            check_output(tmp_path / name)
+    assert check_output(tmp_path / "a" / "b").is_dir()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """A limit on the size of a file stands in for the disk."""
+    write(emit(Chain(), "top"), tmp_path)
+    before = contents(tmp_path)
+    program = (
+        "import resource, sys; from tests.hdl.emit.examples import Stack; from hdl.emit.verilog import emit, write\n"
+        "design = emit(Stack(1, 2, 2), 'top'); resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
+        "write(design, sys.argv[1])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert "cannot be written: File too large" in done.stderr and "make room" in done.stderr
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.glob(".a3d-*"))
+
+
+def test_processes_take_turns(tmp_path: Path) -> None:
+    """Each of two would remove files that only the other one's design has, after the other one wrote them."""
+    write(emit(Stack(1, 2, 2), "top"), tmp_path)
+    before = contents(tmp_path)
+    design = emit(Stack(1, 2, 3), "top")
+    with _alone_in(tmp_path):
+        other = multiprocessing.get_context("fork").Process(target=write, args=(design, tmp_path), daemon=True)
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and contents(tmp_path) == before
+    other.join(30)
+    assert other.exitcode == 0
+    assert [path for path in contents(tmp_path) if path.startswith("rtl/")] == sorted(design.files)
