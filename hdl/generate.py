@@ -9,7 +9,9 @@ from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.emit.design import EmittedDesign
+from hdl.emit.files import check_output
 from hdl.emit.header import render_header
+from hdl.emit.hierarchy import check_prefix
 from hdl.emit.verilog import emit, write
 from hdl.errors_hw import ErrorCode
 from hdl.isa import Opcode, fields_of
@@ -46,12 +48,17 @@ def _registers(config: MachineConfig) -> list[dict[str, Any]]:
     return entries
 
 
-def c_header(config: MachineConfig) -> str:
-    """Return the C header of one machine: configuration, register map and instruction formats."""
-    return render_header(_registers(config), isa_description(), config.to_dict())
+def c_header(config: MachineConfig, prefix: str = "") -> str:
+    """Return the C header of one machine: configuration, register map and instruction formats.
+
+    Every macro, the include guard among them, begins with ``A3D_``, after a prefix with that in upper case.
+    """
+    return render_header(_registers(config), isa_description(), config.to_dict(), prefix=f"{check_prefix(prefix)}A3D")
 
 
-def generate(config: MachineConfig, out_dir: str | Path) -> tuple[EmittedDesign, Mapping[str, Any]]:
+def generate(
+    config: MachineConfig, out_dir: str | Path, *, prefix: str = ""
+) -> tuple[EmittedDesign, Mapping[str, Any]]:
     """Write one machine into a directory and return the design and its manifest.
 
     Parameters
@@ -60,18 +67,24 @@ def generate(config: MachineConfig, out_dir: str | Path) -> tuple[EmittedDesign,
         The machine.
     out_dir : path
         Output directory; files change only when their contents do.
+    prefix : str
+        Stands, with a ``_``, before the name of every module, Verilog file, macro and the C header, so that several
+        machines fit into one project: lower-case letters, digits and single ``_``.
 
     Raises
     ------
     EmitError
-        If the output directory cannot be used.
+        If the prefix is none, or the output directory cannot be used.
     """
-    design = emit(Machine(config), TOP)
+    header = f"include/{check_prefix(prefix)}a3d.h"
+    check_output(out_dir)
+    design = emit(Machine(config), TOP, prefix=prefix)
     manifest = write(
         design,
         out_dir,
         config=config.to_dict(),
         registers=_registers(config),
-        extra={"include/a3d.h": c_header(config)},
+        extra={header: c_header(config, prefix)},
+        header=header,
     )
     return design, manifest

@@ -29,6 +29,8 @@ class EmittedDesign:
         Every memory of every module, once per module.
     instances : dict of str to int
         How often each module occurs in the design (the top counts once).
+    prefix : str
+        What all names of modules begin with (before a ``_``); empty: nothing.
     """
 
     top: str
@@ -37,6 +39,7 @@ class EmittedDesign:
     ports: tuple[Port, ...]
     memories: tuple[Memory, ...]
     instances: dict[str, int]
+    prefix: str = ""
 
     def text_of(self, file: str) -> str:
         """Contents of one of :attr:`files`."""

@@ -62,6 +62,7 @@ def write(
     config: Mapping[str, Any] | None = None,
     registers: Sequence[Mapping[str, Any]] = (),
     extra: Mapping[str, str] | None = None,
+    header: str | None = None,
 ) -> dict[str, Any]:
     """Write `design` into `out_dir` and return the manifest.
 
@@ -72,7 +73,7 @@ def write(
     out_dir : path
         Created when it is missing.  Files that an earlier call left there, that nobody has changed since, and that are
         no longer part of the design are removed; anything else in it stays.
-    config, registers
+    config, registers, header
         For the manifest; see :func:`hdl.emit.manifest.build_manifest`.
     extra : mapping of str to str, optional
         Further text files (``include/a3d.h``, constraints), by relative path.
@@ -91,7 +92,7 @@ def write(
     """
     files = {path: design.text_of(path) for path in design.files}
     files[FILE_LIST] = render_file_list(design)
-    files[WAIVER_FILE] = render_waivers()
+    files[WAIVER_FILE] = render_waivers(design.prefix)
     for path, text in (extra or {}).items():
         if path in files or path == MANIFEST:
             raise EmitError(f"extra file {path!r} has the name of a generated file: choose another one")
@@ -100,7 +101,7 @@ def write(
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts:
             raise EmitError(f"file {path!r} would lie outside the output directory: use a relative path")
-    manifest = build_manifest(design, files, config=config, registers=registers)
+    manifest = build_manifest(design, files, config=config, registers=registers, header=header)
 
     target = check_output(out_dir)
     try:

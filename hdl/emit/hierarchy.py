@@ -57,6 +57,7 @@ __all__ = [
     "Hierarchical",
     "Port",
     "check_identifier",
+    "check_prefix",
     "digest",
     "instantiate",
     "is_hierarchical",
@@ -78,7 +79,12 @@ MAX_BITS = 1 << 16
 FURTHER_OUTPUTS = "__outputs_"
 """Joins the name of an instance and a number in the cells that carry the outputs beyond :data:`MAX_BITS`."""
 
+MAX_PREFIX = 32
+"""Characters of a prefix: file names of modules and names of C macros stay short enough for every tool."""
+
 ComponentT = TypeVar("ComponentT", bound=wiring.Component)
+
+_PREFIX = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*", re.ASCII)
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -159,6 +165,26 @@ def check_identifier(name: object, what: str) -> str:
     return name
 
 
+def check_prefix(prefix: str) -> str:
+    """Return what stands before every name of an output with this prefix: ``"core0_"`` for ``"core0"``, else nothing.
+
+    Only lower case, because C macros are in upper case and some file systems do not tell the two apart: prefixes that
+    differ give names that differ everywhere.  Reserved words are fine (``small`` is one of Verilog): no name is the
+    prefix alone.
+
+    Raises
+    ------
+    EmitError
+        If it is no such prefix.
+    """
+    if prefix and not (len(prefix) <= MAX_PREFIX and _PREFIX.fullmatch(prefix)):
+        raise EmitError(
+            f"prefix = {prefix!r}: use lower-case letters, digits and single '_' between them, a letter first, "
+            f"at most {MAX_PREFIX} characters"
+        )
+    return f"{prefix}_" if prefix else ""
+
+
 def is_identifier(name: str) -> bool:
     """Whether Verilog accepts `name` unescaped."""
     return _IDENTIFIER.match(name) is not None and name not in _KEYWORDS
@@ -237,7 +263,7 @@ def mark_used(component: wiring.Component) -> None:
 
 @dataclass
 class Registration:
-    """One module to be emitted: its key, the component that will be converted, and how often it was placed."""
+    """One module to be emitted: its key with the prefix, the component that is converted, the others of that key."""
 
     key: str
     component: wiring.Component
@@ -250,6 +276,8 @@ class Emitter:
 
     Parameters
     ----------
+    prefix : str
+        Stands before the name of every module; see :func:`check_prefix`.
     keep_duplicates : bool
         Also remember every further component of a key that is already known, so that the caller can check that the key
         really determines the hardware (costs a conversion of each).
@@ -260,9 +288,17 @@ class Emitter:
     ``get_ff_sync``, ...), so library components elaborate as they do without a platform.
     """
 
-    def __init__(self, *, keep_duplicates: bool = False) -> None:
+    def __init__(self, *, prefix: str = "", keep_duplicates: bool = False) -> None:
         self.registrations: dict[str, Registration] = {}
+        self._stem = check_prefix(prefix)
         self._keep_duplicates = keep_duplicates
+
+    def module_name(self, key: object, what: str) -> str:
+        """Return the name of the module that `key` stands for: the only place where a module gets its name.
+
+        Modules inside a component are named after it, files after their modules.
+        """
+        return check_identifier(self._stem + check_identifier(key, what), what)
 
     def register(self, component: wiring.Component) -> Registration:
         """Note that `component` is instantiated and return the registration of its key.
@@ -273,7 +309,7 @@ class Emitter:
             If another class or another signature already has the same key.
         """
         mark_used(component)
-        key = check_identifier(component.module_key(), f"module_key() of {type(component).__name__}")
+        key = self.module_name(component.module_key(), f"module_key() of {type(component).__name__}")
         known = self.registrations.get(key)
         if known is None:
             known = Registration(key, component, ports_of(component), [])

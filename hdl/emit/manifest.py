@@ -7,6 +7,8 @@ Keys of the document
     Version of this list of keys.
 ``top``
     Name of the top module.
+``prefix``, ``header``
+    Only in an output with a prefix: the prefix, and the path of the C header.
 ``config``, ``config_sha256``
     The configuration, and the SHA-256 of its canonical JSON text (sorted keys, no spaces).
 ``tools``
@@ -100,6 +102,7 @@ def build_manifest(
     *,
     config: Mapping[str, Any] | None = None,
     registers: Sequence[Mapping[str, Any]] = (),
+    header: str | None = None,
 ) -> dict[str, Any]:
     """Assemble the manifest.
 
@@ -113,6 +116,8 @@ def build_manifest(
         The configuration as plain JSON values.
     registers : sequence of mappings
         The register map as plain JSON values.
+    header : str, optional
+        Path of the C header in `files`.
     """
     settings = dict(config or {})
     home = {module: file for file, names in design.files.items() for module in names}
@@ -124,6 +129,7 @@ def build_manifest(
     return {
         "schema": SCHEMA,
         "top": design.top,
+        **({"prefix": design.prefix, "header": header} if design.prefix else {}),
         "config": settings,
         "config_sha256": config_hash,
         "tools": tool_versions(),

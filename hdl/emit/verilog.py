@@ -24,7 +24,7 @@ from amaranth.lib import wiring
 from hdl.emit.cleanup import clean, merge_duplicates, rename_instances, split_modules
 from hdl.emit.design import EmittedDesign
 from hdl.emit.files import write
-from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, check_identifier, mark_used, ports_of
+from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, mark_used, ports_of
 from hdl.emit.rtlil import Memory, convert, prepare
 from hdl.emit.structural import StructuralComponent
 from hdl.emit.workers import SharedTasks
@@ -63,7 +63,7 @@ def run_yosys(script: str) -> str:
     return done.stdout
 
 
-def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> EmittedDesign:
+def emit(top: wiring.Component, top_name: str, *, prefix: str = "", verify_keys: bool = False) -> EmittedDesign:
     """Convert `top` and everything below it to Verilog.
 
     Parameters
@@ -72,6 +72,9 @@ def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> 
         The top component; structural or not, with a ``module_key`` or without.
     top_name : str
         Name of its module.
+    prefix : str
+        Stands, with a ``_``, before the name of every module (the top's too) and so of every file: two designs with
+        different prefixes can be compiled together.
     verify_keys : bool
         Also convert every *other* component of each key, and fail if the result differs: proves that the keys name
         everything that matters.  For tests: as slow as emission without sharing.
@@ -81,8 +84,8 @@ def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> 
     EmitError
         If the hierarchy cannot be emitted; the message names the component.
     """
-    check_identifier(top_name, "name of the top module")
-    emitter = Emitter(keep_duplicates=verify_keys)
+    emitter = Emitter(prefix=prefix, keep_duplicates=verify_keys)
+    top_name = emitter.module_name(top_name, "name of the top module")
     ports = ports_of(top)
     modules: dict[str, _Module] = {}
     rtlil: list[str] = []
@@ -131,6 +134,7 @@ def emit(top: wiring.Component, top_name: str, *, verify_keys: bool = False) -> 
         ports=ports,
         memories=tuple(memory for name in order for memory in modules[name].memories),
         instances=_count(modules, order, top_name),
+        prefix=prefix,
     )
 
 

@@ -3,44 +3,34 @@
 
 import argparse
 import time
-from pathlib import Path
 
 from hdl.config import load_config
 from hdl.generate import generate
-from sim.commands._common import (
-    Subparsers,
-    add_config_option,
-    add_json_option,
-    check_folder,
-    new_parser,
-    output_folder,
-    print_table,
-    write_json,
-)  # fmt: skip
+from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.commands._output import add_output_options, verilog_folder
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = new_parser(subparsers, "generate", "write a machine's Verilog, file list, manifest and C header")
     add_config_option(parser)
-    parser.add_argument(
-        "-o", "--out", type=output_folder, metavar="DIR", help="output directory; default build/rtl/NAME"
-    )
+    add_output_options(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     config = load_config(args.config)
-    out = args.out or check_folder(Path("build") / "rtl" / config.name)
+    out = verilog_folder(args, config)
     started = time.perf_counter()
-    design, manifest = generate(config, out)
+    design, manifest = generate(config, out, prefix=args.prefix)
     seconds = time.perf_counter() - started
     size = sum((out / path).stat().st_size for path in design.files)
     memory_bits = sum(entry["width"] * entry["depth"] * entry["instances"] for entry in manifest["memories"])
     result = {
         "config": config.name,
         "out": str(out),
+        "top": design.top,
         "seconds": seconds,
         "verilog_bytes": size,
         "modules": len(design.modules),

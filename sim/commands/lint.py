@@ -2,23 +2,14 @@
 """``a3d lint``: generates a machine and lets Verilator, Yosys and (when installed) Icarus Verilog look at it."""
 
 import argparse
-from pathlib import Path
 
 from hdl.config import load_config
 from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import LintReport, check_yosys, lint_icarus, lint_verilator
-from hdl.generate import TOP, generate
+from hdl.generate import generate
 from sim import tools
-from sim.commands._common import (
-    Subparsers,
-    add_config_option,
-    add_json_option,
-    check_folder,
-    new_parser,
-    output_folder,
-    print_table,
-    write_json,
-)  # fmt: skip
+from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.commands._output import add_output_options, verilog_folder
 
 FLATTEN_PES = 1024
 """Largest array that the Yosys check flattens to look for loops through several modules."""
@@ -28,26 +19,24 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = new_parser(subparsers, "lint", "check a machine's Verilog with Verilator, Yosys and Icarus Verilog")
     add_config_option(parser)
-    parser.add_argument(
-        "-o", "--out", type=output_folder, metavar="DIR", help="output directory; default build/rtl/NAME"
-    )
+    add_output_options(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     config = load_config(args.config)
-    out = args.out or check_folder(Path("build") / "rtl" / config.name)
+    out = verilog_folder(args, config)
     verilator = tools.find_verilator()
     icarus = tools.find_icarus()
-    generate(config, out)
+    design, _ = generate(config, out, prefix=args.prefix)
     file_list = out / FILE_LIST
     reports: list[LintReport] = [
-        lint_verilator(file_list, TOP, verilator=verilator.executable, env=verilator.env()),
-        check_yosys(file_list, TOP, flatten=config.pes <= FLATTEN_PES),
+        lint_verilator(file_list, design.top, verilator=verilator.executable, env=verilator.env()),
+        check_yosys(file_list, design.top, flatten=config.pes <= FLATTEN_PES),
     ]
     if icarus is not None:
-        reports.append(lint_icarus(file_list, TOP))
+        reports.append(lint_icarus(file_list, design.top))
     for report in reports:
         for line in report.messages:
             print(f"{report.tool}: {line}")
