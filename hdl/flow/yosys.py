@@ -82,8 +82,10 @@ def run_jobs(
     expired = threading.Event()
     log: deque[str] = deque(maxlen=200)
     position = 0
+    # Yosys hands the names of its temporary files to ABC without quotes: none of them may hold a blank.
+    env = {**os.environ, "TMPDIR": "."}
     # A group of its own: ABC ends with the process that called it.
-    with guarded(command, cwd=folder, stdout=subprocess.PIPE) as process:
+    with guarded(command, cwd=folder, env=env, stdout=subprocess.PIPE) as process:
 
         def expire() -> None:
             expired.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,15 @@ def test_cache_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SynthError, match=r"^synthesis cache .*file.* cannot be made"):
         list(Synthesis(module_texts(designs.CHAIN), cache=tmp_path / "file" / "cache").run())
+
+
+def test_a_temporary_folder_that_a_shell_would_take_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "t m p; #'x"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what Python found out before
+    _done(Synthesis(module_texts(designs.CHAIN), cache=tmp_path / "c a c h e"))
+    assert not list(folder.iterdir())
 
 
 def test_timeout(tmp_path: Path) -> None:
