@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,11 +16,7 @@ from hdl.emit.design import EmittedDesign
 from hdl.emit.hierarchy import EmitError
 from hdl.emit.manifest import MANIFEST, build_manifest, render_manifest
 from hdl.emit.waivers import WAIVER_FILE, render_waivers
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where two runs into one directory are not kept apart
-    fcntl = None  # type: ignore[assignment]
+from hdl.scratch import scratch_folder
 
 __all__ = ["FILE_LIST", "check_output", "render_file_list", "write"]
 
@@ -120,9 +116,8 @@ def _put(files: Mapping[str, str], target: Path) -> None:
     with (
         _alone_in(target),
         # Inside, not beside: the folder around may be read-only, or another file system (a mounted output directory).
-        tempfile.TemporaryDirectory(prefix=".a3d-", dir=target) as name,
+        scratch_folder(".a3d-", target) as staging,
     ):
-        staging = Path(name)
         for path, text in files.items():
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_text(text, encoding="utf-8", newline="\n")
@@ -157,9 +152,6 @@ def _make_way(target: Path, path: str) -> None:
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes that want the same from `folder` meanwhile; the lock leaves no file behind."""
-    if fcntl is None:
-        yield
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
