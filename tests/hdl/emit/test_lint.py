@@ -50,10 +50,11 @@ def verilate(file_list: Path) -> LintReport:
 
 @pytest.mark.parametrize("make", [Chain, lambda: Stack(2, 4, 4)])
 def test_what_is_emitted_is_clean(make: object, tmp_path: Path) -> None:
-    write(emit(make(), "top"), tmp_path)
-    reports = [verilate(tmp_path / FILE_LIST), check_yosys(tmp_path / FILE_LIST, "top")]
+    out = tmp_path / '-o "it\'s" 50%, [a]*;#$x'
+    write(emit(make(), "top"), out)
+    reports = [verilate(out / FILE_LIST), check_yosys(out / FILE_LIST, "top")]
     if find_icarus() is not None:
-        reports.append(lint_icarus(tmp_path / FILE_LIST, "top"))
+        reports.append(lint_icarus(out / FILE_LIST, "top"))
     for report in reports:
         assert report.clean, report.log
 
