@@ -20,8 +20,11 @@ SIM    ?= verilator
 JOBS   ?= auto
 CONFIG ?=
 WAVES  ?= 0
-CONFIG_OPTION = $(if $(CONFIG),--config $(CONFIG))
-SIM_OPTIONS   = $(if $(filter-out 0,$(WAVES)),--waves) $(if $(SEED),--seed $(SEED)) $(if $(TESTCASE),--testcase $(TESTCASE))
+# A value as one word of the shell, whatever is in it: CONFIG="my machines/a b.toml".
+quote = '$(subst ','\'',$(1))'
+CONFIG_OPTION = $(if $(CONFIG),--config $(call quote,$(CONFIG)))
+SIM_OPTIONS   = $(if $(filter-out 0,$(WAVES)),--waves) $(if $(SEED),--seed $(call quote,$(SEED))) \
+                $(if $(TESTCASE),--testcase $(call quote,$(TESTCASE)))
 
 ##@ Start here
 
@@ -80,7 +83,7 @@ synth: setup ## Generate, and synthesise the Verilog
 
 .PHONY: sim
 sim: setup ## Run a cocotb bench: TEST=name SIM=verilator|icarus WAVES=1 SEED=n TESTCASE=name; no TEST lists them
-	$(BIN)/a3d sim $(strip $(TEST) $(CONFIG_OPTION) --sim $(SIM) $(SIM_OPTIONS) $(ARGS))
+	$(BIN)/a3d sim $(if $(TEST),$(call quote,$(TEST))) $(CONFIG_OPTION) --sim $(call quote,$(SIM)) $(SIM_OPTIONS) $(ARGS)
 
 bench-%: setup ## Run a measurement; `a3d bench --help` names them
 	$(BIN)/a3d bench $* $(CONFIG_OPTION) $(ARGS)

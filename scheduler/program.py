@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction
 from hdl.legality import Limits
+from hdl.scratch import scratch_folder
 from scheduler.image import Symbol
 
 __all__ = ["OutputRegion", "Program", "ProgramError"]
@@ -131,8 +131,7 @@ class Program:
         }
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-            try:
+            with scratch_folder(f".{target.name}-", target.parent) as scratch:
                 (scratch / "program.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
                 (scratch / "stream.bin").write_bytes(self.stream)
                 for group, image in enumerate(self.images):
@@ -145,8 +144,6 @@ class Program:
                     shutil.rmtree(old)
                 else:
                     scratch.rename(target)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
         except OSError as error:
             raise ProgramError(f"program directory {target}: cannot write: {os.strerror(error.errno or 0)}") from error
 

@@ -42,6 +42,7 @@ import cocotb_tools.config
 from hdl.errors import A3dError
 from hdl.scratch import whole_file
 from sim import tools
+from sim.plainpaths import Links, make_word, plain_folder
 from sim.simcache import cache_root, content_key
 
 __all__ = ["TIMESCALE", "BuildError", "BuildRequest", "compile_icarus", "compile_verilator"]
@@ -51,8 +52,8 @@ TIMESCALE = "1ns/1ps"
 
 _VERILATOR_MAIN = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
 
-Execute = Callable[[list[str]], None]
-"""Runs a command in the build folder, and raises when it fails."""
+Execute = Callable[[list[str], Path], None]
+"""Runs a command in a folder, and raises when it fails."""
 
 
 class BuildError(A3dError):
@@ -117,16 +118,27 @@ def compile_icarus(request: BuildRequest, folder: Path, execute: Execute) -> Non
             "endmodule\n"
         )
         command += ["-s", "a3d_waves", "waves.v"]
-    execute(command)
+    execute(command, folder)
 
 
 def compile_verilator(request: BuildRequest, folder: Path, execute: Execute) -> None:
     """Write the executable ``simulator`` into `folder`."""
+    with plain_folder(folder) as plain:
+        _compile_plain(request, plain, execute)
+
+
+def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> None:
+    """Compile in a folder whose path ``make`` takes."""
     verilator = tools.find_verilator()
+    links = Links(folder / "links")
     libs = cocotb_tools.config.libs_dir
-    command = [str(verilator.executable), "--cc", "--exe", "-Mdir", "obj", "-o", "simulator", "--prefix", "Vtop"]
+    root = verilator.root and links.plain(verilator.root)
+    command = (
+        ["env", f"VERILATOR_ROOT={root}", str(root / "bin" / "verilator")] if root else [str(verilator.executable)]
+    )
+    command += ["--cc", "--exe", "-Mdir", "obj", "-o", "simulator", "--prefix", "Vtop"]
     command += ["--top-module", request.top, "--vpi", "--assert", "--timescale", TIMESCALE]
-    command += ["-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator"]
+    command += ["-LDFLAGS", f"-Wl,-rpath,{make_word(str(libs))} -L{make_word(str(libs))} -lcocotbvpi_verilator"]
     # Lint is a target of its own, with its own waivers; a simulation does not fail over a style warning.
     command += ["-Wno-fatal", "-Wno-lint", "-Wno-style"]
     if request.fast:
@@ -138,9 +150,9 @@ def compile_verilator(request: BuildRequest, folder: Path, execute: Execute) -> 
         command += ["--trace-fst" if request.waves == "fst" else "--trace-vcd"]
     command += [f"-D{name}={value}" for name, value in request.defines.items()]
     command += [f"-G{name}={value}" for name, value in request.parameters.items()]
-    command += [f"-I{include}" for include in request.includes]
-    command += [*request.extra_args, str(_VERILATOR_MAIN), *(str(s) for s in request.sources)]
-    execute(command)
+    command += [f"-I{links.plain(include)}" for include in request.includes]
+    command += [*request.extra_args, *(str(links.plain(path)) for path in (_VERILATOR_MAIN, *request.sources))]
+    execute(command, folder)
 
     # A quick build runs beside other work.
     make = ["make", "-s", "-j", "1" if request.quick else str(min(os.cpu_count() or 1, 8)), "-C", "obj"]
@@ -157,7 +169,7 @@ def compile_verilator(request: BuildRequest, folder: Path, execute: Execute) -> 
     for copy in ready:
         shutil.copyfile(runtime / copy.name, copy)
     try:
-        execute(make)
+        execute(make, folder)
     except BuildError:
         if not ready:
             raise
@@ -165,11 +177,12 @@ def compile_verilator(request: BuildRequest, folder: Path, execute: Execute) -> 
         shutil.rmtree(runtime, ignore_errors=True)
         for copy in ready:
             copy.unlink(missing_ok=True)
-        execute(make)
+        execute(make, folder)
     _keep_runtime(folder / "obj", runtime)
     # Objects and generated C++ are most of the bytes, and nothing needs them again.
     (folder / "obj" / "simulator").replace(folder / "simulator")
     shutil.rmtree(folder / "obj")
+    shutil.rmtree(folder / "links", ignore_errors=True)
 
 
 def _runtime_folder(request: BuildRequest) -> Path:
@@ -202,9 +215,9 @@ def _control_file(request: BuildRequest, verilator: tools.Verilator) -> str:
 
 
 def _icarus() -> tools.Icarus:
+    tools.require_simulator("icarus")
     icarus = tools.find_icarus()
-    if icarus is None:
-        raise tools.ToolError("sim = 'icarus': iverilog not found; fix: apt-get install iverilog, or SIM=verilator")
+    assert icarus is not None
     return icarus
 
 

@@ -168,10 +168,10 @@ def build(
     env = tools.subprocess_env() if sim == "icarus" else tools.find_verilator().env()
 
     def build_in(scratch: Path) -> None:
-        def execute(command: list[str]) -> None:
+        def execute(command: list[str], cwd: Path) -> None:
             log = scratch / "build.log"
             # A compiler that is killed leaves its temporary files: they go with the folder.
-            status = run_logged(command, cwd=scratch, env=env | {"TMPDIR": str(scratch)}, log=log, stop=stop)
+            status = run_logged(command, cwd=cwd, env=env | {"TMPDIR": str(cwd)}, log=log, stop=stop)
             if stop is not None and stop.is_set():
                 raise BuildError(f"{sim}: the build of {top!r} was stopped")
             if status != 0:

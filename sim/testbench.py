@@ -14,7 +14,6 @@ functions, a function that generates what they test:
 
 import importlib
 import pkgutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,9 @@ from pathlib import Path
 import sim.benches
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
+from hdl.scratch import scratch_folder
 from sim.runner import RunResult, build, run
+from sim.tools import require_simulator
 
 __all__ = ["Design", "bench_names", "bench_summary", "run_bench"]
 
@@ -88,8 +89,13 @@ def run_bench(
     if name not in names:
         raise A3dError(f"TEST = {name!r}: no such bench; there is {', '.join(names) or 'none yet'}")
     module = importlib.import_module(f"sim.benches.{name}")
-    with tempfile.TemporaryDirectory(prefix="a3d-design-") as folder:
-        design: Design = module.prepare(config, Path(folder))
+    require_simulator(simulator)
+    # What cocotb's decorators made of functions.
+    cases = [name for name, value in vars(module).items() if type(value).__module__.startswith("cocotb.")]
+    if testcase is not None and testcase not in cases:
+        raise A3dError(f"TESTCASE = {testcase!r}: bench {name!r} has no such test; use one of {', '.join(cases)}")
+    with scratch_folder("a3d-design-") as folder:
+        design: Design = module.prepare(config, folder)
         model = build(
             design.sources,
             design.top,

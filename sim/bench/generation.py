@@ -6,22 +6,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from hdl.errors import A3dError
+from hdl.scratch import scratch_folder
 
 __all__ = ["measure_generation"]
 
 
 def measure_generation(preset: str) -> dict[str, Any]:
     """Generate a preset in a process of its own and return name, seconds, verilog_bytes, modules, instances."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
+    with scratch_folder("a3d-generate-") as folder:
+        report = folder / "report.json"
         command = [sys.executable, "-m", "sim.cli", "generate", "--config", preset]
-        command += ["-o", str(Path(folder) / "rtl"), "--json", str(report)]
+        command += ["-o", str(folder / "rtl"), "--json", str(report)]
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started

@@ -195,5 +195,13 @@ def render_results(build: Path, previous: str = "") -> str:
                 raise A3dError(f"report: {path} cannot be read ({error.strerror}); run `{command}` first") from error
             lines += ["", f"## {kept[title]}"]
             continue
-        lines += ["", f"## {title}", "", f"Command: `{command}`", "", *render(data)]
+        except ValueError as error:
+            raise A3dError(f"report: {path} is no JSON ({error}); run `{command}` again") from error
+        try:
+            rendered = render(data)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+            raise A3dError(
+                f"report: {path} is not what `{command}` writes ({type(error).__name__}: {error}); run it again"
+            ) from error
+        lines += ["", f"## {title}", "", f"Command: `{command}`", "", *rendered]
     return "\n".join(lines) + "\n"

@@ -23,7 +23,7 @@ from sim.text.model import ByteModel, to_tokens
 from sim.text.report import PHASES, Tally, loss_rows
 from sim.text.sampling import Sampler
 from sim.timeline import TimelineFile
-from sim.tools import waves_line
+from sim.tools import require_simulator, waves_line
 
 __all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_files"]
 
@@ -112,6 +112,8 @@ def check_options(args: argparse.Namespace) -> Sampler:
     for name, option in NEEDS_TIME.items():
         if args.engine == "isa" and getattr(args, name, None):
             raise A3dError(f"{option}: the engine isa has no time; leave it out, or use --engine rtl")
+    if args.engine == "rtl":
+        require_simulator("verilator")
     return Sampler(args.temperature, args.seed)
 
 

@@ -25,6 +25,7 @@ from sim.commands._docs import markdown_tables, rewrite_section
 from sim.moe_demo import DEMO_MODEL
 from sim.system import SimulatedMachine
 from sim.text.generator import ROUTINGS
+from sim.tools import require_simulator
 
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
@@ -126,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _utilisation(args: argparse.Namespace) -> int:
     config = load_config(args.config)
+    require_simulator("verilator")
     feeds = ("vertical", "edge") if args.feed == "both" else (args.feed,)
     points = []
     memory = []
@@ -159,6 +161,7 @@ def _utilisation(args: argparse.Namespace) -> int:
 
 def _simspeed(args: argparse.Namespace) -> int:
     config = load_config(args.config)
+    require_simulator("verilator")
     result = measure_speed(config, args.cycles)
     print_table([[k, v] for k, v in result.items()], ("quantity", "value"), left=("value",), title=config.name)
     write_json(args.json, {"config": config.to_dict(), **result})
@@ -199,6 +202,7 @@ def _exactness(args: argparse.Namespace) -> int:
     from sim.bench.exactness import ExactnessBench
 
     config = load_config(args.config)
+    require_simulator("verilator")
     bench = ExactnessBench(
         args.model, config, batch=args.batch, prefill=args.prefill, steps=args.steps, routing=args.routing
     )
@@ -215,6 +219,7 @@ def _model(args: argparse.Namespace) -> int:
     from sim.bench.model import ModelBench
 
     config = load_config(args.config)
+    require_simulator("verilator")
     bench = ModelBench(args.model, config, batches=args.batches, prefill=args.prefill, routing=args.routing)
     for _ in progress(bench.run(), "tokens", bench.total):
         pass

@@ -48,6 +48,7 @@ from sim.text.engines import simulated_memory_bits
 from sim.text.generator import Generator
 from sim.text.model import read_byte_model
 from sim.text.report import Tally
+from sim.tools import require_simulator
 
 PROMPTS = ("And the king said unto the people, ", "Elinor ")
 """What the demo continues where no prompt is given."""
@@ -75,6 +76,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     sampler = check_options(args)
+    require_simulator("verilator")  # for the experts alone, whatever the engine
     config = load_config(args.config)
     if not (args.prompt or args.prompt_file or args.batch):
         args.prompt = list(PROMPTS)
