@@ -17,12 +17,19 @@ from tests.sim.small_model import CHECKPOINT, write_checkpoint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 
-SIGNALS = [
-    (signal.SIGINT, 130, "interrupted"),
-    (signal.SIGTERM, 143, "terminated"),
-    (signal.SIGHUP, 129, "terminated"),
-    (signal.SIGKILL, -9, ""),
-]
+ENDS = {
+    signal.SIGINT: (130, "interrupted"),
+    signal.SIGTERM: (143, "terminated"),
+    signal.SIGHUP: (129, "terminated"),
+    signal.SIGKILL: (-9, ""),
+}
+"""Exit status, and the last word, for each signal."""
+
+
+def signals(*fast: int) -> pytest.MarkDecorator:
+    """Run a test for each signal; all but some only among the slow tests."""
+    marks = {number: () if number in fast else (pytest.mark.slow,) for number in ENDS}
+    return pytest.mark.parametrize("number", [pytest.param(number, marks=marks[number]) for number in ENDS])
 
 
 def processes(text: str) -> Iterator[int]:
@@ -58,8 +65,9 @@ class Run:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def send(self, number: int, status: int, word: str) -> None:
-        """Send a signal; the child ends with a status and one word, and no process is left."""
+    def send(self, number: int) -> None:
+        """Send a signal; the child ends with its status and one word, and no process is left."""
+        status, word = ENDS[signal.Signals(number)]
         self.child.send_signal(number)
         errors = self.child.communicate(timeout=60)[1].decode()
         assert self.child.returncode == status, errors
@@ -82,8 +90,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
-def test_simulation(model: Path, tmp_path: Path, number: int, status: int, word: str) -> None:
+@signals(signal.SIGINT, signal.SIGKILL)
+def test_simulation(model: Path, tmp_path: Path, number: int) -> None:
     arguments = ["run", "--model", str(model), "--config", "tiny", "--prompt", "To be", "--tokens", "58"]
     run = Run(tmp_path, arguments)
     assert run.child.stdout is not None
@@ -93,7 +101,7 @@ def test_simulation(model: Path, tmp_path: Path, number: int, status: int, word:
         assert byte, run.child.communicate()[1].decode()
         seen += byte
     assert len(list(processes(run.mark))) >= 2, "the simulator runs beside the child"
-    run.send(number, status, word)
+    run.send(number)
     if number != signal.SIGKILL:
         assert not (tmp_path / "build" / "run").exists() and not run.left()
         return
@@ -103,8 +111,8 @@ def test_simulation(model: Path, tmp_path: Path, number: int, status: int, word:
     assert not after.child.communicate(timeout=60)[1] and not run.left()
 
 
-@pytest.mark.parametrize(("number", "status", "word"), SIGNALS[1:])
-def test_compilation(model: Path, tmp_path: Path, number: int, status: int, word: str) -> None:
+@signals(signal.SIGTERM)
+def test_compilation(model: Path, tmp_path: Path, number: int) -> None:
     """``make`` and its compilers end too, and no half entry stays in the cache."""
     run = Run(tmp_path, ["sim", "system", "--config", "nano"], A3D_SIM_CACHE=str(tmp_path / "cache"))
 
@@ -113,7 +121,7 @@ def test_compilation(model: Path, tmp_path: Path, number: int, status: int, word
         return any(b"cc1plus" in name.read_bytes() for name in names if name.exists())
 
     run.wait_for(compiling)
-    run.send(number, status, word)
+    run.send(number)
     left = [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".lock", ".log")]
     if number == signal.SIGKILL:
         assert [path.name.startswith(".build-") for path in left] == [True]
@@ -121,10 +129,10 @@ def test_compilation(model: Path, tmp_path: Path, number: int, status: int, word
         assert not left and not run.left()
 
 
-@pytest.mark.parametrize(("number", "status", "word"), SIGNALS[:2])
-def test_generation(tmp_path: Path, number: int, status: int, word: str) -> None:
+@signals(signal.SIGTERM)
+def test_generation(tmp_path: Path, number: int) -> None:
     """The generator's own copies end without a word."""
     run = Run(tmp_path, ["generate", "--config", "small", "-o", str(tmp_path / "out")])
     run.wait_for(lambda: len(list(processes(run.mark))) > 1)
-    run.send(number, status, word)
+    run.send(number)
     assert not (tmp_path / "out").exists() and not run.left()
