@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hdl.emit.hierarchy import EmitError, check_identifier
 from hdl.emit.waivers import WAIVER_FILE
+from hdl.process import guarded
 
 __all__ = ["LintReport", "check_yosys", "lint_icarus", "lint_verilator", "read_file_list"]
 
@@ -67,23 +70,17 @@ def _sources(file_list: _PathLike) -> tuple[Path, list[Path]]:
 
 def _run(command: Sequence[_PathLike], env: Mapping[str, str] | None, timeout: float, cwd: Path) -> tuple[int, str]:
     tool = os.fspath(command[0])
-    try:
-        done = subprocess.run(
-            [os.fspath(part) for part in command],
-            env=None if env is None else {**os.environ, **env},
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise EmitError(f"lint tool {tool!r} was not found: install it, or pass the path of its executable") from None
-    except subprocess.TimeoutExpired:
-        raise EmitError(f"lint tool {tool!r} took longer than {timeout:g} s: pass a larger timeout") from None
-    return done.returncode, done.stdout
+    if shutil.which(tool) is None:
+        raise EmitError(f"lint tool {tool!r} was not found: install it, or pass the path of its executable")
+    with tempfile.TemporaryFile() as log:
+        own = None if env is None else {**os.environ, **env}
+        with guarded(command, cwd=cwd, env=own, stdout=log) as process:
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                raise EmitError(f"lint tool {tool!r} took longer than {timeout:g} s: pass a larger timeout") from None
+        log.seek(0)
+        return status, log.read().decode(errors="replace")
 
 
 def _report(tool: str, code: int, log: str, pattern: str) -> LintReport:
