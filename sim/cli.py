@@ -68,11 +68,21 @@ def make_parser(commands: Sequence[str] = COMMANDS) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``a3d`` with these arguments, or those of the process, and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by who started this process
+                redirect = getattr(contextlib, f"redirect_{name}")
+                stack.enter_context(redirect(stack.enter_context(open(os.devnull, "w"))))
+        return _interruptible(arguments, own=argv is None)
+
+
+def _interruptible(arguments: Sequence[str], *, own: bool) -> int:
+    """Run a command; `own`: the process ends with it."""
     try:
         with _signals():
             return _run(arguments)
     except KeyboardInterrupt as error:
-        if argv is None:
+        if own:
             # What is still to be done at exit is short, and must not be interrupted again.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         _forget_components()
@@ -117,7 +127,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _show_everything() -> None:
     """Let standard output show what its encoding lacks (text of a model, names of files) as escapes."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

@@ -273,6 +273,12 @@ def write_json(target: JsonTarget | Path | None, value: object) -> None:
         raise A3dError(f"--json {target}: cannot write: {error.strerror}; name a writable file") from error
 
 
+class _Console(rich.console.Console):
+    def on_broken_pipe(self) -> None:
+        """Let ``a3d`` deal with it, as with all output, where rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def print_table(
     rows: Iterable[Sequence[object]], columns: Sequence[str], *, title: str = "", left: Sequence[str] = ()
 ) -> None:
@@ -298,7 +304,7 @@ def print_table(
     for row in cells:
         table.add_row(*(rich.markup.escape(_cell(value)) for value in row))
     # In a pipe there is no terminal to be narrow: rows stay on one line, for grep.
-    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    console = _Console(highlight=False, width=None if sys.stdout.isatty() else 240)
     console.print(table)
 
 

@@ -126,10 +126,30 @@ def test_nothing_follows_the_json(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_output_that_the_terminal_cannot_show() -> None:
     code = "import sys; from sim import cli; from sim.commands import info; "
-    code += "info.run = lambda args: print('caf\u00e9') or 0; sys.exit(cli.main(['info']))"
-    env = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"caf\\xe9\n", b"")
+    code += "info.run = lambda args: print('caf' + chr(233)) or 0; sys.exit(cli.main(['info']))"
+    for ascii in (
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""},
+    ):
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | ascii
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"caf\\xe9\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("streams", "status", "line"),
+    [
+        (">&-", 0, ""),
+        ("2>&- >/dev/null", 0, ""),
+        (">/dev/full", 2, "error: operating system: No space left on device; A3D_DEBUG=1 shows where\n"),
+        ("| true", 0, ""),
+    ],
+)
+def test_odd_standard_streams(streams: str, status: int, line: str) -> None:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    script = f"set -o pipefail; '{sys.executable}' -m sim.cli info {streams}"
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", line)
 
 
 def test_every_command_exists() -> None:
