@@ -95,7 +95,9 @@ def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) ->
         f"  trace_recorder #(.EVENTS({activity.offset - 1}), .ACTIVITY({activity.width})) recorder (",
         "    .clk(clk), .trace_on(trace_on), .trace(trace)",
         "  );",
-        f"  wire [63:0] channel_bytes = mem_bytes >> {(channels - 1).bit_length()};",
+        "  reg [63:0] memory_bytes;",
+        "  always @(posedge clk) memory_bytes <= mem_bytes;",
+        f"  wire [63:0] channel_bytes = memory_bytes >> {(channels - 1).bit_length()};",
         f"  wire [63:0] words = channel_bytes >> {config.channel_bytes.bit_length() - 1};",
         "  wire [31:0] last_word = words[31:0] - 32'd1;",
     ]
