@@ -23,6 +23,7 @@ import numpy as np
 from hdl.errors import A3dError
 from scheduler.checkpoint import read_checkpoint
 from sim.golden.float_model import FloatModel, bits_per_byte, expert_usage, generate
+from sim.net import run_program
 
 #: Prompts of the card, one for each text of the corpus (none of them is a quotation from it).
 PROMPTS = (
@@ -118,4 +119,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.net import run_program
+
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "build" / "mutants" / "tree"
 PACKAGES = ("hdl", "scheduler", "sim", "tests")
@@ -201,4 +203,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

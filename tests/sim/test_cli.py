@@ -21,6 +21,7 @@ from hdl.errors import A3dError, CheckError
 from sim import cli
 from sim.commands import info
 from sim.commands._common import JsonTarget, output_file, output_folder, print_table, progress, write_json
+from sim.net import DEBUG_VARIABLE
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,10 +104,10 @@ def test_the_last_net(
     assert cli.main(["info", "--json", "-"]) == status
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {line}") and captured.err.count("\n") == 1
-    assert f"{cli.DEBUG_VARIABLE}=1" in captured.err
+    assert f"{DEBUG_VARIABLE}=1" in captured.err
     told = json.loads(captured.out)
     assert told["status"] == status and captured.err == f"error: {told['error']}\n"
-    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
     assert cli.main(["info"]) == status
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
