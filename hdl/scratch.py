@@ -9,6 +9,7 @@ process lives.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -19,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["KEEP_MARK", "keep", "scratch_folder", "sweep_temporary", "whole_file"]
+__all__ = ["KEEP_MARK", "keep", "probe_folder", "scratch_folder", "sweep_temporary", "whole_file"]
 
 KEEP_MARK = ".a3d-keep"
 """File in a scratch folder that says: somebody will look at this folder, leave it."""
@@ -58,6 +59,25 @@ def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 def keep(folder: Path) -> None:
     """Let a scratch folder stay for somebody to look at."""
     (folder / KEEP_MARK).touch()
+
+
+def probe_folder(folder: Path) -> None:
+    """Write something into a folder, or into the one that it would be made in: rights alone do not tell.
+
+    Raises
+    ------
+    OSError, ValueError
+        The folder cannot be made or written; nothing is left of the attempt.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(folder)  # raises where the name itself is impossible
+    while not folder.exists():
+        if folder.is_symlink():
+            raise FileNotFoundError(errno.ENOENT, "is a link to nowhere")
+        folder = folder.absolute().parent
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"a3d")
+        file.flush()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from hdl.emit.design import EmittedDesign
 from hdl.emit.hierarchy import EmitError
 from hdl.emit.manifest import MANIFEST, build_manifest, render_manifest
 from hdl.emit.waivers import WAIVER_FILE, render_waivers
-from hdl.scratch import scratch_folder
+from hdl.scratch import probe_folder, scratch_folder
 
 __all__ = ["FILE_LIST", "check_output", "render_file_list", "write"]
 
@@ -33,7 +33,7 @@ def render_file_list(design: EmittedDesign) -> str:
 
 
 def check_output(out_dir: str | os.PathLike[str]) -> Path:
-    """Make the output directory, or refuse one that cannot be written, before the work that a design takes.
+    """Refuse an output directory that cannot be written, before the work that a design takes.
 
     Raises
     ------
@@ -42,12 +42,10 @@ def check_output(out_dir: str | os.PathLike[str]) -> Path:
     """
     target, name = Path(out_dir), os.fspath(out_dir)
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        probe_folder(target)
     except OSError as error:
-        reason = "is a file" if os.path.isfile(target) else f"cannot be made: {error.strerror}"
+        reason = "is a file" if os.path.isfile(target) else f"cannot be written: {error.strerror}"
         raise EmitError(f"output directory {name!r} {reason}: choose another directory") from None
-    if not os.access(target, os.W_OK | os.X_OK):
-        raise EmitError(f"output directory {name!r} is not writable: change its permissions, or choose another one")
     return target
 
 
@@ -101,6 +99,7 @@ def write(
 
     target = check_output(out_dir)
     try:
+        target.mkdir(parents=True, exist_ok=True)
         _put({**files, MANIFEST: render_manifest(manifest)}, target)
     except OSError as error:
         at = f" ({os.fspath(error.filename)!r})" if error.filename else ""

@@ -2,7 +2,6 @@
 """What the subcommands share: the parser, options with their checks, tables, progress, JSON."""
 
 import argparse
-import contextlib
 import dataclasses
 import errno
 import json
@@ -10,7 +9,6 @@ import math
 import numbers
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias, TypeVar
@@ -22,7 +20,7 @@ import rich.progress
 import rich.table
 
 from hdl.errors import A3dError
-from hdl.scratch import whole_file
+from hdl.scratch import probe_folder, whole_file
 
 __all__ = [
     "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "check_folder", "check_page", "count",
@@ -104,7 +102,7 @@ def output_file(text: str) -> Path:
             if not os.access(path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         else:
-            _probe(path.resolve().parent)
+            probe_folder(path.resolve().parent)
     except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links
         raise argparse.ArgumentTypeError(f"{text}: cannot write: {_reason(error)}; name a writable file") from error
     return path
@@ -120,7 +118,7 @@ def output_folder(text: str) -> Path:
     """
     path = Path(text)
     try:
-        _probe(path)
+        probe_folder(path)
     except (OSError, ValueError, RuntimeError) as error:
         raise argparse.ArgumentTypeError(f"{text}: cannot write: {_reason(error)}; name a writable folder") from error
     return path
@@ -156,19 +154,6 @@ def check_page(page: Path | None) -> None:
         output_file(str(page))
     except argparse.ArgumentTypeError as error:
         raise A3dError(f"--docs {error}") from error
-
-
-def _probe(folder: Path) -> None:
-    """Write into a folder, or into the one that it would be made in: rights alone do not tell."""
-    with contextlib.suppress(FileNotFoundError):
-        os.stat(folder)  # raises where the name itself is impossible
-    while not folder.exists():
-        if folder.is_symlink():
-            raise FileNotFoundError(errno.ENOENT, "is a link to nowhere")
-        folder = folder.absolute().parent
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"a3d")
-        file.flush()
 
 
 def _reason(error: Exception) -> str:

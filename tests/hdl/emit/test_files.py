@@ -202,13 +202,14 @@ def test_an_output_directory_that_cannot_be_used_is_one_clear_line(tmp_path: Pat
     (tmp_path / "nowhere").symlink_to(tmp_path / "absent" / "further")
     for name, reason in (
         ("file", "is a file"),
-        ("file/below", "cannot be made: Not a directory"),
-        ("nowhere", "cannot be made: File exists"),
-        ("x" * 300, "cannot be made: File name too long"),
+        ("file/below", "cannot be written: Not a directory"),
+        ("nowhere", "cannot be written: is a link to nowhere"),
+        ("x" * 300, "cannot be written: File name too long"),
     ):
         with pytest.raises(EmitError, match=f"^output directory '.*{name}' {reason}: choose another directory$"):
             check_output(tmp_path / name)
-    assert check_output(tmp_path / "a" / "b").is_dir()
+    assert check_output(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert not (tmp_path / "a").exists(), "made when there is something to write"
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
