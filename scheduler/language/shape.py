@@ -51,6 +51,11 @@ class ModelShape:
             Names the dimension, its value, the unit and the nearest value that fits.
         """
         c = self.config
+        if c.stationary_feed == "edge":  # whose banks take no transposed tiles, and keys are transposed as they load
+            raise LoweringError(
+                "config stationary_feed: 'edge' runs experts alone, no attention, whose keys it cannot load; set it to "
+                "'vertical' to run a language model"
+            )
         for name, unit, why in (
             ("hidden", c.rows, "words of activations"),
             ("head_dim", c.rows, "words of activations"),
@@ -176,7 +181,9 @@ class ModelShape:
         return self.up_tiles + self.hidden_rows
 
     def gang(self, n_tiles: int) -> int:
-        """Return the largest gang over which `n_tiles` output tiles can be spread evenly."""
+        """Return the largest gang over which `n_tiles` output tiles can be spread evenly; 1 without vertical links."""
+        if not self.config.vertical_links:
+            return 1
         return max(g for g in range(1, self.config.tiers + 1) if n_tiles % g == 0)
 
     @cached_property
