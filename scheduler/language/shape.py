@@ -180,11 +180,24 @@ class ModelShape:
         """Requantisation words of a whole expert."""
         return self.up_tiles + self.hidden_rows
 
-    def gang(self, n_tiles: int) -> int:
-        """Return the largest gang over which `n_tiles` output tiles can be spread evenly; 1 without vertical links."""
-        if not self.config.vertical_links:
-            return 1
-        return max(g for g in range(1, self.config.tiers + 1) if n_tiles % g == 0)
+    def gang(self, n_tiles: int, k_slices: int) -> int:
+        """Return the largest gang over which `n_tiles` output tiles of `k_slices` each can be spread evenly.
+
+        Each tier's share of the planes must begin where a load can begin. Without vertical links there are no gangs.
+        """
+        column, unit = k_slices * self.config.plane_bytes, memory_unit(self.config)
+        most = self.config.tiers if self.config.vertical_links else 1
+        return max(g for g in range(1, most + 1) if g == 1 or (n_tiles % g == 0 and n_tiles // g * column % unit == 0))
+
+    @cached_property
+    def dense_gangs(self) -> dict[str, int]:
+        """Tiers that share each dense matrix, by its name."""
+        return {
+            "qkv": self.gang(self.projected_rows, self.hidden_words),
+            "output": self.gang(self.hidden_rows, self.query_words),
+            "router": 1,
+            "head": self.gang(self.logit_rows, self.hidden_words),
+        }
 
     @cached_property
     def key_unit(self) -> int:
