@@ -23,7 +23,10 @@ from scheduler.checkpoint_json import CheckpointError, read_object
 from scheduler.checkpoint_layout import Layout, find_layout
 from scheduler.safetensors_file import read_header
 
-__all__ = ["Checkpoint", "CheckpointError", "LayerWeights", "MixtralConfig", "read_checkpoint", "read_config"]
+__all__ = [
+    "Checkpoint", "CheckpointError", "LayerWeights", "MixtralConfig", "check_checkpoint", "read_checkpoint",
+    "read_config",
+]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -159,6 +162,24 @@ def _layer(layout: Layout, number: int, config: MixtralConfig) -> LayerWeights:
     )
 
 
+def _find(folder: Path) -> tuple[MixtralConfig, Layout]:
+    """Return what a model is and where its tensors lie, compared with one another."""
+    config = read_config(folder)
+    tensors = [tensor for path in _files(folder) for tensor in read_header(path)]
+    return config, find_layout(tensors, config, one_line(folder))
+
+
+def check_checkpoint(folder: Path | str) -> MixtralConfig:
+    """Check all of a model directory but the weights' values, and return what ``config.json`` says.
+
+    Raises
+    ------
+    CheckpointError
+        When a file, field or tensor is missing or not as expected.
+    """
+    return _find(Path(folder))[0]
+
+
 def read_checkpoint(folder: Path | str) -> Checkpoint:
     """Read a Mixtral model directory.
 
@@ -178,10 +199,7 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     CheckpointError
         When a file, field or tensor is missing or not as expected.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    tensors = [tensor for path in _files(folder) for tensor in read_header(path)]
-    layout = find_layout(tensors, config, one_line(folder))
+    config, layout = _find(Path(folder))
     layers = tuple(_layer(layout, number, config) for number in range(config.num_hidden_layers))
     embed = layout.tensors["embed"].read()
     head = embed
