@@ -69,6 +69,10 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         default="slots",
         help="who finds the experts: host, or the machine; default slots",
     )
+    parser.add_argument(
+        "--ignore-eos", action="store_true",
+        help="go on after the token that ends a text (eos_token_id of the model's config.json)",
+    )  # fmt: skip
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most probable token")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens; default 0")
     parser.add_argument("--clock-mhz", type=float, metavar="F", help="also give times and rates for this clock")
@@ -124,7 +128,10 @@ def make_generator(
         prompts = model.excerpts(batch, min(SHORTEST_EXCERPT, longest), longest)
     elif batch > len(prompts):
         prompts = [prompts[n % len(prompts)] for n in range(batch)]
-    return Generator(model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler)
+    stop = () if args.ignore_eos else model.model.config.eos_token_id
+    return Generator(
+        model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler, stop=stop
+    )
 
 
 def generate(
@@ -173,7 +180,15 @@ def generate(
             for wave in (*scratch.glob("*.fst"), *scratch.glob("*.vcd")):
                 shutil.move(wave, waves_to / wave.name)
                 say(waves_line(waves_to / wave.name))
-    return summarise(generator, records, args.engine, clock_mhz=args.clock_mhz), records
+    report = summarise(generator, records, args.engine, clock_mhz=args.clock_mhz)
+    for number, sequence in enumerate(report["sequences"]):
+        if sequence["stopped"]:
+            own = sequence["tokens"]
+            say(
+                f"sequence {number} ended after {len(own)} of {args.tokens} tokens: token {own[-1]} is an eos_token_id "
+                "of the model (--ignore-eos goes on)"
+            )
+    return report, records
 
 
 def print_report(report: dict[str, Any], title: str) -> None:

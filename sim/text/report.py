@@ -135,7 +135,8 @@ def summarise(
     for number, prompt in enumerate(generator.prompts):
         own = sequence_figures(records, number)
         texts = {"prompt": show(bytes(prompt)), "text": show(bytes(own["tokens"]))}
-        sequences.append({"prompt_tokens": len(prompt), **own, **texts})
+        stopped = bool(own["tokens"]) and own["tokens"][-1] in generator.stop
+        sequences.append({"prompt_tokens": len(prompt), **own, "stopped": stopped, **texts})
     whole = phase_figures(config, records)
     phases = {phase: phase_figures(config, [r for r in records if r.phase == phase]) for phase in PHASES}
     generated = sum(len(s["tokens"]) for s in sequences)
