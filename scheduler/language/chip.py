@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hdl.config import MachineConfig
-from scheduler.language.shape import LoweringError, ModelShape
+from scheduler.language.shape import MOST_COUNT, LoweringError, ModelShape
 
 __all__ = ["AHEAD", "Chip", "Ring", "StepSize", "copies", "plan_chip"]
 
@@ -236,6 +236,10 @@ def plan_chip(shape: ModelShape, size: StepSize) -> Chip:
         The step does not fit a memory: the message names it, the need and the remedy.
     """
     config = shape.config
+    if size.tokens > MOST_COUNT:
+        raise LoweringError(
+            f"step of {size.tokens} tokens: instructions count up to {MOST_COUNT}; run fewer tokens in a step"
+        )
     most = min(size.tokens, config.accumulator_depth, 64)
     blocks = sorted({most, *(b for b in (64, 32, 16, 8, 4, 2, 1) if b <= most)}, reverse=True)
     if size.tokens > 64:

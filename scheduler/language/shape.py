@@ -11,11 +11,18 @@ from hdl.errors import A3dError
 from scheduler.checkpoint import MixtralConfig
 from scheduler.layout import memory_unit
 
-__all__ = ["LoweringError", "ModelShape"]
+__all__ = ["MOST_COUNT", "LoweringError", "ModelShape"]
 
 
 class LoweringError(A3dError):
     """A model, batch or context that the machine cannot run; the message names the limit and what would fit."""
+
+
+MOST_ROWS = 511
+"""Combine rows of a vector: nine bits of VECTOR."""
+
+MOST_COUNT = 1023
+"""Tokens, tiles, slices and strides: ten bits each of GEMM, VECTOR and ROUTE."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,29 @@ class ModelShape:
             raise LoweringError(f"model heads: {self.heads} with {self.kv_heads} kv_heads; use a multiple of kv_heads")
         if self.chosen > min(self.experts, c.columns):
             raise LoweringError(
-                f"model chosen experts: {self.chosen} of {self.experts}; at most {min(self.experts, c.columns)} here"
+                f"model chosen experts: {self.chosen} of {self.experts}; at most {min(self.experts, c.columns)} here: "
+                "use a machine with more columns"
             )
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        """Refuse dimensions that an instruction cannot say, by the widths of its fields."""
+        c = self.config
+        for name, value, count, most in (
+            ("hidden", self.hidden, self.hidden_rows, MOST_ROWS),
+            ("heads x head_dim", self.heads * self.head_dim, self.query_rows, MOST_ROWS),
+            ("kv_heads x head_dim", self.kv_heads * self.head_dim, self.key_rows, MOST_ROWS),
+            ("(heads + 2 kv_heads) x head_dim", self.projected_rows * c.columns, self.projected_rows, MOST_COUNT),
+            ("intermediate", self.intermediate, self.up_tiles, MOST_COUNT),
+            ("vocabulary", self.vocabulary, self.logit_rows, MOST_COUNT),
+            ("experts", self.experts, self.router_rows, MOST_ROWS),
+        ):
+            if count > most:
+                fits = value * most // count // c.columns * c.columns
+                raise LoweringError(
+                    f"model {name}: {value}; instructions count up to {most} rows of {c.columns}, and this takes "
+                    f"{count}: use at most {fits}, or a machine with more columns"
+                )
 
     @staticmethod
     def of(config: MachineConfig, model: MixtralConfig) -> ModelShape:

@@ -12,6 +12,7 @@ import pytest
 
 from hdl.config import PRESETS, ConfigError, MachineConfig
 from hdl.errors import A3dError
+from hdl.isa import Opcode, VectorOp
 from scheduler.checkpoint import MixtralConfig
 from scheduler.language.batch import Chunk
 from scheduler.language.memory import ModelMemory
@@ -140,11 +141,77 @@ def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
     config = TINY.replace(
         tiers=8, columns=4, result_lanes=8, row_fifo_depth=96, combine_rows=1024, vcache_tiles=1024, semaphores=64
     )
-    model = MixtralConfig(**{**vars(SMALL_MODEL), "num_attention_heads": 1, "num_key_value_heads": 1})
+    model = small_model(num_attention_heads=1, num_key_value_heads=1)
     shape = ModelShape.of(config, model)
     assert config.plane_bytes == 16 and shape.hidden_rows == 8 and shape.query_words == 1
     assert shape.dense_gangs == {"qkv": 6, "output": 4, "router": 1, "head": 8}
     run(config, model, 5, [[1, 2, 3]], "slots")
+
+
+def small_model(**changes: int) -> MixtralConfig:
+    return MixtralConfig(**{**vars(SMALL_MODEL), **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hidden_size": 4096},
+            "model hidden: 4096; instructions count up to 511 rows of 8, and this takes 512: .*4088",
+        ),
+        (
+            {"intermediate_size": 4096},
+            "model intermediate: 4096; .* up to 1023 rows of 8, .* takes 1024: .* most 4088,",
+        ),
+        ({"num_attention_heads": 512}, "model heads x head_dim: 4096; .* up to 511 rows"),
+        (
+            {"num_attention_heads": 400, "num_key_value_heads": 400},
+            "heads . 2 kv_heads. x head_dim: 9600; .* 1023 rows",
+        ),
+        (
+            {"vocab_size": 8192},
+            "model vocabulary: 8192; .* up to 1023 rows of 8, and this takes 1024: use at most 8184",
+        ),
+        ({"num_experts_per_tok": 9, "num_local_experts": 16}, "model chosen experts: 9 of 16; at most 8 here"),
+    ],
+)
+def test_what_an_instruction_cannot_say_is_refused_by_dimension(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(LoweringError, match=message):
+        ModelShape.of(TINY, small_model(**changes))
+
+
+def test_the_largest_dimensions_that_an_instruction_can_say_are_lowered() -> None:
+    config = PRESETS["nano"].replace(
+        vcache_tiles=1 << 16, activation_words=1 << 16, accumulator_depth=1024, parameter_words=4096,
+        combine_rows=1 << 16, scalar_depth=4096, semaphores=64, address_bits=34,
+    )  # fmt: skip
+    for changes in (
+        {"hidden_size": 4 * 504},  # an embedding must fill whole beats
+        {"intermediate_size": 2 * 1020},
+        {"num_attention_heads": 255, "num_key_value_heads": 1},
+        {"vocab_size": 4 * 1023},
+    ):
+        model = {"num_hidden_layers": 1, "num_local_experts": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+        run(
+            config, small_model(**{**model, "hidden_size": 16, "intermediate_size": 4, **changes}), 1, [[1, 2]], "slots"
+        )
+
+
+def test_more_than_32767_keys_are_all_valid() -> None:
+    """The number of valid elements has 16 bits with a sign: more keys than that must not look like none."""
+    config = PRESETS["nano"].replace(
+        vcache_tiles=1 << 16, activation_words=1024, accumulator_depth=64, parameter_words=256, combine_rows=1024,
+        scalar_depth=256, semaphores=64, address_bits=30,
+    )  # fmt: skip
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1, "num_local_experts": 2}
+    model = random_model(small_model(**heads, hidden_size=16, intermediate_size=4, max_position_embeddings=50_000), 1)
+    memory = ModelMemory(ModelShape.of(config, model.config), model, slots=1)
+    program = lower_step(model, memory, [Chunk(0, 40_000, (1,))], None)
+    maxima = [i for i in program.instructions if i.opcode == Opcode.VECTOR and i["op"] == VectorOp.MAX and i["masked"]]
+    scores = [i for i in maxima if i["rows"] == 8]  # blocks of 32 keys; the choice of experts has a row
+    assert len(scores) == 40_001 // 32
+    assert all(32 <= i["length"] < 1 << 15 for i in scores)
+    assert min(i["length"] for i in maxima if i not in scores) >= 1
 
 
 def test_too_narrow_a_semaphore_is_refused_by_its_field() -> None:
@@ -154,7 +221,7 @@ def test_too_narrow_a_semaphore_is_refused_by_its_field() -> None:
         combine_rows=2048, scalar_depth=128, semaphores=64, semaphore_bits=4,
     )  # fmt: skip
     heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "num_local_experts": 3, "num_experts_per_tok": 3}
-    model = random_model(MixtralConfig(**{**vars(SMALL_MODEL), "num_hidden_layers": 1, **heads}), 1)
+    model = random_model(small_model(num_hidden_layers=1, **heads), 1)
 
     def lowered(config: MachineConfig) -> list[Finding]:
         memory = ModelMemory(ModelShape.of(config, model.config), model, slots=5)
