@@ -13,7 +13,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from hdl.config_file import ENDING, LONGEST_NAME, ConfigError, is_name, name_of, read_fields
+from hdl.config_file import ENDING, LONGEST_NAME, ConfigError, is_name, read_fields
 from hdl.errors import one_line, shown
 
 __all__ = ["PRESETS", "ConfigError", "MachineConfig", "load_config"]
@@ -43,7 +43,7 @@ class MachineConfig:
     ----------
     name : str
         Name of the configuration (preset or file stem), for folders and messages: letters, digits and ``_``, at most
-        64, not a digit first.
+        128 (64 in a file), not a digit first.
     tiers : int
         Array tiers in the stack, 1 to 8.
     rows, columns : int
@@ -413,7 +413,6 @@ def load_config(name_or_path: str | Path) -> MachineConfig:
         if key not in known:
             field = key if is_name(key) else shown(key)
             raise ConfigError(f"config {field}: no such field (in {file}); use one of {', '.join(known)}")
-    values.setdefault("name", name_of(path))
     if base_name is not None:
         return PRESETS[base_name].replace(**values)
     missing = [f for f in ("tiers", "rows", "columns") if f not in values]

@@ -9,15 +9,18 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from hdl.errors import A3dError, one_line
+from hdl.errors import A3dError, one_line, shown
 
 __all__ = ["ENDING", "LONGEST_NAME", "ConfigError", "is_name", "name_of", "read_fields"]
 
 ENDING = ".toml"
 """How the name of a configuration file ends, in small or capital letters."""
 
-LONGEST_NAME = 64
+LONGEST_NAME = 128
 """Characters of the longest name: it becomes part of file names."""
+
+_LONGEST_GIVEN = 64
+"""Characters of the longest name that a file gives: variants of its machine have longer ones."""
 
 _MOST_BYTES = 1 << 20
 """No file of some thirty fields is larger: what is larger is another file."""
@@ -41,11 +44,11 @@ def name_of(path: Path) -> str:
         A file whose name ends in ``.toml``.
     """
     stem = re.sub(r"[^A-Za-z0-9_]", "_", path.name[: -len(ENDING)]) or "config"
-    return ("c" + stem if stem[0].isdigit() else stem)[:LONGEST_NAME]
+    return ("c" + stem if stem[0].isdigit() else stem)[:_LONGEST_GIVEN]
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Return the fields of a TOML file.
+    """Return the fields of a TOML file, among them a name.
 
     Parameters
     ----------
@@ -60,13 +63,17 @@ def read_fields(path: Path) -> dict[str, Any]:
     file = one_line(path)
     text = _text(_bytes(path, file), file)
     try:
-        return tomllib.loads(text)
+        fields = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config: {file} is not TOML: {one_line(error)}; fix that line") from error
     except RecursionError as error:
         raise ConfigError(f"config: {file} is nested too deeply; a configuration has fields and no tables") from error
     except ValueError as error:  # an integer of thousands of digits, a date such as 2024-02-31
         raise ConfigError(f"config: {file} has a value that cannot be read: {one_line(error)}; correct it") from error
+    given = fields.setdefault("name", name_of(path))
+    if isinstance(given, str) and len(given) > _LONGEST_GIVEN:
+        raise ConfigError(f"config name: {shown(given)} in {file}; use at most {_LONGEST_GIVEN} characters")
+    return fields
 
 
 def _bytes(path: Path, file: str) -> bytes:
