@@ -124,7 +124,8 @@ def make_generator(
     """Return the generator of the prompts, repeated or replaced by excerpts as the options say."""
     batch = args.batch or max(1, len(prompts))
     if not prompts:
-        longest = min(LONGEST_EXCERPT, model.text.shape[1])
+        room = model.model.config.max_position_embeddings + 1 - args.tokens
+        longest = min(LONGEST_EXCERPT, model.text.shape[1], max(1, room))
         prompts = model.excerpts(batch, min(SHORTEST_EXCERPT, longest), longest)
     elif batch > len(prompts):
         prompts = [prompts[n % len(prompts)] for n in range(batch)]

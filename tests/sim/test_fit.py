@@ -120,8 +120,8 @@ def test_any_machine_with_any_model() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_any_machine_with_any_model_many_times() -> None:
-    outcomes = Counter(check_draw(seed) for seed in range(1000, 1400))
-    assert outcomes["ok"] > 120, outcomes
+    outcomes = Counter(check_draw(seed) for seed in range(1000, 1200))
+    assert outcomes["ok"] > 70, outcomes
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)

@@ -340,6 +340,10 @@ def test_the_command_takes_a_batch(folder: Path, tmp_path: Path, capsys: pytest.
     assert cli.main(command(folder, tmp_path / "out", "--batch", "3", "--tokens", "2", "--json", "-")) == 0
     report = json.loads(capsys.readouterr().out)
     assert len({s["prompt_tokens"] for s in report["sequences"]}) == 3, "excerpts of different lengths"
+    few = str(CONTEXT - 5)
+    assert cli.main(command(folder, tmp_path / "out", "--tokens", few, "--json", "-")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["sequences"][0]["prompt_tokens"] == 6, "what the context leaves"
 
 
 def test_the_command_on_the_rtl(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
