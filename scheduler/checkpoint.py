@@ -24,8 +24,8 @@ from scheduler.checkpoint_layout import Layout, find_layout
 from scheduler.safetensors_file import read_header
 
 __all__ = [
-    "Checkpoint", "CheckpointError", "LayerWeights", "MixtralConfig", "check_checkpoint", "read_checkpoint",
-    "read_config",
+    "Checkpoint", "CheckpointError", "LayerWeights", "MixtralConfig", "check_checkpoint", "has_weights",
+    "read_checkpoint", "read_config",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -160,6 +160,11 @@ def _layer(layout: Layout, number: int, config: MixtralConfig) -> LayerWeights:
         w2=_stacked(layout, prefix, "w2", config),
         w3=_stacked(layout, prefix, "w3", config),
     )
+
+
+def has_weights(folder: Path | str) -> bool:
+    """Return whether a model directory has a file of weights, or an index of such files."""
+    return any(os.path.lexists(Path(folder) / name) for name in (WHOLE, INDEX))
 
 
 def _find(folder: Path) -> tuple[MixtralConfig, Layout]:

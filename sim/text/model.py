@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
-from scheduler.checkpoint import check_checkpoint, read_checkpoint, read_config
+from scheduler.checkpoint import check_checkpoint, has_weights, read_checkpoint, read_config
 from scheduler.language.shape import ModelShape
 from scheduler.language.step import check_smallest_step
 from scheduler.quantised_model import QuantisedModel
@@ -84,6 +84,8 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
         map; no text or too little.
     """
     sizes = read_config(folder)
+    if has_weights(folder):  # the machine is not to blame for sizes that the weights do not have
+        check_checkpoint(folder)
     if sizes.vocab_size > BYTE_VALUES:
         raise A3dError(
             f"{folder}: vocab_size is {sizes.vocab_size}; text goes in and out as bytes, so that a model has at most "
@@ -91,7 +93,6 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
         )
     shape = ModelShape.of(config, sizes)
     key_block = max(KEY_BLOCK, shape.key_unit)
-    check_checkpoint(folder)  # before the machine is blamed for sizes that the weights do not have
     check_smallest_step(shape, key_block)
     path = calibration or folder / HELDOUT
     data = _calibration_text(path, sizes.vocab_size)

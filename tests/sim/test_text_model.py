@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,24 @@ def test_the_machine_is_checked_before_a_weight_is_read(
     with pytest.raises(A3dError, match=message) as caught:
         read_byte_model(folder, config)
     assert "\n" not in str(caught.value)
+
+
+def test_the_weights_are_compared_before_the_machine_is_blamed(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    for name, message in (
+        ("hidden_size", r"embed_tokens.weight has shape \(128, 32\), expected \(128, 800000000\)"),
+        ("num_hidden_layers", r"num_hidden_layers in config.json is 800000000, but the tensor files hold 1 layers"),
+        ("vocab_size", r"embed_tokens.weight has shape \(128, 32\), expected \(800000000, 32\)"),
+    ):
+        (folder / "config.json").write_text(json.dumps(fields | {name: 800_000_000}))
+        with pytest.raises(A3dError, match=message):
+            read_byte_model(folder, TINY)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(A3dError, match="vocab_size is 800000000; .* use a byte-level model"):
+        read_byte_model(folder, TINY)
+    (folder / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(A3dError, match="has neither model.safetensors nor model.safetensors.index.json"):
+        read_byte_model(folder, TINY)
 
 
 @pytest.mark.parametrize(
