@@ -78,7 +78,7 @@ def _tables(raw: dict[str, Any], file: str) -> Iterator[tuple[str, dict[str, Any
             continue
         if not isinstance(table, dict):
             raise CheckpointError(
-                f"{file}: {name} is {shown(table)}, expected null or a table with rope_type 'default'"
+                f"{file}: {name} is {shown(table)}, expected null or a table with rope_type 'default'; correct it"
             )
         nested = {key: value for key, value in table.items() if isinstance(value, dict)}
         yield name, {key: value for key, value in table.items() if key not in nested}
