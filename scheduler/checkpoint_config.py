@@ -195,10 +195,10 @@ def _check_folder(folder: Path) -> None:
         raise CheckpointError(f"{name}: cannot be looked at ({one_line(error)}); name a model directory") from error
     if not folder.is_absolute() and len(folder.parts) == 2 and not folder.parent.exists():
         raise CheckpointError(
-            f"{name}: no such directory; models are read from disk: if this is a name on the Hugging Face hub, "
+            f"{name}: not found; models are read from disk: if this is a name on the Hugging Face hub, "
             "download the model first and name the directory that it is in"
         )
-    raise CheckpointError(f"{name}: no such directory; name a model directory (config.json and model.safetensors)")
+    raise CheckpointError(f"{name}: not found; name a model directory (config.json and model.safetensors)")
 
 
 def _check_options(raw: dict[str, Any], file: str) -> None:
