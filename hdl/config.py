@@ -6,15 +6,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from hdl.errors import A3dError
+from hdl.config_file import ENDING, LONGEST_NAME, ConfigError, is_name, read_fields
+from hdl.errors import one_line, shown
 
 __all__ = ["PRESETS", "ConfigError", "MachineConfig", "load_config"]
 
@@ -23,10 +23,6 @@ INSTRUCTION_BYTES = 32
 
 ADDRESS_UNIT = 32
 """Memory addresses in instructions count units of this many bytes."""
-
-
-class ConfigError(A3dError):
-    """A configuration field has a value that the machine cannot be built with."""
 
 
 def _log2_ceil(n: int) -> int:
@@ -46,7 +42,8 @@ class MachineConfig:
     Attributes
     ----------
     name : str
-        Name of the configuration (preset or file stem); a Verilog-safe identifier.
+        Name of the configuration (preset or file stem), for folders and messages: letters, digits and ``_``, at most
+        128 (64 in a file), not a digit first.
     tiers : int
         Array tiers in the stack, 1 to 8.
     rows, columns : int
@@ -135,8 +132,13 @@ class MachineConfig:
         ConfigError
             One line naming the field, its value, what is allowed and how to fix it.
         """
-        if not self.name.isidentifier():
-            raise ConfigError(f"config name: {self.name!r} is not an identifier; use letters, digits and '_'")
+        for each in dataclasses.fields(self):
+            self._check_type(each.name, str(each.type))
+        if not is_name(self.name):
+            raise ConfigError(
+                f"config name: {shown(self.name)} is not an identifier; use 1 to {LONGEST_NAME} letters (a to z, A to "
+                "Z), digits and '_', not a digit first"
+            )
         self._check_range("tiers", 1, 8)
         for field in ("rows", "columns"):
             self._check_power(field, 4, 256)
@@ -146,7 +148,7 @@ class MachineConfig:
                 f"set rows to {self.columns} or {2 * self.columns}"
             )
         if self.stationary_feed not in ("vertical", "edge"):
-            raise ConfigError(f"config stationary_feed: {self.stationary_feed!r}; use 'vertical' or 'edge'")
+            raise ConfigError(f"config stationary_feed: {shown(self.stationary_feed)}; use 'vertical' or 'edge'")
         self._check_range("k_link_stages", 1, 16)
         for field, low, high in (
             ("vcache_tiles", 4, 1 << 16),
@@ -195,10 +197,29 @@ class MachineConfig:
                 f"{self.fill_bytes}; set channels_per_group x channel_bytes to at most {self.tile_bytes // 4}"
             )
 
+    def _check_type(self, field: str, kind: str) -> None:
+        """Refuse a value of another type than the field's, and let equal values be one: NumPy's integers become int.
+
+        Types are exact because a configuration is compared, hashed and written by value: ``1`` or ``"false"`` in the
+        place of a boolean would build one machine and describe another.
+        """
+        value = getattr(self, field)
+        if kind == "bool":
+            if not isinstance(value, bool):
+                raise ConfigError(f"config {field}: {shown(value)}; use true or false")
+        elif kind == "int":
+            if isinstance(value, Integral) and not isinstance(value, bool):
+                object.__setattr__(self, field, int(value))
+        elif not isinstance(value, str):
+            use = "'vertical' or 'edge'" if field == "stationary_feed" else "a text in quotes"
+            raise ConfigError(f"config {field}: {shown(value)}; use {use}")
+        else:
+            object.__setattr__(self, field, str(value))
+
     def _check_range(self, field: str, low: int, high: int) -> None:
         value = getattr(self, field)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ConfigError(f"config {field}: {value!r}; use an integer from {low} to {high}")
+            raise ConfigError(f"config {field}: {shown(value)}; use an integer from {low} to {high}")
 
     def _check_power(self, field: str, low: int, high: int) -> None:
         self._check_range(field, low, high)
@@ -379,30 +400,22 @@ def load_config(name_or_path: str | Path) -> MachineConfig:
     if text in PRESETS:
         return PRESETS[text]
     path = Path(text)
-    if path.suffix != ".toml":
-        raise ConfigError(f"config: {text!r} is no preset; use one of {', '.join(PRESETS)} or a path to a .toml file")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: cannot read {path}: {error.strerror}; check the path") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"config: {path} is not TOML: {error}; fix that line") from error
+    if not path.name.lower().endswith(ENDING):
+        raise ConfigError(
+            f"config: {shown(text)} is no preset; use one of {', '.join(PRESETS)} or a path to a {ENDING} file"
+        )
+    values, file = read_fields(path), one_line(path)
     base_name = values.pop("preset", None)
-    if base_name is not None and base_name not in PRESETS:
-        raise ConfigError(f"config preset: {base_name!r} in {path}; use one of {', '.join(PRESETS)}")
+    if base_name is not None and (not isinstance(base_name, str) or base_name not in PRESETS):
+        raise ConfigError(f"config preset: {shown(base_name)} in {file}; use one of {', '.join(PRESETS)}")
     known = [f.name for f in dataclasses.fields(MachineConfig)]
     for key in values:
         if key not in known:
-            raise ConfigError(f"config {key}: no such field (in {path}); use one of {', '.join(known)}")
-    values.setdefault("name", path.stem.replace("-", "_"))
+            field = key if is_name(key) else shown(key)
+            raise ConfigError(f"config {field}: no such field (in {file}); use one of {', '.join(known)}")
     if base_name is not None:
         return PRESETS[base_name].replace(**values)
     missing = [f for f in ("tiers", "rows", "columns") if f not in values]
     if missing:
-        raise ConfigError(f'config {missing[0]}: missing in {path}; set it, or name a base with preset = "small"')
+        raise ConfigError(f'config {missing[0]}: missing in {file}; set it, or name a base with preset = "small"')
     return MachineConfig(**values)
-
-
-def bits_for(n: int) -> int:
-    """Return the width in bits of an index below ``n`` (at least 1)."""
-    return max(1, math.ceil(math.log2(n))) if n > 1 else 1

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from hdl.isa import Instruction
 from scheduler.ordering import Ordering, issue_queues, row_completions
 
-__all__ = ["Semaphores", "posts_of", "settle", "waits_of"]
+__all__ = ["Semaphores", "overflows", "posts_of", "settle", "waits_of"]
 
 MAX_PASSES = 64
 
@@ -166,6 +166,32 @@ def settle(instructions: Sequence[Instruction], tag_loads: Sequence[Sequence[int
         order = semaphores.order(claim, tag_loads)
         shown = semaphores.shown(order)
     return order
+
+
+def overflows(order: Ordering, most: int) -> list[tuple[int, int]]:
+    """Return the semaphores that may count beyond `most`, each with the first instruction that may make it.
+
+    Parameters
+    ----------
+    order : Ordering
+        Of the stream, as :func:`settle` returns it.
+    most : int
+        What a counter can hold.
+    """
+    semaphores, found = Semaphores(order.instructions), []
+    for semaphore, chains in semaphores.chains.items():
+        total = sum(map(len, chains.values()))
+        for post in sorted(p for chain in chains.values() for p in chain) if total > most else ():
+            later = sum(_not_before(order, chain, post) for chain in chains.values())
+            if total - (later - 1) - semaphores.taken(semaphore, order.grants_before[post]) > most:
+                found.append((semaphore, order.owner[post][0]))
+                break
+    return found
+
+
+def _not_before(order: Ordering, chain: Sequence[int], post: int) -> int:
+    """Return how many completions of one unit are `post` or come after it."""
+    return len(chain) - bisect_left(chain, True, key=lambda other: bool(order.before[other] >> post & 1))
 
 
 def _both(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:

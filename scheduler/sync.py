@@ -17,6 +17,7 @@ What comes out is what :func:`scheduler.verify.verify_stream` proves free of rac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +29,8 @@ from hdl.errors import A3dError
 from hdl.isa import Format, Instruction, Opcode
 from scheduler.footprint import Lists, footprint
 from scheduler.hazards import Conflict, HazardTracker
-from scheduler.ordering import Ordering, issue_queues
+from scheduler.ordering import Ordering, issue_queues, row_completions
+from scheduler.settle import overflows, posts_of, settle
 
 __all__ = ["SyncError", "Synchroniser"]
 
@@ -86,6 +88,7 @@ class Synchroniser:
         self._pool: dict[int, list[int]] = {}  # semaphore: numbers of the instructions that waited for it
         self._last_posted: dict[int, list[int]] = {}
         self._used = 0
+        self._tag_loads: list[list[int]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -119,12 +122,31 @@ class Synchroniser:
         return len(self._entries) - 1
 
     def instructions(self) -> tuple[Instruction, ...]:
-        """Return the stream so far, with waits and posts."""
-        return tuple(entry.build() for entry in self._entries)
+        """Return the stream so far, with waits and posts.
+
+        Raises
+        ------
+        SyncError
+            A unit may run so far ahead of those that wait for it that a counter of ``semaphore_bits`` overflows.
+        """
+        stream = tuple(entry.build() for entry in self._entries)
+        most = (1 << self.config.semaphore_bits) - 1
+        posts = Counter[int]()
+        for instruction in stream:
+            for semaphore in posts_of(instruction):
+                posts[semaphore] += len(row_completions(instruction))
+        # The proof takes time, and a counter of the usual size has room for all the posts of most steps.
+        if max(posts.values(), default=0) > most and overflows(settle(stream, self._tag_loads), most):
+            raise SyncError(
+                f"semaphores: one may count beyond {most}, the most that semaphore_bits of "
+                f"{self.config.semaphore_bits} can hold; raise semaphore_bits, or run fewer tokens in a step"
+            )
+        return stream
 
     def _add(self, entry: _Entry, plain: Instruction, waited: Iterable[int]) -> None:
         touched = footprint(plain, self.config, self._lists)
-        number = self._order.add(plain, waited, self._tracker.tag_loads(touched))
+        self._tag_loads.append(self._tracker.tag_loads(touched))
+        number = self._order.add(plain, waited, self._tag_loads[-1])
         self._tracker.record(number, touched)
         self._entries.append(entry)
         for semaphore, _ in entry.waits:

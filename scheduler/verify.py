@@ -25,7 +25,6 @@ correct stream that relies on subtler reasoning is refused.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from hdl.slots import slot_load
 from scheduler.footprint import Footprint, Lists, footprint, space_cells
 from scheduler.hazards import HazardTracker, self_conflict
 from scheduler.ordering import Ordering, row_completions
-from scheduler.settle import Semaphores, posts_of, settle, waits_of
+from scheduler.settle import overflows, posts_of, settle, waits_of
 from scheduler.spans import SpanLog
 
 __all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
@@ -295,21 +294,8 @@ def _stolen(order: Ordering) -> list[Finding]:
 
 
 def _overflows(order: Ordering, config: MachineConfig) -> list[Finding]:
-    semaphores = Semaphores(order.instructions)
-    findings = []
     most = (1 << config.semaphore_bits) - 1
-    for semaphore, chains in semaphores.chains.items():
-        total = sum(map(len, chains.values()))
-        for post in sorted(p for chain in chains.values() for p in chain) if total > most else ():
-            later = sum(_not_before(order, chain, post) for chain in chains.values())
-            if total - (later - 1) - semaphores.taken(semaphore, order.grants_before[post]) > most:
-                number = order.owner[post][0]
-                text = f"semaphore {semaphore} may count beyond {most} at instruction {number}"
-                findings.append(Finding("overflow", (number,), text))
-                break
-    return findings
-
-
-def _not_before(order: Ordering, chain: Sequence[int], post: int) -> int:
-    """Return how many completions of one unit are `post` or come after it."""
-    return len(chain) - bisect_left(chain, True, key=lambda other: bool(order.before[other] >> post & 1))
+    return [
+        Finding("overflow", (number,), f"semaphore {semaphore} may count beyond {most} at instruction {number}")
+        for semaphore, number in overflows(order, most)
+    ]

@@ -18,6 +18,8 @@ from scheduler.language.work import Work
 
 __all__ = ["Chain", "Job", "JobPipeline", "KeyTiles"]
 
+MOST_LENGTH = (1 << 15) - 1
+"""Valid elements that an instruction can say: 16 bits, signed. No vector is longer, and all of it is valid then."""
 MOST_DELAY = 4
 """Jobs whose division waits behind the softmax of later ones."""
 
@@ -291,9 +293,10 @@ def _softmax(work: Work, layer: int, block: _Scores) -> int:
     words = rows * shape.config.columns // shape.config.rows
     parameters = work.model.layers[layer].heads[job.head]
     highest, total = block.scalar, block.scalar + size.job_tokens
+    valid = min(job.position + 1 - block.first, MOST_LENGTH - job.vectors)
     scores = {
         "vectors": job.vectors, "rows": rows, "a_base": block.region, "a_stride": rows, "masked": 1,
-        "length": job.position + 1 - block.first & 0xFFFF, "length_step": job.step, "first": int(block.is_first),
+        "length": valid & 0xFFFF, "length_step": job.step, "first": int(block.is_first),
     }  # fmt: skip
     context = {
         "vectors": job.vectors, "rows": shape.head_rows, "a_base": job.context, "a_stride": job.context_stride,

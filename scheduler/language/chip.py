@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hdl.config import MachineConfig
-from scheduler.language.shape import LoweringError, ModelShape
+from scheduler.language.shape import MOST_COUNT, LoweringError, ModelShape
 
 __all__ = ["AHEAD", "Chip", "Ring", "StepSize", "copies", "plan_chip"]
 
@@ -160,8 +160,8 @@ class Chip:
 def dense_words(shape: ModelShape) -> dict[str, int]:
     """Return the requantisation words of a layer's dense matrices in one tier, in order."""
     return {
-        "qkv": shape.projected_rows // shape.gang(shape.projected_rows),
-        "output": shape.hidden_rows // shape.gang(shape.hidden_rows),
+        "qkv": shape.projected_rows // shape.dense_gangs["qkv"],
+        "output": shape.hidden_rows // shape.dense_gangs["output"],
         "router": shape.router_rows,
         "score": shape.kv_heads,
         "context": shape.kv_heads,
@@ -236,6 +236,10 @@ def plan_chip(shape: ModelShape, size: StepSize) -> Chip:
         The step does not fit a memory: the message names it, the need and the remedy.
     """
     config = shape.config
+    if size.tokens > MOST_COUNT:
+        raise LoweringError(
+            f"step of {size.tokens} tokens: instructions count up to {MOST_COUNT}; run fewer tokens in a step"
+        )
     most = min(size.tokens, config.accumulator_depth, 64)
     blocks = sorted({most, *(b for b in (64, 32, 16, 8, 4, 2, 1) if b <= most)}, reverse=True)
     if size.tokens > 64:
@@ -264,7 +268,7 @@ def _fit(shape: ModelShape, size: StepSize, block: int, regions: int) -> Chip | 
         return None
     tiles, word_counts = dense_tiles(shape), dense_words(shape)
     dense = sum(tiles.values())
-    head = shape.logit_rows // shape.gang(shape.logit_rows)
+    head = shape.logit_rows // shape.dense_gangs["head"]
     first_slot = 2 * dense + head * shape.hidden_words
     first_word = shape.layers * sum(word_counts.values())
     least = _key_tiles(shape, size, 1)
@@ -300,7 +304,7 @@ def _why(shape: ModelShape, size: StepSize) -> str:
     config: MachineConfig = shape.config
     rows, words = _row_pools(shape, size, 1, 1), _word_pools(shape, size, 1, 1)
     scalars = _scalar_pools(shape, size, 1, 1)
-    head = shape.logit_rows // shape.gang(shape.logit_rows)
+    head = shape.logit_rows // shape.dense_gangs["head"]
     tiles = 2 * sum(dense_tiles(shape).values()) + head * shape.hidden_words + shape.expert_tiles
     tiles += _key_tiles(shape, size, 1)
     parameters = shape.layers * sum(dense_words(shape).values()) + head + shape.expert_words

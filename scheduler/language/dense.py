@@ -42,9 +42,9 @@ def lower_norm(
     )  # fmt: skip
 
 
-def _gang(work: Work, n_tiles: int) -> tuple[dict[str, int], int]:
-    """Return the gang's fields and its size."""
-    size = work.shape.gang(n_tiles)
+def _gang(work: Work, name: str) -> tuple[dict[str, int], int]:
+    """Return the fields of a matrix's gang and its size."""
+    size = work.shape.dense_gangs[name]
     return {"tier_base": 0, "tier_count": size, "mapping": Mapping3D.N if size > 1 else Mapping3D.ALONE}, size
 
 
@@ -58,7 +58,7 @@ def project(work: Work, name: str, layer: int, *, tokens: int, act: int, **dest:
         "qkv": (shape.projected_rows, shape.hidden_words, parameters.qkv),
         "output": (shape.hidden_rows, shape.query_words, parameters.output),
     }[name]
-    fields, size = _gang(work, n_tiles)
+    fields, size = _gang(work, name)
     return work.emitter.gemm(
         name, **fields, tokens=tokens, k_slices=k_slices, n_tiles=n_tiles // size, vcache_base=work.tile(layer, name),
         tag=work.dense_tags[layer], act_base=act, act_stride=k_slices, mode=Mode.REQUANT16, shift=matrix.shift,
@@ -69,7 +69,7 @@ def project(work: Work, name: str, layer: int, *, tokens: int, act: int, **dest:
 def project_head(work: Work, *, tokens: int, act: int, row: int) -> None:
     """Emit the language-model head: int8 activations of tier 0 to int16 logits."""
     shape = work.shape
-    fields, size = _gang(work, shape.logit_rows)
+    fields, size = _gang(work, "head")
     work.emitter.gemm(
         "head", **fields, tokens=tokens, k_slices=shape.hidden_words, n_tiles=shape.logit_rows // size,
         vcache_base=work.chip.head_tile, tag=work.head_tag, act_base=act, act_stride=shape.hidden_words,
@@ -99,7 +99,7 @@ def load_dense(work: Work, layer: int) -> None:
         ("output", shape.hidden_rows, shape.query_words),
         ("router", shape.router_rows, shape.hidden_words),
     ):
-        parts = 1 if name == "router" else shape.gang(n_tiles)
+        parts = shape.dense_gangs[name]
         _load_matrix(
             work, f"{name} weights", f"layer{layer}.{name}", tiles=n_tiles * k_slices, parts=parts,
             base=work.tile(layer, name), tag=tag,
@@ -111,7 +111,7 @@ def load_head(work: Work) -> None:
     shape = work.shape
     work.head_tag = work.next_tag()
     _load_matrix(
-        work, "head weights", "head", tiles=shape.logit_rows * shape.hidden_words, parts=shape.gang(shape.logit_rows),
+        work, "head weights", "head", tiles=shape.logit_rows * shape.hidden_words, parts=shape.dense_gangs["head"],
         base=work.chip.head_tile, tag=work.head_tag,
     )  # fmt: skip
 

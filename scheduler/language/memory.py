@@ -184,13 +184,13 @@ class ModelMemory:
         for number, layer in enumerate(model.layers):
             for name, matrix in (("qkv", layer.qkv), ("output", layer.output), ("router", layer.router)):
                 self._planes(f"layer{number}.{name}", matrix_tiles(matrix, config), number % 2)
-                self._spread(words, matrix_words(matrix, config), 1 if name == "router" else None)
+                self._spread(words, matrix_words(matrix, config), self.shape.dense_gangs[name])
             for mults in ([h.score_mult for h in layer.heads], [h.value_mult for h in layer.heads]):
                 block = np.repeat(np.array(mults, dtype=np.uint16)[:, None], config.columns, axis=1)
                 for own in words:
                     own.append(block)
         self._planes("head", matrix_tiles(model.head, config), 0)
-        self._spread(words, matrix_words(model.head, config), None)
+        self._spread(words, matrix_words(model.head, config), self.shape.dense_gangs["head"])
         self._dense_words = sum(len(part) for part in words[0])
         assert self._dense_words >= self.shape.layers * sum(dense_words(self.shape).values())
         for tier, own in enumerate(words):
@@ -200,11 +200,9 @@ class ModelMemory:
         entries[:, 2] = RESIDUAL_GATE
         self._builder.add("list", 0, entries.tobytes())
 
-    def _spread(
-        self, words: list[list[npt.NDArray[np.uint16]]], own: npt.NDArray[np.uint16], parts: int | None
-    ) -> None:
+    @staticmethod
+    def _spread(words: list[list[npt.NDArray[np.uint16]]], own: npt.NDArray[np.uint16], size: int) -> None:
         """Give each tier its share of a matrix's words; tiers outside the gang get as many that nobody reads."""
-        size = parts or self.shape.gang(own.shape[0])
         share = own.shape[0] // size
         for tier, target in enumerate(words):
             place = tier % size

@@ -11,11 +11,18 @@ from hdl.errors import A3dError
 from scheduler.checkpoint import MixtralConfig
 from scheduler.layout import memory_unit
 
-__all__ = ["LoweringError", "ModelShape"]
+__all__ = ["MOST_COUNT", "LoweringError", "ModelShape"]
 
 
 class LoweringError(A3dError):
     """A model, batch or context that the machine cannot run; the message names the limit and what would fit."""
+
+
+MOST_ROWS = 511
+"""Combine rows of a vector: nine bits of VECTOR."""
+
+MOST_COUNT = 1023
+"""Tokens, tiles, slices and strides: ten bits each of GEMM, VECTOR and ROUTE."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,11 @@ class ModelShape:
             Names the dimension, its value, the unit and the nearest value that fits.
         """
         c = self.config
+        if c.stationary_feed == "edge":  # whose banks take no transposed tiles, and keys are transposed as they load
+            raise LoweringError(
+                "config stationary_feed: 'edge' runs experts alone, no attention, whose keys it cannot load; set it to "
+                "'vertical' to run a language model"
+            )
         for name, unit, why in (
             ("hidden", c.rows, "words of activations"),
             ("head_dim", c.rows, "words of activations"),
@@ -83,8 +95,29 @@ class ModelShape:
             raise LoweringError(f"model heads: {self.heads} with {self.kv_heads} kv_heads; use a multiple of kv_heads")
         if self.chosen > min(self.experts, c.columns):
             raise LoweringError(
-                f"model chosen experts: {self.chosen} of {self.experts}; at most {min(self.experts, c.columns)} here"
+                f"model chosen experts: {self.chosen} of {self.experts}; at most {min(self.experts, c.columns)} here: "
+                "use a machine with more columns"
             )
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        """Refuse dimensions that an instruction cannot say, by the widths of its fields."""
+        c = self.config
+        for name, value, count, most in (
+            ("hidden", self.hidden, self.hidden_rows, MOST_ROWS),
+            ("heads x head_dim", self.heads * self.head_dim, self.query_rows, MOST_ROWS),
+            ("kv_heads x head_dim", self.kv_heads * self.head_dim, self.key_rows, MOST_ROWS),
+            ("(heads + 2 kv_heads) x head_dim", self.projected_rows * c.columns, self.projected_rows, MOST_COUNT),
+            ("intermediate", self.intermediate, self.up_tiles, MOST_COUNT),
+            ("vocabulary", self.vocabulary, self.logit_rows, MOST_COUNT),
+            ("experts", self.experts, self.router_rows, MOST_ROWS),
+        ):
+            if count > most:
+                fits = value * most // count // c.columns * c.columns
+                raise LoweringError(
+                    f"model {name}: {value}; instructions count up to {most} rows of {c.columns}, and this takes "
+                    f"{count}: use at most {fits}, or a machine with more columns"
+                )
 
     @staticmethod
     def of(config: MachineConfig, model: MixtralConfig) -> ModelShape:
@@ -175,9 +208,24 @@ class ModelShape:
         """Requantisation words of a whole expert."""
         return self.up_tiles + self.hidden_rows
 
-    def gang(self, n_tiles: int) -> int:
-        """Return the largest gang over which `n_tiles` output tiles can be spread evenly."""
-        return max(g for g in range(1, self.config.tiers + 1) if n_tiles % g == 0)
+    def gang(self, n_tiles: int, k_slices: int) -> int:
+        """Return the largest gang over which `n_tiles` output tiles of `k_slices` each can be spread evenly.
+
+        Each tier's share of the planes must begin where a load can begin. Without vertical links there are no gangs.
+        """
+        column, unit = k_slices * self.config.plane_bytes, memory_unit(self.config)
+        most = self.config.tiers if self.config.vertical_links else 1
+        return max(g for g in range(1, most + 1) if g == 1 or (n_tiles % g == 0 and n_tiles // g * column % unit == 0))
+
+    @cached_property
+    def dense_gangs(self) -> dict[str, int]:
+        """Tiers that share each dense matrix, by its name."""
+        return {
+            "qkv": self.gang(self.projected_rows, self.hidden_words),
+            "output": self.gang(self.hidden_rows, self.query_words),
+            "router": 1,
+            "head": self.gang(self.logit_rows, self.hidden_words),
+        }
 
     @cached_property
     def key_unit(self) -> int:

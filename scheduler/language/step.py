@@ -25,7 +25,7 @@ from scheduler.language.slots import SlotQueues
 from scheduler.language.work import Work
 from scheduler.quantised_model import QuantisedModel
 
-__all__ = ["StepProgram", "default_key_block", "lower_step", "step_size"]
+__all__ = ["StepProgram", "check_smallest_step", "default_key_block", "lower_step", "step_size"]
 
 MOST_JOB_TOKENS = 16
 """Queries of one head that attention handles at once in prefill."""
@@ -190,8 +190,29 @@ def step_size(shape: ModelShape, chunks: Sequence[Chunk], key_block: int) -> Ste
 
 def default_key_block(shape: ModelShape, model: QuantisedModel) -> int:
     """Return the keys that are scored at once unless something else is asked for."""
-    most = max(shape.key_unit, model.key_block // shape.key_unit * shape.key_unit)
-    return min(8 * shape.config.columns, most)
+    return _key_block(shape, model.key_block)
+
+
+def _key_block(shape: ModelShape, most: int) -> int:
+    return min(8 * shape.config.columns, max(shape.key_unit, most // shape.key_unit * shape.key_unit))
+
+
+def check_smallest_step(shape: ModelShape, key_block: int) -> None:
+    """Check that the machine has room for a step of one token, before there is a model.
+
+    Parameters
+    ----------
+    shape : ModelShape
+        The model's dimensions.
+    key_block : int
+        What the model will be quantised for.
+
+    Raises
+    ------
+    LoweringError
+        It has not; names the memory, the need and the remedy.
+    """
+    plan_chip(shape, step_size(shape, [Chunk(0, 0, (0,))], _key_block(shape, key_block)))
 
 
 def _window(memory: ModelMemory) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -67,6 +67,10 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         default="slots",
         help="who finds the experts: host, or the machine; default slots",
     )
+    parser.add_argument(
+        "--ignore-eos", action="store_true",
+        help="go on after the token that ends a text (eos_token_id of the model's config.json)",
+    )  # fmt: skip
     parser.add_argument("--temperature", type=fraction(0), default=0.0, help="0 (default): the most probable token")
     parser.add_argument("--seed", type=count(0), default=0, metavar="N", help="of the choice of tokens; default 0")
     parser.add_argument(
@@ -123,11 +127,15 @@ def make_generator(
     """Return the generator of the prompts, repeated or replaced by excerpts as the options say."""
     batch = args.batch or max(1, len(prompts))
     if not prompts:
-        longest = min(LONGEST_EXCERPT, model.text.shape[1])
+        room = model.model.config.max_position_embeddings + 1 - args.tokens
+        longest = min(LONGEST_EXCERPT, model.text.shape[1], max(1, room))
         prompts = model.excerpts(batch, min(SHORTEST_EXCERPT, longest), longest)
     elif batch > len(prompts):
         prompts = [prompts[n % len(prompts)] for n in range(batch)]
-    return Generator(model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler)
+    stop = () if args.ignore_eos else model.model.config.eos_token_id
+    return Generator(
+        model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler, stop=stop
+    )
 
 
 def generate(
@@ -185,7 +193,15 @@ def generate(
                 say(waves_line(waves_to / wave.name))
     if timeline is not None:
         print(f"timeline: {trace} (open it in https://ui.perfetto.dev)")
-    return tally.report(clock_mhz=args.clock_mhz), tally
+    report = tally.report(clock_mhz=args.clock_mhz)
+    for number, sequence in enumerate(report["sequences"]):
+        if sequence["stopped"]:
+            own = sequence["tokens"]
+            say(
+                f"sequence {number} ended after {len(own)} of {args.tokens} tokens: token {own[-1]} is an eos_token_id "
+                "of the model (--ignore-eos goes on)"
+            )
+    return report, tally
 
 
 def print_report(report: dict[str, Any], title: str) -> None:

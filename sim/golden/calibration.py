@@ -103,8 +103,19 @@ def calibrate(checkpoint: Checkpoint, tokens: npt.ArrayLike, *, clip: bool = Tru
     Raises
     ------
     A3dError
-        No tokens, or tokens that the model does not have.
+        No tokens, tokens that the model does not have, or numbers beyond float32.
     """
+    try:
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            return _calibrate(checkpoint, tokens, clip)
+    except FloatingPointError as error:
+        raise A3dError(
+            f"calibration: the model's numbers exceed float32 on this text ({error}); its weights are too large, or "
+            "config.json is of another model"
+        ) from error
+
+
+def _calibrate(checkpoint: Checkpoint, tokens: npt.ArrayLike, clip: bool) -> ModelRanges:
     model = FloatModel(checkpoint)
     ids = np.atleast_2d(np.asarray(tokens, dtype=np.int64))
     if not ids.size:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -141,6 +141,8 @@ class Generator:
         Default: the most probable token.
     step_tokens : int
         Most new tokens of a step.
+    stop : collection of int
+        Tokens that end a sequence before it has all its tokens; default: none.
 
     Attributes
     ----------
@@ -152,9 +154,10 @@ class Generator:
 
     Raises
     ------
-    LoweringError
+    LoweringError, SyncError
         No prompt, an empty one, tokens out of the vocabulary, fewer than 1 token to generate, a context or a batch
-        that does not fit (with the nearest that fits), a model that the machine cannot map.
+        that does not fit (with the nearest that fits), a model that the machine cannot map or has too few semaphores
+        for.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class Generator:
         routing: str = "host",
         sampler: Sampler | None = None,
         step_tokens: int = STEP_TOKENS,
+        stop: Collection[int] = (),
     ) -> None:
         self.model = model
         self.config = config
@@ -177,12 +181,14 @@ class Generator:
         self.shape = ModelShape.of(config, model.config)
         self.key_block = default_key_block(self.shape, model)
         self.step_tokens = step_tokens
+        self.stop = frozenset(stop)
         self._sequences = [_Sequence(number, tuple(int(t) for t in p)) for number, p in enumerate(prompts)]
         self._check_request(routing)
         self.batch = len(self._sequences) if batch is None else min(batch, len(self._sequences))
         self._check_size(batch)
         step_bytes = self.shape.layers * (STEP_BYTES + SEQUENCE_BYTES * self.batch)
         self.memory = ModelMemory(self.shape, model, slots=self.batch, step_bytes=step_bytes)
+        self._check_streams()
         self._integer = IntegerModel(model, key_block=self.key_block)
 
     @property
@@ -192,7 +198,7 @@ class Generator:
 
     @property
     def total(self) -> int:
-        """Tokens to generate, all sequences together."""
+        """Tokens to generate, all sequences together, unless some end before."""
         return self.tokens * len(self._sequences)
 
     def run(self, engine: Engine, *, trace: str = "none", forecast: bool = False) -> Iterator[StepRecord]:
@@ -226,10 +232,13 @@ class Generator:
             yield self._step(engine, number, phase, active, traced, forecast)
             seen.add(phase)
             number += 1
-            for sequence in [s for s in active if len(s.output) == self.tokens]:
+            for sequence in [s for s in active if self._ended(s)]:
                 active.remove(sequence)
                 slots.append(sequence.slot)
                 sequence.cache = None
+
+    def _ended(self, sequence: _Sequence) -> bool:
+        return len(sequence.output) == self.tokens or (bool(sequence.output) and sequence.output[-1] in self.stop)
 
     def _step(
         self, engine: Engine, number: int, phase: str, active: Sequence[_Sequence], trace: bool, forecast: bool
@@ -353,6 +362,29 @@ class Generator:
                 raise LoweringError(
                     f"batch: {self.batch} sequences of up to {needed} tokens do not fit; at most {fitting} do: use "
                     f"--batch {fitting} ({error})"
+                ) from error
+
+    def _check_streams(self) -> None:
+        """Lower the last step of one sequence, and of the batch, with a routing that is made up.
+
+        There can be room for a step whose stream the machine has too few semaphores for, and that shows only when the
+        stream is written. Prompts need no more: they are prefilled in steps as small as a token.
+        """
+        position = max(len(s.prompt) for s in self._sequences) + self.tokens - 2
+        for count in sorted({1, self.batch}):
+            chunks = [Chunk(slot, position, (0,)) for slot in range(count)]
+            chosen = np.arange(count * self.shape.chosen).reshape(count, -1) % self.shape.experts
+            routing = [Routing(chosen, np.full(chosen.shape, 1 << 14, dtype=np.uint16))] * self.shape.layers
+            try:
+                lower_step(
+                    self.model, self.memory, chunks, routing if self.routing == "host" else None,
+                    key_block=self.key_block,
+                )  # fmt: skip
+            except (LoweringError, SyncError) as error:
+                if count == 1:
+                    raise
+                raise LoweringError(
+                    f"batch: {count} sequences of up to {position + 1} tokens; run fewer with --batch ({error})"
                 ) from error
 
     def _decodes(self, count: int, keys: int) -> bool:

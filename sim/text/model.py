@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.errors import A3dError
-from scheduler.checkpoint import read_checkpoint, read_config
+from hdl.errors import A3dError, one_line
+from scheduler.checkpoint import check_checkpoint, has_weights, read_checkpoint, read_config
 from scheduler.language.shape import ModelShape
+from scheduler.language.step import check_smallest_step
 from scheduler.quantised_model import QuantisedModel
 from sim.golden.calibration import quantise_checkpoint, split_text
 
@@ -82,33 +83,49 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
         A checkpoint that cannot be read, is of another architecture or not of bytes; a shape that the machine cannot
         map; no text or too little.
     """
-    shape = read_config(folder)
-    if shape.vocab_size > BYTE_VALUES:
+    sizes = read_config(folder)
+    if has_weights(folder):  # the machine is not to blame for sizes that the weights do not have
+        check_checkpoint(folder)
+    if sizes.vocab_size > BYTE_VALUES:
         raise A3dError(
-            f"{folder}: vocab_size is {shape.vocab_size}; text goes in and out as bytes, so that a model has at most "
+            f"{folder}: vocab_size is {sizes.vocab_size}; text goes in and out as bytes, so that a model has at most "
             f"{BYTE_VALUES} tokens: use a byte-level model"
         )
-    ModelShape.of(config, shape)
+    shape = ModelShape.of(config, sizes)
+    key_block = max(KEY_BLOCK, shape.key_unit)
+    check_smallest_step(shape, key_block)
     path = calibration or folder / HELDOUT
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise A3dError(
-            f"calibration text {path}: {error.strerror}; put a text of the model's kind there or name one with "
-            "--calibration"
-        ) from error
-    window = min(WINDOW, shape.max_position_embeddings)
+    data = _calibration_text(path, sizes.vocab_size)
+    window = min(WINDOW, sizes.max_position_embeddings)
     count = (len(data) - 1) // window
     if count < 2:
-        raise A3dError(f"calibration text {path}: {len(data)} bytes; {2 * window + 1} are the least")
-    if max(data) >= shape.vocab_size:
         raise A3dError(
-            f"calibration text {path}: has byte {max(data)}; the model's vocabulary is 0 to {shape.vocab_size - 1}"
+            f"calibration text {one_line(path)}: {len(data)} bytes, expected at least {2 * window + 1}; name a longer "
+            "text of the model's kind with --calibration FILE"
         )
     seen = min(CALIBRATION_WINDOWS, count // 2)
     calibrate, rest = split_text(data, window=window, calibration=seen, evaluation=count - seen)
-    model = quantise_checkpoint(read_checkpoint(folder), calibrate, key_block=KEY_BLOCK)
+    model = quantise_checkpoint(read_checkpoint(folder), calibrate, key_block=key_block)
     return ByteModel(folder.resolve().name, model, rest[:, :-1])
+
+
+def _calibration_text(path: Path, vocabulary: int) -> bytes:
+    """Return the text that the ranges are taken from."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise A3dError(
+            f"calibration text {one_line(path)}: {why}; put a text of the model's kind there or name one with "
+            "--calibration FILE"
+        ) from error
+    wrong = next((place for place, byte in enumerate(data) if byte >= vocabulary), None)
+    if wrong is not None:
+        raise A3dError(
+            f"calibration text {one_line(path)}: byte {data[wrong]:#04x} at position {wrong}; the model's vocabulary "
+            f"is 0 to {vocabulary - 1}: name another text with --calibration FILE"
+        )
+    return data
 
 
 def to_tokens(prompt: bytes, vocabulary: int, name: str = "prompt") -> tuple[int, ...]:

@@ -167,7 +167,8 @@ class Tally:
             ``sequences``
                 ``prompt_tokens, tokens`` (numbers), ``ttft_cycles`` (all cycles of the machine up to the end of the
                 step that gave the first token), ``tpot_cycles`` (cycles from token to token after that, on average;
-                None for a single token), ``prompt, text``. Time that the host takes between steps does not count.
+                None for a single token), ``stopped`` (by the model's token for the end), ``prompt, text``. Time that
+                the host takes between steps does not count.
             ``total, prefill, decode``
                 ``steps, tokens, instructions, macs, cycles, utilisation`` (useful MACs / (PEs x cycles)), ``bytes_0,
                 bytes_1`` (moved in each channel group, instruction fetch included), ``tile_reads, tiles_filled`` (a
@@ -188,6 +189,7 @@ class Tally:
                     "tokens": own.tokens,
                     "ttft_cycles": own.first if timed and own.tokens else None,
                     "tpot_cycles": (own.last - own.first) / more if timed and more > 0 else None,
+                    "stopped": bool(own.tokens) and own.tokens[-1] in generator.stop,
                     "prompt": show(bytes(prompt)),
                     "text": show(bytes(own.tokens)),
                 }

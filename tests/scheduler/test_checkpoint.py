@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hdl.errors import A3dError
-from scheduler.checkpoint import CheckpointError, read_checkpoint, read_config
+from scheduler.checkpoint import CheckpointError, read_checkpoint
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 
@@ -148,8 +147,15 @@ def test_shards(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {}}))
     with pytest.raises(CheckpointError, match="weight_map is missing"):
         read_checkpoint(tmp_path)
+    index.write_text(json.dumps({"weight_map": {"x": "a\0b"}}))
+    with pytest.raises(CheckpointError, match=r"names the file 'a.x00b', expected a file in"):
+        read_checkpoint(tmp_path)
     index.unlink()
-    with pytest.raises(CheckpointError, match=r"neither model.safetensors nor model.safetensors.index.json"):
+    missing = r"neither model.safetensors nor model.safetensors.index.json, only a.safetensors; save the model in"
+    with pytest.raises(CheckpointError, match=missing):
+        read_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").symlink_to("gone")
+    with pytest.raises(CheckpointError, match=r"model.safetensors: is a link to a file that is not there"):
         read_checkpoint(tmp_path)
 
 
@@ -167,63 +173,21 @@ def test_same_tensor_in_two_shards(tmp_path: Path) -> None:
 
 def test_tied_embeddings(tmp_path: Path) -> None:
     weights = tensors()
-    head = weights.pop("lm_head.weight")
+    weights.pop("lm_head.weight")
     model = read_checkpoint(write(tmp_path, weights, tie_word_embeddings=True))
     assert model.lm_head is model.embed
     assert model.parameters == sum(w.size for w in weights.values())
-    with pytest.raises(CheckpointError, match=r"tensor lm_head.weight is not part of a MixtralForCausalLM"):
-        read_checkpoint(write(tmp_path, weights | {"lm_head.weight": head}, tie_word_embeddings=True))
+    with pytest.raises(CheckpointError, match=r"tensor lm_head.weight is missing.*; set tie_word_embeddings to true"):
+        read_checkpoint(write(tmp_path, weights))
 
 
-def test_explicit_head_dim_and_new_rope_field(tmp_path: Path) -> None:
-    write(
-        tmp_path, tensors(), head_dim=2, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 5000.0}
-    )
-    config = read_config(tmp_path)
-    assert config.head_dim == 2 and config.rope_theta == 5000.0
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"architectures": ["LlamaForCausalLM"]}, r"architectures is \['LlamaForCausalLM'\], expected \['MixtralFor"),
-        ({"architectures": None}, r"architectures is None, expected"),
-        ({"model_type": "llama"}, r"model_type is 'llama', expected 'mixtral'"),
-        ({"hidden_act": "gelu"}, r"hidden_act is 'gelu', expected 'silu'"),
-        ({"attention_bias": True}, r"attention_bias is True"),
-        ({"rope_scaling": {"type": "yarn"}}, r"rope_scaling is .*yarn.*, expected None"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters is .* expected rope_type 'default'"),
-        ({"hidden_size": None}, r"hidden_size is missing, expected a positive integer"),
-        ({"hidden_size": "8"}, r"hidden_size is '8', expected a positive integer"),
-        ({"num_local_experts": 0}, r"num_local_experts is 0, expected a positive integer"),
-        ({"num_hidden_layers": True}, r"num_hidden_layers is True, expected a positive integer"),
-        ({"rms_norm_eps": -1.0}, r"rms_norm_eps is -1.0, expected a positive number"),
-        ({"rope_theta": float("nan")}, r"rope_theta is nan, expected a positive number"),
-        ({"num_attention_heads": 3}, r"hidden_size 8 is not a multiple of num_attention_heads 3"),
-        ({"num_key_value_heads": 3}, r"num_key_value_heads is 3, expected a divisor of num_attention_heads 4"),
-        ({"head_dim": 3}, r"head_dim is 3, expected an even number"),
-        ({"num_experts_per_tok": 4}, r"num_experts_per_tok is 4, expected at most num_local_experts 3"),
-        ({"tie_word_embeddings": "no"}, r"tie_word_embeddings is 'no', expected true or false"),
-        ({"sliding_window": 16}, r"sliding_window is 16, expected null or at least 32"),
-    ],
-)
-def test_config_errors(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    write(tmp_path, {}, **changes)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        read_config(tmp_path)
-    assert "\n" not in str(caught.value) and "config.json" in str(caught.value)
-    assert isinstance(caught.value, A3dError)
-
-
-def test_config_file_errors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"config.json: not found; point at a Hugging Face model directory"):
-        read_checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json: cannot be read as JSON"):
-        read_checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match=r"holds a list, expected a JSON object"):
-        read_checkpoint(tmp_path)
+def test_tied_embeddings_that_are_stored_twice(tmp_path: Path) -> None:
+    weights = tensors()
+    same = weights | {"lm_head.weight": weights["model.embed_tokens.weight"].copy()}
+    model = read_checkpoint(write(tmp_path, same, tie_word_embeddings=True))
+    assert model.lm_head is model.embed
+    with pytest.raises(CheckpointError, match=r"lm_head.weight differs from the embedding, but tie_word_embeddings is"):
+        read_checkpoint(write(tmp_path, weights, tie_word_embeddings=True))
 
 
 def _drop(weights: dict[str, np.ndarray]) -> None:
@@ -251,7 +215,7 @@ def _overflow(weights: dict[str, np.ndarray]) -> None:
     [
         (_drop, r"tensor model.layers.1.block_sparse_moe.experts.2.w3.weight is missing, expected shape \(6, 8\)"),
         (_reshape, r"tensor model.layers.0.self_attn.k_proj.weight has shape \(8, 8\), expected \(4, 8\)"),
-        (_extra, r"tensor model.layers.0.self_attn.q_proj.bias is not part of a MixtralForCausalLM"),
+        (_extra, r"tensor model.layers.0.self_attn.q_proj.bias is not part of a MixtralForCausalLM; .* of biases"),
         (_integers, r"tensor lm_head.weight has type I8, expected F32, F16 or BF16"),
         (_overflow, r"tensor model.norm.weight holds infinities or NaNs"),
     ],
@@ -269,6 +233,30 @@ def test_truncated_file(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match=r"model.safetensors: not a readable safetensors file"):
         read_checkpoint(tmp_path)
+
+
+def test_only_headers_are_read_before_the_shapes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of the wrong size is refused without reading a weight, however large it is said to be."""
+    monkeypatch.setattr(np, "fromfile", lambda *_, **__: pytest.fail("a tensor was read"))
+    for field, said, message in (
+        (
+            "num_hidden_layers",
+            10**9,
+            r"num_hidden_layers in config.json is 1000000000, but the tensor files hold 2 layers",
+        ),
+        ("num_hidden_layers", 1, r"num_hidden_layers in config.json is 1, but the tensor files hold 2 layers"),
+        ("num_local_experts", 10**9, r"num_local_experts in config.json is 1000000000, but .* hold 3 experts"),
+        ("num_local_experts", 2, r"num_local_experts in config.json is 2, but .* hold 3 experts"),
+        (
+            "vocab_size",
+            10**9,
+            r"embed_tokens.weight has shape \(11, 8\), expected \(1000000000, 8\).*compare vocab_size",
+        ),
+        ("intermediate_size", 10**9, r"w1.weight has shape \(6, 8\), .*\(compare intermediate_size, hidden_size\)"),
+        ("num_key_value_heads", 4, r"k_proj.weight has shape \(4, 8\), .*\(compare num_key_value_heads, head_dim"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read_checkpoint(write(tmp_path, tensors(), **{field: said}))
 
 
 def test_inverse_frequencies_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -92,6 +93,21 @@ def test_waiting_prompts_get_free_slots(model: QuantisedModel) -> None:
     records = run_isa(generator)
     assert tokens_of(records, 5) == [expected_tokens(model, generator, prompt, 3) for prompt in own]
     assert generator.memory.slots == 2 and max(len(r.sequences) for r in records) == 2
+
+
+def test_a_sequence_ends_at_a_token_that_stops_it(model: QuantisedModel) -> None:
+    own = prompts(4, 6, 2)
+    whole = tokens_of(run_isa(Generator(model, TINY, own, 4, batch=2)), 3)
+    stop = {whole[0][2], whole[2][0]}
+    expected = [text[: next((n + 1 for n, t in enumerate(text) if t in stop), 4)] for text in whole]
+    assert len(expected[2]) == 1 and len(expected[0]) < 4 and 4 in map(len, expected)
+    generator = Generator(model, TINY, own, 4, batch=2, stop=stop)
+    records = run_isa(generator)
+    assert tokens_of(records, 3) == expected
+    report = summarise(generator, records, "isa")
+    assert [s["tokens"] for s in report["sequences"]] == expected
+    assert [s["stopped"] for s in report["sequences"]] == [text[-1] in stop for text in expected]
+    assert report["tokens"] == sum(map(len, expected)) < generator.total == 12
 
 
 def test_sampling_depends_on_nothing_but_seed_sequence_and_position(model: QuantisedModel) -> None:
@@ -254,6 +270,25 @@ def test_the_command_streams_one_text(folder: Path, tmp_path: Path, capsys: pyte
     assert not list(tmp_path.glob("*.png")), "without time there is nothing to draw"
 
 
+def test_the_command_stops_at_the_models_eos(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--prompt", "To be", "--tokens", "5", "--json", "-")
+    assert cli.main(command(folder, tmp_path, *options)) == 0
+    whole = json.loads(capsys.readouterr().out)["sequences"][0]["tokens"]
+    ending = whole[1]
+    copy = tmp_path / "ending"
+    shutil.copytree(folder, copy)
+    fields = json.loads((copy / "config.json").read_text()) | {"eos_token_id": [ending, 999]}
+    (copy / "config.json").write_text(json.dumps(fields))
+    assert cli.main(command(copy, tmp_path, *options)) == 0
+    captured = capsys.readouterr()
+    count = whole.index(ending) + 1
+    assert json.loads(captured.out)["sequences"][0]["tokens"] == whole[:count]
+    assert f"sequence 0 ended after {count} of 5 tokens: token {ending} is an eos_token_id of the model" in captured.err
+    assert cli.main(command(copy, tmp_path, *options, "--ignore-eos")) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["sequences"][0]["tokens"] == whole and "eos" not in captured.err
+
+
 def test_the_command_takes_a_batch(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("or not\n")
@@ -265,6 +300,10 @@ def test_the_command_takes_a_batch(folder: Path, tmp_path: Path, capsys: pytest.
     assert cli.main(command(folder, tmp_path / "out", "--batch", "3", "--tokens", "2", "--json", "-")) == 0
     report = json.loads(capsys.readouterr().out)
     assert len({s["prompt_tokens"] for s in report["sequences"]}) == 3, "excerpts of different lengths"
+    few = str(SHAPE.max_position_embeddings - 5)
+    assert cli.main(command(folder, tmp_path / "out", "--tokens", few, "--json", "-")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["sequences"][0]["prompt_tokens"] == 6, "what the context leaves"
 
 
 def test_the_command_on_the_rtl(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
