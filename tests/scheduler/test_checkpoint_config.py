@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 from pathlib import Path
@@ -31,7 +32,15 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
     "sliding_window": None,
 }
-ABSENT = object()
+
+
+class Absent(enum.Enum):
+    """Stands for a key that is left out; an object's own name would differ from process to process."""
+
+    ABSENT = "absent"
+
+
+ABSENT = Absent.ABSENT
 
 
 def read(folder: Path, **changes: Any) -> MixtralConfig:
