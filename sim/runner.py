@@ -22,7 +22,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,7 @@ def build(
     public: Iterable[str] = (),
     extra_args: Sequence[str] = (),
     stop: threading.Event | None = None,
+    announce: Callable[[], None] | None = None,
 ) -> BuiltModel:
     """Compile Verilog into a simulator, or return the one that was compiled from the same content before.
 
@@ -136,6 +137,8 @@ def build(
         More arguments for the simulator's compiler.
     stop
         Another thread sets it to have the compiler killed.
+    announce
+        Called before the compiler starts; not where the simulator is there already.
 
     Raises
     ------
@@ -168,6 +171,9 @@ def build(
     env = tools.subprocess_env() if sim == "icarus" else tools.find_verilator().env()
 
     def build_in(scratch: Path) -> None:
+        if announce is not None:
+            announce()
+
         def execute(command: list[str], cwd: Path) -> None:
             log = scratch / "build.log"
             # A compiler that is killed leaves its temporary files: they go with the folder.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,8 @@ class SimulatedMachine:
         Generated Verilog goes to a directory below, named by the configuration.
     model : BuiltModel, optional
         The simulator, already compiled from `machine_sources` of the same configuration and memory.
+    announce : callable, optional
+        Called before the compiler starts; not where the simulator is there already.
     """
 
     def __init__(
@@ -178,13 +180,14 @@ class SimulatedMachine:
         waves: bool = False,
         build_root: Path = Path("build"),
         model: runner.BuiltModel | None = None,
+        announce: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
         self.memory_bytes = 1 << min(memory_bits, config.address_bits)
         self.waves = waves
         if model is None:
             sources = machine_sources(config, source_folder(config, build_root), memory_bits, simulator)
-            model = runner.build(sources, BENCH_TOP, sim=simulator, fast=fast, waves=waves)
+            model = runner.build(sources, BENCH_TOP, sim=simulator, fast=fast, waves=waves, announce=announce)
         self.model = model
 
     def run(self, jobs: Sequence[Job], *, work_dir: Path | None = None, timeout_s: float = 1200.0) -> list[JobResult]:

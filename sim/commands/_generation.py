@@ -27,7 +27,7 @@ from sim.tools import require_simulator, waves_line
 
 __all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_files"]
 
-COMPILING = "{}: generating Verilog and compiling the simulator (minutes, once for a configuration)"
+COMPILING = "{}: compiling the simulator (minutes, once for a configuration)"
 
 SHORTEST_EXCERPT = 16
 LONGEST_EXCERPT = 48
@@ -169,13 +169,17 @@ def generate(
         if args.engine == "isa":
             engine = stack.enter_context(IsaEngine(config))
         else:
-            if machine is None:
-                say(COMPILING.format(config.name))
             timeline = stack.enter_context(TimelineFile(trace, config))
             # Waves move to their place when all is done: an interrupted run leaves no half file there.
             scratch = stack.enter_context(scratch_folder("a3d-run-"))
             engine = stack.enter_context(
-                RtlEngine(config, machine=machine, waves=waves_to is not None, work_dir=scratch)
+                RtlEngine(
+                    config,
+                    machine=machine,
+                    waves=waves_to is not None,
+                    work_dir=scratch,
+                    announce=lambda: say(COMPILING.format(config.name)),
+                )
             )
         stream = TokenStream(generator)
         engine.start(generator.memory)

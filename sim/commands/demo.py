@@ -107,8 +107,8 @@ def _measure(
         control = None
         if not args.no_edge:
             control = BackgroundMachine(edge_variant(config), memory_bits=bits)
-        say(COMPILING.format(config.name))
-        machine = SimulatedMachine(config, memory_bits=bits)
+        say(f"{config.name}: generating Verilog")
+        machine = SimulatedMachine(config, memory_bits=bits, announce=lambda: say(COMPILING.format(config.name)))
         if control is not None:
             stack.enter_context(control)
         report, tally = generate(generator, args, machine=machine)

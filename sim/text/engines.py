@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +166,8 @@ class RtlEngine:
         Prove every stream free of races while the simulation runs.
     build_root : path
         Where the generated Verilog goes.
+    announce : callable, optional
+        Called before a simulator is compiled.
     """
 
     name = "rtl"
@@ -179,12 +181,14 @@ class RtlEngine:
         work_dir: Path | None = None,
         verify: bool = True,
         build_root: Path = Path("build"),
+        announce: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
         self._machine = machine
         self._waves = waves
         self._work_dir = work_dir
         self._build_root = build_root
+        self._announce = announce
         self._memory: ModelMemory | None = None
         self._reference = IsaEngine(config, verify=verify)
         self._session: MachineSession | None = None
@@ -209,7 +213,9 @@ class RtlEngine:
         machine = self._machine
         if machine is None:
             bits = simulated_memory_bits(memory)
-            machine = SimulatedMachine(self.config, memory_bits=bits, waves=self._waves, build_root=self._build_root)
+            machine = SimulatedMachine(
+                self.config, memory_bits=bits, waves=self._waves, build_root=self._build_root, announce=self._announce
+            )
         self._session = self._stack.enter_context(MachineSession(machine, work_dir=self._work_dir))
 
     def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
