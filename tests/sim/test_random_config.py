@@ -78,9 +78,7 @@ def test_small_memories_still_get_long_streams() -> None:
 
 def test_a_machine_without_room_for_a_stream_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sim.stream_draw.MOST_BYTES", 1 << 9)
-    with pytest.raises(
-        StreamSizeError, match="no stream fits 512 bytes of memory in each group; raise config address"
-    ):
+    with pytest.raises(StreamSizeError, match="no stream fits 512 bytes of memory in each group; raise config address"):
         random_stream(PRESETS["nano"], 0)
 
 
