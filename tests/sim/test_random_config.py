@@ -22,7 +22,7 @@ from sim.streams import StreamOptions, illegal_streams, random_stream
 from sim.system import SimulatedMachine
 
 EVERYTHING = StreamOptions.everything(slots=True)
-DRAWN = [*CORNERS, *(random_config(seed, most_pes=512) for seed in range(24))]
+DRAWN = [*CORNERS, *(random_config(seed, most_pes=512) for seed in range(16))]
 LINTED = [*CORNERS, *(random_config(seed) for seed in range(100, 112))]
 SIMULATED = [*CORNERS[:4], *(random_config(seed, most_pes=128) for seed in (7, 14))]
 
@@ -67,6 +67,19 @@ def test_streams_of_any_machine_can_be_drawn(config: MachineConfig) -> None:
             machine.run(case.stream)
         code = caught.value.code if isinstance(caught.value, ExecutionError) else ErrorCode.WATCHDOG
         assert code == case.code, case.name
+
+
+def test_few_semaphores_are_kept_for_what_comes_last() -> None:
+    fields = {"tiers": 4, "row_fifo_depth": 36, "semaphores": 8, "vertical_links": False}
+    stream = random_stream(PRESETS["nano"].replace(name="four", **fields), 0, options=EVERYTHING)
+    assert len(stream.instructions) > 40
+
+
+def test_no_wait_is_for_more_than_a_semaphore_holds() -> None:
+    fields = {"tiers": 8, "row_fifo_depth": 56, "semaphores": 64, "semaphore_bits": 4, "result_lanes": 2}
+    for seed in (3, 4, 5):
+        stream = random_stream(PRESETS["nano"].replace(name="eight", **fields), seed)
+        assert max(max(i["wait0_count"], i["wait1_count"]) for i in stream.instructions) < 16
 
 
 def test_small_memories_still_get_long_streams() -> None:
