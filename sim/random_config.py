@@ -39,6 +39,11 @@ _SMALLEST = {
     "burst_beats": 1, "skew_fifo_beats": 4, "row_fifo_depth": 21, "address_bits": 12, "semaphores": 8,
 }  # fmt: skip
 
+_LARGEST = {
+    **{field: high for field, (_, high) in (*POWERS.items(), *INTEGERS.items())},
+    "skew_fifo_beats": 4096, "row_fifo_depth": MOST_ROW_FIFO, "address_bits": 37, "semaphores": MOST_SEMAPHORES,
+}  # fmt: skip
+
 CORNERS: tuple[MachineConfig, ...] = (
     PRESETS["nano"].replace(name="eight_tiers", tiers=8, result_lanes=8, row_fifo_depth=56),
     PRESETS["nano"].replace(name="smallest", **_SMALLEST),
@@ -46,8 +51,13 @@ CORNERS: tuple[MachineConfig, ...] = (
     PRESETS["nano"].replace(name="few_addresses", address_bits=12),
     PRESETS["nano"].replace(name="few_semaphores", tiers=4, row_fifo_depth=36, semaphores=8),
     PRESETS["nano"].replace(name="edge_smallest", **{**_SMALLEST, "stationary_feed": "edge"}),
-)
-"""Configurations at the ends of the ranges, each of which once failed lint or its bench."""
+    PRESETS["nano"].replace(
+        name="many_channels", rows=16, columns=8, channels_per_group=8, address_bits=12, burst_beats=256,
+        skew_fifo_beats=256, row_fifo_depth=33,
+    ),
+    PRESETS["nano"].replace(name="largest", **_LARGEST),
+)  # fmt: skip
+"""Configurations at the ends of the ranges; most of them once failed lint or their bench."""
 
 
 def _power(rng: random.Random, low: int, high: int) -> int:
