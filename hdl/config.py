@@ -82,7 +82,8 @@ class MachineConfig:
     channel_bytes : int
         Data bytes of one AXI channel, 4 to 128.
     address_bits : int
-        Byte-address width of one channel group's memory, at most 37.
+        Byte-address width of one channel group's memory, 12 to 37; the memory holds at least 16 tiles, so that a
+        stream, weights and results have room together.
     burst_beats : int
         Longest AXI burst in beats (power of two, 1 to 256, at most 4 KiB).
     outstanding_bursts : int
@@ -92,7 +93,8 @@ class MachineConfig:
     queue_depth : int
         Entries of each instruction queue.
     semaphores : int
-        Counting semaphores.
+        Counting semaphores, 8 to 64, at least one for each instruction queue (``tiers + 4``): a queue that shares one
+        with another may take the posts that the other waits for.
     semaphore_bits : int
         Width of a semaphore counter; overflow is an error.
     """
@@ -164,7 +166,7 @@ class MachineConfig:
             ("burst_beats", 1, 256),
             ("skew_fifo_beats", 4, 4096),
             ("queue_depth", 2, 64),
-            ("semaphores", 4, 64),
+            ("semaphores", 8, 64),
         ):
             self._check_power(field, low, high)
         self._check_range("result_lanes", 1, self.tiers)
@@ -190,6 +192,17 @@ class MachineConfig:
                 f"config channel_bytes: 2 x {self.group_bytes} bytes a cycle must be 1 to {self.rows} whole rows of "
                 f"{self.columns} columns; set channels_per_group x channel_bytes between {max(4, self.columns // 2)} "
                 f"and {self.rows * self.columns // 4}"
+            )
+        queues = self.tiers + 4
+        if self.semaphores < queues:
+            raise ConfigError(
+                f"config semaphores: {self.semaphores} with tiers {self.tiers}; each of the {queues} instruction "
+                f"queues needs one to wait for: use at least {1 << (queues - 1).bit_length()}"
+            )
+        if 16 * self.tile_bytes > 1 << self.address_bits:
+            raise ConfigError(
+                f"config address_bits: {self.address_bits}; a group's memory must hold at least 16 tiles of "
+                f"{self.tile_bytes} bytes: use at least {(16 * self.tile_bytes - 1).bit_length()}"
             )
         if self.fill_words < 2:
             raise ConfigError(

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
 from hdl.errors_hw import ErrorCode
 from hdl.isa import INSTRUCTION_BITS, Dest, LoadDest, Opcode, StoreFormat, fields_of
 from hdl.legality import LIST_ENTRY_BYTES, Limits
+from sim.stream_draw import MOST_BYTES
 
 __all__ = ["IllegalStream", "StreamBase", "pack"]
 
@@ -75,14 +76,11 @@ class StreamBase:
         unit = max(ADDRESS_UNIT, c.group_bytes)
         everyone = (1 << c.tiers) - 1
         self.unit = unit
-        self.stream_room = -(-300 * 32 // unit) * unit
-        self.list_at = self.stream_room
-        data = self.list_at + unit
-        self.data = data
-        size = data + -(-max(8 * c.tile_bytes, 64 * c.rows, 64 * c.columns) // unit) * unit
-        self.window = (size, size + 8 * 4 * c.columns * -(-unit // (4 * c.columns)) * 8)
-        self.window = (self.window[0], -(-self.window[1] // unit) * unit)
-        total = self.window[1] + unit  # a store can miss the window and still hit memory
+        room = min(1 << c.address_bits, MOST_BYTES)
+        if self._place(300, 8 * max(c.tile_bytes, 8 * c.rows), 64 * 4 * c.columns * -(-unit // (4 * c.columns))) > room:
+            # What the instructions below need.
+            self._place(32, max(2 * c.tile_bytes, 8 * c.rows), 2 * 4 * c.columns)
+        data, total = self.data, self.window[1] + unit  # a store can miss the window and still hit memory
         self.limits = Limits((total, total), (self.window, self.window))
         rng_bytes = np.random.default_rng(rng.randrange(1 << 30))
         images = [rng_bytes.integers(0, 256, total, dtype=np.uint8) for _ in range(2)]
@@ -108,6 +106,20 @@ class StreamBase:
             "tier_count": 1, "tokens": 2, "k_slices": 1, "n_tiles": 1, "tag": 5, "act_stride": 1, "shift": 8,
             "dest_kind": Dest.COMBINE, "dest_stride": 1, **waits,
         }  # fmt: skip
+
+    def _place(self, instructions: int, data: int, window: int) -> int:
+        """Lay out the memories: stream, a list, what is loaded, output window; return their bytes."""
+        unit = self.unit
+
+        def whole(size: int) -> int:
+            return -(-size // unit) * unit
+
+        self.stream_room = whole(instructions * INSTRUCTION_BYTES)
+        self.list_at = self.stream_room
+        self.data = self.list_at + unit
+        first = self.data + whole(data)
+        self.window = (first, first + whole(window))
+        return self.window[1] + unit
 
     def make(
         self, name: str, code: ErrorCode, wrong: bytes | list[bytes], pc: int | None = -1, address: int | None = None

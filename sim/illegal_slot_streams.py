@@ -44,7 +44,8 @@ def _route(base: StreamBase, route: Fields) -> Iterator[IllegalStream]:
     yield base.change(op, route, REACH, "far", dest_base=0xFFFF, dest_stride=1023)
     if c.activation_words < 1023:
         yield base.change(op, route, REACH, source_stride=c.activation_words)
-    yield base.change(op, route, REACH, tokens=1023, choices=min(15, c.columns))
+    if 1023 * min(15, c.columns) > min(c.list_depth, c.scalar_depth):
+        yield base.change(op, route, REACH, tokens=1023, choices=min(15, c.columns))
 
 
 def _fields(base: StreamBase) -> Iterator[IllegalStream]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
 from hdl.errors_hw import ErrorCode
 from hdl.isa import INSTRUCTION_BITS, Dest, Format, LoadDest, Mapping3D, Mode, Opcode, Order, fields_of
 from sim.illegal_base import IllegalStream, StreamBase, pack
@@ -156,7 +156,8 @@ class _Array(StreamBase):
         """Yield mistakes that show only when the instruction runs."""
         c, base = self.config, self.gemm
         reach, miss = ErrorCode.RANGE, ErrorCode.VCACHE_MISS
-        listed = {**base, "list_base": 2, "tokens": 1}
+        # From bases of 1 on, 16 bits of a list entry reach beyond the largest memory.
+        listed = {**base, "list_base": 2, "tokens": 1, "act_base": 1, "dest_base": 1}
         yield self.change(Opcode.GEMM, listed, reach, "source", act_list=1)
         yield self.change(Opcode.GEMM, {**listed, "list_base": 3}, reach, "row", dest_list=1)
         to_buffer = {**listed, "dest_kind": int(Dest.ACTIVATION), "dest_base": 4, "list_base": 3}
@@ -166,7 +167,7 @@ class _Array(StreamBase):
         yield self.change(Opcode.GEMM, base, miss, "second tile", vcache_base=1, k_slices=2)
         never = pack(Opcode.GEMM, {**base, "wait1_sem": 1, "wait1_count": 1})
         yield self.make("GEMM waits for a semaphore that nothing posts", ErrorCode.WATCHDOG, never, None)
-        if c.semaphore_bits <= 8:
+        if c.semaphore_bits <= 8 and len(self.prefix) + (1 << c.semaphore_bits) < self.stream_room // INSTRUCTION_BYTES:
             post = {k: v for k, v in self.load.items() if k != "wait0_count"} | {"post0_en": 1, "post0_sem": 2}
             posts = [pack(Opcode.LOAD, {**post, "count": 1})] * (1 << c.semaphore_bits)
             yield self.make("semaphore overflow", ErrorCode.SEMAPHORE, posts, None)

@@ -39,6 +39,7 @@ class SlotDrawer:
         self.config = draws.config
         self.random = draws.random
         self.tiles = range(draws.tiles, min(self.config.vcache_tiles, draws.tiles + 12))
+        self.scalars = min(draws.rows // 2, self.config.scalar_depth, 24)  # as `VectorDrawer` has them
         self._other = other
 
     def emit(self) -> None:
@@ -46,7 +47,8 @@ class SlotDrawer:
         choose, c = self.random, self.config
         experts = choose.choice((1, 2, choose.randint(1, min(MOST_EXPERTS, c.expert_slots))))
         experts = min(experts, c.expert_slots)
-        tokens, k = choose.randint(1, MOST_TOKENS), choose.randint(1, min(3, experts, c.columns))
+        tokens = choose.randint(1, min(MOST_TOKENS, self.draws.entries, self.scalars))
+        k = choose.randint(1, min(3, experts, c.columns, self.draws.entries // tokens))
         s_base = self._choices(tokens, k, experts)
         if s_base is None or len(self.tiles) < 2:
             return
@@ -54,8 +56,10 @@ class SlotDrawer:
         rows = min(self.draws.words, self.draws.rows) // 2
         values = {
             "tokens": tokens, "choices": k, "experts": experts, "s_base": s_base,
-            "a_stride": choose.randrange(4), "list_base": choose.randrange(self.draws.entries - tokens * k + 1),
-            "source_stride": choose.randrange(words // tokens), "dest_stride": choose.randrange(rows // tokens),
+            "a_stride": choose.randrange(min(4, self.draws.rows // tokens)),
+            "list_base": choose.randrange(self.draws.entries - tokens * k + 1),
+            "source_stride": choose.randrange(max(1, words // tokens)),
+            "dest_stride": choose.randrange(max(1, rows // tokens)),
         }  # fmt: skip
         values["a_base"] = choose.randrange(self.draws.rows - (tokens - 1) * values["a_stride"])
         values["dest_base"] = choose.randrange(rows - (tokens - 1) * values["dest_stride"])
@@ -71,12 +75,11 @@ class SlotDrawer:
     def _choices(self, tokens: int, k: int, experts: int) -> int | None:
         """Emit ARGMAXes that leave k choices of each token; return the first scalar, or None."""
         choose, c = self.random, self.config
-        many = min(self.draws.rows // 2, c.scalar_depth, 24)  # as `VectorDrawer` has them
         rows = -(-experts // c.columns)
-        if tokens * k > many:
+        if tokens * k > self.scalars or tokens * rows + k - 1 > self.draws.rows:
             return None
-        s_base = choose.randrange(many - tokens * k + 1)
-        a_base = choose.randrange(self.draws.rows - tokens * rows - k + 1)
+        s_base = choose.randrange(self.scalars - tokens * k + 1)
+        a_base = choose.randrange(self.draws.rows - tokens * rows - k + 2)
         if choose.random() < 0.7:
             count = tokens * rows + k - 1
             self.program.emit(self.draws.load(LoadDest.ROWS, a_base, count, 0))
@@ -96,14 +99,14 @@ class SlotDrawer:
         """Emit loads for a slot, and GEMMs on its tokens."""
         choose, c = self.random, self.config
         if choose.random() < 0.4:
-            count = choose.randint(1, 2)
+            count = choose.randint(1, min(2, self.draws.params))
             base = choose.randrange(self.draws.params - count + 1)
             self._load(
                 slot, experts, LoadDest.PARAMETER, Format.BYTES, base, count, choose.randint(1, (1 << c.tiers) - 1), 0
             )
         columns = (Format.COLUMNS,) if c.stationary_feed == "vertical" else ()
         form = choose.choice((Format.PAIR, Format.PAIR, Format.BYTES, Format.HIGH, *columns))
-        count = choose.randint(1, 2)
+        count = choose.randint(1, min(2, (self.draws.data[1] - self.draws.data[0]) // c.tile_bytes))
         base, tag = choose.choice(self.tiles[: -count + 1 or None]), choose.randrange(64)
         tier = choose.randrange(c.tiers)
         if not self._load(slot, experts, LoadDest.VCACHE, form, base, count, 1 << tier, tag):
@@ -134,7 +137,7 @@ class SlotDrawer:
 
     def _gemm(self, slot: int, tier: int, base: int, count: int, tag: int, most: int) -> bool:
         choose, draws = self.random, self.draws
-        k_slices, n_tiles = choose.choice([(1, 1), (1, count), (count, 1)])
+        k_slices, n_tiles = choose.choice([(1, 1), (1, min(count, draws.params)), (count, 1)])
         act_list = int(choose.random() < 0.7)
         combine = choose.random() < 0.6
         mode = choose.choice((Mode.REQUANT8, Mode.REQUANT16) if combine else (Mode.REQUANT8, Mode.SWIGLU))

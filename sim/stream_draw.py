@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
+from hdl.errors import A3dError
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, Order, StoreFormat
 from hdl.legality import (
     LIST_ENTRY_BYTES,
@@ -22,11 +23,21 @@ from hdl.legality import (
     store_step,
 )
 from sim.golden.executor import Executor
-from sim.stream_order import StuckError, instruction_of
+from sim.stream_order import instruction_of
 
-__all__ = ["Drawer", "StreamOptions"]
+__all__ = ["MOST_BYTES", "Drawer", "StreamOptions", "StreamSizeError"]
 
 CORNERS = (-128, -127, -1, 0, 1, 127)
+
+MOST_BYTES = 1 << 18
+"""Most memory of a group that a stream uses: as much as the benches simulate."""
+
+SPARE = 32
+"""Instructions by which a stream is let become longer than asked for: those of the last routing."""
+
+
+class StreamSizeError(A3dError):
+    """No random stream fits the machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Drawer:
     bits : numpy Generator
         Source of memory contents.
     length : int
-        About how many instructions are drawn.
+        About how many instructions are drawn; fewer where memory is too small.
     options : StreamOptions
         What is used.
 
@@ -100,38 +111,79 @@ class Drawer:
         self.options = options
         # Small, so that operations meet.
         self.tiles = min(c.vcache_tiles, 48)
+        if options.slots and c.vcache_tiles < self.tiles + 2:
+            self.tiles = c.vcache_tiles // 2  # loads with a slot need tiles of their own
         self.words = min(c.activation_words // 2, 24)  # words of each half of the activation working set
         self.entries = min(c.list_depth, 24)
         self.params = min(c.parameter_words, 16)
         self.rows = min(c.combine_rows, 48)
         self.tokens = min(c.accumulator_depth, 12)
+        # Room for what is loaded, for token lists, and for stores beside those that bring everything out.
+        self._load_bytes = 32 * c.tile_bytes + 64 * 2 * c.columns + 64 * c.rows + 512 * LIST_ENTRY_BYTES
+        self._list_bytes = (length + 8) * 64 * LIST_ENTRY_BYTES
+        self._stores = 11
+        self._spare = SPARE if options.slots else 0
         self._place_memory()
 
-    def _place_memory(self) -> None:
+    def _shrink(self) -> bool:
+        """Use less: first of the room that is only pleasant to have, then of everything; return whether anything is."""
         c = self.config
-        unit = max(ADDRESS_UNIT, c.group_bytes)
-        tile_space = 32 * c.tile_bytes
-        small = 4 * unit + 64 * 2 * c.columns + 64 * c.rows + 512 * LIST_ENTRY_BYTES
-        self.unit = unit
-        self.stream_bytes = -(-(self.length + 64) * 32 // unit) * unit
-        self.list_next = self.stream_bytes
-        self.list_end = self.list_next + -(-(self.length + 8) * 64 * LIST_ENTRY_BYTES // unit) * unit
-        last = self.rows * c.columns * 4
-        self.last_bytes = last * (4 if self.options.vector else 1)  # for the stores that bring everything out
-        window = -(-(last * 11 + self.last_bytes) // unit) * unit
-        start = self.list_end + -(-(tile_space + small) // unit) * unit
-        size = start + window
-        if size > 1 << c.address_bits:
-            raise ValueError(f"random_stream: {size} bytes of memory exceed address_bits {c.address_bits}")
-        self.data = (self.list_end, start)
-        self.window_next = [start, start]
-        self.limits = Limits((size, size), ((start, size), (start, size)))
+        needed = max(c.tile_bytes, 2 * self.words * c.rows, self.params * 2 * c.columns, 8 * 2 * c.columns)
+        lists = self.entries * LIST_ENTRY_BYTES
+        spare = max(8, self._spare // 2) if self.options.slots else 0
+        room = (max(needed, self._load_bytes // 2), max(lists, self._list_bytes // 4), self._stores // 2, spare)
+        if room != (self._load_bytes, self._list_bytes, self._stores, self._spare):
+            self._load_bytes, self._list_bytes, self._stores, self._spare = room
+            return True
+        sizes = (self.tiles, self.words, self.entries, self.params, self.rows, self.length)
+        smallest = (min(4, self.tiles), 4, 4, 1, 8, min(4, self.length))
+        smaller = [max(least, size // 2) for least, size in zip(smallest, sizes, strict=True)]
+        smaller[-1] = max(smallest[-1], self.length * 3 // 4)
+        self.tiles, self.words, self.entries, self.params, self.rows, self.length = smaller
+        return tuple(smaller) != sizes
+
+    def _place_memory(self) -> None:
+        room = min(1 << self.config.address_bits, MOST_BYTES)
+        while self._place() > room:
+            if not self._shrink():
+                raise StreamSizeError(
+                    f"random_stream: no stream fits {room} bytes of memory in each group; raise config address_bits "
+                    f"(now {self.config.address_bits})"
+                )
+        size = self.limits.memory_bytes[0]
         images = []
         for _ in range(2):
             image = self.bits.integers(0, 256, size, dtype=np.uint8)
             corners = self.bits.choice(np.array(CORNERS, dtype=np.int8), size).view(np.uint8)
             images.append(np.where(self.bits.random(size) < 0.25, corners, image).astype(np.uint8))
         self.images: list[npt.NDArray[np.uint8]] = images
+
+    def _place(self) -> int:
+        """Lay out both groups' memories: stream, token lists, what is loaded, output window; return their bytes."""
+        c = self.config
+        unit = self.unit = max(ADDRESS_UNIT, c.group_bytes)
+
+        def whole(size: int) -> int:
+            return -(-size // unit) * unit
+
+        self.stream_bytes = whole((self.length + self.ends + self._spare) * INSTRUCTION_BYTES)
+        self.list_next = self.stream_bytes
+        self.list_end = self.list_next + whole(self._list_bytes)
+        start = self.list_end + whole(self._load_bytes) + 4 * unit
+        last = self.rows * c.columns * 4
+        self.last_bytes = last * (4 if self.options.vector else 1)  # for the stores that bring everything out
+        size = start + whole(last * self._stores + self.last_bytes) + (unit if self.options.gaps else 0)
+        self.data = (self.list_end, start)
+        self.window_next = [start, start]
+        self.limits = Limits((size, size), ((start, size), (start, size)))
+        self._lists: list[tuple[int, int, int]] = []
+        return size
+
+    @property
+    def ends(self) -> int:
+        """Most instructions that fill the working set, bring it out and end the stream."""
+        gemms = self.config.tiers * -(-2 * self.words // min(self.tokens, self.rows))
+        return 5 + self.config.tiers + 1 + gemms + 1 + (6 if self.options.vector else 0) + 1
 
     def draw(self) -> Instruction:
         """Return a random instruction; it may turn out not to be legal or not to be orderable."""
@@ -151,7 +203,8 @@ class Drawer:
                 return gemm
             kind = "vcache"
         if kind == "vcache":
-            count = self.random.choice((1, 1, 2, 3, 4, 6, 8))
+            most = min(self.tiles, (self.data[1] - self.data[0]) // self.config.tile_bytes)
+            count = min(self.random.choice((1, 1, 2, 3, 4, 6, 8)), most)
             return self.load(LoadDest.VCACHE, self.random.randrange(self.tiles - count + 1), count, self._mask())
         dest, size = {
             "activation": (LoadDest.ACTIVATION, 2 * self.words),
@@ -180,7 +233,7 @@ class Drawer:
         load = instruction_of(Opcode.LOAD, values)
         size = beats(count * load_unit_bytes(load, self.config), self.config) * self.config.group_bytes
         if dest == LoadDest.LIST:
-            values["addr"] = self._place_list(values["group"], count, size) // ADDRESS_UNIT
+            values |= self._place_list(values["group"], count, size)
         else:
             for name in ("addr", "addr_low")[: 2 if form == Format.PAIR else 1]:
                 low, high = self.data
@@ -191,14 +244,16 @@ class Drawer:
                 values[name] = (low + self.random.randrange(slots) * self.unit) // ADDRESS_UNIT
         return instruction_of(Opcode.LOAD, values)
 
-    def _place_list(self, group: int, count: int, size: int) -> int:
-        """Write list entries into the memory image and return their byte address."""
+    def _place_list(self, group: int, count: int, size: int) -> dict[str, int]:
+        """Write list entries into the memory image and return where; without room, where an earlier list lies."""
+        if self.list_next + size > self.list_end:
+            group, start, most = self.random.choice(self._lists)
+            return {"group": group, "addr": start // ADDRESS_UNIT, "count": min(count, most)}
         start = self.list_next
         self.list_next += -(-size // self.unit) * self.unit
-        if self.list_next > self.list_end:
-            raise StuckError
+        self._lists.append((group, start, count))
         spacing = self.random.choice((1, 1, 2, 3))
-        slots = min(self.words, self.rows) // 2 // spacing
+        slots = max(1, min(self.words, self.rows) // 2 // spacing)
         entries = np.zeros((count, 4), dtype="<u2")
         entries[:, 0] = self.bits.integers(0, self.words // 2, count)
         places = self.bits.permutation(slots)
@@ -212,7 +267,7 @@ class Drawer:
         raw = entries.reshape(-1).view(np.uint8)
         self.images[group][start : start + raw.size] = raw
         self.model.memory[group][start : start + raw.size] = raw
-        return start
+        return {"group": group, "addr": start // ADDRESS_UNIT}
 
     def _draw_store(self) -> Instruction:
         rows = self.random.randint(1, min(8, self.rows))

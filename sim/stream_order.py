@@ -14,7 +14,7 @@ from hdl.asm import to_binary
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, Opcode
 from hdl.legality import Limits, check_instruction
-from scheduler.footprint import Footprint, Lists, footprint
+from scheduler.footprint import Lists, footprint
 from scheduler.hazards import HazardTracker, self_conflict
 from scheduler.ordering import Ordering, row_completions
 from sim.golden.executor import ExecutionError, Executor
@@ -82,7 +82,10 @@ class OrderedProgram:
         self.last_waiter: dict[int, int] = {}
         self.reserved = min(config.semaphores // 3, 2 * config.tiers + 4)  # semaphores kept for the last instructions
         self.finishing = False
+        self.most = min(MOST_WAITS, (1 << config.semaphore_bits) - 1)  # a semaphore can hold no more
         self.model = Executor(config, images, limits, strict=True)
+        # With more words, an address behind a tier's last word is not taken for one of the next tier.
+        self.wide = config.replace(activation_words=max(config.activation_words, 1 << 12))
 
     def must(self, instruction: Instruction) -> None:
         """Append an instruction, or raise `StuckError`."""
@@ -98,7 +101,7 @@ class OrderedProgram:
             self.order.add(instruction)
             return True
         touched = footprint(instruction, self.config, self.lists)
-        if self_conflict(instruction, touched, self.config) is not None or not self._addresses_fit(touched):
+        if not self._addresses_fit(instruction) or self_conflict(instruction, touched, self.config) is not None:
             return False
         done, _ = self.order.preview(instruction)
         needed = {c.earlier for c in self.hazards.conflicts(instruction, touched, done) if not c.ordered}
@@ -143,10 +146,10 @@ class OrderedProgram:
         except ExecutionError as error:
             raise AssertionError(f"the generator made an illegal instruction: {error}") from error
 
-    def _addresses_fit(self, touched: Footprint) -> bool:
+    def _addresses_fit(self, instruction: Instruction) -> bool:
         """Keep list-driven accesses inside the working set."""
-        c = self.config
-        for access in touched.accesses:
+        c = self.wide
+        for access in footprint(instruction, c, self.lists).accesses:
             if access.space == "combine" and access.cells.size and access.cells.max() >= self.rows:
                 return False
             if access.space == "activation" and access.cells.size:
@@ -168,7 +171,7 @@ class OrderedProgram:
         for group in groups:
             count = sum(len(row_completions(self.instructions[n])) for n in group)
             semaphore = self._free_semaphore(group, [s for s, _ in waits], granted)
-            if count > MOST_WAITS or semaphore is None:
+            if count > self.most or semaphore is None:
                 return None
             if any(self.instructions[n]["post0_en"] and self.instructions[n]["post1_en"] for n in group):
                 return None

@@ -16,6 +16,7 @@ import numpy as np
 
 from hdl.asm import to_binary
 from hdl.config import MachineConfig
+from hdl.errors import A3dError
 from hdl.isa import Dest, Instruction, LoadDest, Mode, Opcode, StoreFormat
 from hdl.legality import Limits
 from sim.illegal_streams import IllegalStream, illegal_streams
@@ -28,6 +29,12 @@ __all__ = ["IllegalStream", "RandomStream", "StreamOptions", "illegal_streams", 
 
 STREAM_BASE = 0
 """Byte address in group 0 of the stream itself."""
+
+ATTEMPTS = 50
+"""Streams that are tried for one seed, the later half of them shorter and shorter."""
+
+HARD_ATTEMPT = 10
+"""From this one on, more semaphores are kept for the end."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +82,35 @@ def random_stream(
     seed : int
         The same seed gives the same stream.
     length : int
-        About how many random instructions to put between the first fills and the last stores.
+        About how many random instructions to put between the first fills and the last stores; a machine with little
+        memory or few semaphores gets fewer.
     options : StreamOptions, optional
         What to use beside the array's instructions; default: nothing.
     """
-    for attempt in range(50):
+    for attempt in range(ATTEMPTS):
+        shorter = length * min(1.0, 2 * (ATTEMPTS - 1 - attempt) / ATTEMPTS)
         try:
-            return _Generator(config, seed, length, attempt, options or StreamOptions()).generate()
+            return _Generator(config, seed, int(shorter), attempt, options or StreamOptions()).generate()
         except StuckError:
             continue
-    raise RuntimeError(f"random_stream: seed {seed} gives no stream of length {length} for {config.name}")
+    raise A3dError(
+        f"random_stream: seed {seed} gives no stream for {config.name}: it needs more than {config.semaphores} "
+        "semaphores; raise config semaphores"
+    )
 
 
 class _Generator:
     def __init__(self, config: MachineConfig, seed: int, length: int, attempt: int, options: StreamOptions) -> None:
         self.config = config
         self.seed = seed
-        self.length = length
         rng = self.random = random.Random(f"{config.digest()} {seed} {attempt}")
         bits = np.random.default_rng([seed, attempt, int(config.digest()[:8], 16)])
         draws = self.draws = Drawer(config, rng, bits, length, options)
+        self.length = draws.length
         program = self.program = OrderedProgram(config, rng, draws.images, draws.limits, draws.words, draws.rows)
         draws.model = program.model
+        if attempt >= HARD_ATTEMPT:  # too few semaphores were left for what has to come last
+            program.reserved = max(program.reserved, min(config.semaphores - 2, 3 * config.tiers + 8))
         self.vectors = VectorDrawer(config, rng, program.model, 2 * draws.words, draws.rows) if options.vector else None
         self.slots = SlotDrawer(draws, program, self._draw_one) if options.slots else None
 
@@ -116,6 +130,8 @@ class _Generator:
         self._bring_out()
         instructions = (*program.instructions, Instruction(Opcode.END, {}))
         stream = to_binary(instructions)
+        if len(stream) > draws.stream_bytes:
+            raise StuckError
         images = [image.copy() for image in draws.images]
         images[0][STREAM_BASE : STREAM_BASE + len(stream)] = np.frombuffer(stream, dtype=np.uint8)
         both = (images[0].tobytes(), images[1].tobytes())

@@ -73,8 +73,8 @@ class VectorDrawer:
         choose, c = self.random, self.config
         op = choose.choice((VectorOp.MAP, VectorOp.MAP, *VectorOp))
         values = {
-            "op": int(op), "vectors": choose.randint(1, MOST_VECTORS), "rows": choose.choice((1, 1, 2, 3, 4, 8)),
-            "first": int(choose.random() < 0.4),
+            "op": int(op), "vectors": choose.randint(1, min(MOST_VECTORS, self.scalars)),
+            "rows": choose.choice((1, 1, 2, 3, 4, 8)), "first": int(choose.random() < 0.4),
             "in_shift": choose.choice((0, 0, 4, 8, 16, choose.randrange(32))),
             "mult": choose.choice((0, 1, 127, 32768, 65535, choose.randrange(1 << 16))),
             "shift": choose.choice((0, 7, 15, 15, 24, 32, 63, choose.randrange(64))),

@@ -15,7 +15,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.control.queues import load_queue, queue_count, store_queue, vector_queue
+from hdl.control.queues import gang_queues, load_queue, queue_count, store_queue, vector_queue
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
 from hdl.isa import (
@@ -295,11 +295,7 @@ class InstructionVerdict(wiring.Component):
         gang = Signal(config.tiers)
         m.d.comb += [
             end.eq(found.base + found.low + (found.high << HALF_BITS)),
-            gang.eq(
-                Cat(
-                    (tier >= gemm.tier_base) & (tier < gemm.tier_base + gemm.tier_count) for tier in range(config.tiers)
-                )
-            ),
+            gang.eq(gang_queues(config, gemm)),
         ]
         depths = {Opcode.GEMM: config.accumulator_depth, Opcode.STORE: config.combine_rows}
         with m.Switch(load.opcode):

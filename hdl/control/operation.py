@@ -8,11 +8,12 @@ then needs only incremental adders.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
+from hdl.control.queues import gang_queues
 from hdl.control.slot_table import SlotTable
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.errors_hw import ErrorCode
@@ -179,11 +180,7 @@ class OperationSetup(wiring.Component):
             relative.eq(self.index - gemm.tier_base),
             leads.eq(relative == 0),
             below_top.eq(relative + 1 < gemm.tier_count),
-            gang.eq(
-                Cat(
-                    (tier >= gemm.tier_base) & (tier < gemm.tier_base + gemm.tier_count) for tier in range(config.tiers)
-                )
-            ),
+            gang.eq(gang_queues(config, gemm)),
         ]
         makes_rows = ~mapping_k | ~below_top
         combine = gemm.dest_kind == Dest.COMBINE

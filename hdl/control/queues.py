@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from amaranth.hdl import Cat, Value
+
 from hdl.config import MachineConfig
 
-__all__ = ["load_queue", "queue_count", "store_queue", "vector_queue"]
+__all__ = ["gang_queues", "load_queue", "queue_count", "store_queue", "vector_queue"]
 
 LOAD_ENGINES = 2
 
@@ -28,3 +32,11 @@ def vector_queue(config: MachineConfig) -> int:
 def queue_count(config: MachineConfig) -> int:
     """Return how many instruction queues there are."""
     return vector_queue(config) + 1
+
+
+def gang_queues(config: MachineConfig, gemm: Any) -> Value:
+    """Return one bit for each tier's queue: whether the gang of a GEMM has that tier."""
+    base, end = gemm.tier_base, gemm.tier_base + gemm.tier_count
+    # No field can name a tier above the last of eight: a comparison with it would be constant, which linters report.
+    last = (1 << len(base)) - 1
+    return Cat((tier < end) if tier == last else (tier >= base) & (tier < end) for tier in range(config.tiers))

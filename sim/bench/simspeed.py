@@ -7,9 +7,9 @@ from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.isa import Mapping3D
-from sim.bench.programs import resident_images, resident_program
-from sim.bench.utilisation import active_cycles
-from sim.system import Job, SimulatedMachine, place_stream
+from sim.bench.programs import Residents, resident_program
+from sim.bench.utilisation import resident_jobs, run_repeated
+from sim.system import SimulatedMachine
 
 __all__ = ["measure_speed"]
 
@@ -21,16 +21,12 @@ BUSY_TOKENS = 16
 
 def _speed(config: MachineConfig, cycles: int, fast: bool) -> tuple[float, int]:
     machine = SimulatedMachine(config, fast=fast)
-    image0, image1, setup = resident_images(config)
-    base = -(-len(image0) // 4096) * 4096
-    place_stream((image0, image1), base, resident_program(config, Mapping3D.ALONE, BUSY_TOKENS, cycles))
-    jobs = [
-        Job(images=(bytes(image0), bytes(image1)), stream_base=setup, dump=False),
-        Job(images=None, stream_base=base, invalidate=False, dump=False, max_cycles=4 * cycles),
-    ]
-    result = machine.run(jobs)[1]
-    active_cycles(result)
-    return result.counters["cycles"] / result.wall_s, result.counters["cycles"]
+    residents = Residents.of(config)
+    tokens = min(BUSY_TOKENS, config.accumulator_depth)
+    program = resident_program(config, residents, Mapping3D.ALONE, tokens, cycles)
+    setup, jobs = resident_jobs(config, residents, [program])
+    _, wall, simulated = run_repeated(machine, [setup], jobs)[0]
+    return simulated / wall, simulated
 
 
 def measure_speed(config: MachineConfig, cycles: int) -> dict[str, Any]:
@@ -43,7 +39,7 @@ def measure_speed(config: MachineConfig, cycles: int) -> dict[str, Any]:
         Simulated cycles of the fast run, all tiers busy.
     """
     fast, fast_cycles = _speed(config, cycles, True)
-    default, default_cycles = _speed(config, cycles // SLOW_FRACTION, False)
+    default, default_cycles = _speed(config, max(1, cycles // SLOW_FRACTION), False)
     return {
         "cycles_per_s": fast,
         "default_cycles_per_s": default,

@@ -4,15 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from hdl.isa import Instruction, Mapping3D
-from sim.bench.programs import macs_of, mix_program, resident_images, resident_program, streamed_program
-from sim.system import Job, JobResult, SimulatedMachine, place_stream
+from hdl.isa import Mapping3D
+from sim.bench.programs import (
+    Program,
+    Residents,
+    macs_of,
+    memory_limits,
+    mix_program,
+    resident_images,
+    resident_program,
+    streamed_program,
+)
+from sim.system import Job, JobResult, SimulatedMachine, stream_bytes
 
 __all__ = [
     "MANY",
@@ -24,6 +34,8 @@ __all__ = [
     "draw",
     "measure_from_memory",
     "measure_resident",
+    "resident_jobs",
+    "run_repeated",
 ]
 
 TOKENS = (1, 2, 3, 4, 8, 16, 32, 64)
@@ -33,9 +45,12 @@ MIX_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Shares of the MACs in M=1 operations."""
 
 MANY = 64
-"""Tokens of the other operations of a mix."""
+"""Tokens of the other operations of a mix, where there are accumulators for them."""
 
 MIX = "mix"
+
+MOST_JOBS = 256
+"""Runs that are handed to the simulator at a time."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,65 @@ def _waves(feed: str, tokens: int, rows: int, waves: int) -> int:
     return waves if feed == "vertical" else max(256, waves * min(tokens, rows) // rows)
 
 
+def usable(config: MachineConfig, tokens: Sequence[int]) -> list[int]:
+    """Return those token counts for which the machine has accumulators, one an operation and token."""
+    return [count for count in tokens if count <= config.accumulator_depth]
+
+
+def run_repeated(
+    machine: SimulatedMachine, setup: Sequence[Job], programs: Sequence[tuple[Job, int]]
+) -> list[tuple[int, float, int]]:
+    """Run each job as often as its number says, after the jobs `setup`.
+
+    However many there are, no more than `MOST_JOBS` are described at a time.
+
+    Returns
+    -------
+    list of (int, float, int)
+        For each program the sum of its active cycles, of its wall-clock seconds, and of all its cycles.
+    """
+    totals = [(0, 0.0, 0) for _ in programs]
+    order = (index for index, (_, repeats) in enumerate(programs) for _ in range(repeats))
+    while batch := list(islice(order, MOST_JOBS)):
+        jobs = [programs[index][0] for index in batch]
+        # No run changes the memories: what they hold is written once for all runs in a row.
+        jobs = [
+            replace(job, images=None, patches=()) if n and batch[n - 1] == batch[n] else job
+            for n, job in enumerate(jobs)
+        ]
+        results = machine.run([*setup, *jobs])[len(setup) :]
+        for index, result in zip(batch, results, strict=True):
+            active, wall, cycles = totals[index]
+            active += active_cycles(result)
+            totals[index] = (active, wall + result.wall_s, cycles + result.counters["cycles"])
+    return totals
+
+
+def resident_jobs(
+    config: MachineConfig, residents: Residents, programs: Sequence[Program]
+) -> tuple[Job, list[tuple[Job, int]]]:
+    """Return the job that makes operands resident, and one for each program with its repeats."""
+    limits = memory_limits(config)
+    images = resident_images(config, residents)
+    setup = Job(images=images, stream_base=residents.setup_base, limits=limits, dump=False)
+    jobs = []
+    for program in programs:
+        stream = stream_bytes(program.instructions)
+        stream += bytes(-len(stream) % config.group_bytes)
+        # An operation with fewer waves than the tile has rows waits for the edge feed.
+        most = 100_000 + 8 * config.rows * program.waves
+        jobs.append(
+            (
+                Job(
+                    images=None, patches=[(0, residents.stream_base, stream)], stream_base=residents.stream_base,
+                    limits=limits, invalidate=False, dump=False, max_cycles=most,
+                ),
+                program.repeats,
+            )
+        )  # fmt: skip
+    return setup, jobs
+
+
 def measure_resident(
     machine: SimulatedMachine, mappings: Sequence[Mapping3D], tokens: Sequence[int], shares: Sequence[float], waves: int
 ) -> list[Point]:
@@ -118,6 +192,7 @@ def measure_resident(
     machine : SimulatedMachine
     mappings : sequence of Mapping3D
     tokens : sequence of int
+        Those that are more than the accumulators are left out.
     shares : sequence of float
         Shares of MACs in M=1 operations of the mixes.
     waves : int
@@ -125,50 +200,51 @@ def measure_resident(
     """
     config = machine.config
     feed = config.stationary_feed
-    cases: list[tuple[str, int, float, list[Instruction]]] = []
+    residents = Residents.of(config)
+    cases: list[tuple[str, int, float, Program]] = []
     for mapping in mappings:
-        for count in tokens:
-            program = resident_program(config, mapping, count, _waves(feed, count, config.rows, waves))
+        for count in usable(config, tokens):
+            program = resident_program(config, residents, mapping, count, _waves(feed, count, config.rows, waves))
             name = mapping.name.lower() if mapping == Mapping3D.ALONE else mapping.name
             cases.append((name, count, float(count == 1), program))
+    many = min(MANY, config.accumulator_depth)
     for share in shares:
         # The edge feed needs `rows` cycles for every wave of an M=1 operation: half the waves are plenty.
         mix_waves = waves if feed == "vertical" else waves // 2
-        cases.append((MIX, MANY, share, mix_program(config, share, mix_waves, MANY)))
-
-    image0, image1, setup = resident_images(config)
-    base = -(-len(image0) // 4096) * 4096
-    bases: list[int] = []
-    images = (image0, image1)
-    for _, _, _, program in cases:
-        place_stream(images, base, program)
-        bases.append(base)
-        base += -(-len(program) * 32 // 4096) * 4096
-    jobs = [Job(images=(bytes(image0), bytes(image1)), stream_base=setup, dump=False)]
-    jobs += [Job(images=None, stream_base=base, invalidate=False, dump=False) for base in bases]
-    results = machine.run(jobs)
+        cases.append((MIX, many, share, mix_program(config, residents, share, max(1, mix_waves), many)))
+    setup, jobs = resident_jobs(config, residents, [program for *_, program in cases])
     points = []
-    for (name, count, share, program), result in zip(cases, results[1:], strict=True):
-        macs = macs_of(config, program)
-        cycles = active_cycles(result)
+    for (name, count, share, program), (cycles, _, _) in zip(cases, run_repeated(machine, [setup], jobs), strict=True):
+        macs = macs_of(config, program.instructions)
         measured = share
         if name == MIX:
-            single = macs_of(config, [i for i in program if i["tokens"] == 1])
-            measured = single / macs
+            measured = macs_of(config, [i for i in program.instructions if i["tokens"] == 1]) / macs
+        macs *= program.repeats
         points.append(Point(feed, name, count, measured, macs, cycles, macs / (config.pes * cycles)))
     return points
 
 
 def measure_from_memory(machine: SimulatedMachine, tokens: Sequence[int], rounds: int) -> list[MemoryPoint]:
-    """Stream all weights from memory, each used once, for every token count."""
+    """Stream all weights from memory, each used once, for every token count that the accumulators hold."""
     config = machine.config
+    counts = usable(config, tokens)
+    programs = [streamed_program(config, count, rounds) for count in counts]
+    limits = memory_limits(config)
+    jobs = [
+        (
+            Job(
+                images=p.images, stream_base=p.stream_base, limits=limits, dump=False,
+                max_cycles=100_000 + 8 * (p.total_bytes + p.macs // config.pes),
+            ),
+            p.repeats,
+        )
+        for p in programs
+    ]  # fmt: skip
     points = []
-    programs = [streamed_program(config, count, rounds) for count in tokens]
-    jobs = [Job(images=p.images, stream_base=p.stream_base, dump=False) for p in programs]
-    for count, program, result in zip(tokens, programs, machine.run(jobs), strict=True):
-        cycles = active_cycles(result)
-        bound = max(program.macs / config.pes, program.total_bytes / config.peak_bytes)
-        points.append(MemoryPoint(count, program.total_bytes, program.macs, cycles, bound, bound / cycles))
+    for count, program, (cycles, _, _) in zip(counts, programs, run_repeated(machine, [], jobs), strict=True):
+        macs, size = program.macs * program.repeats, program.total_bytes * program.repeats
+        bound = max(macs / config.pes, size / config.peak_bytes)
+        points.append(MemoryPoint(count, size, macs, cycles, bound, bound / cycles))
     return points
 
 

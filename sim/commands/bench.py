@@ -30,6 +30,9 @@ from sim.tools import require_simulator
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
 
+MOST_WAVES, MOST_ROUNDS, MOST_CYCLES = 10_000_000, 1_000_000, 1_000_000_000
+"""Longest measurements: more would take days."""
+
 PRIMITIVES_DOCS = Path("docs") / "primitives.md"
 """The page that ``a3d bench primitives --docs`` rewrites; its picture goes to ``images/`` beside it."""
 
@@ -125,7 +128,15 @@ def run(args: argparse.Namespace) -> int:
     return kinds[args.bench](args)
 
 
+def _check_count(args: argparse.Namespace, name: str, most: int) -> None:
+    value = getattr(args, name)
+    if not 1 <= value <= most:
+        raise A3dError(f"--{name} {value}: use an integer from 1 to {most}")
+
+
 def _utilisation(args: argparse.Namespace) -> int:
+    _check_count(args, "waves", MOST_WAVES)
+    _check_count(args, "rounds", MOST_ROUNDS)
     config = load_config(args.config)
     require_simulator("verilator")
     feeds = ("vertical", "edge") if args.feed == "both" else (args.feed,)
@@ -160,6 +171,7 @@ def _utilisation(args: argparse.Namespace) -> int:
 
 
 def _simspeed(args: argparse.Namespace) -> int:
+    _check_count(args, "cycles", MOST_CYCLES)
     config = load_config(args.config)
     require_simulator("verilator")
     result = measure_speed(config, args.cycles)

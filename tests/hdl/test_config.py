@@ -76,11 +76,21 @@ def test_digest_ignores_the_name_only() -> None:
         ({"channel_bytes": 64}, "config channel_bytes: 2 x 64 bytes a cycle must be"),
         ({"channels_per_group": 8}, "config channel_bytes: a tile of 64 bytes must take at least two fill words of 64"),
         ({"address_bits": 40}, "config address_bits: 40; use an integer from 12 to 37"),
+        ({"address_bits": 11}, "config address_bits: 11; use an integer from 12 to 37"),
+        (
+            {"rows": 64, "columns": 64, "channel_bytes": 32, "row_fifo_depth": 256, "address_bits": 15},
+            "config address_bits: 15; a group's memory must hold at least 16 tiles of 4096 bytes: use at least 16",
+        ),
         ({"burst_beats": 6}, "config burst_beats: 6; use a power of two"),
         ({"burst_beats": 256}, "config skew_fifo_beats: 128 is less than a burst of 256 beats; use at least 256"),
         ({"outstanding_bursts": 0}, "config outstanding_bursts: 0;"),
         ({"queue_depth": 1}, "config queue_depth: 1;"),
         ({"semaphores": 65}, "config semaphores: 65;"),
+        ({"semaphores": 4}, "config semaphores: 4; use an integer from 8 to 64"),
+        (
+            {"tiers": 5, "row_fifo_depth": 128, "semaphores": 8},
+            "config semaphores: 8 with tiers 5; each of the 9 instruction queues needs one to wait for",
+        ),
         ({"semaphore_bits": 3}, "config semaphore_bits: 3;"),
     ],
 )
@@ -110,6 +120,12 @@ def test_equal_values_make_equal_configurations() -> None:
 def test_a_burst_must_fit_axi() -> None:
     with pytest.raises(ConfigError, match="128 beats of 64 bytes exceed AXI's 4 KiB; use at most 64"):
         PRESETS["small"].replace(channel_bytes=64, burst_beats=128)
+
+
+def test_the_smallest_memory_and_the_fewest_semaphores_are_enough() -> None:
+    TINY.replace(rows=64, columns=64, channel_bytes=32, row_fifo_depth=256, address_bits=16)
+    assert TINY.replace(tiers=4, semaphores=8, address_bits=12).semaphores == 8
+    assert TINY.replace(tiers=8, row_fifo_depth=128, semaphores=16).semaphores == 16
 
 
 def test_configurations_are_frozen() -> None:
