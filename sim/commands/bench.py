@@ -52,10 +52,10 @@ def add_parser(subparsers: Subparsers) -> None:
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
     add_config_option(utilisation, "small")
     utilisation.add_argument(
-        "--waves", type=count(1, 1 << 24), default=8192, help="waves per tier and point; default 8192"
+        "--waves", type=count(1, MOST_WAVES), default=8192, help="waves per tier and point; default 8192"
     )
     utilisation.add_argument(
-        "--rounds", type=count(1, 1 << 16), default=40, help="weight chunks of the memory points; default 40"
+        "--rounds", type=count(1, MOST_ROUNDS), default=40, help="weight chunks of the memory points; default 40"
     )
     utilisation.add_argument("--feed", choices=("vertical", "edge", "both"), default="both", help="default both")
     utilisation.add_argument("--picture", type=output_file, default="build/bench/utilisation.png", metavar="FILE")
@@ -63,7 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
     speed = kinds.add_parser("simspeed", help="simulated cycles per second, against cocotb's default build")
     add_config_option(speed, "small")
     speed.add_argument(
-        "--cycles", type=count(1000, 1 << 26), default=200_000, help="cycles of the fast run; default 200000"
+        "--cycles", type=count(1, MOST_CYCLES), default=200_000, help="cycles of the fast run; default 200000"
     )
     add_json_option(speed)
     generation = kinds.add_parser("generate", help="seconds, bytes and modules of every preset's Verilog")
@@ -128,15 +128,7 @@ def run(args: argparse.Namespace) -> int:
     return kinds[args.bench](args)
 
 
-def _check_count(args: argparse.Namespace, name: str, most: int) -> None:
-    value = getattr(args, name)
-    if not 1 <= value <= most:
-        raise A3dError(f"--{name} {value}: use an integer from 1 to {most}")
-
-
 def _utilisation(args: argparse.Namespace) -> int:
-    _check_count(args, "waves", MOST_WAVES)
-    _check_count(args, "rounds", MOST_ROUNDS)
     config = load_config(args.config)
     require_simulator("verilator")
     feeds = ("vertical", "edge") if args.feed == "both" else (args.feed,)
@@ -171,7 +163,6 @@ def _utilisation(args: argparse.Namespace) -> int:
 
 
 def _simspeed(args: argparse.Namespace) -> int:
-    _check_count(args, "cycles", MOST_CYCLES)
     config = load_config(args.config)
     require_simulator("verilator")
     result = measure_speed(config, args.cycles)
