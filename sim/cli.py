@@ -4,10 +4,11 @@
 import contextlib
 import importlib
 import importlib.metadata
+import io
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from hdl.scratch import sweep_temporary
 from sim.net import run_program
@@ -16,6 +17,29 @@ __all__ = ["COMMANDS", "main", "make_parser"]
 
 COMMANDS = ("demo", "info", "generate", "lint", "synth", "sim", "asm", "disasm", "run", "bench", "report")
 """The subcommands in the order of ``a3d --help``; ``sim.commands`` has one module for each."""
+
+
+class _Unheard(io.TextIOBase):
+    """A stream that goes on when nobody reads any more: the JSON elsewhere is what counts."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
 
 
 def make_parser(commands: Sequence[str] = COMMANDS) -> Any:
@@ -56,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = make_parser([named] if named else COMMANDS).parse_args(arguments)
         sweep_temporary()
         # With --json -, standard output has the JSON and nothing else, whoever prints.
-        with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():
+        with contextlib.redirect_stdout(_Unheard(sys.stderr)) if json_only else contextlib.nullcontext():
             return int(args.run(args))
 
     def tell(line: str, status: int) -> None:

@@ -144,12 +144,13 @@ def test_output_that_the_terminal_cannot_show() -> None:
         ("2>&- >/dev/null", 0, ""),
         (">/dev/full", 2, "error: operating system: No space left on device; A3D_DEBUG=1 shows where\n"),
         ("| true", 0, ""),
+        ("--json - 2>&1 >out.json | true; python3 -m json.tool out.json /dev/null", 0, ""),
     ],
 )
-def test_odd_standard_streams(streams: str, status: int, line: str) -> None:
+def test_odd_standard_streams(tmp_path: Path, streams: str, status: int, line: str) -> None:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     script = f"set -o pipefail; '{sys.executable}' -m sim.cli info {streams}"
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", line)
 
 
