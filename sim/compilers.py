@@ -132,10 +132,12 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
     verilator = tools.find_verilator()
     links = Links(folder / "links")
     libs = cocotb_tools.config.libs_dir
-    root = verilator.root and links.plain(verilator.root)
-    command = (
-        ["env", f"VERILATOR_ROOT={root}", str(root / "bin" / "verilator")] if root else [str(verilator.executable)]
-    )
+    command = [str(verilator.executable)]
+    if verilator.root is not None:
+        root = links.plain(verilator.root)
+        # As Verilator's own script does, which does not work in every path.
+        command = ["sh", "-c", 'ulimit -s unlimited 2>/dev/null; exec "$@"', "sh", "env", f"VERILATOR_ROOT={root}"]
+        command += [str(root / "bin" / verilator.executable.name)]
     command += ["--cc", "--exe", "-Mdir", "obj", "-o", "simulator", "--prefix", "Vtop"]
     command += ["--top-module", request.top, "--vpi", "--assert", "--timescale", TIMESCALE]
     command += ["-LDFLAGS", f"-Wl,-rpath,{make_word(str(libs))} -L{make_word(str(libs))} -lcocotbvpi_verilator"]

