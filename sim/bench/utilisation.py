@@ -280,13 +280,15 @@ def draw(points: Sequence[Point], memory: Sequence[MemoryPoint], config: Machine
     axes[0].set_xticks(list(TOKENS), [str(t) for t in TOKENS])
     axes[0].legend(fontsize=8)
     axes[1].set(xlabel=f"MACs in M=1 operations (%), rest M={MANY}", ylim=(0, 103), title="Mixes, tiers alone")
-    axes[1].legend(fontsize=8)
-    axes[2].plot([p.m for p in memory], [100 * p.fraction for p in memory], marker="o")
-    axes[2].axhline(95, color="grey", linewidth=0.8, linestyle=":")
-    axes[2].set(
-        xscale="log", xlabel="tokens M", ylabel="bound / cycles (%)", ylim=(0, 103), title="Weights from memory"
-    )
-    axes[2].set_xticks(list(TOKENS), [str(t) for t in TOKENS])
+    if axes[1].lines:
+        axes[1].legend(fontsize=8)
+    if memory:  # a logarithmic axis needs a point
+        axes[2].plot([p.m for p in memory], [100 * p.fraction for p in memory], marker="o")
+        axes[2].axhline(95, color="grey", linewidth=0.8, linestyle=":")
+        axes[2].set(
+            xscale="log", xlabel="tokens M", ylabel="bound / cycles (%)", ylim=(0, 103), title="Weights from memory"
+        )
+        axes[2].set_xticks(list(TOKENS), [str(t) for t in TOKENS])
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.suptitle(

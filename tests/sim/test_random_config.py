@@ -24,7 +24,7 @@ from sim.system import SimulatedMachine
 EVERYTHING = StreamOptions.everything(slots=True)
 DRAWN = [*CORNERS, *(random_config(seed, most_pes=512) for seed in range(16))]
 LINTED = [*CORNERS, *(random_config(seed) for seed in range(100, 112))]
-SIMULATED = [*CORNERS[:4], CORNERS[6], *(random_config(seed, most_pes=128) for seed in (7, 14))]
+SIMULATED = [*CORNERS[:5], CORNERS[6], *(random_config(seed, most_pes=128) for seed in (7, 14))]
 
 
 def named(config: MachineConfig) -> str:

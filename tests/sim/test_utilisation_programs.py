@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,6 +33,8 @@ from sim.bench.utilisation import (
     MIX_SHARES,
     MOST_JOBS,
     TOKENS,
+    Point,
+    draw,
     measure_from_memory,
     measure_resident,
     resident_jobs,
@@ -142,6 +145,13 @@ def test_repeats_are_added_up_and_handed_over_in_parts() -> None:
     memory = measure_from_memory(cast(SimulatedMachine, fake), [2, 64], 1000)
     assert [point.m for point in memory] == [2]  # 64 tokens are more than the accumulators
     assert memory[0].cycles >= 1000 * 100 // 60 and memory[0].bytes > 1000 * 8 * config.tile_bytes
+
+
+def test_a_picture_of_one_feed_alone(tmp_path: Path) -> None:
+    """The edge feed has no figures from memory."""
+    point = Point("edge", "alone", 1, 1.0, 1000, 1000, 0.06)
+    draw([point], [], PRESETS["nano"], tmp_path / "edge.png")
+    assert (tmp_path / "edge.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
