@@ -44,7 +44,7 @@ PERIOD_NS = 2
 POLL_S = 0.002
 
 MEMORY_BITS = 18
-"""Logarithm of the bytes of each group's memory in which random streams run."""
+"""log2 of the bytes of each group's memory in which random streams run, where the machine addresses as many."""
 
 
 async def strobe(signal: Any, clk: Any) -> None:
@@ -178,7 +178,7 @@ def prepare(config: MachineConfig, folder: Path) -> Design:
             )
         )
     sources = machine_sources(config, folder / "rtl")
-    jobs_file = write_jobs(config, 1 << MEMORY_BITS, jobs, folder)
+    jobs_file = write_jobs(config, 1 << min(MEMORY_BITS, config.address_bits), jobs, folder)
     env = {"A3D_JOBS": str(jobs_file)}
     return Design(sources=tuple(sources), top=BENCH_TOP, env=env, plusargs=tuple(back_door_plusargs(config)))
 
