@@ -285,9 +285,9 @@ def machine_sources(
     capacity = capacity_bits(config, memory_bits, simulator)
     bench = folder / "bench" / f"bench_{capacity}.v"
     text = render_bench(config, design, capacity)
-    if not bench.exists() or bench.read_text() != text:
+    if not bench.is_file() or bench.read_bytes() != text.encode():
         with whole_file(bench) as scratch:
-            scratch.write_text(text)
+            scratch.write_text(text, encoding="utf-8")
     return [*(folder / path for path in design.files), *memory_sources(), bench]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class ExactnessBench:
         Decode steps.
     routing : str
         One of ``sim.text.generator.ROUTINGS``.
+    announce : callable, optional
+        Called before a simulator is compiled.
 
     Attributes
     ----------
@@ -48,13 +50,22 @@ class ExactnessBench:
     """
 
     def __init__(
-        self, folder: Path, config: MachineConfig, *, batch: int, prefill: int, steps: int, routing: str = "slots"
+        self,
+        folder: Path,
+        config: MachineConfig,
+        *,
+        batch: int,
+        prefill: int,
+        steps: int,
+        routing: str = "slots",
+        announce: Callable[[], None] | None = None,
     ) -> None:
         model = read_byte_model(folder, config)
         mean = -(-prefill // max(1, batch))
         prompts = model.excerpts(batch, max(1, mean // 2), mean + mean // 2 + 1)
         self.config = config
         self.model_name = model.name
+        self._announce = announce
         self.prefill = sum(len(prompt) for prompt in prompts)
         # The step that ends a prompt gives the first token; the others take a decode step each.
         self.generator = Generator(model.model, config, prompts, steps + 1, routing=routing)
@@ -71,7 +82,7 @@ class ExactnessBench:
         MismatchError
             The first differing byte or counter, with the instruction that should have written it.
         """
-        with RtlEngine(self.config) as engine:
+        with RtlEngine(self.config, announce=self._announce) as engine:
             engine.start(self.generator.memory)
             for record in self.generator.run(engine):
                 self._add(record)

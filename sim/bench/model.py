@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ class ModelBench:
         Shortest and longest prompt of the decode batches.
     routing : str
         One of ``sim.text.generator.ROUTINGS``.
+    announce : callable, optional
+        Called before a simulator is compiled.
 
     Attributes
     ----------
@@ -93,11 +95,13 @@ class ModelBench:
         prefill: int = 128,
         context: tuple[int, int] = (24, 64),
         routing: str = "host",
+        announce: Callable[[], None] | None = None,
     ) -> None:
         model = read_byte_model(folder, config)
         self.config = config
         self.routing = routing
         self.model_name = model.name
+        self._announce = announce
         self._generators = [Generator(model.model, config, model.excerpts(1, prefill, prefill), 1, routing=routing)]
         self._generators += [
             Generator(model.model, config, model.excerpts(batch, *context), DECODE_STEPS + 1, routing=routing)
@@ -116,7 +120,7 @@ class ModelBench:
         """
         # One simulator for all, with memory for the largest batch.
         bits = max(simulated_memory_bits(generator.memory) for generator in self._generators)
-        machine = SimulatedMachine(self.config, memory_bits=bits)
+        machine = SimulatedMachine(self.config, memory_bits=bits, announce=self._announce)
         for generator in self._generators:
             with RtlEngine(self.config, machine=machine) as engine:
                 engine.start(generator.memory)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hdl.config import MachineConfig
@@ -19,8 +20,8 @@ SLOW_FRACTION = 16
 BUSY_TOKENS = 16
 
 
-def _speed(config: MachineConfig, cycles: int, fast: bool) -> tuple[float, int]:
-    machine = SimulatedMachine(config, fast=fast)
+def _speed(config: MachineConfig, cycles: int, fast: bool, announce: Callable[[], None] | None) -> tuple[float, int]:
+    machine = SimulatedMachine(config, fast=fast, announce=announce)
     residents = Residents.of(config)
     tokens = min(BUSY_TOKENS, config.accumulator_depth)
     program = resident_program(config, residents, Mapping3D.ALONE, tokens, cycles)
@@ -29,7 +30,7 @@ def _speed(config: MachineConfig, cycles: int, fast: bool) -> tuple[float, int]:
     return simulated / wall, simulated
 
 
-def measure_speed(config: MachineConfig, cycles: int) -> dict[str, Any]:
+def measure_speed(config: MachineConfig, cycles: int, *, announce: Callable[[], None] | None = None) -> dict[str, Any]:
     """Return cycles per second of both builds, from start to interrupt, one run each.
 
     Parameters
@@ -37,9 +38,11 @@ def measure_speed(config: MachineConfig, cycles: int) -> dict[str, Any]:
     config : MachineConfig
     cycles : int
         Simulated cycles of the fast run, all tiers busy.
+    announce : callable, optional
+        Called before a simulator is compiled.
     """
-    fast, fast_cycles = _speed(config, cycles, True)
-    default, default_cycles = _speed(config, max(1, cycles // SLOW_FRACTION), False)
+    fast, fast_cycles = _speed(config, cycles, True, announce)
+    default, default_cycles = _speed(config, max(1, cycles // SLOW_FRACTION), False, announce)
     return {
         "cycles_per_s": fast,
         "default_cycles_per_s": default,

@@ -2,10 +2,10 @@
 """``a3d bench``: the measurements behind every figure in the documents."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hdl.config import PRESETS, load_config
+from hdl.config import PRESETS, MachineConfig, load_config
 from hdl.isa import Mapping3D
 from sim.bench.simspeed import measure_speed
 from sim.bench.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
@@ -22,6 +22,7 @@ from sim.commands._common import (
     write_json,
 )
 from sim.commands._docs import markdown_tables, rewrite_section
+from sim.commands._generation import COMPILING, say
 from sim.moe_demo import DEMO_MODEL
 from sim.system import SimulatedMachine
 from sim.text.generator import ROUTINGS
@@ -128,6 +129,10 @@ def run(args: argparse.Namespace) -> int:
     return kinds[args.bench](args)
 
 
+def _announce(config: MachineConfig) -> Callable[[], None]:
+    return lambda: say(COMPILING.format(config.name))
+
+
 def _utilisation(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     require_simulator("verilator")
@@ -135,7 +140,9 @@ def _utilisation(args: argparse.Namespace) -> int:
     points = []
     memory = []
     for feed in feeds:
-        machine = SimulatedMachine(config.replace(stationary_feed=feed, name=f"{config.name}_{feed}"))
+        machine = SimulatedMachine(
+            config.replace(stationary_feed=feed, name=f"{config.name}_{feed}"), announce=_announce(config)
+        )
         mappings = list(Mapping3D) if config.tiers > 1 and config.vertical_links else [Mapping3D.ALONE]
         points += measure_resident(machine, mappings, TOKENS, MIX_SHARES, args.waves)
         if feed == "vertical":
@@ -165,7 +172,7 @@ def _utilisation(args: argparse.Namespace) -> int:
 def _simspeed(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     require_simulator("verilator")
-    result = measure_speed(config, args.cycles)
+    result = measure_speed(config, args.cycles, announce=_announce(config))
     print_table([[k, v] for k, v in result.items()], ("quantity", "value"), left=("value",), title=config.name)
     write_json(args.json, {"config": config.to_dict(), **result})
     return 0
@@ -207,7 +214,13 @@ def _exactness(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     require_simulator("verilator")
     bench = ExactnessBench(
-        args.model, config, batch=args.batch, prefill=args.prefill, steps=args.steps, routing=args.routing
+        args.model,
+        config,
+        batch=args.batch,
+        prefill=args.prefill,
+        steps=args.steps,
+        routing=args.routing,
+        announce=_announce(config),
     )
     for _ in progress(bench.run(), "tokens", bench.total):
         pass
@@ -223,7 +236,9 @@ def _model(args: argparse.Namespace) -> int:
 
     config = load_config(args.config)
     require_simulator("verilator")
-    bench = ModelBench(args.model, config, batches=args.batches, prefill=args.prefill, routing=args.routing)
+    bench = ModelBench(
+        args.model, config, batches=args.batches, prefill=args.prefill, routing=args.routing, announce=_announce(config)
+    )
     for _ in progress(bench.run(), "tokens", bench.total):
         pass
     result = bench.result()
