@@ -16,10 +16,31 @@ from amaranth.lib import data
 from hdl.errors import A3dError
 
 __all__ = [
-    "BODIES", "HEADER", "INSTRUCTION_BITS", "Dest", "Field", "Format", "Instruction", "IsaError", "LoadDest",
-    "Mapping3D", "Mode", "Opcode", "Order", "StoreFormat", "VectorBits", "VectorDest", "VectorFn", "VectorOp",
-    "VectorSum", "body_layout", "decode", "encode", "fields_of",
+    "BODIES",
+    "HEADER",
+    "INSTRUCTION_BITS",
+    "Dest",
+    "Field",
+    "Format",
+    "Instruction",
+    "IsaError",
+    "LoadDest",
+    "Mapping3D",
+    "Mode",
+    "Opcode",
+    "Order",
+    "StoreFormat",
+    "VectorBits",
+    "VectorDest",
+    "VectorFn",
+    "VectorOp",
+    "VectorSum",
+    "body_layout",
+    "decode",
+    "encode",
+    "fields_of",
     "instruction_layout",
+    "most_of",
 ]  # fmt: skip
 
 INSTRUCTION_BITS = 256
@@ -350,6 +371,12 @@ def encode(instruction: Instruction) -> bytes:
         word |= value << position
         position += field.width
     return word.to_bytes(INSTRUCTION_BITS // 8, "little")
+
+
+def most_of(opcode: Opcode, *names: str) -> int:
+    """Return the largest number that all these fields of an opcode can hold, without a sign."""
+    widths = {field.name: field.width for field in fields_of(opcode)}
+    return min((1 << widths[name]) - 1 for name in names)
 
 
 def decode(word: bytes) -> Instruction:

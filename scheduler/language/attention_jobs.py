@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from hdl.isa import Dest, Mode, Order, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
+from hdl.isa import Dest, Mode, Opcode, Order, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum, most_of
 from scheduler.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT
 from scheduler.language.work import Work
 
 __all__ = ["Chain", "Job", "JobPipeline", "KeyTiles"]
 
-MOST_LENGTH = (1 << 15) - 1
-"""Valid elements that an instruction can say: 16 bits, signed. No vector is longer, and all of it is valid then."""
+MOST_LENGTH = most_of(Opcode.VECTOR, "length") >> 1
+"""Valid elements that an instruction can say, in a field with a sign. No vector is longer, and all of it is valid then."""
 MOST_DELAY = 4
 """Jobs whose division waits behind the softmax of later ones."""
 

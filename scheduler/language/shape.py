@@ -8,6 +8,7 @@ from functools import cached_property
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
+from hdl.isa import Opcode, most_of
 from scheduler.checkpoint import MixtralConfig
 from scheduler.layout import memory_unit
 
@@ -18,11 +19,14 @@ class LoweringError(A3dError):
     """A model, batch or context that the machine cannot run; the message names the limit and what would fit."""
 
 
-MOST_ROWS = 511
-"""Combine rows of a vector: nine bits of VECTOR."""
+MOST_ROWS = most_of(Opcode.VECTOR, "rows")
+"""Combine rows of a vector."""
 
-MOST_COUNT = 1023
-"""Tokens, tiles, slices and strides: ten bits each of GEMM, VECTOR and ROUTE."""
+MOST_COUNT = min(
+    most_of(Opcode.GEMM, "tokens", "k_slices", "n_tiles"), most_of(Opcode.VECTOR, "vectors"),
+    most_of(Opcode.ROUTE, "tokens"),
+)  # fmt: skip
+"""Tokens, tiles and slices of an instruction."""
 
 
 @dataclass(frozen=True)
