@@ -19,7 +19,7 @@ from scheduler.language.work import Work
 __all__ = ["Chain", "Job", "JobPipeline", "KeyTiles"]
 
 MOST_LENGTH = most_of(Opcode.VECTOR, "length") >> 1
-"""Valid elements that an instruction can say, in a field with a sign. No vector is longer, and all of it is valid then."""
+"""Valid elements that an instruction can say, in a field with a sign. No vector is longer: all of it is valid then."""
 MOST_DELAY = 4
 """Jobs whose division waits behind the softmax of later ones."""
 
