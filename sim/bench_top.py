@@ -45,14 +45,15 @@ def capacity_bits(config: MachineConfig, memory_bits: int, simulator: str) -> in
     config : MachineConfig
         The machine.
     memory_bits : int
-        log2 of the bytes that are needed.
+        log2 of the bytes that are needed; a machine that addresses less gets less.
     simulator : str
         Icarus takes 24 bytes for a word of memory and compiles quickly: it gets what is needed.
     """
+    needed = min(memory_bits, config.address_bits)
     if simulator == "icarus":
-        return memory_bits
-    bits = next(bits for bits in range(LEAST_CAPACITY_BITS, 64, CAPACITY_STEP) if bits >= memory_bits)
-    return max(memory_bits, min(bits, config.address_bits))
+        return needed
+    bits = next(bits for bits in range(LEAST_CAPACITY_BITS, 64, CAPACITY_STEP) if bits >= needed)
+    return min(bits, config.address_bits)
 
 
 def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) -> str:

@@ -266,9 +266,7 @@ def result_file(folder: Path, index: int) -> Path:
     return folder / f"job{index}_result.json"
 
 
-def machine_sources(
-    config: MachineConfig, folder: Path, memory_bits: int = 0, simulator: str = "verilator"
-) -> list[Path]:
+def machine_sources(config: MachineConfig, folder: Path, memory_bits: int, simulator: str = "verilator") -> list[Path]:
     """Generate a machine and its bench top into `folder` and return all Verilog files of the simulation.
 
     Parameters

@@ -160,7 +160,7 @@ def compare(job: dict[str, Any], config: MachineConfig, result: dict[str, Any]) 
         )
 
 
-def prepare(config: MachineConfig, folder: Path) -> Design:
+def prepare(config: MachineConfig, folder: Path, simulator: str) -> Design:
     """Generate the machine and ten random streams with their expected memories (seed: A3D_STREAM_SEED, default 0)."""
     seed = int(os.environ.get("A3D_STREAM_SEED", "0"))
     jobs = []
@@ -177,7 +177,7 @@ def prepare(config: MachineConfig, folder: Path) -> Design:
                 expected=(executor.memory[0], executor.memory[1]),
             )
         )
-    sources = machine_sources(config, folder / "rtl")
+    sources = machine_sources(config, folder / "rtl", MEMORY_BITS, simulator)
     jobs_file = write_jobs(config, 1 << min(MEMORY_BITS, config.address_bits), jobs, folder)
     env = {"A3D_JOBS": str(jobs_file)}
     return Design(sources=tuple(sources), top=BENCH_TOP, env=env, plusargs=tuple(back_door_plusargs(config)))
