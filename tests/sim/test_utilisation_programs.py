@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors import A3dError
 from hdl.isa import Mapping3D
 from hdl.legality import check_instruction
 from scheduler.verify import verify_stream
+from sim import cli
 from sim.bench.programs import (
     MOST_INSTRUCTIONS,
     Program,
@@ -40,7 +39,6 @@ from sim.bench.utilisation import (
     resident_jobs,
     usable,
 )
-from sim.commands.bench import run
 from sim.golden.executor import Executor
 from sim.random_config import CORNERS, random_config
 from sim.system import Job, SimulatedMachine
@@ -155,14 +153,16 @@ def test_a_picture_of_one_feed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bench", "options", "message"),
+    ("options", "message"),
     [
-        ("utilisation", {"waves": 0, "rounds": 1}, "--waves 0: use an integer from 1 to 10000000"),
-        ("utilisation", {"waves": 10_000_001, "rounds": 1}, "--waves 10000001: use"),
-        ("utilisation", {"waves": 1, "rounds": -1}, "--rounds -1: use an integer from 1 to 1000000"),
-        ("simspeed", {"cycles": 0}, "--cycles 0: use an integer from 1 to 1000000000"),
+        (["utilisation", "--waves", "0"], "--waves: 0: use a whole number from 1 to 10,000,000"),
+        (["utilisation", "--waves", "10000001"], "--waves: 10000001: use a whole number from 1 to 10,000,000"),
+        (["utilisation", "--rounds", "-1"], "--rounds: -1: use a whole number from 1 to 1,000,000"),
+        (["simspeed", "--cycles", "0"], "--cycles: 0: use a whole number from 1 to 1,000,000,000"),
     ],
 )
-def test_lengths_are_checked_before_anything_is_built(bench: str, options: dict[str, int], message: str) -> None:
-    with pytest.raises(A3dError, match=message):
-        run(argparse.Namespace(bench=bench, config="nano", **options))
+def test_lengths_are_checked_before_anything_is_built(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *options, "--config", "nano"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}; see a3d bench ")

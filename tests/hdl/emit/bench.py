@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from amaranth.hdl import ClockDomain, Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
@@ -117,6 +118,8 @@ def replay(
         run = ["vvp", "-n", "bench.vvp"]
     else:
         verilator = find_verilator()
+        if verilator.root is not None:
+            pytest.skip("in a path with blanks only sim.runner can compile Verilator's models")
         command = [
             str(verilator.executable),
             "--binary",
