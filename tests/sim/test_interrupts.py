@@ -49,9 +49,9 @@ class Run:
         self.mark = f"a3d-signal-test-{os.getpid()}-{folder.name}"
         self.scratch = folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
-        # Shells start background jobs with SIGINT ignored, which children inherit; the child must hear it all the same.
-        code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from sim import cli; "
-        code += "sys.exit(cli.main())"
+        # Shells start background jobs with SIGINT ignored, and nohup ignores SIGHUP; children inherit that.
+        code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        code += "signal.signal(signal.SIGHUP, signal.SIG_DFL); from sim import cli; sys.exit(cli.main())"
         env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(self.scratch), "MARK": self.mark}
         self.child = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], env=env | variables, cwd=folder, stdout=subprocess.PIPE,

@@ -20,6 +20,7 @@ from scheduler.language.batch import Chunk
 from scheduler.language.memory import ModelMemory
 from scheduler.language.shape import LoweringError, ModelShape
 from scheduler.language.step import StepProgram, default_key_block, lower_step
+from scheduler.sync import SyncError
 from scheduler.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
@@ -180,8 +181,8 @@ def _check(examples: int) -> None:
             run = Run(case)
             for chunks in case.batches():
                 run.step(chunks)
-        except LoweringError as error:
-            # It has no room: a clear refusal is right, a wrong result would not be.
+        except (LoweringError, SyncError) as error:
+            # No room, or too few semaphores: a clear refusal is right, a wrong result would not be.
             event(str(error).split(":")[0])
             assert "\n" not in str(error)
             outcomes.append(False)
@@ -221,5 +222,5 @@ def test_the_machine_equals_the_executor(session: MachineSession, case: Case) ->
             for group, expected in enumerate(run.executor.memory):
                 wrong = np.flatnonzero(expected != result.memory[group][: expected.size])
                 assert not wrong.size, f"step {number}: group {group}, byte {wrong[0]:#x}"
-    except LoweringError as error:
+    except (LoweringError, SyncError) as error:
         event(str(error).split(":")[0])
