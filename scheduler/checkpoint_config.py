@@ -334,7 +334,7 @@ def _check_sizes(config: MixtralConfig, raw: dict[str, Any], file: str) -> None:
 def _check_window(config: MixtralConfig, raw: dict[str, Any], file: str) -> None:
     """Refuse attention that does not see all of the past."""
     context, window = config.max_position_embeddings, raw.get("sliding_window")
-    if window is not None and window is not False and (not _integer(window) or window < context):
+    if window is not None and window is not False and (not isinstance(window, int) or window < context):
         raise CheckpointError(
             f"{file}: sliding_window is {shown(window)}, expected null or at least {context} "
             "(max_position_embeddings); sliding-window attention is not implemented"

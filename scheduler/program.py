@@ -179,5 +179,5 @@ class Program:
                 stream_base=description["stream_base"],
                 meta=description["meta"],
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ProgramError(f"program {source}: program.json is damaged ({error}); schedule it again") from error

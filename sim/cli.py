@@ -4,7 +4,6 @@
 import contextlib
 import importlib
 import importlib.metadata
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -17,29 +16,6 @@ __all__ = ["COMMANDS", "main", "make_parser"]
 
 COMMANDS = ("demo", "info", "generate", "lint", "synth", "sim", "asm", "disasm", "run", "bench", "report")
 """The subcommands in the order of ``a3d --help``; ``sim.commands`` has one module for each."""
-
-
-class _Unheard(io.TextIOBase):
-    """A stream that goes on when nobody reads any more: the JSON elsewhere is what counts."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(BrokenPipeError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
 
 
 def make_parser(commands: Sequence[str] = COMMANDS) -> Any:
@@ -70,21 +46,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``a3d`` with these arguments, or those of the process, and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     json_only = any(a == "--json=-" or arguments[i : i + 2] == ["--json", "-"] for i, a in enumerate(arguments))
-    output = sys.stdout
+    output: TextIO | None = None
     args = None
 
     def work() -> int:
-        nonlocal args
+        nonlocal args, output
+        output = sys.stdout
+        from sim.commands._common import check_distinct
+
         # Only the command that was asked for is imported: the others would cost a second of start-up.
         named = arguments[0] if arguments and arguments[0] in COMMANDS else None
         args = make_parser([named] if named else COMMANDS).parse_args(arguments)
+        check_distinct(args)
         sweep_temporary()
         # With --json -, standard output has the JSON and nothing else, whoever prints.
-        with contextlib.redirect_stdout(_Unheard(sys.stderr)) if json_only else contextlib.nullcontext():
+        with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():
             return int(args.run(args))
 
     def tell(line: str, status: int) -> None:
-        if json_only and not getattr(getattr(args, "json", None), "written", False):
+        if json_only and output is not None and not getattr(getattr(args, "json", None), "written", False):
             output.write(json.dumps({"error": line, "status": status}) + "\n")
             output.flush()
 

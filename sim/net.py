@@ -7,14 +7,17 @@ Exit status: 0 all is well, 1 a check failed, 2 bad input or a missing tool, 3 a
 
 import contextlib
 import io
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any, TextIO
 
 from hdl.errors import A3dError
 
@@ -24,6 +27,9 @@ DEBUG_VARIABLE = "A3D_DEBUG"
 """Set (to anything) in the environment, it shows the traceback of every error."""
 
 FAULT_STATUS = 3
+
+PATIENCE_S = 2.0
+"""Time in which a second Ctrl-C is taken for the first one."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -52,6 +58,7 @@ def run_program(
             if getattr(sys, name) is None:  # closed by who started this process
                 redirect = getattr(contextlib, f"redirect_{name}")
                 stack.enter_context(redirect(stack.enter_context(open(os.devnull, "w"))))
+        stack.enter_context(contextlib.redirect_stderr(_Unheard(sys.stderr)))
         _show_everything()
         try:
             with _signals():
@@ -62,8 +69,38 @@ def run_program(
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             _forget_components()
             number = error.number if isinstance(error, Terminated) else signal.SIGINT
-            _say("interrupted" if number == signal.SIGINT else "terminated")
+            word = "interrupted" if number == signal.SIGINT else "terminated"
+            _say(word)
+            if on_error is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    on_error(word, 128 + number)
             return 128 + number
+
+
+class _Unheard(io.TextIOBase):
+    """Standard error that nobody may read any more, or that has no room: the work goes on without a word."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
 
 
 def _caught(work: Callable[[], int], on_error: Callable[[str, int], None] | None) -> int:
@@ -76,7 +113,7 @@ def _caught(work: Callable[[], int], on_error: Callable[[str, int], None] | None
         # Somebody closed the pipe (`a3d ... | head`); nothing more can be written, not even at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
     except Exception as error:
         _forget_components()
         status, line = _explain(error)
@@ -113,6 +150,8 @@ def _explain(error: Exception) -> tuple[int, str]:
         return 2, f"the input is nested too deeply{hint}"
     if isinstance(error, UnicodeError):
         return 2, f"text that cannot be read or shown: {_first_line(error)}; use UTF-8 (PYTHONUTF8=1){hint}"
+    if isinstance(error, FileNotFoundError) and error.filename is None and not os.path.isdir(os.curdir):
+        return 2, f"the current directory is gone; change to one that exists{hint}"
     if isinstance(error, OSError):
         files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         return 2, f"{files or 'operating system'}: {error.strerror or _first_line(error)}{hint}"
@@ -132,19 +171,42 @@ def _say(line: str) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, unless they are ignored (``nohup``)."""
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, unless they are ignored (``nohup``).
+
+    What comes soon after the first is not heard: the first one's tidying up goes on.
+    """
+    heard = -math.inf
 
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        if time.monotonic() - heard < PATIENCE_S:
+            return
+        heard = time.monotonic()
         raise Terminated(number)
+
+    def again(lost: Any) -> None:
+        """Send a signal again whose exception Python dropped, as it does in destructors."""
+        nonlocal heard
+        if isinstance(lost.exc_value, Terminated):
+            heard = -math.inf
+            threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number)).start()
+        else:
+            sys.__unraisablehook__(lost)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    usual = {
+        signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL,
+    }  # fmt: skip
+    before = {number: own for number, own in usual.items() if signal.getsignal(number) == own}
+    hook = sys.unraisablehook
     try:
-        for number in numbers:
+        sys.unraisablehook = again
+        for number in before:
             signal.signal(number, end)
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, own in before.items():
+            signal.signal(number, own)
+        sys.unraisablehook = hook

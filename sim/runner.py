@@ -33,7 +33,7 @@ from sim import tools
 from sim.compilers import BuildError, BuildRequest, compile_icarus, compile_verilator
 from sim.process import run_logged
 from sim.results import RunResult, SimulationError, TestResult, collect
-from sim.simcache import cache_root, lookup_or_build
+from sim.simcache import CACHE_VARIABLE, cache_root, lookup_or_build
 from sim.workdir import make_work_dir
 
 __all__ = [
@@ -188,7 +188,13 @@ def build(
         compile_model = compile_icarus if sim == "icarus" else compile_verilator
         compile_model(request, scratch, execute)
 
-    cached = lookup_or_build(folder, key, build_in)
+    try:
+        cached = lookup_or_build(folder, key, build_in)
+    except OSError as error:
+        raise BuildError(
+            f"cache of simulators {folder.parent}: {error.strerror} ({error.filename or 'while it was written'}); make "
+            f"room, or set {CACHE_VARIABLE} to a folder that can be written"
+        ) from error
     return BuiltModel(
         sim=sim,
         top=top,

@@ -94,12 +94,14 @@ class SharedTasks(Generic[Result]):
 
     def stop(self) -> None:
         """End the copies; what they have not delivered is lost."""
-        for numbers in self._numbers:
+        # Forgotten first: whoever interrupts this, and calls it again, must not close them twice.
+        pipes, self._numbers = self._numbers, []
+        children, self._children = self._children, []
+        for numbers in pipes:
             os.close(numbers)
-        for pid, answer in self._children:
+        for pid, answer in children:
             os.close(answer)
             _stop(pid)
-        self._numbers, self._children = [], []
 
     def _idle(self) -> bool:
         """Return whether there may be one more copy; one that delivers its results has nothing to do any more."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Mapping3D
+from hdl.scratch import whole_file
 from sim.bench.programs import (
     Program,
     Residents,
@@ -294,8 +295,8 @@ def draw(points: Sequence[Point], memory: Sequence[MemoryPoint], config: Machine
     figure.suptitle(
         f"{config.name}: {config.tiers} x {config.rows} x {config.columns} PEs, {config.peak_bytes} bytes a cycle"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=110)
 
 
 def as_json(points: Sequence[Point], memory: Sequence[MemoryPoint], config: MachineConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import rich.box
 import rich.console
@@ -23,15 +23,23 @@ from hdl.errors import A3dError
 from hdl.scratch import probe_folder, whole_file
 
 __all__ = [
-    "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "check_folder", "check_page", "count",
-    "fraction", "new_parser", "output_file", "output_folder", "print_table", "progress", "seconds", "write_json",
+    "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "check_distinct", "check_files",
+    "check_folder", "check_page", "count", "fraction", "new_parser", "output_file", "output_folder", "picture_file",
+    "print_table", "progress", "read_limited", "seconds", "write_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
 
+PICTURES = (".png", ".svg", ".pdf")
+MOST_TEXT = 1 << 26
+"""Bytes of a text or a stream that is read."""
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all others of ``a3d``."""
+    """An argument parser whose errors are one line, like all others of ``a3d``; options are written in full."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **more})
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments.
@@ -58,6 +66,8 @@ class JsonTarget:
 
     Attributes
     ----------
+    path : Path or None
+        The file; None for standard output.
     written : bool
         Whether something has been written.
 
@@ -69,21 +79,106 @@ class JsonTarget:
 
     def __init__(self, text: str) -> None:
         self._stream = sys.stdout
-        self._path = None if text == "-" else output_file(text)
+        self.path = None if text == "-" else output_file(text)
         self.written = False
 
     def __str__(self) -> str:
         """Return the path, or what stands for standard output."""
-        return "standard output" if self._path is None else str(self._path)
+        return "standard output" if self.path is None else str(self.path)
 
     def write(self, text: str) -> None:
         """Write a text, whole or not at all."""
         self.written = True
-        if self._path is None:
+        if self.path is None:
             self._stream.write(text)
         else:
-            with whole_file(self._path) as scratch:
+            with whole_file(self.path) as scratch:
                 scratch.write_text(text, encoding="utf-8")
+
+
+class OutputPath(type(Path())):  # type: ignore[misc]
+    """The path of a file that an option says to write."""
+
+
+def check_distinct(args: argparse.Namespace, more: Sequence[Path] = ()) -> None:
+    """Refuse a file that is written twice, or read and written.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Options, parsed.
+    more : sequence of Path
+        Further files that will be written.
+
+    Raises
+    ------
+    A3dError
+        Names the file.
+    """
+    written = [*more]
+    read: list[Path] = []
+    for name, value in vars(args).items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, JsonTarget):
+                written += [item.path] if item.path is not None else []
+            elif isinstance(item, OutputPath):
+                written.append(item)
+            elif (isinstance(item, Path) and item.is_file()) or (isinstance(item, str) and name in ("source", "file")):
+                read.append(Path(item))
+    places = [Path(os.path.realpath(path)) for path in written]
+    for place, path in zip(places, written, strict=True):
+        if places.count(place) > 1 and not (place.exists() and not place.is_file()):
+            raise A3dError(f"{path}: two results would be written to this file; name different files")
+        if place in [Path(os.path.realpath(path)) for path in read]:
+            raise A3dError(f"{path}: is read, and would be written over; name another file")
+
+
+def check_files(args: argparse.Namespace, files: Sequence[Path]) -> None:
+    """Check files that a command writes besides those of its options.
+
+    Raises
+    ------
+    A3dError
+        One cannot be written, or is that of an option.
+    """
+    for path in files:
+        try:
+            output_file(str(path))
+        except argparse.ArgumentTypeError as error:
+            raise A3dError(str(error)) from error
+    check_distinct(args, files)
+
+
+def picture_file(text: str) -> Path:
+    """Return the path of a picture to write (a ``type`` of argparse), as `output_file` does.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It cannot be written, or its name does not end as that of a picture.
+    """
+    path = output_file(text)
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text}: no picture; use a name that ends in {', '.join(PICTURES)}")
+    return path
+
+
+def read_limited(path: Path, what: str, most: int = MOST_TEXT) -> bytes:
+    """Return the contents of a file that must not be endless, such as a device.
+
+    Raises
+    ------
+    A3dError
+        It cannot be read, or is larger; `what` begins the message.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise A3dError(f"{what}: {_reason(error)}; name a readable file") from error
+    if len(data) > most:
+        raise A3dError(f"{what}: more than {most:,} bytes; name a smaller file")
+    return data
 
 
 def output_file(text: str) -> Path:
@@ -94,7 +189,7 @@ def output_file(text: str) -> Path:
     argparse.ArgumentTypeError
         It cannot be written.
     """
-    path = Path(text)
+    path: Path = OutputPath(text)
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory")
@@ -254,6 +349,8 @@ def write_json(target: JsonTarget | Path | None, value: object) -> None:
         (JsonTarget(str(target)) if isinstance(target, Path) else target).write(text)
     except argparse.ArgumentTypeError as error:
         raise A3dError(f"--json {error}") from error
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise A3dError(f"--json {target}: cannot write: {error.strerror}; name a writable file") from error
 

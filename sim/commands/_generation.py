@@ -6,17 +6,18 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from hdl.scratch import scratch_folder
-from sim.commands._common import count, fraction, output_file, print_table
+from hdl.scratch import keep, scratch_folder
+from sim.commands._common import check_files, count, fraction, output_file, print_table, read_limited
 from sim.commands._stream import TokenStream
+from sim.results import SimulationError
 from sim.system import SimulatedMachine
-from sim.text.draw import write_pictures
+from sim.text.draw import PICTURES, write_pictures
 from sim.text.engines import ENGINES, IsaEngine, RtlEngine
 from sim.text.generator import ROUTINGS, Generator
 from sim.text.model import ByteModel, to_tokens
@@ -28,6 +29,10 @@ from sim.tools import require_simulator, waves_line
 __all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_files"]
 
 COMPILING = "{}: compiling the simulator (minutes, once for a configuration)"
+
+MOST_BATCH = 1 << 16
+MOST_PROMPT = 1 << 24
+"""Bytes of a prompt's file."""
 
 SHORTEST_EXCERPT = 16
 LONGEST_EXCERPT = 48
@@ -52,7 +57,7 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         "--tokens", type=count(1), default=tokens, metavar="N", help=f"new tokens each; default {tokens}"
     )
     parser.add_argument(
-        "--batch", type=count(1), default=batch, metavar="B",
+        "--batch", type=count(1, MOST_BATCH), default=batch, metavar="B",
         help="sequences that run at the same time: fewer prompts are repeated, more wait for their turn; without "
         "prompts, B excerpts of different lengths of the model's held-out text; "
         + (f"default {batch}" if batch else "default: as many as there are prompts"),
@@ -93,10 +98,7 @@ def prompts_of(args: argparse.Namespace, vocabulary: int) -> list[tuple[int, ...
     """
     prompts = [to_tokens(os.fsencode(text), vocabulary, f"--prompt {n}") for n, text in enumerate(args.prompt)]
     for path in args.prompt_file:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise A3dError(f"--prompt-file {path}: {error.strerror}; name a readable file") from error
+        data = read_limited(path, f"--prompt-file {path}", MOST_PROMPT)
         prompts.append(to_tokens(data, vocabulary, f"--prompt-file {path}"))
     return prompts
 
@@ -105,19 +107,29 @@ NEEDS_TIME = {"trace": "--trace", "waves": "--waves", "clock_mhz": "--clock-mhz"
 """Options that make no sense without time, which only the engine rtl has."""
 
 
-def check_options(args: argparse.Namespace) -> Sampler:
+def check_options(args: argparse.Namespace, files: Sequence[str] = ()) -> Sampler:
     """Check that the options go together, before anything is read, and return the sampler.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        The options of `add_generation_options`.
+    files : sequence of str
+        What the command writes into OUT beside the pictures of a generation and its report.
 
     Raises
     ------
     A3dError
-        An option that does not apply to the engine.
+        An option that does not apply to the engine; a file that cannot be written, or is written twice.
     """
     for name, option in NEEDS_TIME.items():
         if args.engine == "isa" and getattr(args, name, None):
             raise A3dError(f"{option}: the engine isa has no time; leave it out, or use --engine rtl")
+    files = [args.out / name for name in files] + ([] if args.json else [args.out / "report.json"])
     if args.engine == "rtl":
         require_simulator("verilator")
+        files += [args.out / name for name in PICTURES] + ([] if args.trace else [args.out / "run.trace.json"])
+    check_files(args, files)
     return Sampler(args.temperature, args.seed)
 
 
@@ -165,7 +177,7 @@ def generate(
     trace = args.trace or args.out / "run.trace.json"
     with contextlib.ExitStack() as stack:
         engine: IsaEngine | RtlEngine
-        timeline = None
+        timeline = scratch = None
         if args.engine == "isa":
             engine = stack.enter_context(IsaEngine(config))
         else:
@@ -183,13 +195,15 @@ def generate(
             )
         stream = TokenStream(generator)
         engine.start(generator.memory)
+        # The log that such an error names lies there.
+        stack.enter_context(_kept_on(SimulationError, scratch))
         with stream:
             for record in generator.run(engine, trace="all" if args.trace else "first"):
                 if timeline is not None and record.traced is not None:
                     timeline.add(record.traced)
                 tally.add(record)
                 stream.add(record)
-        if waves_to is not None and args.engine == "rtl":
+        if waves_to is not None and scratch is not None:
             engine.__exit__(None, None, None)  # the simulator must close its file
             waves_to.mkdir(parents=True, exist_ok=True)
             for wave in (*scratch.glob("*.fst"), *scratch.glob("*.vcd")):
@@ -206,6 +220,17 @@ def generate(
                 "of the model (--ignore-eos goes on)"
             )
     return report, tally
+
+
+@contextlib.contextmanager
+def _kept_on(kind: type[Exception], folder: Path | None) -> Iterator[None]:
+    """Keep a scratch folder if the block ends with an error of a kind."""
+    try:
+        yield
+    except kind:
+        if folder is not None:
+            keep(folder)
+        raise
 
 
 def print_report(report: dict[str, Any], title: str) -> None:

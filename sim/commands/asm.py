@@ -9,7 +9,7 @@ from hdl.config import load_config
 from hdl.errors import A3dError
 from hdl.legality import Limits, check_instruction
 from hdl.scratch import whole_file
-from sim.commands._common import Subparsers, add_config_option, new_parser, output_file
+from sim.commands._common import Subparsers, add_config_option, new_parser, output_file, read_limited
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -29,10 +29,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     config = load_config(args.config)
+    data = read_limited(Path(args.source), f"{args.source}: cannot read")
     try:
-        text = Path(args.source).read_text(encoding="utf-8")
-    except OSError as error:
-        raise A3dError(f"{args.source}: cannot read: {error.strerror}; name a text file") from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise A3dError(f"{args.source}: is not text; to read a binary stream use a3d disasm") from error
     instructions = assemble(text)

@@ -16,7 +16,7 @@ from sim.commands._common import (
     check_page,
     count,
     new_parser,
-    output_file,
+    picture_file,
     print_table,
     progress,
     write_json,
@@ -59,7 +59,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--rounds", type=count(1, MOST_ROUNDS), default=40, help="weight chunks of the memory points; default 40"
     )
     utilisation.add_argument("--feed", choices=("vertical", "edge", "both"), default="both", help="default both")
-    utilisation.add_argument("--picture", type=output_file, default="build/bench/utilisation.png", metavar="FILE")
+    utilisation.add_argument("--picture", type=picture_file, default="build/bench/utilisation.png", metavar="FILE")
     add_json_option(utilisation)
     speed = kinds.add_parser("simspeed", help="simulated cycles per second, against cocotb's default build")
     add_config_option(speed, "small")
@@ -101,7 +101,7 @@ def add_parser(subparsers: Subparsers) -> None:
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_json_option(model)
     primitives = kinds.add_parser("primitives", help="worst errors of the arithmetic primitives over their ranges")
-    primitives.add_argument("--picture", type=output_file, metavar="FILE", help="draw the error curves")
+    primitives.add_argument("--picture", type=picture_file, metavar="FILE", help="draw the error curves")
     primitives.add_argument(
         "--docs",
         type=Path,
@@ -112,7 +112,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_json_option(primitives)
     layers = kinds.add_parser("layers", help="errors of the example programs for other models' layers")
-    layers.add_argument("--draws", type=count(1), default=500, help="random inputs of each; default 500")
+    layers.add_argument("--draws", type=count(1, 20_000), default=500, help="random inputs of each; default 500")
     layers.add_argument(
         "--docs", type=Path, nargs="?", const=LAYERS_DOCS, metavar="FILE",
         help=f"rewrite the table in FILE; default {LAYERS_DOCS}",

@@ -75,7 +75,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    sampler = check_options(args)
+    sampler = check_options(args, ["utilisation.png"])
     require_simulator("verilator")  # for the experts alone, whatever the engine
     config = load_config(args.config)
     if not (args.prompt or args.prompt_file or args.batch):

@@ -13,7 +13,7 @@ from hdl.errors import A3dError, CheckError
 from hdl.explain import explain
 from scheduler.program import Program
 from scheduler.verify import verify_stream
-from sim.commands._common import Subparsers, add_config_option, new_parser
+from sim.commands._common import Subparsers, add_config_option, new_parser, read_limited
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -41,10 +41,7 @@ def run(args: argparse.Namespace) -> int:
         symbols = {(s.group, s.address): name for name, s in program.symbols.items()}
     else:
         config, symbols = load_config(args.config), {}
-        try:
-            instructions = from_binary(path.read_bytes())
-        except OSError as error:
-            raise A3dError(f"{path}: cannot read: {error.strerror}; name a stream or a program directory") from error
+        instructions = from_binary(read_limited(path, f"{path}: cannot read"))
     sys.stdout.write(explain(instructions, config, symbols) if args.explain else to_text(instructions, symbols))
     if args.verify:
         if program is None:

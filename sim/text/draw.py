@@ -11,7 +11,10 @@ from hdl.scratch import whole_file
 from sim.pictures import draw_cycles, draw_timeline
 from sim.text.report import PHASES, Tally
 
-__all__ = ["draw_steps", "write_pictures"]
+__all__ = ["PICTURES", "draw_steps", "write_pictures"]
+
+PICTURES = ("steps.png", "cycles.png", *(f"timeline_{phase}.png" for phase in PHASES))
+"""Files that `write_pictures` may write."""
 
 _COLOURS = {"prefill": "C0", "decode": "C2"}
 

@@ -20,7 +20,7 @@ import sim.commands
 from hdl.errors import A3dError, CheckError
 from sim import cli
 from sim.commands import info
-from sim.commands._common import JsonTarget, output_file, output_folder, print_table, progress, write_json
+from sim.commands._common import JsonTarget, output_file, output_folder, picture_file, print_table, progress, write_json
 from sim.net import DEBUG_VARIABLE
 
 
@@ -143,7 +143,10 @@ def test_output_that_the_terminal_cannot_show() -> None:
         (">&-", 0, ""),
         ("2>&- >/dev/null", 0, ""),
         (">/dev/full", 2, "error: operating system: No space left on device; A3D_DEBUG=1 shows where\n"),
-        ("| true", 0, ""),
+        ("| true", 141, ""),
+        ("2>&1 >/dev/null | true", 0, ""),
+        ("--json - >&-", 0, ""),
+        ("2>/dev/full >/dev/null", 0, ""),
         ("--json - 2>&1 >out.json | true; python3 -m json.tool out.json /dev/null", 0, ""),
     ],
 )
@@ -227,6 +230,57 @@ def test_outputs_are_checked_first(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
 
 
+def test_files_are_distinct(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file is not written twice, and not read and written: the first would be lost without a word."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("To be")
+    (tmp_path / "link.txt").symlink_to("p.txt")
+    (tmp_path / "s.asm").write_text("end\n")
+    twice, over = "two results would be written to this file", "is read, and would be written over"
+    for command, message in (
+        (["run", "--trace", "t.json", "--json", "./t.json"], twice),
+        (["run", "-o", "out", "--json", "out/steps.png"], twice),
+        (["run", "-o", "out", "--json", "out/run.trace.json"], twice),
+        (["demo", "-o", "out", "--trace", "out/utilisation.png"], twice),
+        (["run", "--prompt-file", "p.txt", "--json", "link.txt"], over),
+        (["run", "--calibration", "p.txt", "--json", "p.txt"], over),
+        (["asm", "s.asm", "s.asm"], over),
+        (["bench", "primitives", "--picture", "x.png", "--json", "x.png"], twice),
+    ):
+        assert cli.main(command) == 2, command
+        assert message in capsys.readouterr().err
+    assert cli.main(["info", "--json", "/dev/null"]) == 0
+
+
+def test_files_in_the_output_folder_are_checked_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("report.json", "steps.png", "run.trace.json", "timeline_decode.png"):
+        (tmp_path / name / name).mkdir(parents=True)
+        assert cli.main(["run", "-o", str(tmp_path / name)]) == 2
+        assert f"{name}: cannot write: is a directory" in capsys.readouterr().err
+
+
+def test_pictures_have_names_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "primitives", "--picture", "a.xyz"]) == 2
+    assert capsys.readouterr().err.startswith("error: --picture: a.xyz: no picture; use a name that ends in .png")
+
+
+def test_options_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--jso", "-"]) == 2
+    assert "unrecognized arguments: --jso" in capsys.readouterr().err
+
+
+def test_endless_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (
+        ["asm", "/dev/zero", str(tmp_path / "x")],
+        ["disasm", "/dev/zero"],
+        ["run", "--prompt-file", "/dev/zero"],
+    ):
+        assert cli.main([*command] if command[0] != "run" else [*command, "--engine", "isa", "-o", str(tmp_path)]) == 2
+        assert "more than" in capsys.readouterr().err
+
+
 def test_every_output_option_is_listed() -> None:
     """A new option that names a file or a folder must be checked too, or be one that is read."""
     read = {"--config", "--model", "--prompt-file", "--calibration", "--build", "--docs"}
@@ -236,7 +290,7 @@ def test_every_output_option_is_listed() -> None:
             if action.type is Path and action.dest != "help":
                 option = (action.option_strings or [action.dest])[-1]
                 assert option in read, f"{' '.join(name)} {option}: use output_file or output_folder"
-            if action.type in (output_file, output_folder, JsonTarget):
+            if action.type in (output_file, output_folder, picture_file, JsonTarget):
                 found.add((name, action.option_strings[0] if action.option_strings else ""))
     listed = {
         (tuple(word for word in command if word not in ("system", "in.asm")), option) for command, option in OUTPUTS
