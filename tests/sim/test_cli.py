@@ -145,7 +145,7 @@ def test_output_that_the_terminal_cannot_show() -> None:
         (">/dev/full", 2, "error: operating system: No space left on device; A3D_DEBUG=1 shows where\n"),
         ("| true", 141, ""),
         ("2>&1 >/dev/null | true", 0, ""),
-        ("--json - >&-", 0, ""),
+        ("--json - >&- 2>/dev/null", 0, ""),
         ("2>/dev/full >/dev/null", 0, ""),
         ("--json - 2>&1 >out.json | true; python3 -m json.tool out.json /dev/null", 0, ""),
     ],

@@ -199,6 +199,14 @@ def _replace(folder: Path) -> None:
     (folder / "program").chmod(mode)
 
 
+def _flip(folder: Path) -> None:
+    """Change a byte and hide it from whoever looks at sizes and times."""
+    path = folder / "program"
+    times = path.stat()
+    path.write_text("abd")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 def _be_a_file(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.write_text("not a folder")
@@ -210,6 +218,7 @@ def _be_a_file(folder: Path) -> None:
         _empty,
         _truncate,
         _replace,
+        _flip,
         _be_a_file,
         shutil.rmtree,
         lambda folder: (folder / "program").unlink(),
