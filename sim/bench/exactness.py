@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig
+from hdl.errors import A3dError
 from sim.text.engines import RtlEngine
 from sim.text.generator import Generator, StepRecord
 from sim.text.model import read_byte_model
@@ -62,7 +63,18 @@ class ExactnessBench:
     ) -> None:
         model = read_byte_model(folder, config)
         mean = -(-prefill // max(1, batch))
-        prompts = model.excerpts(batch, max(1, mean // 2), mean + mean // 2 + 1)
+        longest = mean + mean // 2 + 1
+        windows, size = model.text.shape
+        if batch > windows:
+            raise A3dError(
+                f"--batch {batch}: the held-out text of {folder} has {windows} excerpts; use at most {windows}"
+            )
+        if longest > size:
+            raise A3dError(
+                f"--prefill {prefill}: prompts of up to {longest} bytes in a batch of {batch}; excerpts of the held-out"
+                f" text have at most {size}: use a smaller number, or a larger --batch"
+            )
+        prompts = model.excerpts(batch, max(1, mean // 2), longest)
         self.config = config
         self.model_name = model.name
         self._announce = announce

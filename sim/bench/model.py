@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig
+from hdl.errors import A3dError
 from sim.system import SimulatedMachine
 from sim.text.engines import RtlEngine, simulated_memory_bits
 from sim.text.generator import Generator, StepRecord
@@ -98,6 +99,11 @@ class ModelBench:
         announce: Callable[[], None] | None = None,
     ) -> None:
         model = read_byte_model(folder, config)
+        windows, size = model.text.shape
+        if max(batches) > windows:
+            raise A3dError(f"--batches {max(batches)}: the held-out text has {windows} excerpts; use at most {windows}")
+        if prefill > size:
+            raise A3dError(f"--prefill {prefill}: excerpts of the held-out text have {size} bytes; use at most {size}")
         self.config = config
         self.routing = routing
         self.model_name = model.name
