@@ -2,7 +2,8 @@
 """The last net of a program: whatever goes wrong, its user sees one line, and it ends with a status.
 
 Exit status: 0 all is well, 1 a check failed, 2 bad input or a missing tool, 3 a fault of this program (with
-``A3D_DEBUG=1`` in the environment the traceback is shown), 130 interrupted, 143 terminated, 129 hung up.
+``A3D_DEBUG=1`` in the environment the traceback is shown), 130 interrupted, 143 terminated, 129 hung up, 141
+nobody reads standard output any more.
 """
 
 import contextlib
