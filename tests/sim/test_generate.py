@@ -369,7 +369,7 @@ def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.Captur
         (["--prompt", "é"], "--prompt 0: byte 0xc3 at position 0; the model's vocabulary is 0 to 127"),
         (["--prompt-file", "absent.txt"], "--prompt-file absent.txt: No such file"),
         (["--tokens", "0"], "--tokens: 0: use a whole number, 1 or more"),
-        (["--batch", "0"], "--batch: 0: use a whole number, 1 or more"),
+        (["--batch", "0"], "--batch: 0: use a whole number from 1 to 65,536"),
         (["--temperature", "-1"], "--temperature: -1: use a number from 0"),
         (["--temperature", "nan"], "--temperature: nan: use a number from 0"),
         (["--clock-mhz", "0"], "--clock-mhz: 0: use a number above 0"),
