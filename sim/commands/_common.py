@@ -30,7 +30,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-PICTURES = (".png", ".svg", ".pdf")
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 MOST_TEXT = 1 << 26
 """Bytes of a text or a stream that is read."""
 
@@ -100,6 +100,10 @@ class OutputPath(type(Path())):  # type: ignore[misc]
     """The path of a file that an option says to write."""
 
 
+class OutputFolder(type(Path())):  # type: ignore[misc]
+    """The path of a folder that an option says to write into; what lies in it is not read."""
+
+
 def check_distinct(args: argparse.Namespace, more: Sequence[Path] = ()) -> None:
     """Refuse a file that is written twice, or read and written.
 
@@ -123,14 +127,23 @@ def check_distinct(args: argparse.Namespace, more: Sequence[Path] = ()) -> None:
                 written += [item.path] if item.path is not None else []
             elif isinstance(item, OutputPath):
                 written.append(item)
-            elif (isinstance(item, Path) and item.is_file()) or (isinstance(item, str) and name in ("source", "file")):
-                read.append(Path(item))
+            elif isinstance(item, OutputFolder):
+                continue
+            elif isinstance(item, Path) or (isinstance(item, str) and name in ("config", "source", "file")):
+                read += _files_of(Path(item))
     places = [Path(os.path.realpath(path)) for path in written]
     for place, path in zip(places, written, strict=True):
         if places.count(place) > 1 and not (place.exists() and not place.is_file()):
             raise A3dError(f"{path}: two results would be written to this file; name different files")
         if place in [Path(os.path.realpath(path)) for path in read]:
             raise A3dError(f"{path}: is read, and would be written over; name another file")
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files that are read where a file or a folder is named; a preset's name is neither."""
+    if path.is_dir():
+        return [file for file in path.iterdir() if file.is_file()]
+    return [path] if path.is_file() else []
 
 
 def check_files(args: argparse.Namespace, files: Sequence[Path]) -> None:
@@ -158,8 +171,8 @@ def picture_file(text: str) -> Path:
         It cannot be written, or its name does not end as that of a picture.
     """
     path = output_file(text)
-    if path.suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"{text}: no picture; use a name that ends in {', '.join(PICTURES)}")
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text}: no picture; use a name that ends in {', '.join(PICTURE_SUFFIXES)}")
     return path
 
 
@@ -211,7 +224,7 @@ def output_folder(text: str) -> Path:
     argparse.ArgumentTypeError
         It cannot be made or written.
     """
-    path = Path(text)
+    path: Path = OutputFolder(text)
     try:
         probe_folder(path)
     except (OSError, ValueError, RuntimeError) as error:

@@ -22,6 +22,7 @@ from sim import cli
 from sim.commands import info
 from sim.commands._common import JsonTarget, output_file, output_folder, picture_file, print_table, progress, write_json
 from sim.net import DEBUG_VARIABLE
+from tests.sim.small_model import CHECKPOINT, write_checkpoint
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +55,13 @@ def test_unknown_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("error: TEST = 'absent_bench': no such bench; there is ")
 
 
+def let_info_fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(info, "run", fail)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
@@ -69,10 +77,7 @@ def test_exit_status(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(args: argparse.Namespace) -> int:
-        raise error
-
-    monkeypatch.setattr(info, "run", fail)
+    let_info_fail(monkeypatch, error)
     assert cli.main(["info"]) == status
     assert capsys.readouterr().err == message
 
@@ -97,10 +102,7 @@ def test_the_last_net(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(args: argparse.Namespace) -> int:
-        raise error
-
-    monkeypatch.setattr(info, "run", fail)
+    let_info_fail(monkeypatch, error)
     assert cli.main(["info", "--json", "-"]) == status
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {line}") and captured.err.count("\n") == 1
@@ -238,6 +240,9 @@ def test_files_are_distinct(
     (tmp_path / "p.txt").write_text("To be")
     (tmp_path / "link.txt").symlink_to("p.txt")
     (tmp_path / "s.asm").write_text("end\n")
+    (tmp_path / "c.toml").write_text('preset = "nano"\n')
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     twice, over = "two results would be written to this file", "is read, and would be written over"
     for command, message in (
         (["run", "--trace", "t.json", "--json", "./t.json"], twice),
@@ -247,11 +252,22 @@ def test_files_are_distinct(
         (["run", "--prompt-file", "p.txt", "--json", "link.txt"], over),
         (["run", "--calibration", "p.txt", "--json", "p.txt"], over),
         (["asm", "s.asm", "s.asm"], over),
+        (["info", "--config", "c.toml", "--json", "c.toml"], over),
+        (["run", "--model", "model", "--json", "model/config.json"], over),
         (["bench", "primitives", "--picture", "x.png", "--json", "x.png"], twice),
     ):
         assert cli.main(command) == 2, command
         assert message in capsys.readouterr().err
     assert cli.main(["info", "--json", "/dev/null"]) == 0
+
+
+def test_results_of_an_earlier_run_are_replaced(tmp_path: Path) -> None:
+    """What lies in an output folder is not read, so that a command can be given again."""
+    command = ["run", "--config", "tiny", "--engine", "isa", "--tokens", "1", "--prompt", "x", "-o", str(tmp_path)]
+    model = tmp_path / "model"
+    write_checkpoint(model, CHECKPOINT)
+    for more in ([], [], ["--json", str(tmp_path / "report.json")]):
+        assert cli.main([*command, "--model", str(model), *more]) == 0
 
 
 def test_files_in_the_output_folder_are_checked_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,12 +288,9 @@ def test_options_are_written_in_full(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_endless_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (
-        ["asm", "/dev/zero", str(tmp_path / "x")],
-        ["disasm", "/dev/zero"],
-        ["run", "--prompt-file", "/dev/zero"],
-    ):
-        assert cli.main([*command] if command[0] != "run" else [*command, "--engine", "isa", "-o", str(tmp_path)]) == 2
+    run = ["run", "--engine", "isa", "-o", str(tmp_path), "--prompt-file", "/dev/zero"]
+    for command in (["asm", "/dev/zero", str(tmp_path / "x")], ["disasm", "/dev/zero"], run):
+        assert cli.main(command) == 2
         assert "more than" in capsys.readouterr().err
 
 

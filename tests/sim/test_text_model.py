@@ -15,7 +15,7 @@ from scheduler.checkpoint import MixtralConfig
 from sim.golden.calibration import calibrate
 from sim.golden.random_checkpoint import random_checkpoint
 from sim.text.model import read_byte_model
-from tests.sim.test_generate import write_checkpoint
+from tests.sim.small_model import write_checkpoint
 
 TINY = PRESETS["tiny"]
 SHAPE = MixtralConfig(
