@@ -20,7 +20,7 @@ LEAST_CAPACITY_BITS = 26
 CAPACITY_STEP = 4
 """Memory models can hold 64 MiB a group, or 16 times that, and so on: how much a run needs is given at run time.
 
-The simulator zeroes all of it when it starts, which takes some hundredths of a second for 64 MiB."""
+The simulator zeroes all of it when it starts: about a tenth of a second (decision 12)."""
 
 _AXI_TO_MEMORY = (
     "arid araddr arlen arsize arburst arvalid arready rid rdata rresp rlast rvalid rready "
@@ -47,7 +47,7 @@ def capacity_bits(config: MachineConfig, memory_bits: int, simulator: str) -> in
     memory_bits : int
         log2 of the bytes that are needed; a machine that addresses less gets less.
     simulator : str
-        Icarus takes 24 bytes for a word of memory and compiles quickly: it gets what is needed.
+        Icarus compiles in seconds: it gets what is needed.
     """
     needed = min(memory_bits, config.address_bits)
     if simulator == "icarus":
