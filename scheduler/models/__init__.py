@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models: what a family's model is made of, its checkpoint, its quantisation."""
