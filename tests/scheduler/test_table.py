@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams as arrays: the same bytes and instructions as one at a time, and the same refusals."""
+
+import random
+
+import pytest
+
+from hdl.config import PRESETS
+from hdl.isa import BODIES, Instruction, IsaError, Opcode, encode, fields_of
+from scheduler.stream.table import COL, COLUMNS, Table
+
+
+def _random(draw: random.Random) -> Instruction:
+    opcode = draw.choice(list(BODIES))
+    values = {}
+    for field in fields_of(opcode):
+        if field.name in ("opcode", "reserved"):
+            continue
+        choices = (
+            [int(v) for v in field.enum] if field.enum else [0, (1 << field.width) - 1, draw.getrandbits(field.width)]
+        )
+        values[field.name] = draw.choice(choices)
+    return Instruction(opcode, {name: value for name, value in values.items() if value})
+
+
+def test_same_bytes_as_one_at_a_time_and_back():
+    draw = random.Random(5)
+    stream = tuple(_random(draw) for _ in range(500))
+    assert {i.opcode for i in stream} == set(Opcode)
+    table = Table.of(stream)
+    assert table.rows.shape == (500, len(COLUMNS))
+    data = table.to_binary()
+    assert data == b"".join(map(encode, stream))
+    assert table.instructions() == stream
+    again = Table.from_binary(data)
+    assert (again.rows == table.rows).all()
+
+
+def test_an_empty_stream_has_no_bytes():
+    assert Table.of([]).to_binary() == b""
+    assert len(Table.from_binary(b"")) == 0
+
+
+@pytest.mark.parametrize(("field", "value"), [("tokens", 1024), ("tokens", -1), ("mode", 3), ("act_base", 1 << 16)])
+def test_a_value_that_does_not_fit_names_instruction_and_field(field, value):
+    table = Table.of([Instruction(Opcode.NOP, {}), Instruction(Opcode.GEMM, {"tokens": 1})])
+    table.rows[1, getattr(COL, field)] = value
+    with pytest.raises(IsaError, match=rf"instruction 1: GEMM.{field}: {value} "):
+        table.to_binary()
+
+
+def test_presets_have_no_field_that_is_missing():
+    assert PRESETS and set(COLUMNS) >= {f.name for o in BODIES for f in fields_of(o) if f.name != "reserved"}
