@@ -10,9 +10,47 @@ from scheduler.fixed_point import ROPE_BITS
 from scheduler.quantise import QuantisedExpert, QuantisedLayer, QuantisedMatrix
 from scheduler.quantised_model import AttentionHead, DecoderLayer, Norm, QuantisedModel
 
-__all__ = ["random_model"]
+__all__ = ["random_experts", "random_model"]
 
 WEIGHT_MAX = 119
+
+
+def _weights(rng: np.random.Generator, outputs: int, inputs: int) -> np.ndarray:
+    return rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (outputs, inputs)).astype(np.int8)
+
+
+def _mult(rng: np.random.Generator, count: int) -> np.ndarray:
+    return rng.integers(20_000, 65_536, count).astype(np.uint16)
+
+
+def _shift(rng: np.random.Generator, inputs: int, bits: int) -> int:
+    """Return the shift that brings random sums of `inputs` products to numbers of `bits` bits."""
+    spread = np.log2(70.0 * 60.0 * np.sqrt(inputs) * 40_000)
+    return int(max(0, round(spread - (bits - 2.5) + rng.uniform(-0.5, 0.5))))
+
+
+def random_experts(rng: np.random.Generator, hidden: int, inner: int, count: int) -> QuantisedLayer:
+    """Return a layer of `count` random experts, which have all but weights and multipliers in common.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the numbers come from.
+    hidden, inner : int
+        Elements of the layer's input, and of an expert's intermediate vector.
+    count : int
+        Experts.
+    """
+    up_shift, post_mult, down_shift = _shift(rng, hidden, 14), int(_mult(rng, 1)[0]), _shift(rng, inner, 14)
+    experts = [
+        QuantisedExpert(
+            gate=_weights(rng, inner, hidden), up=_weights(rng, inner, hidden), down=_weights(rng, hidden, inner),
+            gate_mult=_mult(rng, inner), up_mult=_mult(rng, inner), up_shift=up_shift, post_mult=post_mult,
+            post_shift=32, down_mult=_mult(rng, hidden), down_shift=down_shift,
+        )
+        for _ in range(count)
+    ]  # fmt: skip
+    return QuantisedLayer(tuple(experts), 1.0, 1.0)
 
 
 def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
@@ -29,19 +67,8 @@ def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
 
-    def weights(outputs: int, inputs: int) -> np.ndarray:
-        return rng.integers(-WEIGHT_MAX, WEIGHT_MAX + 1, (outputs, inputs)).astype(np.int8)
-
-    def mult(count: int) -> np.ndarray:
-        return rng.integers(20_000, 65_536, count).astype(np.uint16)
-
-    def shift(inputs: int, bits: int) -> int:
-        """Return the shift that brings random sums of `inputs` products to numbers of `bits` bits."""
-        spread = np.log2(70.0 * 60.0 * np.sqrt(inputs) * 40_000)
-        return int(max(0, round(spread - (bits - 2.5) + rng.uniform(-0.5, 0.5))))
-
     def matrix(outputs: int, inputs: int, bits: int = 16) -> QuantisedMatrix:
-        return QuantisedMatrix(weights(outputs, inputs), mult(outputs), shift(inputs, bits))
+        return QuantisedMatrix(_weights(rng, outputs, inputs), _mult(rng, outputs), _shift(rng, inputs, bits))
 
     def norm() -> Norm:
         # Residual rows of about 2**26; the norm makes numbers of about 2**5 of them.
@@ -49,24 +76,11 @@ def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
         return Norm(in_shift=in_shift, eps=int(rng.integers(0, 65_536)), eps_shift=int(rng.integers(0, 8)),
                     mult=int(rng.integers(30_000, 65_536)), shift=int(27 - np.log2(np.sqrt(hidden))))  # fmt: skip
 
-    def experts() -> QuantisedLayer:
-        """Return a layer's experts, which have all but weights and multipliers in common."""
-        up_shift, post_mult, down_shift = shift(hidden, 14), int(mult(1)[0]), shift(inner, 14)
-        return QuantisedLayer(
-            tuple(
-                QuantisedExpert(
-                    gate=weights(inner, hidden), up=weights(inner, hidden), down=weights(hidden, inner),
-                    gate_mult=mult(inner), up_mult=mult(inner), up_shift=up_shift, post_mult=post_mult, post_shift=32,
-                    down_mult=mult(hidden), down_shift=down_shift,
-                )
-                for _ in range(config.num_local_experts)
-            ), 1.0, 1.0,
-        )  # fmt: skip
-
     def head() -> AttentionHead:
         return AttentionHead(
-            score_mult=int(mult(1)[0]), score_shift=shift(config.head_dim, 12), value_mult=int(mult(1)[0]),
-            value_shift=16, context_mult=int(rng.integers(30_000, 65_536)), context_shift=int(rng.integers(14, 20)),
+            score_mult=int(_mult(rng, 1)[0]), score_shift=_shift(rng, config.head_dim, 12),
+            value_mult=int(_mult(rng, 1)[0]), value_shift=16,
+            context_mult=int(rng.integers(30_000, 65_536)), context_shift=int(rng.integers(14, 20)),
         )  # fmt: skip
 
     layers = tuple(
@@ -74,7 +88,7 @@ def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
             attention_norm=norm(), qkv=matrix(queries + 2 * keys, hidden),
             heads=tuple(head() for _ in range(config.num_key_value_heads)), output=matrix(hidden, queries, 10),
             expert_norm=norm(), router=matrix(config.num_local_experts, hidden, 12),
-            experts=experts(),
+            experts=random_experts(rng, hidden, inner, config.num_local_experts),
         )
         for _ in range(config.num_hidden_layers)
     )  # fmt: skip

@@ -15,6 +15,7 @@ from hdl.isa import Opcode
 from hdl.legality import Limits
 from hdl.numerics import merge_nibbles
 from sim.golden.executor import DeadlockError, ExecutionError, Executor, UninitialisedError
+from sim.golden.gemm import _product
 from sim.golden.loop_nest import run_gemm
 from sim.golden.transfer import merge_planes
 from sim.golden.vector_nest import run_vector
@@ -282,3 +283,13 @@ def test_planes_merge_as_the_machine_adds_nibbles() -> None:
     signed = [np.where(n > 7, n - 16, n).reshape(-1) for n in nibbles]
     np.testing.assert_array_equal(merge_planes(high, low), merge_nibbles(*signed))
     np.testing.assert_array_equal(merge_planes(high), merge_nibbles(signed[0], 0))
+
+
+@pytest.mark.parametrize("depth", [1, 1024, 1025, 2048, 1023 * 64])
+def test_products_of_whole_reductions_are_exact(depth: int) -> None:
+    """At the largest sums, where float32 would round: 1,023 slices of `medium` are the most that a GEMM takes."""
+    acts = np.full((3, depth), -128, dtype=np.int8)
+    acts[1, ::2], acts[2] = 127, 127
+    weights = np.full((depth, 3), -128, dtype=np.int8)
+    weights[:, 1], weights[::3, 2] = 127, 1
+    np.testing.assert_array_equal(_product(acts, weights), acts.astype(np.int64) @ weights.astype(np.int64))
