@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat
-from hdl.legality import beats, gang_tiers, load_unit_bytes, store_beats, tiers_of_mask
+from hdl.isa.legality import beats, gang_tiers, load_unit_bytes, store_beats, tiers_of_mask
 from scheduler.ordering import issue_queues, maker_tiers
 from scheduler.vector_timing import VectorTiming
 

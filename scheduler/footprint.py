@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest
-from hdl.legality import (
+from hdl.isa.legality import (
     beats,
     gang_tiers,
     load_groups,
@@ -27,8 +27,8 @@ from hdl.legality import (
     store_step,
     tiers_of_mask,
 )
-from hdl.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_load
-from hdl.vector_access import dest_rows
+from hdl.isa.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_load
+from hdl.isa.vector_access import dest_rows
 from scheduler.ordering import maker_tiers
 from scheduler.spans import Span, whole_span
 from scheduler.vector_footprint import activation_cells, rows_read, scalar_cells

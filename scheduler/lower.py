@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hdl.asm import to_binary
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat
+from hdl.isa.asm import to_binary
 from scheduler.image import ImageBuilder, Symbol
 from scheduler.layout import LayerShape, memory_unit, pack_planes, parameter_words, tiles_of
 from scheduler.placement import Part, Placement, high_plane_group

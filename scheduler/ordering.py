@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hdl.isa import Format, Instruction, Mapping3D, Opcode
-from hdl.legality import gang_tiers
+from hdl.isa.legality import gang_tiers
 
 __all__ = ["Ordering", "issue_queues", "maker_tiers", "row_completions"]
 

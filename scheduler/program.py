@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hdl.asm import from_binary, to_binary
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction
-from hdl.legality import Limits
+from hdl.isa.asm import from_binary, to_binary
+from hdl.isa.legality import Limits
 from hdl.scratch import scratch_folder
 from scheduler.image import Symbol
 

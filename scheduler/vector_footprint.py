@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, VectorDest, VectorOp
-from hdl.legality import tiers_of_mask
-from hdl.vector_access import (
+from hdl.isa.legality import tiers_of_mask
+from hdl.isa.vector_access import (
     TWO_OPERANDS,
     a_rows,
     b_rows,

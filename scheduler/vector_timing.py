@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hdl.isa import Instruction, Opcode, VectorDest, VectorOp
-from hdl.vector_access import (
+from hdl.isa.vector_access import (
     TWO_OPERANDS,
     a_rows,
     b_rows,

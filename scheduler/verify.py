@@ -35,8 +35,8 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction, LoadDest, Opcode
-from hdl.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
-from hdl.slots import slot_load
+from hdl.isa.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
+from hdl.isa.slots import slot_load
 from scheduler.footprint import Footprint, Lists, footprint, space_cells
 from scheduler.hazards import HazardTracker, self_conflict
 from scheduler.ordering import Ordering, row_completions

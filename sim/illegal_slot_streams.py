@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hdl.config import ADDRESS_UNIT
-from hdl.errors_hw import ErrorCode
 from hdl.isa import INSTRUCTION_BITS, Format, LoadDest, Mapping3D, Opcode, VectorOp, fields_of
+from hdl.isa.error_codes import ErrorCode
 from sim.illegal_base import IllegalStream, StreamBase, pack
 
 __all__ = ["illegal_slot_streams"]

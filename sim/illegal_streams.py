@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator
 
 from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import INSTRUCTION_BITS, Dest, Format, LoadDest, Mapping3D, Mode, Opcode, Order, fields_of
+from hdl.isa.error_codes import ErrorCode
 from sim.illegal_base import IllegalStream, StreamBase, pack
 from sim.illegal_slot_streams import illegal_slot_streams
 from sim.illegal_vector_streams import illegal_vector_streams

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hdl.config import ADDRESS_UNIT
-from hdl.errors_hw import ErrorCode
 from hdl.isa import (
     INSTRUCTION_BITS,
     Format,
@@ -20,9 +19,10 @@ from hdl.isa import (
     VectorSum,
     fields_of,
 )
-from hdl.legality import element_bytes
-from hdl.vector_access import REDUCTIONS, TWO_OPERANDS
-from hdl.vector_legality import INDEX_LIMIT
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import element_bytes
+from hdl.isa.vector_access import REDUCTIONS, TWO_OPERANDS
+from hdl.isa.vector_legality import INDEX_LIMIT
 from sim.illegal_base import IllegalStream, StreamBase, pack
 
 __all__ = ["illegal_vector_streams"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Dest, Format, LoadDest, Mode, Opcode, Order, VectorOp
-from hdl.legality import beats, load_unit_bytes
+from hdl.isa.legality import beats, load_unit_bytes
 from sim.stream_draw import Drawer
 from sim.stream_order import OrderedProgram, instruction_of
 

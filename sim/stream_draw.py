@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, Order, StoreFormat
-from hdl.legality import (
+from hdl.isa.legality import (
     LIST_ENTRY_BYTES,
     MAX_ROW_SHIFT,
     Limits,

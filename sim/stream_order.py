@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from hdl.asm import to_binary
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, Opcode
-from hdl.legality import Limits, check_instruction
+from hdl.isa.asm import to_binary
+from hdl.isa.legality import Limits, check_instruction
 from scheduler.footprint import Lists, footprint
 from scheduler.hazards import HazardTracker, self_conflict
 from scheduler.ordering import Ordering, row_completions

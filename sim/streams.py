@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hdl.asm import to_binary
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Dest, Instruction, LoadDest, Mode, Opcode, StoreFormat
-from hdl.legality import Limits
+from hdl.isa.asm import to_binary
+from hdl.isa.legality import Limits
 from sim.illegal_streams import IllegalStream, illegal_streams
 from sim.slot_streams import SlotDrawer
 from sim.stream_draw import Drawer, StreamOptions

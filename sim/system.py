@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from hdl.errors_hw import ErrorCode
 from hdl.generate import generate
 from hdl.isa import Instruction, encode
-from hdl.legality import Limits
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits
 from hdl.scratch import scratch_folder, whole_file
 from sim import runner
 from sim.bench_top import BENCH_TOP, capacity_bits, memory_sources, render_bench

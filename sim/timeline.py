@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode
-from hdl.legality import load_groups, load_unit_bytes, store_bytes
+from hdl.isa.legality import load_groups, load_unit_bytes, store_bytes
+from hdl.isa.vector_access import row_count
 from hdl.regs import traced_counters
 from hdl.scratch import whole_file
-from hdl.vector_access import row_count
 from scheduler.language.emitter import Label
 from scheduler.ordering import issue_queues
 from sim.trace import Trace, TraceError, queue_names

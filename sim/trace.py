@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hdl.common.queues import load_queue, queue_count, store_queue, vector_queue
 from hdl.config import MachineConfig
-from hdl.control.queues import load_queue, queue_count, store_queue, vector_queue
 from hdl.errors import A3dError
 from hdl.interfaces import trace_layout
 from hdl.regs import traced_counters
@@ -26,7 +26,7 @@ class TraceError(A3dError):
 
 
 def queue_names(config: MachineConfig) -> list[str]:
-    """Return the queues' names in the order of ``hdl.control.queues``, as ``scheduler.ordering`` calls them."""
+    """Return the queues' names in the order of ``hdl.common.queues``, as ``scheduler.ordering`` calls them."""
     names = {load_queue(config, group): f"load{group}" for group in range(2)}
     names |= {store_queue(config): "store", vector_queue(config): "vector"}
     return [names.get(queue, f"tier{queue}") for queue in range(queue_count(config))]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp
-from hdl.legality import gang_tiers
+from hdl.isa.legality import gang_tiers
 from scheduler.cycle_model import ROW
 from scheduler.language.chip import Chip
 from scheduler.sync import Synchroniser

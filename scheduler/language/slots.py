@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from hdl.slots import MAX_CHOICES
+from hdl.isa.slots import MAX_CHOICES
 from scheduler.language.expert_lanes import LaneJob, load_job, run_lanes
 from scheduler.language.shape import LoweringError
 from scheduler.language.work import Work

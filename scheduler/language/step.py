@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from hdl.asm import to_binary
 from hdl.isa import Instruction, LoadDest, StoreFormat
+from hdl.isa.asm import to_binary
 from scheduler.image import Symbol
 from scheduler.language.attention import append_cycles, lower_attention
 from scheduler.language.batch import Chunk, Routing, blocks_of

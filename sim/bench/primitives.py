@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hdl import numerics, vector_numerics
+from hdl import numerics
+from hdl.numerics import vector as vector_numerics
 
 __all__ = ["Primitive", "draw", "measure_primitives"]
 

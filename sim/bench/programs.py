@@ -10,7 +10,7 @@ import numpy as np
 
 from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode
-from hdl.legality import Limits
+from hdl.isa.legality import Limits
 from sim.system import place_stream
 
 __all__ = [

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from hdl.reference import render_reference
+from hdl.emit.reference import render_reference
 from hdl.scratch import whole_file
 from sim.bench.results import render_results
 from sim.commands._common import Subparsers, new_parser, output_folder

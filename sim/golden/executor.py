@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hdl.asm import split_words, to_binary
-from hdl.errors_hw import ErrorCode
 from hdl.isa import INSTRUCTION_BITS, Instruction, Opcode, VectorDest, VectorOp
-from hdl.legality import Violation, read_word, tiers_of_mask
-from hdl.vector_access import (
+from hdl.isa.asm import split_words, to_binary
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Violation, read_word, tiers_of_mask
+from hdl.isa.vector_access import (
     TWO_OPERANDS,
     a_rows,
     b_rows,

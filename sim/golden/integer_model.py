@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hdl.errors import A3dError
 from hdl.isa import StoreFormat
 from hdl.numerics import combine_add, requant, round_shift, saturate, split_nibbles, store_convert, swiglu, wrap
-from hdl.vector_numerics import exp2_q15, float_scale, recip
+from hdl.numerics.vector import exp2_q15, float_scale, recip
 from scheduler.fixed_point import (
     GATE_IN_BITS,
     GATE_MULT,

@@ -10,9 +10,9 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
+from hdl.isa.asm import assemble
 from sim.golden.executor import Executor
 from sim.golden.route import execute_route
 from sim.golden.vector import execute_vector

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
 from hdl.isa import Opcode
-from hdl.legality import Limits
+from hdl.isa.legality import Limits
 from scheduler.footprint import Lists, footprint
 from scheduler.language.memory import ModelMemory
 from scheduler.language.step import StepProgram

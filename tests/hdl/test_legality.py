@@ -10,9 +10,9 @@ from amaranth.sim import Simulator
 
 from hdl.config import PRESETS
 from hdl.control.dispatcher import InstructionChecker
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Opcode, fields_of
-from hdl.legality import Limits, Violation, check_word
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, Violation, check_word
 from sim.illegal_streams import pack
 from sim.streams import StreamOptions, illegal_streams, random_stream
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hdl.asm import assemble, to_binary
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
+from hdl.isa.asm import assemble, to_binary
 from scheduler.footprint import Lists, footprint
 from sim.golden.executor import Executor, UninitialisedError
 from sim.streams import StreamOptions, random_stream

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from hdl.asm import assemble
 from hdl.isa import Instruction, Opcode
+from hdl.isa.asm import assemble
 from scheduler.ordering import Ordering, issue_queues, row_completions
 from scheduler.settle import posts_of, settle, waits_of
 

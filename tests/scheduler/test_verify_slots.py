@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS
-from hdl.legality import Limits
+from hdl.isa.asm import assemble
+from hdl.isa.legality import Limits
 from scheduler.verify import Finding, verify_stream
 
 TINY = PRESETS["tiny"]

@@ -10,7 +10,7 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.isa import Instruction, Opcode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.legality import Limits, check_instruction
+from hdl.isa.legality import Limits, check_instruction
 from hdl.numerics import combine_add, requant
 from scheduler.fixed_point import (
     GATE_MULT,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.legality import Limits
+from hdl.isa.legality import Limits
 from scheduler.checkpoint import MixtralConfig
 from scheduler.language.batch import Chunk
 from scheduler.language.memory import ModelMemory

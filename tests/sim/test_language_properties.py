@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from hdl.legality import Limits
+from hdl.isa.legality import Limits
 from scheduler.checkpoint import MixtralConfig
 from scheduler.language.batch import Chunk
 from scheduler.language.memory import ModelMemory

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hdl.isa import Instruction, Opcode
-from hdl.legality import Limits, check_instruction
+from hdl.isa.legality import Limits, check_instruction
 from sim.cli import main
 from sim.layers import EXAMPLES, Example, LayerError, measure_layers, play
 from sim.layers.examples import CONFIG

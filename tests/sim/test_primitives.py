@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hdl import numerics, vector_numerics
+from hdl import numerics
+from hdl.numerics import vector as vector_numerics
 from sim.bench.primitives import Primitive, draw, measure_primitives
 from sim.cli import main
 

@@ -11,8 +11,8 @@ import pytest
 from hdl.config import PRESETS, ConfigError, MachineConfig
 from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import check_yosys, lint_icarus, lint_verilator
-from hdl.errors_hw import ErrorCode
 from hdl.generate import TOP, generate
+from hdl.isa.error_codes import ErrorCode
 from sim import tools
 from sim.crosscheck import check_illegal, check_random, random_knobs
 from sim.golden.executor import DeadlockError, ExecutionError, Executor

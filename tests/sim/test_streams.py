@@ -23,7 +23,7 @@ from hdl.isa import (
     VectorOp,
     VectorSum,
 )
-from hdl.vector_access import REDUCTIONS
+from hdl.isa.vector_access import REDUCTIONS
 from sim.golden.executor import Executor
 from sim.illegal_streams import illegal_streams
 from sim.streams import StreamOptions, random_stream

@@ -9,10 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from hdl.asm import assemble, to_binary
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
-from hdl.legality import Limits
+from hdl.isa.asm import assemble, to_binary
+from hdl.isa.legality import Limits
 from scheduler.verify import check_stream
 from sim.crosscheck import check_illegal, check_random, random_knobs
 from sim.streams import RandomStream, StreamOptions, illegal_streams, random_stream

@@ -14,7 +14,7 @@ import pytest
 
 from hdl.config import ADDRESS_UNIT, PRESETS, MachineConfig
 from hdl.isa import Opcode
-from hdl.legality import beats, gang_tiers
+from hdl.isa.legality import beats, gang_tiers
 from hdl.regs import exhaustive_counters, traced_counters
 from scheduler.ordering import issue_queues
 from sim.crosscheck import random_knobs

@@ -8,11 +8,11 @@ import random
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction, VectorOp
-from hdl.vector_access import writes_scalar
+from hdl.isa.asm import assemble
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.vector_access import writes_scalar
 from scheduler.vector_timing import VectorTiming, vector_cycles
 from sim.golden.executor import Executor
 from sim.vector_streams import VectorDrawer

@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import (
     INSTRUCTION_BITS,
     Dest,
@@ -31,10 +30,11 @@ from hdl.isa import (
     StoreFormat,
     decode,
 )
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.slots import check_route_fields, check_route_ranges, check_slot
+from hdl.isa.vector_legality import check_vector_fields, check_vector_ranges
+from hdl.isa.violation import Violation, field_violation, range_violation
 from hdl.numerics import MAX_SHIFT
-from hdl.slots import check_route_fields, check_route_ranges, check_slot
-from hdl.vector_legality import check_vector_fields, check_vector_ranges
-from hdl.violation import Violation, field_violation, range_violation
 
 __all__ = [
     "LIST_ENTRY_BYTES", "MAX_ROW_SHIFT", "Limits", "Violation", "beats", "check_instruction", "check_load_addresses",
@@ -260,7 +260,7 @@ def _check_load(instruction: Instruction, config: MachineConfig, limits: Limits)
 
 
 def check_load_addresses(instruction: Instruction, config: MachineConfig, limits: Limits) -> Violation | None:
-    """Check where a LOAD reads; with a slot, call it with what `hdl.slots.slot_load` makes of the instruction."""
+    """Check where a LOAD reads; with a slot, call it with what `hdl.isa.slots.slot_load` makes of the instruction."""
     size = beats(instruction["count"] * load_unit_bytes(instruction, config), config) * config.group_bytes
     for name, (group, start) in zip(("addr", "addr_low"), load_groups(instruction), strict=False):
         span = (start, start + size)

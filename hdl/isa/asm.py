@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hdl.config import ADDRESS_UNIT
 from hdl.errors import A3dError
 from hdl.isa import BODIES, HEADER, INSTRUCTION_BITS, Field, Instruction, Opcode, decode, encode, fields_of
-from hdl.legality import tiers_of_mask
+from hdl.isa.legality import tiers_of_mask
 
 __all__ = ["AsmError", "assemble", "assemble_line", "disassemble", "from_binary", "to_binary", "to_text"]
 

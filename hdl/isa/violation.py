@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction
+from hdl.isa.error_codes import ErrorCode
 
 __all__ = ["Violation", "field_violation", "range_violation"]
 

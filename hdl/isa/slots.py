@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Format, Instruction
-from hdl.violation import Violation, field_violation, range_violation
+from hdl.isa.violation import Violation, field_violation, range_violation
 
 __all__ = [
     "MAX_CHOICES", "check_route_fields", "check_route_ranges", "check_slot", "gate_rows", "route_dests",
@@ -102,7 +102,7 @@ def slot_gemm(instruction: Instruction, count: int, base: int) -> Instruction | 
 def slot_load(instruction: Instruction, expert: int) -> Instruction:
     """Return a LOAD without its slot, given the slot's expert.
 
-    The addresses may be too large for their fields; `hdl.legality.check_load_addresses` finds that.
+    The addresses may be too large for their fields; `hdl.isa.legality.check_load_addresses` finds that.
     """
     values = {k: v for k, v in instruction.values.items() if k not in ("slot_en", "slot", "slot_stride")}
     if instruction["format"] == Format.PAIR:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from hdl.config import MachineConfig
-from hdl.explain_words import count_of, span_of, tiers_text
 from hdl.isa import Instruction, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.legality import tiers_of_mask
-from hdl.vector_access import has_sum, reads_scalar, scalar_span, writes_scalar
+from hdl.isa.explain_words import count_of, span_of, tiers_text
+from hdl.isa.legality import tiers_of_mask
+from hdl.isa.vector_access import has_sum, reads_scalar, scalar_span, writes_scalar
 
 __all__ = ["describe_vector"]
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import BODIES, HEADER, Field, Opcode
+from hdl.isa.error_codes import ErrorCode
 from hdl.regs import COUNTER_BASE, GLOBAL_COUNTERS, TIER_COUNTERS, register_map
 
 __all__ = ["render_reference"]
@@ -47,7 +47,7 @@ def render_reference(config: MachineConfig | None = None) -> str:
     lines = [
         "# Reference: configurations, instructions, errors, registers",
         "",
-        "Generated from `hdl/config.py`, `hdl/isa.py`, `hdl/errors_hw.py` and `hdl/regs.py` by",
+        "Generated from `hdl/config.py`, `hdl/isa/instructions.py`, `hdl/isa/error_codes.py` and `hdl/regs.py` by",
         "`a3d report --reference`; do not edit.",
         "",
         "## Configurations",

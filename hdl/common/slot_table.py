@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram
+from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import slot_write_layout

@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Shape, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram, address_bits
+from hdl.common.sram import Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
 __all__ = ["StreamFifo"]

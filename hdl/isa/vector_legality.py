@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.vector_access import REDUCTIONS, TWO_OPERANDS, has_sum, reads_scalar, scalar_span, writes_scalar
-from hdl.violation import Violation, field_violation, range_violation
+from hdl.isa.vector_access import REDUCTIONS, TWO_OPERANDS, has_sum, reads_scalar, scalar_span, writes_scalar
+from hdl.isa.violation import Violation, field_violation, range_violation
 
 __all__ = ["INDEX_LIMIT", "check_vector_fields", "check_vector_ranges"]
 

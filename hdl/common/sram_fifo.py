@@ -7,7 +7,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram, address_bits
+from hdl.common.sram import Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
 __all__ = ["SramFifo"]

@@ -5,14 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hdl.asm import disassemble
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.explain_vector import describe_vector
-from hdl.explain_words import count_of, span_of, tiers_text
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, Order, StoreFormat
-from hdl.legality import gang_tiers, load_groups, load_unit_bytes, store_bytes, store_start, store_step, tiers_of_mask
-from hdl.slots import route_entries
-from hdl.vector_access import row_count
+from hdl.isa.asm import disassemble
+from hdl.isa.explain_vector import describe_vector
+from hdl.isa.explain_words import count_of, span_of, tiers_text
+from hdl.isa.legality import (
+    gang_tiers,
+    load_groups,
+    load_unit_bytes,
+    store_bytes,
+    store_start,
+    store_step,
+    tiers_of_mask,
+)
+from hdl.isa.slots import route_entries
+from hdl.isa.vector_access import row_count
 
 __all__ = ["describe", "explain", "instruction_macs", "load_bytes"]
 
