@@ -17,11 +17,11 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
 from hdl.scratch import whole_file
-from scheduler.lower import lower_moe_layer
-from scheduler.program import Program
-from scheduler.quantise import QuantisedLayer
-from scheduler.quantised_model import QuantisedModel
-from scheduler.verify import check_stream
+from scheduler.models.quantise import QuantisedLayer
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.moe.lower import lower_moe_layer
+from scheduler.stream.program import Program
+from scheduler.stream.verify import check_stream
 from sim.crosscheck import compare_counters
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel, moe_layer

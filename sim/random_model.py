@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.checkpoint import MixtralConfig
-from scheduler.fixed_point import ROPE_BITS
-from scheduler.quantise import QuantisedExpert, QuantisedLayer, QuantisedMatrix
-from scheduler.quantised_model import AttentionHead, DecoderLayer, Norm, QuantisedModel
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.models.fixed_point import ROPE_BITS
+from scheduler.models.quantise import QuantisedExpert, QuantisedLayer, QuantisedMatrix
+from scheduler.models.quantised_model import AttentionHead, DecoderLayer, Norm, QuantisedModel
 
 __all__ = ["random_model"]
 

@@ -14,9 +14,9 @@ from hdl.config import MachineConfig
 from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import to_binary
 from hdl.isa.legality import Limits, check_instruction
-from scheduler.footprint import Lists, footprint
-from scheduler.hazards import HazardTracker, self_conflict
-from scheduler.ordering import Ordering, row_completions
+from scheduler.stream.footprint import Lists, footprint
+from scheduler.stream.hazards import HazardTracker, self_conflict
+from scheduler.stream.ordering import Ordering, row_completions
 from sim.golden.executor import ExecutionError, Executor
 
 __all__ = ["OrderedProgram", "StuckError", "instruction_of"]

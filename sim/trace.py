@@ -26,7 +26,7 @@ class TraceError(A3dError):
 
 
 def queue_names(config: MachineConfig) -> list[str]:
-    """Return the queues' names in the order of ``hdl.common.queues``, as ``scheduler.ordering`` calls them."""
+    """Return the queues' names in the order of ``hdl.common.queues``, as ``scheduler.stream.ordering`` calls them."""
     names = {load_queue(config, group): f"load{group}" for group in range(2)}
     names |= {store_queue(config): "store", vector_queue(config): "vector"}
     return [names.get(queue, f"tier{queue}") for queue in range(queue_count(config))]

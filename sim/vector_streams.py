@@ -10,7 +10,7 @@ from hdl.config import MachineConfig
 from hdl.isa import Instruction, Opcode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
 from hdl.isa.legality import Limits, check_instruction
 from hdl.isa.vector_access import REDUCTIONS, TWO_OPERANDS
-from scheduler.vector_footprint import vector_conflict
+from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor
 from sim.stream_order import instruction_of
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
-from scheduler.checkpoint import read_checkpoint
-from scheduler.quantised_model import Norm, QuantisedModel
-from sim.golden.calibration import quantise_checkpoint, split_text
-from sim.golden.float_model import FloatModel, byte_losses
+from scheduler.models.calibration import quantise_checkpoint, split_text
+from scheduler.models.checkpoint import read_checkpoint
+from scheduler.models.float_model import FloatModel, byte_losses
+from scheduler.models.quantised_model import Norm, QuantisedModel
 from sim.golden.integer_model import IntegerModel, StepResult
 
 __all__ = ["PerTokenNormModel", "QualityBench"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig, load_config
-from scheduler.checkpoint import read_config
+from scheduler.models.checkpoint import read_config
 from sim.background import BackgroundMachine
 from sim.commands._common import (
     Subparsers,

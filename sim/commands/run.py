@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from hdl.config import load_config
-from scheduler.checkpoint import read_config
+from scheduler.models.checkpoint import read_config
 from sim.commands._common import (
     Subparsers,
     add_config_option,

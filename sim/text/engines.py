@@ -17,10 +17,10 @@ from hdl.config import MachineConfig
 from hdl.errors import CheckError
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
-from scheduler.footprint import Lists, footprint
-from scheduler.language.memory import ModelMemory
 from scheduler.language.step import StepProgram
-from scheduler.verify import check_stream
+from scheduler.memory.model import ModelMemory
+from scheduler.stream.footprint import Lists, footprint
+from scheduler.stream.verify import check_stream
 from sim.crosscheck import MismatchError, compare_counters
 from sim.golden.executor import Executor
 from sim.session import MachineSession

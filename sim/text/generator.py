@@ -11,15 +11,15 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
-from scheduler.cycle_model import simulate
-from scheduler.language.batch import Chunk, Routing
-from scheduler.language.chip import plan_chip
-from scheduler.language.count import compulsory_bytes, step_macs
-from scheduler.language.memory import ModelMemory
-from scheduler.language.shape import LoweringError, ModelShape
+from scheduler.cost.count import compulsory_bytes, step_macs
+from scheduler.cost.cycle_model import simulate
 from scheduler.language.step import StepProgram, default_key_block, lower_step, step_size
-from scheduler.quantised_model import QuantisedModel
-from scheduler.sync import SyncError
+from scheduler.memory.model import ModelMemory
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.chip import plan_chip
+from scheduler.plan.shape import LoweringError, ModelShape
+from scheduler.stream.sync import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
 from sim.text.engines import Engine
 from sim.text.sampling import Sampler

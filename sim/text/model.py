@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
-from scheduler.checkpoint import check_checkpoint, has_weights, read_checkpoint, read_config
-from scheduler.language.shape import ModelShape
 from scheduler.language.step import check_smallest_step
-from scheduler.quantised_model import QuantisedModel
-from sim.golden.calibration import quantise_checkpoint, split_text
+from scheduler.models.calibration import quantise_checkpoint, split_text
+from scheduler.models.checkpoint import check_checkpoint, has_weights, read_checkpoint, read_config
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.plan.shape import ModelShape
 
 __all__ = ["ByteModel", "printable", "read_byte_model", "show", "to_tokens"]
 

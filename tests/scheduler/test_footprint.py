@@ -9,7 +9,7 @@ import pytest
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
-from scheduler.footprint import Lists, footprint
+from scheduler.stream.footprint import Lists, footprint
 from sim.golden.executor import Executor, UninitialisedError
 from sim.streams import StreamOptions, random_stream
 

@@ -13,7 +13,7 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
 from hdl.isa.legality import Limits
-from scheduler.verify import check_stream
+from scheduler.stream.verify import check_stream
 from sim.crosscheck import check_illegal, check_random, random_knobs
 from sim.streams import RandomStream, StreamOptions, illegal_streams, random_stream
 from sim.system import Job, MemoryKnobs, SimulatedMachine

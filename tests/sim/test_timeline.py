@@ -16,7 +16,7 @@ from hdl.config import ADDRESS_UNIT, PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.isa.legality import beats, gang_tiers
 from hdl.regs import exhaustive_counters, traced_counters
-from scheduler.ordering import issue_queues
+from scheduler.stream.ordering import issue_queues
 from sim.crosscheck import random_knobs
 from sim.streams import random_stream
 from sim.system import Job, JobResult, MemoryKnobs, SimulatedMachine

@@ -15,7 +15,7 @@ import pytest
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Mapping3D
 from hdl.isa.legality import check_instruction
-from scheduler.verify import verify_stream
+from scheduler.stream.verify import verify_stream
 from sim import cli
 from sim.bench.programs import (
     MOST_INSTRUCTIONS,

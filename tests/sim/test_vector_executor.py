@@ -14,7 +14,7 @@ from hdl.isa import Instruction, Opcode, VectorOp
 from hdl.isa.asm import assemble
 from hdl.isa.legality import Limits, check_instruction
 from hdl.numerics.vector import exp2_q15, recip, rsqrt
-from scheduler.vector_footprint import vector_conflict
+from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor
 from sim.golden.vector import VectorRangeError, execute_vector
 from sim.golden.vector_nest import run_vector
