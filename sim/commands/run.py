@@ -24,8 +24,8 @@ from sim.commands._generation import (
     say,
     write_files,
 )
-from sim.moe_demo import DEMO_MODEL
-from sim.text.model import read_byte_model
+from sim.machine.byte_model import read_byte_model
+from sim.stimulus.moe_demo import DEMO_MODEL
 
 DETAILS = """\
 Prompts are prefilled, then tokens are written one after the other, all sequences together. With the engine rtl every

@@ -13,8 +13,8 @@ from hdl.control.dispatcher import InstructionChecker
 from hdl.isa import Opcode, fields_of
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits, Violation, check_word
-from sim.illegal_streams import pack
-from sim.streams import StreamOptions, illegal_streams, random_stream
+from sim.stimulus.illegal_streams import pack
+from sim.stimulus.streams import StreamOptions, illegal_streams, random_stream
 
 FLAT = PRESETS["tiny"].replace(name="flat", vertical_links=False)
 EDGE = PRESETS["tiny"].replace(name="edge", stationary_feed="edge")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is just legal in VECTOR, loads of rows and columns, and stores with gaps (what is not: sim.illegal_streams)."""
+"""What is just legal in VECTOR, loads of rows and columns, and stores with gaps (not: sim.stimulus.illegal_streams)."""
 
 from __future__ import annotations
 

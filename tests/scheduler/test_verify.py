@@ -15,7 +15,7 @@ from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import assemble
 from scheduler.stream.ordering import issue_queues, row_completions
 from scheduler.stream.verify import Finding, StreamError, check_stream, verify_stream
-from sim.streams import StreamOptions, random_stream
+from sim.stimulus.streams import StreamOptions, random_stream
 
 TINY = PRESETS["tiny"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from hdl.isa import Opcode
 from scheduler.cost.cycle_model import simulate
-from sim.session import MachineSession
-from sim.system import Job
+from sim.machine.session import MachineSession
+from sim.machine.system import Job
 from tests.sim.test_language import TINY, machine, try_reference
 
 TOLERANCE = 0.10

@@ -20,9 +20,9 @@ from scheduler.ops.batch import Chunk
 from scheduler.plan.shape import LoweringError, ModelShape
 from scheduler.stream.sync import SyncError
 from scheduler.stream.verify import Finding, verify_stream
-from sim.random_model import random_model
-from sim.text.engines import IsaEngine
-from sim.text.generator import ROUTINGS, Generator
+from sim.machine.engines import IsaEngine
+from sim.machine.generator import ROUTINGS, Generator
+from sim.stimulus.random_model import random_model
 
 TINY = PRESETS["tiny"]
 SMALL_MODEL = MixtralConfig(

@@ -21,9 +21,9 @@ from scheduler.plan.shape import LoweringError, ModelShape
 from scheduler.stream.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
-from sim.random_model import random_model
-from sim.session import MachineSession
-from sim.system import Job, SimulatedMachine
+from sim.machine.session import MachineSession
+from sim.machine.system import Job, SimulatedMachine
+from sim.stimulus.random_model import random_model
 
 TINY = PRESETS["tiny"]
 NANO = PRESETS["nano"].replace(

@@ -24,9 +24,9 @@ from scheduler.stream.sync import SyncError
 from scheduler.stream.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
-from sim.random_model import random_model
-from sim.session import MachineSession
-from sim.system import Job, SimulatedMachine
+from sim.machine.session import MachineSession
+from sim.machine.system import Job, SimulatedMachine
+from sim.stimulus.random_model import random_model
 from tests.sim.test_language import CONFIGS, CONTEXT
 
 MOST_SLOTS = 4

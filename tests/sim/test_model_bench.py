@@ -14,8 +14,8 @@ from scheduler.cost.count import compulsory_bytes
 from scheduler.models.checkpoint import MixtralConfig
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.shape import ModelShape
-from sim.bench.model import point_of
-from sim.text.generator import StepRecord
+from sim.machine.generator import StepRecord
+from sim.measure.model import point_of
 
 TINY = PRESETS["tiny"]
 SHAPE = ModelShape.of(

@@ -14,7 +14,7 @@ from hdl.errors import A3dError
 from scheduler.models.calibration import calibrate
 from scheduler.models.checkpoint import MixtralConfig
 from scheduler.models.random_checkpoint import random_checkpoint
-from sim.text.model import read_byte_model
+from sim.machine.byte_model import read_byte_model
 from tests.sim.small_model import write_checkpoint
 
 TINY = PRESETS["tiny"]

@@ -18,7 +18,7 @@ from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor
 from sim.golden.vector import VectorRangeError, execute_vector
 from sim.golden.vector_nest import run_vector
-from sim.vector_streams import VectorDrawer
+from sim.stimulus.vector_streams import VectorDrawer
 
 TINY = PRESETS["tiny"]
 WIDE = TINY.replace(name="wide", tiers=3, rows=8, columns=4, row_fifo_depth=64)

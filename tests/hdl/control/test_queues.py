@@ -17,7 +17,7 @@ from hdl.control.checker import InstructionVerdict
 from hdl.emit.files import FILE_LIST, write
 from hdl.emit.lint import lint_verilator
 from hdl.emit.verilog import emit
-from sim.tools import find_verilator
+from sim.simulator.tools import find_verilator
 
 
 @pytest.mark.parametrize("tiers", [1, 3, 7, 8])

@@ -15,7 +15,7 @@ from hdl.isa.error_codes import ErrorCode
 from hdl.isa.vector_access import writes_scalar
 from scheduler.cost.vector_timing import VectorTiming, vector_cycles
 from sim.golden.executor import Executor
-from sim.vector_streams import VectorDrawer
+from sim.stimulus.vector_streams import VectorDrawer
 from tests.hdl.vector.unit_bench import VectorBench
 
 WIDE = PRESETS["nano"].replace(
