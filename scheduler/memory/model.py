@@ -2,51 +2,61 @@
 """The memory of a machine that serves a model: weights, tables, caches, and an area for each step's stream and lists.
 
 Everything but the step area stays where it is from one step to the next; the machine itself writes the caches and the
-logits. Addresses are formulas of layer, expert, sequence and head. A shape without weights has addresses only.
+logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
-from hdl.config import ADDRESS_UNIT
+from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.isa import INSTRUCTION_BITS
-from scheduler.image import ImageBuilder, ImageError, Symbol
-from scheduler.layout import memory_unit
-from scheduler.memory.contents import Weights
-from scheduler.models.description import Experts
-from scheduler.placement import Part, Placement, high_plane_group
-from scheduler.plan.residence import Residence, attention_words
-from scheduler.plan.tiling import LoweringError, Share
+from scheduler.memory.image import ImageBuilder, ImageError, Symbol
+from scheduler.memory.layout import LayerShape, memory_unit, pack_planes, parameter_words, tiles_of
+from scheduler.memory.placement import Part, Placement, high_plane_group
+from scheduler.models.quantise import QuantisedMatrix
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.plan.chip import dense_words
+from scheduler.plan.shape import LoweringError, ModelShape
 
 __all__ = ["ModelMemory"]
 
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 LIST_ENTRY_BYTES = 8
 RESIDUAL_GATE = 1 << 15
-"""Gate of what is added to the residual as it is, in its token list: 1.0 in Q15."""
+"""Gate of the output projection in its token list: 1.0 in Q15."""
 
-_PLANES = ("high", "low")
+
+def matrix_tiles(matrix: QuantisedMatrix, config: MachineConfig) -> npt.NDArray[np.int8]:
+    """Return a matrix's tiles [n_tiles * k_slices, R, C], the reduction innermost, padded with zeros."""
+    outputs, inputs = matrix.weights.shape
+    n, k = -(-outputs // config.columns), -(-inputs // config.rows)
+    padded = np.zeros((k * config.rows, n * config.columns), dtype=np.int8)
+    padded[:inputs, :outputs] = matrix.weights.T
+    tiles = padded.reshape(k, config.rows, n, config.columns).transpose(2, 0, 1, 3)
+    return tiles.reshape(-1, config.rows, config.columns).copy()
+
+
+def matrix_words(matrix: QuantisedMatrix, config: MachineConfig) -> npt.NDArray[np.uint16]:
+    """Return a matrix's requantisation words [n_tiles, C]; padded channels get 0."""
+    n = -(-matrix.mult.size // config.columns)
+    words = np.zeros(n * config.columns, dtype=np.uint16)
+    words[: matrix.mult.size] = matrix.mult
+    return words.reshape(n, config.columns)
 
 
 class ModelMemory:
-    """Places in both groups' memories, and their images when there are weights.
+    """Memory images of both groups and the places in them.
 
     Parameters
     ----------
-    residence : Residence
-        Dimensions, and the pieces that requantisation words lie in.
-    weights : Weights or None
-        Contents; None: addresses only.
+    shape : ModelShape
+        Dimensions.
+    model : QuantisedModel
+        Weights.
     slots : int
         Sequences whose keys and values have a place.
-    context : int
-        Longest sequence.
-    outputs : int
-        Most logits of a step; default: `slots`.
     block : int
         Most tokens of a token block (entries of the residual's token list).
     step_bytes : int
@@ -57,8 +67,11 @@ class ModelMemory:
     Attributes
     ----------
     images : tuple of two uint8 arrays
-        The memories; of a shape without weights only the bytes up to the end of lists and step area of group 0.
+        The memories.
     placement : Placement
+        Of experts.
+    symbols : dict of str to Symbol
+        Named regions.
 
     Raises
     ------
@@ -68,126 +81,67 @@ class ModelMemory:
 
     def __init__(
         self,
-        residence: Residence,
-        weights: Weights | None,
+        shape: ModelShape,
+        model: QuantisedModel,
         *,
         slots: int,
-        context: int,
-        outputs: int | None = None,
         block: int = 64,
         step_bytes: int = 1 << 19,
         placement: Placement = Placement.EVEN_ODD,
     ) -> None:
-        self.residence = residence
-        self.tiling = residence.tiling
-        self.config = self.tiling.config
+        self.shape = shape
         self.slots = slots
-        self.context = context
         self.block = block
         self.placement = placement
-        self._unit = memory_unit(self.config)
-        self._builder = ImageBuilder(self.config)
-        self._weights = weights
-        self._strides: dict[tuple[int, str], int] = {}
-        self._step_used = 0
+        self._strides: dict[str, int] = {}
+        self._builder = ImageBuilder(shape.config)
         try:
-            if weights is None:  # near the front, so that the image of what the scheduler writes stays small
-                self._add_step(step_bytes)
-            self._add_dense()
-            self._add_experts()
-            self._add_tables()
+            self._add_dense(model)
+            self._add_experts(model, placement)
+            self._add_tables(model)
             self._add_caches()
-            rows = (outputs or slots) * self.tiling.logit_rows
-            self.logits = self._builder.reserve("logits", 1, rows * self.config.columns * 2)
-            if weights is not None:
-                self._add_step(step_bytes)
+            self.logits = self._builder.reserve("logits", 1, slots * shape.logit_rows * shape.config.columns * 2)
+            self._step = self._builder.reserve("step", 0, step_bytes)
         except ImageError as error:
-            raise LoweringError(f"{error} (or serve fewer or shorter sequences, or fewer layers)") from error
+            raise LoweringError(f"{error} (or serve fewer or shorter sequences)") from error
+        self.images = self._builder.build()
         self.symbols = self._builder.symbols
-        if weights is None:
-            end = self._step.address + self._step.size
-            self.images = (np.zeros(end, dtype=np.uint8), np.zeros(0, dtype=np.uint8))
-            entries = self.symbols["list"]
-            self.images[0][entries.address : entries.address + entries.size] = np.frombuffer(self._residual_list(), "u1")
-        else:
-            self.images = self._builder.build()
-
-    # Places.
+        self._step_used = 0
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of both groups that are in use."""
-        return self._builder.sizes
+    def dense_word_count(self) -> int:
+        """Requantisation words of all dense matrices in one tier."""
+        return self._dense_words
 
     def symbol(self, name: str) -> Symbol:
         """Return a named region."""
         return self.symbols[name]
 
-    def _part(self, name: str, offset: int, size: int) -> Symbol:
-        whole = self.symbols[name]
-        return Symbol(whole.group, whole.address + offset, size)
+    def planes(self, name: str) -> tuple[Symbol, Symbol]:
+        """Return the high and the low plane of a matrix."""
+        return self.symbols[f"{name}.high"], self.symbols[f"{name}.low"]
 
-    def planes(self, name: str, first: int = 0) -> tuple[Symbol, Symbol]:
-        """Return the high and the low plane of a dense matrix such as ``layer3.qkv`` or ``head``, from a tile on."""
-        offset = first * self.config.plane_bytes
-        high, low = (self._part(f"{name}.{plane}", offset, 0) for plane in _PLANES)
-        return high, low
+    def stride(self, name: str) -> int:
+        """Return the 32-byte units from one expert's ``layer<n>.words`` or ``layer<n>.<part>`` to the next's.
 
-    def words(self, name: str, number: int, place: int) -> Symbol:
-        """Return the requantisation words of a tier of a share of a streamed dense matrix."""
-        shares = self.residence.head if name == "head" else self._shares(name)
-        before = sum(share.tiers * self._block_bytes(share) for share in shares[:number])
-        own = self._block_bytes(shares[number])
-        return self._part(f"{name}.words", before + place * own, own)
-
-    def expert_planes(self, layer: int, part: Part, expert: int, tile: int = 0) -> tuple[Symbol, Symbol]:
-        """Return the high and the low plane of a part of an expert, from a tile on."""
-        group = high_plane_group(self.placement, expert, part)
-        even_odd = self.placement == Placement.EVEN_ODD
-        offset = (expert // 2 if even_odd else expert) * self.stride(layer, part) * ADDRESS_UNIT
-        offset += tile * self.config.plane_bytes
-        places = []
-        for plane, kind in enumerate(_PLANES):
-            base = self.symbols[f"layer{layer}.{part}.{kind}.{group ^ plane}"]
-            places.append(Symbol(base.group, base.address + offset, 0))
-        return places[0], places[1]
-
-    def expert_words(self, layer: int, expert: int) -> Symbol:
-        """Return the requantisation words of an expert."""
-        return self._part(f"layer{layer}.words", expert * self.stride(layer, "words") * ADDRESS_UNIT, 0)
-
-    def stride(self, layer: int, what: str) -> int:
-        """Return the 32-byte units from one expert's ``words`` or part to the next's.
-
-        Of a part: from one plane to that of the next expert in the same group.
+        Of a part: from one plane to that of the next expert of the same parity.
         """
-        return self._strides[layer, what]
+        return self._strides[name]
 
     def cache(self, layer: int, slot: int, head: int, what: str) -> Symbol:
         """Return the area of a sequence's ``keys`` or ``values`` of one head."""
-        heads = self.tiling.heads(self.tiling.model.layers[layer])
-        number = slot * heads.kv_heads + head
-        keys, values = self._cache_bytes(layer)
-        base = self.symbols[f"layer{layer}.cache.{(slot + head) % 2}"]
-        address = base.address + number // 2 * (keys + values)
-        return Symbol(base.group, address + (keys if what == "values" else 0), values if what == "values" else keys)
+        return self.symbols[f"layer{layer}.{what}.{slot}.{head}"]
 
-    def _cache_bytes(self, layer: int) -> tuple[int, int]:
-        """Return the bytes of one head's keys and values of the longest sequence."""
-        heads, tiling = self.tiling.heads(self.tiling.model.layers[layer]), self.tiling
-        tile = self.config.tile_bytes
-        return (
-            self._round(tiling.key_tiles(heads, self.context) * tile),
-            self._round(tiling.value_tiles(heads, self.context) * tile),
-        )
-
-    def rope(self, position: int, kind: int = 0) -> Symbol:
-        """Return the rotation table from a position on; `kind` numbers the model's tables."""
-        return self._part(f"rope{kind}", position * self.rope_stride, self.rope_stride)
+    def rope(self, position: int) -> Symbol:
+        """Return the rotation table from a position on."""
+        size = self.shape.rope_rows * self.shape.config.columns * 2
+        table = self.symbols["rope"]
+        return Symbol(table.group, table.address + position * size, size)
 
     def embedding(self, token: int) -> Symbol:
         """Return the embedding of a token."""
-        return self._part("embedding", token * self.embedding_stride, self.embedding_stride)
+        table = self.symbols["embedding"]
+        return Symbol(table.group, table.address + token * self.shape.hidden * 2, self.shape.hidden * 2)
 
     def begin_step(self) -> None:
         """Give the step area back."""
@@ -201,8 +155,9 @@ class ModelMemory:
         LoweringError
             The area is full.
         """
+        unit = memory_unit(self.shape.config)
         start = self._step.address + self._step_used
-        self._step_used += self._round(len(data))
+        self._step_used += -(-len(data) // unit) * unit
         if self._step_used > self._step.size:
             raise LoweringError(
                 f"step area: {self._step_used} bytes of streams and lists; it has {self._step.size}: run fewer tokens "
@@ -216,139 +171,79 @@ class ModelMemory:
         """What the present step has written for itself."""
         return Symbol(self._step.group, self._step.address, self._step_used)
 
-    @property
-    def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Span of each group that a step may write: caches and logits."""
-        spans = []
-        for group in (0, 1):
-            written = [s for n, s in self.symbols.items() if s.group == group and (".cache." in n or n == "logits")]
-            written = [s for s in written if s.size]
-            low = min((s.address for s in written), default=0)
-            spans.append((low, max((s.address + s.size for s in written), default=0)))
-        return spans[0], spans[1]
-
     # Contents.
 
-    def _round(self, size: int) -> int:
-        return -(-size // self._unit) * self._unit
+    def _planes(self, name: str, tiles: npt.NDArray[np.int8], group: int) -> None:
+        high, low = pack_planes(tiles)
+        self._builder.add(f"{name}.high", group, high)
+        self._builder.add(f"{name}.low", 1 - group, low)
 
-    def _fill(self, name: str, group: int, size: int, make: Callable[[Weights], bytes]) -> None:
-        weights = self._weights
-        if weights is None:
-            self._builder.reserve(name, group, size)
-        else:
-            self._builder.add_later(name, group, size, lambda: make(weights))
-
-    def _shares(self, name: str) -> tuple[Share, ...]:
-        layer, matrix = name.split(".", 1)
-        return self.residence.shares[self.tiling.model.layers[int(layer[5:])]][matrix]
-
-    def _block_bytes(self, share: Share) -> int:
-        return self._round(share.each * 2 * self.config.columns)
-
-    def _add_matrix(self, name: str, tiles: int, group: int) -> None:
-        size = tiles * self.config.plane_bytes
-        for plane, kind in enumerate(_PLANES):
-            self._fill(
-                f"{name}.{kind}", group ^ plane, size, lambda w, plane=plane: w.matrix_planes(name)[plane]  # type: ignore[misc]
-            )
-
-    def _add_dense(self) -> None:
-        config, residence, tiling = self.config, self.residence, self.tiling
-        layers = tiling.model.layers
-        for number, layer in enumerate(layers):
-            for name, matrix in residence.matrices[layer].items():
-                self._add_matrix(f"layer{number}.{name}", matrix.tiles, number % 2)
-        self._add_matrix("head", tiling.head.tiles, 0)
-        row = 2 * config.columns
-        if residence.resident:
-            size = residence.dense_words * row
-            for tier in range(config.tiers):
-                self._fill(f"words{tier}", 0, size, lambda w, tier=tier: w.resident_words(residence, tier))  # type: ignore[misc]
-        else:
-            for number, layer in enumerate(layers):
-                for name, shares in residence.shares[layer].items():
-                    self._add_words(f"layer{number}.{name}", shares, number % 2)
-                size = attention_words(tiling, layer) * row
-                self._fill(
-                    f"layer{number}.attention.words", number % 2, size,
-                    lambda w, number=number: w.attention_words(number).astype("<u2").tobytes(),  # type: ignore[misc]
-                )  # fmt: skip
-            self._add_words("head", residence.head, 0)
-        size = self.block * LIST_ENTRY_BYTES
-        self._fill("list", 0, size, lambda _: self._residual_list())
-
-    def _residual_list(self) -> bytes:
+    def _add_dense(self, model: QuantisedModel) -> None:
+        config = self.shape.config
+        words: list[list[npt.NDArray[np.uint16]]] = [[] for _ in range(config.tiers)]
+        for number, layer in enumerate(model.layers):
+            for name, matrix in (("qkv", layer.qkv), ("output", layer.output), ("router", layer.router)):
+                self._planes(f"layer{number}.{name}", matrix_tiles(matrix, config), number % 2)
+                self._spread(words, matrix_words(matrix, config), self.shape.dense_gangs[name])
+            for mults in ([h.score_mult for h in layer.heads], [h.value_mult for h in layer.heads]):
+                block = np.repeat(np.array(mults, dtype=np.uint16)[:, None], config.columns, axis=1)
+                for own in words:
+                    own.append(block)
+        self._planes("head", matrix_tiles(model.head, config), 0)
+        self._spread(words, matrix_words(model.head, config), self.shape.dense_gangs["head"])
+        self._dense_words = sum(len(part) for part in words[0])
+        assert self._dense_words >= self.shape.layers * sum(dense_words(self.shape).values())
+        for tier, own in enumerate(words):
+            self._builder.add(f"words{tier}", 0, np.concatenate(own).astype("<u2").tobytes())
         entries = np.zeros((self.block, 4), dtype="<u2")
-        entries[:, 1] = np.arange(self.block) * self.tiling.hidden_rows
+        entries[:, 1] = np.arange(self.block) * self.shape.hidden_rows
         entries[:, 2] = RESIDUAL_GATE
-        return entries.tobytes()
+        self._builder.add("list", 0, entries.tobytes())
 
-    def _add_words(self, name: str, shares: tuple[Share, ...], group: int) -> None:
-        size = sum(share.tiers * self._block_bytes(share) for share in shares)
+    @staticmethod
+    def _spread(words: list[list[npt.NDArray[np.uint16]]], own: npt.NDArray[np.uint16], size: int) -> None:
+        """Give each tier its share of a matrix's words; tiers outside the gang get as many that nobody reads."""
+        share = own.shape[0] // size
+        for tier, target in enumerate(words):
+            place = tier % size
+            target.append(own[place * share : (place + 1) * share])
 
-        def make(weights: Weights) -> bytes:
-            words = weights.matrix_words(name)
-            parts = []
-            for share in shares:
-                for place in range(share.tiers):
-                    first = share.first + place * share.each
-                    own = words[first : first + share.each].astype("<u2").tobytes()
-                    parts.append(own.ljust(self._block_bytes(share), b"\0"))
-            return b"".join(parts)
-
-        self._fill(f"{name}.words", group, size, make)
-
-    def _add_experts(self) -> None:
+    def _add_experts(self, model: QuantisedModel, placement: Placement) -> None:
         """Place experts so that one LOAD with a slot finds any of them (with the even-odd placement).
 
         Of each part, the high planes of the even experts lie one after the other in group 0, those of the odd ones at
         the same addresses in group 1; the low planes likewise the other way round. A layer's requantisation words lie
         in one group, the layers' in turn.
         """
-        config = self.config
-        for number, layer in enumerate(self.tiling.model.layers):
-            mlp = layer.mlp
-            if not isinstance(mlp, Experts):
-                continue
-            tiling = self.tiling.expert(mlp.intermediate)
-            for part, matrix in ((Part.UP, tiling.up), (Part.DOWN, tiling.down)):
-                size = self._round(matrix.tiles * config.plane_bytes)
-                self._strides[number, part] = size // ADDRESS_UNIT
-                for plane, kind in enumerate(_PLANES):
+        shape = LayerShape(self.shape.config, self.shape.hidden, self.shape.intermediate)
+        unit = memory_unit(self.shape.config)
+        for number, layer in enumerate(model.layers):
+            experts = layer.experts.experts
+            for part in Part:
+                planes = [pack_planes(tiles_of(shape, part, weights)) for weights in experts]
+                for plane, kind in enumerate(("high", "low")):
                     self._builder.level()
-                    for group in (0, 1):
-                        own = [e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane]
+                    for expert, pair in enumerate(planes):
+                        group = high_plane_group(placement, expert, part) ^ plane
+                        name = f"layer{number}.expert{expert}.{part}.{kind}"
+                        self._builder.add(name, group, pair[plane])
+                self._strides[f"layer{number}.{part}"] = -(-len(planes[0][0]) // unit) * unit // ADDRESS_UNIT
+            for expert, weights in enumerate(experts):
+                words = np.concatenate([parameter_words(shape, part, weights) for part in Part]).astype("<u2").tobytes()
+                self._builder.add(f"layer{number}.expert{expert}.words", number % 2, words)
+                self._strides[f"layer{number}.words"] = -(-len(words) // unit) * unit // ADDRESS_UNIT
 
-                        def make(weights: Weights, own: list[int] = own, plane: int = plane, part: Part = part) -> bytes:
-                            planes = (weights.expert_planes(number, e, part)[plane] for e in own)
-                            return b"".join(data.ljust(size, b"\0") for data in planes)
-
-                        self._fill(f"layer{number}.{part}.{kind}.{group}", group, size * len(own), make)
-            size = self._round(tiling.words * 2 * config.columns)
-            self._strides[number, "words"] = size // ADDRESS_UNIT
-
-            def words(weights: Weights, size: int = size, number: int = number, count: int = mlp.count) -> bytes:
-                own = (weights.expert_words(number, e).astype("<u2").tobytes() for e in range(count))
-                return b"".join(data.ljust(size, b"\0") for data in own)
-
-            self._fill(f"layer{number}.words", number % 2, size * mlp.count, words)
-
-    def _add_tables(self) -> None:
-        tiling, columns = self.tiling, self.config.columns
-        self.embedding_stride = self._round(tiling.hidden_rows * columns * 2)
-        rows = max(tiling.heads(layer).rope_rows for layer in tiling.kinds)
-        self.rope_stride = self._round(rows * columns * 2)
-        size = tiling.model.vocabulary * self.embedding_stride
-        self._fill("embedding", 1, size, lambda w: w.embedding(self.embedding_stride))
-        self._fill("rope0", 0, self.context * self.rope_stride, lambda w: w.rope(self.context, self.rope_stride))
+    def _add_tables(self, model: QuantisedModel) -> None:
+        self._builder.add("embedding", 1, model.embedding.astype("<i2").tobytes())
+        table = np.concatenate([model.rope_cos, model.rope_sin], axis=1)
+        self._builder.add("rope", 0, table.astype("<i2").tobytes())
 
     def _add_caches(self) -> None:
-        for number, layer in enumerate(self.tiling.model.layers):
-            count = self.slots * self.tiling.heads(layer).kv_heads
-            for group in (0, 1):
-                own = (count + 1 - group) // 2
-                self._builder.reserve(f"layer{number}.cache.{group}", group, own * sum(self._cache_bytes(number)))
-
-    def _add_step(self, step_bytes: int) -> None:
-        self._step = self._builder.reserve("step", 0, step_bytes)
+        shape = self.shape
+        size = -(-shape.context // shape.key_unit) * shape.key_unit * shape.head_dim
+        for layer in range(shape.layers):
+            for slot in range(self.slots):
+                for head in range(shape.kv_heads):
+                    for what in ("keys", "values"):
+                        group = (slot + head) % 2
+                        self._builder.reserve(f"layer{layer}.{what}.{slot}.{head}", group, size)

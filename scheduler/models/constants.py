@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scheduler.models.description import Experts, LatentAttention, Model
-from scheduler.quantised_model import AttentionHead, Norm, QuantisedModel
+from scheduler.models.quantised_model import AttentionHead, Norm, QuantisedModel
 
 __all__ = ["Constants", "ExpertConstants", "LayerConstants", "constants_of", "placeholders"]
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans: how a step's operations use a machine, and where their data lie on the chip."""
+"""On-chip places of a step, and the shape that says whether a model fits."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hdl.config import MachineConfig
 from scheduler.models.description import Experts, Layer
-from scheduler.placement import Part
+from scheduler.memory.placement import Part
 from scheduler.plan.tiling import ExpertTiling, LoweringError, Matrix, Share, Tiling, shares_of
 
 __all__ = ["Residence", "Run", "Unit", "plan_residence"]

@@ -15,7 +15,7 @@ from functools import cached_property
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode, most_of
-from scheduler.layout import memory_unit
+from scheduler.memory.layout import memory_unit
 from scheduler.models.description import Attention, DenseMlp, Experts, LatentAttention, Layer, Model, QkNorm
 
 __all__ = ["MOST_COUNT", "ExpertTiling", "HeadTiling", "LoweringError", "Matrix", "Share", "Tiling", "shares_of"]

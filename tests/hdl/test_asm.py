@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hdl.asm import AsmError, assemble, disassemble, from_binary, to_binary, to_text
 from hdl.config import PRESETS
-from hdl.explain import describe, explain
 from hdl.isa import BODIES, Instruction, Opcode, fields_of
+from hdl.isa.asm import AsmError, assemble, disassemble, from_binary, to_binary, to_text
+from hdl.isa.explain import describe, explain
 from sim import cli
 
 

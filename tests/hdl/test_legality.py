@@ -10,11 +10,11 @@ from amaranth.sim import Simulator
 
 from hdl.config import PRESETS
 from hdl.control.dispatcher import InstructionChecker
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Opcode, fields_of
-from hdl.legality import Limits, Violation, check_word
-from sim.illegal_streams import pack
-from sim.streams import StreamOptions, illegal_streams, random_stream
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, Violation, check_word
+from sim.stimulus.illegal_streams import pack
+from sim.stimulus.streams import StreamOptions, illegal_streams, random_stream
 
 FLAT = PRESETS["tiny"].replace(name="flat", vertical_links=False)
 EDGE = PRESETS["tiny"].replace(name="edge", stationary_feed="edge")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hdl.reference import render_reference
+from hdl.emit.reference import render_reference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference.md"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
-from hdl.explain import describe
 from hdl.isa import Format, Instruction, Opcode
-from hdl.legality import Limits, Violation, check_instruction
-from hdl.slots import slot_gemm, slot_load
+from hdl.isa.asm import assemble
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.explain import describe
+from hdl.isa.legality import Limits, Violation, check_instruction
+from hdl.isa.slots import slot_gemm, slot_load
 
 TINY = PRESETS["tiny"]  # 8 columns, 16 slots, 256 scalars, 512 rows and words, 128 list entries
 PLACE = "dest_tiers=0 count=1"

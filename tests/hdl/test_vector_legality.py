@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is just legal in VECTOR, loads of rows and columns, and stores with gaps (what is not: sim.illegal_streams)."""
+"""What is just legal in VECTOR, loads of rows and columns, and stores with gaps (not: sim.stimulus.illegal_streams)."""
 
 from __future__ import annotations
 
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
-from hdl.legality import Limits, Violation, check_instruction, store_beats, store_span
+from hdl.isa.asm import assemble
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, Violation, check_instruction, store_beats, store_span
 
 TINY = PRESETS["tiny"]  # 8 x 8, two tiers, 512 rows, 512 words, 256 scalars, beats of 4 bytes
 LARGE = PRESETS["large"]  # 128 x 128, beats of 2,048 bytes, 2,048 rows

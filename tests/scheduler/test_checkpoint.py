@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scheduler.checkpoint import CheckpointError, read_checkpoint
+from scheduler.models.checkpoint import CheckpointError, read_checkpoint
 from tests.scheduler.small_config import CONFIG
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"

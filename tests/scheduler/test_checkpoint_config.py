@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hdl.errors import A3dError
-from scheduler.checkpoint import CheckpointError, MixtralConfig, read_config
+from scheduler.models.checkpoint import CheckpointError, MixtralConfig, read_config
 from tests.scheduler.small_config import CONFIG
 
 

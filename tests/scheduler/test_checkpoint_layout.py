@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scheduler.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from scheduler.models.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from tests.scheduler.test_checkpoint import CONFIG, tensors
 
 Weights = dict[str, np.ndarray]

@@ -7,7 +7,7 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.isa import Instruction, Opcode
-from scheduler.cycle_model import simulate
+from scheduler.cost.cycle_model import simulate
 
 TINY = PRESETS["tiny"]
 

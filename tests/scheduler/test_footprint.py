@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hdl.asm import assemble, to_binary
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
-from scheduler.footprint import Lists, footprint
+from hdl.isa.asm import assemble, to_binary
+from scheduler.stream.footprint import Lists, footprint
 from sim.golden.executor import Executor, UninitialisedError
-from sim.streams import StreamOptions, random_stream
+from sim.stimulus.streams import StreamOptions, random_stream
 
 WIDE = PRESETS["tiny"].replace(name="wide", tiers=3, rows=8, columns=4, row_fifo_depth=64)
 KNOWN = {

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Format, LoadDest, Mapping3D, Opcode
-from scheduler.image import ImageError
-from scheduler.layout import LayerShape, pack_planes, tiles_of
-from scheduler.lower import LowerError, Options, lower_moe_layer
-from scheduler.placement import Part, Placement, high_plane_group
-from scheduler.plan import Gang, PlanError, make_plan
-from scheduler.program import Program, ProgramError
-from scheduler.quantise import QuantisedExpert, QuantisedLayer
-from scheduler.verify import check_stream
+from scheduler.memory.image import ImageError
+from scheduler.memory.layout import LayerShape, pack_planes, tiles_of
+from scheduler.memory.placement import Part, Placement, high_plane_group
+from scheduler.models.quantise import QuantisedExpert, QuantisedLayer
+from scheduler.moe.lower import LowerError, Options, lower_moe_layer
+from scheduler.moe.plan import Gang, PlanError, make_plan
+from scheduler.stream.program import Program, ProgramError
+from scheduler.stream.verify import check_stream
 from sim import cli
 from sim.golden.executor import Executor
 from sim.golden.integer_model import moe_layer

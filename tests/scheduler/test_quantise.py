@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hdl.numerics import requant
-from scheduler.quantise import (
+from scheduler.models.quantise import (
     ExpertRanges,
     ExpertWeights,
     QuantisationError,

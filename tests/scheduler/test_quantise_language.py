@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hdl.errors import A3dError
-from scheduler.checkpoint import MixtralConfig
-from scheduler.quantise import ExpertRanges, QuantisationError
-from scheduler.quantise_language import (
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.models.quantise import ExpertRanges, QuantisationError
+from scheduler.models.quantise_language import (
     HeadRanges,
     LayerRanges,
     ModelRanges,
     _float_fields,
     quantise_language_model,
 )
-from scheduler.rope import adjacent_pairs, rope_tables
-from sim.golden.random_checkpoint import random_checkpoint
+from scheduler.models.random_checkpoint import random_checkpoint
+from scheduler.models.rope import adjacent_pairs, rope_tables
 
 CONFIG = MixtralConfig(
     vocab_size=24, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=4,

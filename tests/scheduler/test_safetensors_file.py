@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scheduler.checkpoint import CheckpointError
-from scheduler.safetensors_file import read_header
+from scheduler.models.checkpoint import CheckpointError
+from scheduler.models.safetensors_file import read_header
 
 RNG = np.random.default_rng(3)
 

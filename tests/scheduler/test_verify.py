@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
-from scheduler.ordering import issue_queues, row_completions
-from scheduler.verify import Finding, StreamError, check_stream, verify_stream
-from sim.streams import StreamOptions, random_stream
+from hdl.isa.asm import assemble
+from scheduler.stream.ordering import issue_queues, row_completions
+from scheduler.stream.verify import Finding, StreamError, check_stream, verify_stream
+from sim.stimulus.streams import StreamOptions, random_stream
 
 TINY = PRESETS["tiny"]
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS
-from hdl.legality import Limits
-from scheduler.verify import Finding, verify_stream
+from hdl.isa.asm import assemble
+from hdl.isa.legality import Limits
+from scheduler.stream.verify import Finding, verify_stream
 
 TINY = PRESETS["tiny"]
 LIMITS = Limits((4096, 4096), ((0, 4096), (0, 4096)))

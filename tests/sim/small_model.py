@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from scheduler.checkpoint import Checkpoint, MixtralConfig
-from sim.golden.random_checkpoint import random_checkpoint
+from scheduler.models.checkpoint import Checkpoint, MixtralConfig
+from scheduler.models.random_checkpoint import random_checkpoint
 
 SHAPE = MixtralConfig(
     vocab_size=128, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hdl.config import PRESETS
-from sim.bench_top import capacity_bits
-from sim.simcache import content_key
-from sim.system import machine_sources
+from sim.machine.system import machine_sources
+from sim.simulator.bench_top import capacity_bits
+from sim.simulator.simcache import content_key
 
 
 @pytest.mark.parametrize(

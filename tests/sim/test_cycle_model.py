@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hdl.isa import Opcode
-from scheduler.cycle_model import simulate
-from sim.session import MachineSession
-from sim.system import Job
+from scheduler.cost.cycle_model import simulate
+from sim.machine.session import MachineSession
+from sim.machine.system import Job
 from tests.sim.test_language import TINY, machine, try_reference
 
 TOLERANCE = 0.10

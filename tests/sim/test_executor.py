@@ -8,15 +8,15 @@ import copy
 import numpy as np
 import pytest
 
-from hdl.asm import assemble, to_binary
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Opcode
-from hdl.legality import Limits
+from hdl.isa.asm import assemble, to_binary
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits
 from sim.golden.executor import DeadlockError, ExecutionError, Executor, UninitialisedError
 from sim.golden.loop_nest import run_gemm
 from sim.golden.vector_nest import run_vector
-from sim.streams import StreamOptions, illegal_streams, random_stream
+from sim.stimulus.streams import StreamOptions, illegal_streams, random_stream
 
 WIDE = PRESETS["tiny"].replace(name="wide", tiers=3, rows=8, columns=4, row_fifo_depth=64)
 CONFIGS = [PRESETS["nano"], PRESETS["tiny"], WIDE]

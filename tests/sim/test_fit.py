@@ -13,16 +13,16 @@ import pytest
 from hdl.config import PRESETS, ConfigError, MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode, VectorOp
-from scheduler.checkpoint import MixtralConfig
-from scheduler.language.batch import Chunk
-from scheduler.language.memory import ModelMemory
-from scheduler.language.shape import LoweringError, ModelShape
 from scheduler.language.step import lower_step
-from scheduler.sync import SyncError
-from scheduler.verify import Finding, verify_stream
-from sim.random_model import random_model
-from sim.text.engines import IsaEngine
-from sim.text.generator import ROUTINGS, Generator
+from scheduler.memory.model import ModelMemory
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.ops.batch import Chunk
+from scheduler.plan.shape import LoweringError, ModelShape
+from scheduler.stream.sync import SyncError
+from scheduler.stream.verify import Finding, verify_stream
+from sim.machine.engines import IsaEngine
+from sim.machine.generator import ROUTINGS, Generator
+from sim.stimulus.random_model import random_model
 
 TINY = PRESETS["tiny"]
 SMALL_MODEL = MixtralConfig(

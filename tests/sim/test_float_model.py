@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from hdl.errors import A3dError
-from scheduler.checkpoint import Checkpoint, LayerWeights, MixtralConfig, read_checkpoint
-from sim.golden.float_model import FloatModel, bits_per_byte, byte_losses, expert_usage, generate
+from scheduler.models.checkpoint import Checkpoint, LayerWeights, MixtralConfig, read_checkpoint
+from scheduler.models.float_model import FloatModel, bits_per_byte, byte_losses, expert_usage, generate
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "demo"

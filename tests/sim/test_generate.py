@@ -13,21 +13,21 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.errors import A3dError, CheckError
-from scheduler.language.batch import Chunk
-from scheduler.language.count import step_macs
-from scheduler.language.shape import LoweringError, ModelShape
+from scheduler.cost.count import step_macs
 from scheduler.language.step import StepProgram, lower_step
-from scheduler.quantised_model import QuantisedModel
+from scheduler.models.calibration import quantise_checkpoint
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.ops.batch import Chunk
+from scheduler.plan.shape import LoweringError, ModelShape
 from sim import cli
-from sim.crosscheck import MismatchError
-from sim.golden.calibration import quantise_checkpoint
 from sim.golden.integer_model import IntegerModel
-from sim.system import Job, SimulatedMachine
-from sim.text.engines import IsaEngine, RtlEngine, find_writer
-from sim.text.generator import ROUTINGS, Generator, StepRecord
-from sim.text.model import show, to_tokens
-from sim.text.report import stalls_of, summarise
-from sim.text.sampling import Sampler
+from sim.machine.byte_model import show, to_tokens
+from sim.machine.engines import IsaEngine, RtlEngine, find_writer
+from sim.machine.generator import ROUTINGS, Generator, StepRecord
+from sim.machine.sampling import Sampler
+from sim.machine.system import Job, SimulatedMachine
+from sim.measure.crosscheck import MismatchError
+from sim.view.report import stalls_of, summarise
 from tests.sim.small_model import CHECKPOINT, SHAPE, write_checkpoint
 
 TINY = PRESETS["tiny"]

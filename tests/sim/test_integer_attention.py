@@ -10,9 +10,9 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.isa import Instruction, Opcode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.legality import Limits, check_instruction
+from hdl.isa.legality import Limits, check_instruction
 from hdl.numerics import combine_add, requant
-from scheduler.fixed_point import (
+from scheduler.models.fixed_point import (
     GATE_MULT,
     GATE_RECIP,
     GATE_SHIFT,
@@ -21,9 +21,9 @@ from scheduler.fixed_point import (
     ROTATE_SHIFT,
     gate_scale_shift,
 )
-from scheduler.quantise_language import DEFAULT_KEY_BLOCK, HeadRanges, _head, _norm
-from scheduler.quantised_model import AttentionHead, Norm
-from scheduler.rope import rope_tables
+from scheduler.models.quantise_language import DEFAULT_KEY_BLOCK, HeadRanges, _head, _norm
+from scheduler.models.quantised_model import AttentionHead, Norm
+from scheduler.models.rope import rope_tables
 from sim.golden.executor import Executor
 from sim.golden.integer_attention import attend, normalise, product, rotate, value_bytes
 from sim.golden.integer_model import route

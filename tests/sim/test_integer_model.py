@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from hdl.errors import A3dError
-from scheduler.checkpoint import CheckpointError, MixtralConfig, read_checkpoint
-from scheduler.quantised_model import QuantisedModel
-from sim.golden.calibration import best_range, calibrate, quantise_checkpoint, split_text
-from sim.golden.float_model import FloatModel, byte_losses
+from scheduler.models.calibration import best_range, calibrate, quantise_checkpoint, split_text
+from scheduler.models.checkpoint import CheckpointError, MixtralConfig, read_checkpoint
+from scheduler.models.float_model import FloatModel, byte_losses
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.models.random_checkpoint import random_checkpoint
 from sim.golden.integer_model import IntegerModel, StepResult, expert_rows
-from sim.golden.random_checkpoint import random_checkpoint
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 CONFIG = MixtralConfig(
@@ -187,7 +187,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_calibration_of_another_model_is_refused() -> None:
     deeper = random_checkpoint(dataclasses.replace(CONFIG, num_hidden_layers=3))
-    from scheduler.quantise_language import quantise_language_model
+    from scheduler.models.quantise_language import quantise_language_model
 
     with pytest.raises(A3dError, match="ranges: of 2 layers, the model has 3"):
         quantise_language_model(deeper, calibrate(CHECKPOINT, TOKENS[:1]))

@@ -14,19 +14,19 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from hdl.legality import Limits
-from scheduler.checkpoint import MixtralConfig
-from scheduler.language.batch import Chunk
-from scheduler.language.memory import ModelMemory
-from scheduler.language.shape import LoweringError, ModelShape
+from hdl.isa.legality import Limits
 from scheduler.language.step import StepProgram, default_key_block, lower_step
-from scheduler.sync import SyncError
-from scheduler.verify import verify_stream
+from scheduler.memory.model import ModelMemory
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.ops.batch import Chunk
+from scheduler.plan.shape import LoweringError, ModelShape
+from scheduler.stream.sync import SyncError
+from scheduler.stream.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
-from sim.random_model import random_model
-from sim.session import MachineSession
-from sim.system import Job, SimulatedMachine
+from sim.machine.session import MachineSession
+from sim.machine.system import Job, SimulatedMachine
+from sim.stimulus.random_model import random_model
 from tests.sim.test_language import CONFIGS, CONTEXT
 
 MOST_SLOTS = 4

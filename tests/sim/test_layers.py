@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from hdl.isa import Instruction, Opcode
-from hdl.legality import Limits, check_instruction
+from hdl.isa.legality import Limits, check_instruction
 from sim.cli import main
-from sim.layers import EXAMPLES, Example, LayerError, measure_layers, play
-from sim.layers.examples import CONFIG
+from sim.stimulus.layers import EXAMPLES, Example, LayerError, measure_layers, play
+from sim.stimulus.layers.examples import CONFIG
 from tests.hdl.vector.unit_bench import VectorBench
 
 BY_NAME = [pytest.param(example, id=example.name) for example in EXAMPLES]

@@ -11,7 +11,8 @@ from hdl.config import PRESETS
 from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import lint_verilator
 from hdl.generate import TOP, generate
-from sim import cli, tools
+from sim import cli
+from sim.simulator import tools
 
 
 def test_every_tool_accepts_a_machine(tmp_path: Path) -> None:

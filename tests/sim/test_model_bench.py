@@ -10,12 +10,12 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.regs import counter_names
-from scheduler.checkpoint import MixtralConfig
-from scheduler.language.batch import Chunk, Routing
-from scheduler.language.count import compulsory_bytes
-from scheduler.language.shape import ModelShape
-from sim.bench.model import point_of
-from sim.text.generator import StepRecord
+from scheduler.cost.count import compulsory_bytes
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.shape import ModelShape
+from sim.machine.generator import StepRecord
+from sim.measure.model import point_of
 
 TINY = PRESETS["tiny"]
 SHAPE = ModelShape.of(

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from hdl.errors import A3dError
 from hdl.regs import exhaustive_counters
-from sim.pictures import STATES, draw_cycles, draw_timeline, layer_starts, state_shares
-from sim.timeline import slices_of, state_of
+from sim.view.pictures import STATES, draw_cycles, draw_timeline, layer_starts, state_shares
+from sim.view.timeline import slices_of, state_of
 from tests.sim.test_timeline import language_steps
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hdl import numerics, vector_numerics
-from sim.bench.primitives import Primitive, draw, measure_primitives
+from hdl import numerics
+from hdl.numerics import vector as vector_numerics
 from sim.cli import main
+from sim.measure.primitives import Primitive, draw, measure_primitives
 
 
 @pytest.fixture(scope="module")

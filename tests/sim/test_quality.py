@@ -12,8 +12,8 @@ import pytest
 
 from hdl.errors import A3dError
 from sim import cli
-from sim.bench.quality import PerTokenNormModel, QualityBench
 from sim.golden.integer_attention import normalise
+from sim.measure.quality import PerTokenNormModel, QualityBench
 from tests.sim.test_integer_model import CHECKPOINT, DEMO, TOKENS, quantise_checkpoint
 
 needs_demo = pytest.mark.skipif(not (DEMO / "model.safetensors").is_file(), reason="models/demo has no weights")

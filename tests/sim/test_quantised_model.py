@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS
-from scheduler.checkpoint import read_checkpoint
-from scheduler.lower import lower_moe_layer
-from scheduler.quantise import QuantisedLayer, quantise_activations, quantise_gates
-from scheduler.verify import check_stream
+from scheduler.models.checkpoint import read_checkpoint
+from scheduler.models.float_model import FloatModel, bits_per_byte
+from scheduler.models.quantise import QuantisedLayer, quantise_activations, quantise_gates
+from scheduler.moe.lower import lower_moe_layer
+from scheduler.stream.verify import check_stream
 from sim.golden.executor import Executor
-from sim.golden.float_model import FloatModel, bits_per_byte
 from sim.golden.integer_model import moe_layer
 from sim.golden.quantised_model import IntegerMoeModel, quantise_model
 

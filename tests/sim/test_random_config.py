@@ -11,15 +11,15 @@ import pytest
 from hdl.config import PRESETS, ConfigError, MachineConfig
 from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import check_yosys, lint_icarus, lint_verilator
-from hdl.errors_hw import ErrorCode
 from hdl.generate import TOP, generate
-from sim import tools
-from sim.crosscheck import check_illegal, check_random, random_knobs
+from hdl.isa.error_codes import ErrorCode
 from sim.golden.executor import DeadlockError, ExecutionError, Executor
-from sim.random_config import ADDRESS_BITS, CORNERS, INTEGERS, POWERS, random_config
-from sim.stream_draw import MOST_BYTES, StreamSizeError
-from sim.streams import StreamOptions, illegal_streams, random_stream
-from sim.system import SimulatedMachine
+from sim.machine.system import SimulatedMachine
+from sim.measure.crosscheck import check_illegal, check_random, random_knobs
+from sim.simulator import tools
+from sim.stimulus.random_config import ADDRESS_BITS, CORNERS, INTEGERS, POWERS, random_config
+from sim.stimulus.stream_draw import MOST_BYTES, StreamSizeError
+from sim.stimulus.streams import StreamOptions, illegal_streams, random_stream
 
 EVERYTHING = StreamOptions.everything(slots=True)
 DRAWN = [*CORNERS, *(random_config(seed, most_pes=512) for seed in range(16))]
@@ -90,7 +90,7 @@ def test_small_memories_still_get_long_streams() -> None:
 
 
 def test_a_machine_without_room_for_a_stream_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim.stream_draw.MOST_BYTES", 1 << 9)
+    monkeypatch.setattr("sim.stimulus.stream_draw.MOST_BYTES", 1 << 9)
     with pytest.raises(StreamSizeError, match="no stream fits 512 bytes of memory in each group; raise config address"):
         random_stream(PRESETS["nano"], 0)
 

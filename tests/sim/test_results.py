@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hdl.errors import A3dError
-from sim.bench.results import SOURCES, render_results
+from sim.measure.results import SOURCES, render_results
 
 
 def test_a_section_without_a_report_stays_as_it_was(tmp_path: Path) -> None:
@@ -30,6 +30,6 @@ def test_a_report_that_was_never_made_is_named(tmp_path: Path) -> None:
 
 
 def titles() -> list[str]:
-    from sim.bench.results import _SECTIONS
+    from sim.measure.results import _SECTIONS
 
     return [title for title, _ in _SECTIONS.values()]

@@ -6,11 +6,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction, Opcode
-from hdl.legality import Limits
+from hdl.isa.asm import assemble
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits
 from sim.golden.executor import ExecutionError, Executor, UninitialisedError
 from sim.golden.route import execute_route
 

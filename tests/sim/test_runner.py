@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from hdl.errors import A3dError
-from sim import tools
-from sim.runner import BuildError, BuiltModel, SimulationError, build, run
-from sim.simcache import CACHE_VARIABLE, content_key, lookup_or_build
+from sim.simulator import tools
+from sim.simulator.runner import BuildError, BuiltModel, SimulationError, build, run
+from sim.simulator.simcache import CACHE_VARIABLE, content_key, lookup_or_build
 
 HERE = Path(__file__).parent
 COUNTER = HERE / "counter.v"
@@ -75,7 +75,7 @@ def test_interrupt_kills_the_simulator(tmp_path: Path) -> None:
     code = f"""
         import signal
         from pathlib import Path
-        from sim.runner import build, run
+        from sim.simulator.runner import build, run
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run(build([Path({str(COUNTER)!r})], "counter"), {BENCH!r}, testcase="hangs",
             env={{"HANG": "1"}}, work_dir=Path({str(tmp_path / "work")!r}))
@@ -158,7 +158,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     code = """
         import sys, time
         from pathlib import Path
-        from sim.simcache import lookup_or_build
+        from sim.simulator.simcache import lookup_or_build
         def slow(folder):
             time.sleep(0.5)
             (folder / "program").write_text("x")

@@ -23,10 +23,10 @@ from hdl.isa import (
     VectorOp,
     VectorSum,
 )
-from hdl.vector_access import REDUCTIONS
+from hdl.isa.vector_access import REDUCTIONS
 from sim.golden.executor import Executor
-from sim.illegal_streams import illegal_streams
-from sim.streams import StreamOptions, random_stream
+from sim.stimulus.illegal_streams import illegal_streams
+from sim.stimulus.streams import StreamOptions, random_stream
 
 
 def test_a_seed_repeats_its_stream() -> None:

@@ -9,14 +9,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from hdl.asm import assemble, to_binary
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
-from hdl.legality import Limits
-from scheduler.verify import check_stream
-from sim.crosscheck import check_illegal, check_random, random_knobs
-from sim.streams import RandomStream, StreamOptions, illegal_streams, random_stream
-from sim.system import Job, MemoryKnobs, SimulatedMachine
+from hdl.isa.asm import assemble, to_binary
+from hdl.isa.legality import Limits
+from scheduler.stream.verify import check_stream
+from sim.machine.system import Job, MemoryKnobs, SimulatedMachine
+from sim.measure.crosscheck import check_illegal, check_random, random_knobs
+from sim.stimulus.streams import RandomStream, StreamOptions, illegal_streams, random_stream
 
 CONFIGS: dict[str, MachineConfig] = {
     "nano": PRESETS["nano"],

@@ -11,10 +11,10 @@ import pytest
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.errors import A3dError
-from scheduler.checkpoint import MixtralConfig
-from sim.golden.calibration import calibrate
-from sim.golden.random_checkpoint import random_checkpoint
-from sim.text.model import read_byte_model
+from scheduler.models.calibration import calibrate
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.models.random_checkpoint import random_checkpoint
+from sim.machine.byte_model import read_byte_model
 from tests.sim.small_model import write_checkpoint
 
 TINY = PRESETS["tiny"]

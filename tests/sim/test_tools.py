@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import tools
+from sim.simulator import tools
 
 find_verilator = tools.find_verilator.__wrapped__  # not the remembered answer
 

@@ -17,7 +17,8 @@ from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import read_file_list
 from hdl.emit.waivers import WAIVER_FILE, WAIVERS
 from hdl.generate import generate
-from sim import cli, runner, tools
+from sim import cli
+from sim.simulator import runner, tools
 
 NAMES = ("nano", "tiny")
 AXIL = re.compile(r"s_axil__(\w+)")

@@ -14,10 +14,12 @@ import pytest
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Mapping3D
-from hdl.legality import check_instruction
-from scheduler.verify import verify_stream
+from hdl.isa.legality import check_instruction
+from scheduler.stream.verify import verify_stream
 from sim import cli
-from sim.bench.programs import (
+from sim.golden.executor import Executor
+from sim.machine.system import Job, SimulatedMachine
+from sim.measure.programs import (
     MOST_INSTRUCTIONS,
     Program,
     Residents,
@@ -27,7 +29,7 @@ from sim.bench.programs import (
     resident_program,
     streamed_program,
 )
-from sim.bench.utilisation import (
+from sim.measure.utilisation import (
     MANY,
     MIX_SHARES,
     MOST_JOBS,
@@ -39,9 +41,7 @@ from sim.bench.utilisation import (
     resident_jobs,
     usable,
 )
-from sim.golden.executor import Executor
-from sim.random_config import CORNERS, random_config
-from sim.system import Job, SimulatedMachine
+from sim.stimulus.random_config import CORNERS, random_config
 
 ANY = [*PRESETS.values(), *CORNERS, *(random_config(seed, most_pes=1 << 16) for seed in range(4))]
 SMALL = [PRESETS["nano"], *CORNERS, *(random_config(seed, most_pes=128) for seed in range(4))]

@@ -9,16 +9,16 @@ import random
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode, VectorOp
-from hdl.legality import Limits, check_instruction
-from hdl.vector_numerics import exp2_q15, recip, rsqrt
-from scheduler.vector_footprint import vector_conflict
+from hdl.isa.asm import assemble
+from hdl.isa.legality import Limits, check_instruction
+from hdl.numerics.vector import exp2_q15, recip, rsqrt
+from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor
 from sim.golden.vector import VectorRangeError, execute_vector
 from sim.golden.vector_nest import run_vector
-from sim.vector_streams import VectorDrawer
+from sim.stimulus.vector_streams import VectorDrawer
 
 TINY = PRESETS["tiny"]
 WIDE = TINY.replace(name="wide", tiers=3, rows=8, columns=4, row_fifo_depth=64)

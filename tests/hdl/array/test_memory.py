@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.array.memory import Sram, SramError, address_bits
+from hdl.common.sram import Sram, SramError, address_bits
 
 
 @pytest.mark.parametrize(("width", "depth", "granularity"), [(8, 16, None), (24, 5, 8), (12, 2, 12), (1, 3, None)])

@@ -13,7 +13,7 @@ from hdl.array.stack import Stack
 from hdl.config import PRESETS, MachineConfig
 from hdl.emit.verilog import emit
 from hdl.interfaces import result_layout
-from sim.runner import build, run
+from sim.simulator.runner import build, run
 from tests.hdl.array.stack_model import Cycle, Row, port_values, random_traffic, run_model
 
 

@@ -11,13 +11,13 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data
 from amaranth.sim import Simulator
 
+from hdl.common.queues import gang_queues
 from hdl.config import PRESETS
 from hdl.control.checker import InstructionVerdict
-from hdl.control.queues import gang_queues
 from hdl.emit.files import FILE_LIST, write
 from hdl.emit.lint import lint_verilator
 from hdl.emit.verilog import emit
-from sim.tools import find_verilator
+from sim.simulator.tools import find_verilator
 
 
 @pytest.mark.parametrize("tiers", [1, 3, 7, 8])

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Dest, Instruction, Mapping3D, Mode, Opcode, Order
-from hdl.legality import Limits, check_instruction
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, check_instruction
 from tests.hdl.control.sequencer_bench import Bench, check_waves, rng_of, small_config
 from tests.hdl.control.sequencer_model import ListEntry, random_lists
 

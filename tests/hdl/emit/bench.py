@@ -16,7 +16,7 @@ from amaranth.sim import Simulator
 
 from hdl.emit.hierarchy import ports_of
 from hdl.emit.lint import read_file_list
-from sim.tools import find_verilator
+from sim.simulator.tools import find_verilator
 
 
 def reference(component: wiring.Component, cycles: int, seed: int) -> tuple[list[str], list[str]]:
@@ -119,7 +119,7 @@ def replay(
     else:
         verilator = find_verilator()
         if verilator.root is not None:
-            pytest.skip("in a path with blanks only sim.runner can compile Verilator's models")
+            pytest.skip("in a path with blanks only sim.simulator.runner can compile Verilator's models")
         command = [
             str(verilator.executable),
             "--binary",

@@ -15,8 +15,8 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 from hdl.config import MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Format, Instruction, LoadDest, Opcode
+from hdl.isa.error_codes import ErrorCode
 from tests.hdl.memory.environment import Environment, apply_stores, entry
 from tests.hdl.memory.programs import random_loads, random_memory, random_stores
 from tests.hdl.memory.simulate import channel_views

@@ -26,7 +26,7 @@ from hdl.interfaces import (
     write_layout,
 )
 from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat, encode
-from hdl.legality import element_bytes, load_groups, load_unit_bytes, store_bytes
+from hdl.isa.legality import element_bytes, load_groups, load_unit_bytes, store_bytes
 
 Get = Callable[[str], int]
 Words = dict[tuple[int, int, int], bytes]  # (memory kind, tier, unit) -> bytes

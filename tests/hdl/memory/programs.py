@@ -9,7 +9,7 @@ import numpy as np
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat
-from hdl.legality import beats, load_unit_bytes, store_bytes
+from hdl.isa.legality import beats, load_unit_bytes, store_bytes
 
 MEMORY_BYTES = 1 << 16
 

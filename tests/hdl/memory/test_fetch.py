@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Opcode
+from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import fetch_buffer_beats
 from tests.hdl.memory.axi_slave import AxiSlave, Behaviour
 from tests.hdl.memory.environment import Environment, Get

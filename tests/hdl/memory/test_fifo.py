@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
-from hdl.memory.fifo import StreamFifo
+from hdl.common.stream_fifo import StreamFifo
 
 
 @pytest.mark.parametrize("depth", [2, 5, 16])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from sim.runner import run
+from sim.simulator.runner import run
 from tests.hdl.memory.test_path import CONFIGS
 from tests.hdl.memory.verilog_top import build_path, memory_names
 

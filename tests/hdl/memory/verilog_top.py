@@ -12,7 +12,7 @@ from hdl.config import MachineConfig
 from hdl.emit.hierarchy import Port
 from hdl.emit.verilog import emit
 from hdl.memory.axi import channel_address_bits
-from sim.runner import BuiltModel, build
+from sim.simulator.runner import BuiltModel, build
 from tests.hdl.memory.path import MemoryPath
 
 MEMORY = Path(__file__).resolve().parents[3] / "sim" / "rtl" / "axi_memory.v"

@@ -8,10 +8,10 @@ import random
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction, Opcode
+from hdl.isa.asm import assemble
+from hdl.isa.error_codes import ErrorCode
 from sim.golden.executor import Executor
 from sim.golden.route import execute_route
 from tests.hdl.vector.unit_bench import VectorBench
