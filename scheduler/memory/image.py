@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ class ImageBuilder:
         self.config = config
         self.symbols: dict[str, Symbol] = {}
         self._next = [0, 0]
-        self._data: list[tuple[Symbol, bytes]] = []
+        self._data: list[tuple[Symbol, Callable[[], bytes]]] = []
 
     def reserve(self, name: str, group: int, size: int) -> Symbol:
         """Allocate a region that starts as zeros.
@@ -81,9 +82,18 @@ class ImageBuilder:
 
     def add(self, name: str, group: int, data: bytes) -> Symbol:
         """Allocate a region and fill it."""
-        symbol = self.reserve(name, group, len(data))
-        self._data.append((symbol, data))
+        return self.add_later(name, group, len(data), lambda: data)
+
+    def add_later(self, name: str, group: int, size: int, make: Callable[[], bytes]) -> Symbol:
+        """Allocate a region of up to `size` bytes; `make` is called for them when the images are built."""
+        symbol = self.reserve(name, group, size)
+        self._data.append((symbol, make))
         return symbol
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of each group that are allocated."""
+        return self._next[0], self._next[1]
 
     def level(self) -> None:
         """Let both groups go on at the same address."""
@@ -92,6 +102,8 @@ class ImageBuilder:
     def build(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Return both images, as long as what was allocated (whole beats)."""
         images = (np.zeros(self._next[0], dtype=np.uint8), np.zeros(self._next[1], dtype=np.uint8))
-        for symbol, data in self._data:
+        for symbol, make in self._data:
+            data = make()
+            assert len(data) <= symbol.size
             images[symbol.group][symbol.address : symbol.address + len(data)] = np.frombuffer(data, dtype=np.uint8)
         return images

@@ -8,17 +8,17 @@ logits. Addresses are formulas of layer, expert, sequence and head. A shape with
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import INSTRUCTION_BITS
+from scheduler.memory.contents import Weights
 from scheduler.memory.image import ImageBuilder, ImageError, Symbol
 from scheduler.memory.layout import memory_unit
-from scheduler.memory.contents import Weights
-from scheduler.models.description import Experts
 from scheduler.memory.placement import Part, Placement, high_plane_group
+from scheduler.models.description import Experts
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import LoweringError, Share
 
@@ -108,7 +108,9 @@ class ModelMemory:
             end = self._step.address + self._step.size
             self.images = (np.zeros(end, dtype=np.uint8), np.zeros(0, dtype=np.uint8))
             entries = self.symbols["list"]
-            self.images[0][entries.address : entries.address + entries.size] = np.frombuffer(self._residual_list(), "u1")
+            self.images[0][entries.address : entries.address + entries.size] = np.frombuffer(
+                self._residual_list(), "u1"
+            )
         else:
             self.images = self._builder.build()
 
@@ -117,7 +119,8 @@ class ModelMemory:
     @property
     def sizes(self) -> tuple[int, int]:
         """Bytes of both groups that are in use."""
-        return self._builder.sizes
+        sizes: tuple[int, int] = self._builder.sizes
+        return sizes
 
     def symbol(self, name: str) -> Symbol:
         """Return a named region."""
@@ -249,9 +252,12 @@ class ModelMemory:
     def _add_matrix(self, name: str, tiles: int, group: int) -> None:
         size = tiles * self.config.plane_bytes
         for plane, kind in enumerate(_PLANES):
-            self._fill(
-                f"{name}.{kind}", group ^ plane, size, lambda w, plane=plane: w.matrix_planes(name)[plane]  # type: ignore[misc]
-            )
+            make = partial(self._matrix_plane, name, plane)
+            self._fill(f"{name}.{kind}", group ^ plane, size, make)
+
+    @staticmethod
+    def _matrix_plane(name: str, plane: int, weights: Weights) -> bytes:
+        return weights.matrix_planes(name)[plane]
 
     def _add_dense(self) -> None:
         config, residence, tiling = self.config, self.residence, self.tiling
@@ -264,19 +270,25 @@ class ModelMemory:
         if residence.resident:
             size = residence.dense_words * row
             for tier in range(config.tiers):
-                self._fill(f"words{tier}", 0, size, lambda w, tier=tier: w.resident_words(residence, tier))  # type: ignore[misc]
+                make = partial(self._resident_words, tier)
+                self._fill(f"words{tier}", 0, size, make)
         else:
             for number, layer in enumerate(layers):
                 for name, shares in residence.shares[layer].items():
                     self._add_words(f"layer{number}.{name}", shares, number % 2)
                 size = attention_words(tiling, layer) * row
-                self._fill(
-                    f"layer{number}.attention.words", number % 2, size,
-                    lambda w, number=number: w.attention_words(number).astype("<u2").tobytes(),  # type: ignore[misc]
-                )  # fmt: skip
+                make = partial(self._attention_words, number)
+                self._fill(f"layer{number}.attention.words", number % 2, size, make)
             self._add_words("head", residence.head, 0)
         size = self.block * LIST_ENTRY_BYTES
         self._fill("list", 0, size, lambda _: self._residual_list())
+
+    def _resident_words(self, tier: int, weights: Weights) -> bytes:
+        return weights.resident_words(self.residence, tier)
+
+    @staticmethod
+    def _attention_words(layer: int, weights: Weights) -> bytes:
+        return weights.attention_words(layer).astype("<u2").tobytes()
 
     def _residual_list(self) -> bytes:
         entries = np.zeros((self.block, 4), dtype="<u2")
@@ -318,21 +330,26 @@ class ModelMemory:
                 for plane, kind in enumerate(_PLANES):
                     self._builder.level()
                     for group in (0, 1):
-                        own = [e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane]
+                        own = [
+                            e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane
+                        ]
 
-                        def make(weights: Weights, own: list[int] = own, plane: int = plane, part: Part = part) -> bytes:
-                            planes = (weights.expert_planes(number, e, part)[plane] for e in own)
-                            return b"".join(data.ljust(size, b"\0") for data in planes)
-
+                        make = partial(self._expert_planes, number, part, own, plane, size)
                         self._fill(f"layer{number}.{part}.{kind}.{group}", group, size * len(own), make)
             size = self._round(tiling.words * 2 * config.columns)
             self._strides[number, "words"] = size // ADDRESS_UNIT
 
-            def words(weights: Weights, size: int = size, number: int = number, count: int = mlp.count) -> bytes:
-                own = (weights.expert_words(number, e).astype("<u2").tobytes() for e in range(count))
-                return b"".join(data.ljust(size, b"\0") for data in own)
+            make = partial(self._expert_words, number, mlp.count, size)
+            self._fill(f"layer{number}.words", number % 2, size * mlp.count, make)
 
-            self._fill(f"layer{number}.words", number % 2, size * mlp.count, words)
+    @staticmethod
+    def _expert_planes(layer: int, part: Part, own: list[int], plane: int, size: int, weights: Weights) -> bytes:
+        return b"".join(weights.expert_planes(layer, e, part)[plane].ljust(size, b"\0") for e in own)
+
+    @staticmethod
+    def _expert_words(layer: int, count: int, size: int, weights: Weights) -> bytes:
+        own = (weights.expert_words(layer, e).astype("<u2").tobytes() for e in range(count))
+        return b"".join(data.ljust(size, b"\0") for data in own)
 
     def _add_tables(self) -> None:
         tiling, columns = self.tiling, self.config.columns

@@ -11,12 +11,14 @@ turns in slots, whole ones where at least two fit, pieces of them otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hdl.config import MachineConfig
-from scheduler.models.description import Experts, Layer
+from scheduler.memory.layout import memory_unit
 from scheduler.memory.placement import Part
+from scheduler.models.description import Experts, Layer
 from scheduler.plan.tiling import ExpertTiling, LoweringError, Matrix, Share, Tiling, shares_of
 
 __all__ = ["Residence", "Run", "Unit", "plan_residence"]
@@ -188,6 +190,9 @@ def _units(tiling: Tiling, expert: ExpertTiling, slot: int) -> tuple[Unit, ...]:
     found = []
     for part, matrix, step in ((Part.UP, expert.up, _up_step(config)), (Part.DOWN, expert.down, 1)):
         # As many pieces as needed, all of about the same size.
+        unit = memory_unit(config)
+        align = unit // math.gcd(unit, matrix.k_slices * config.plane_bytes)  # output tiles from one load to the next
+        step = math.lcm(step, align)
         most = slot // matrix.k_slices // step * step
         if not most:
             raise LoweringError(
