@@ -127,9 +127,9 @@ MUTANTS = (
            "entry.eq(entry + old_low)", "entry.eq(entry + (old_low >> 1))", "tests/hdl/vector/test_route.py"),
     Mutant("slots: an odd expert's planes are not exchanged", "hdl/memory/load_address.py",
            "swap = is_pair & table.expert[0]", "swap = is_pair & 0",
-           "tests/sim/test_system.py -k vectors_and_slots"),
+           "tests/sim/machine/test_system.py -k vectors_and_slots"),
     Mutant("slots: the table is read before an earlier gang has begun", "hdl/control/operation.py",
-           "may_look & ~self.hold)", "may_look)", "tests/sim/test_system.py -k ahead_of_a_gang"),
+           "may_look & ~self.hold)", "may_look)", "tests/sim/machine/test_system.py -k ahead_of_a_gang"),
 )  # fmt: skip
 
 

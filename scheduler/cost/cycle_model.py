@@ -5,8 +5,8 @@ Event-driven at the level of instructions. Queues, the in-order dispatcher, sema
 of all units are modelled as ``docs/architecture.md`` and ``docs/vector.md`` state them; pipelines inside a unit are
 latencies. Conflicts on the result bus and on
 the banks of the combine buffer are not modelled, nor are refreshes and random stalls of the memory.
-``a3d bench model`` prints its forecast beside the cycles of the emitted machine, and ``tests/sim/test_cycle_model.py``
-holds the two against each other.
+``a3d bench model`` prints its forecast beside the cycles of the emitted machine, and
+``tests/sim/machine/test_cycle_model.py`` holds the two against each other.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sim.simulator.runner import BuiltModel, build, run
 from tests.hdl.memory.bench_memory import SIZE, WIDTH, image
-from tests.hdl.memory.verilog_top import MEMORY, write_hex
+from tests.support.memory.verilog_top import MEMORY, write_hex
 
 
 def compiled(sim: str, **parameters: object) -> BuiltModel:

@@ -12,11 +12,11 @@ from hdl.config import MachineConfig
 from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits, check_instruction
-from tests.hdl.memory.axi_slave import Behaviour
-from tests.hdl.memory.environment import Environment, Get
-from tests.hdl.memory.programs import MEMORY_BYTES, random_loads, random_memory, random_stores
-from tests.hdl.memory.simulate import simulate
 from tests.hdl.memory.test_path import CONFIGS, combine_rows
+from tests.support.memory.axi_slave import Behaviour
+from tests.support.memory.environment import Environment, Get
+from tests.support.memory.programs import MEMORY_BYTES, random_loads, random_memory, random_stores
+from tests.support.memory.simulate import simulate
 
 NANO = CONFIGS["nano"]
 

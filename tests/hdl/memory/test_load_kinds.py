@@ -15,11 +15,11 @@ from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits, check_instruction
 from sim.golden.state import MachineState
 from sim.golden.transfer import execute_load
-from tests.hdl.memory.axi_slave import Behaviour
-from tests.hdl.memory.environment import Environment, Get
-from tests.hdl.memory.programs import place, random_memory
-from tests.hdl.memory.simulate import simulate
 from tests.hdl.memory.test_path import CONFIGS, STALLS
+from tests.support.memory.axi_slave import Behaviour
+from tests.support.memory.environment import Environment, Get
+from tests.support.memory.programs import place, random_memory
+from tests.support.memory.simulate import simulate
 
 SHAPES = {
     "nano": CONFIGS["nano"],

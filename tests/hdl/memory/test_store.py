@@ -12,8 +12,8 @@ from hdl.config import ADDRESS_UNIT, PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode, StoreFormat
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits, check_instruction, store_span, store_start, store_step
-from tests.hdl.memory.axi_slave import Behaviour
-from tests.hdl.memory.store_bench import StoreBench, bursts
+from tests.support.memory.axi_slave import Behaviour
+from tests.support.memory.store_bench import StoreBench, bursts
 
 TINY = PRESETS["tiny"]
 CONFIGS = {

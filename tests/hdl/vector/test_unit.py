@@ -16,7 +16,7 @@ from hdl.isa.vector_access import writes_scalar
 from scheduler.cost.vector_timing import VectorTiming, vector_cycles
 from sim.golden.executor import Executor
 from sim.stimulus.vector_streams import VectorDrawer
-from tests.hdl.vector.unit_bench import VectorBench
+from tests.support.vector.unit_bench import VectorBench
 
 WIDE = PRESETS["nano"].replace(
     name="wide", tiers=2, rows=8, columns=4, result_lanes=2, row_fifo_depth=64, scalar_depth=32
