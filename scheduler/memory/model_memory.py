@@ -92,6 +92,7 @@ class ModelMemory:
         self._step_used = 0
         try:
             if weights is None:  # near the front, so that the image of what the scheduler writes stays small
+                self._add_list()
                 self._add_step(step_bytes)
             self._add_dense()
             self._add_experts()
@@ -280,8 +281,11 @@ class ModelMemory:
                 make = partial(self._attention_words, number)
                 self._fill(f"layer{number}.attention.words", number % 2, size, make)
             self._add_words("head", residence.head, 0)
-        size = self.block * LIST_ENTRY_BYTES
-        self._fill("list", 0, size, lambda _: self._residual_list())
+        if self._weights is not None:
+            self._add_list()
+
+    def _add_list(self) -> None:
+        self._fill("list", 0, self.block * LIST_ENTRY_BYTES, lambda _: self._residual_list())
 
     def _resident_words(self, tier: int, weights: Weights) -> bytes:
         return weights.resident_words(self.residence, tier)

@@ -133,9 +133,7 @@ def plan_residence(tiling: Tiling) -> Residence:
     keys = max(tiling.key_tiles(tiling.heads(k), 1) + tiling.value_tiles(tiling.heads(k), 1) for k in tiling.kinds)
     if 2 * layers + head + largest + keys <= config.vcache_tiles and words + most_words <= config.parameter_words:
         return _replace(whole, dense_tiles=2 * layers + head, dense_words=words)
-    ring = config.vcache_tiles * DENSE_PART // 8
-    slots = ring // 2 if largest <= ring // 2 else ring // UNITS
-    streamed = _plan(tiling, matrices, experts, False, ring // RING_SHARES, slots)
+    streamed, ring = _streamed(tiling, matrices, experts, largest)
     least = 2 * max(max((s.each for own in streamed.shares[k].values() for s in own), default=0) for k in tiling.kinds)
     room = config.parameter_words - 2 * max(attention_words(tiling, k) for k in tiling.kinds) - 2 * most_words
     if room < max(least, 2 * max(s.each for s in streamed.head)):
@@ -144,6 +142,23 @@ def plan_residence(tiling: Tiling) -> Residence:
             f"{config.parameter_words}: raise parameter_words"
         )
     return _replace(streamed, dense_tiles=ring, dense_words=room)
+
+
+def _streamed(
+    tiling: Tiling, matrices: Mapping[Layer, Mapping[str, Matrix]], experts: set[ExpertTiling], largest: int
+) -> tuple[Residence, int]:
+    """Return the pieces of streamed weights, as many on the chip at a time as fit, and the tiles of the ring."""
+    ring = tiling.config.vcache_tiles * DENSE_PART // 8
+    reason: LoweringError | None = None
+    for shares in range(RING_SHARES, 1, -1):
+        for units in range(UNITS, 1, -1):
+            slot = ring // 2 if largest <= ring // 2 else ring // units
+            try:
+                return _plan(tiling, matrices, experts, False, ring // shares, slot), ring
+            except LoweringError as error:
+                reason = error
+    assert reason is not None
+    raise reason
 
 
 def _replace(plan: Residence, *, dense_tiles: int, dense_words: int) -> Residence:
