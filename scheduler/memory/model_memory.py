@@ -19,6 +19,7 @@ from scheduler.memory.image import ImageBuilder, ImageError, Symbol
 from scheduler.memory.layout import memory_unit
 from scheduler.memory.placement import Part, Placement, high_plane_group
 from scheduler.models.description import Experts
+from scheduler.plan.places import most_block
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import LoweringError, Share
 
@@ -47,8 +48,6 @@ class ModelMemory:
         Longest sequence.
     outputs : int
         Most logits of a step; default: `slots`.
-    block : int
-        Most tokens of a token block (entries of the residual's token list).
     step_bytes : int
         Size of the area for streams and token lists.
     placement : Placement
@@ -59,6 +58,8 @@ class ModelMemory:
     images : tuple of two uint8 arrays
         The memories; of a shape without weights only the bytes up to the end of lists and step area of group 0.
     placement : Placement
+    block : int
+        Entries of the residual's token list: most tokens of a block.
 
     Raises
     ------
@@ -74,7 +75,6 @@ class ModelMemory:
         slots: int,
         context: int,
         outputs: int | None = None,
-        block: int = 64,
         step_bytes: int = 1 << 19,
         placement: Placement = Placement.EVEN_ODD,
     ) -> None:
@@ -83,7 +83,7 @@ class ModelMemory:
         self.config = self.tiling.config
         self.slots = slots
         self.context = context
-        self.block = block
+        self.block = most_block(self.config)
         self.placement = placement
         self._unit = memory_unit(self.config)
         self._builder = ImageBuilder(self.config)

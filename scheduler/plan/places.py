@@ -15,13 +15,15 @@ from scheduler.models.description import Experts, LatentAttention
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import MOST_COUNT, HeadTiling, LoweringError, Tiling
 
-__all__ = ["AHEAD", "Places", "Pool", "Ring", "StepSize", "plan_places"]
+__all__ = ["AHEAD", "Places", "Pool", "Ring", "StepSize", "most_block", "plan_places"]
 
 TAGS = 64
 AHEAD = 2
 """Blocks of tokens that are projected before they are attended to."""
 MOST_UNITS = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
+MOST_BLOCK, MOST_RESIDENT_BLOCK = 256, 64
+"""Tokens of a block; with resident matrices small ones cost nothing."""
 MOST_HEAD_ROWS = 1 << 12
 """Combine rows of logits that are on the chip at a time."""
 
@@ -241,7 +243,7 @@ def plan_places(residence: Residence, size: StepSize) -> Places:
 def _choices(residence: Residence, size: StepSize, sizes: _Sizes) -> list[_Choice]:
     """Return what may be tried, the best first."""
     config = residence.tiling.config
-    most = min(size.tokens, config.accumulator_depth, 64 if residence.resident else 256)
+    most = min(size.tokens, MOST_RESIDENT_BLOCK if residence.resident else most_block(config))
     blocks = sorted({most, *(b for b in (256, 128, 64, 32, 16, 8, 4, 2, 1) if b <= most)}, reverse=True)
     if size.tokens > 64 and residence.resident:
         # with several blocks, one's vectors overlap the other's GEMMs
@@ -256,6 +258,11 @@ def _choices(residence: Residence, size: StepSize, sizes: _Sizes) -> list[_Choic
         for more in ahead
         for regions in (2 * config.tiers, 3 * config.tiers // 2, config.tiers, 1)
     ]
+
+
+def most_block(config: MachineConfig) -> int:
+    """Return the most tokens of a block on a machine."""
+    return min(MOST_BLOCK, config.accumulator_depth, config.list_depth // 2)
 
 
 def most_vectors(config: MachineConfig) -> int:
@@ -389,7 +396,7 @@ def _unit_slots(
         if room < 1:  # keys in pieces
             room = 1
     else:
-        room = max(1, (config.vcache_tiles * 3 // 8) // unit) if unit else 0
+        room = residence.unit_slots
         piece = size.keys
     slots = tuple(first + n * unit for n in range(room))
     base = first + room * unit

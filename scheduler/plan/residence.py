@@ -11,6 +11,7 @@ turns in slots, whole ones where at least two fit, pieces of them otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from scheduler.plan.tiling import ExpertTiling, LoweringError, Matrix, Share, Ti
 
 __all__ = ["Residence", "Run", "Unit", "plan_residence"]
 
-DENSE_PART = 3
-"""Eighths of V-Cache for streamed dense matrices; as many for experts, the rest for keys."""
+PARTS = ((3, 3), (2, 4), (2, 5), (1, 6))
+"""Eighths of V-Cache for streamed dense matrices and for experts, in the order they are tried; the rest is for keys."""
 RING_SHARES = 3
 """Shares of a streamed matrix that are on the chip at a time."""
 UNITS = 4
@@ -66,6 +67,8 @@ class Residence:
         Pieces of the routed experts, by inner width.
     unit_tiles : int
         V-Cache tiles of the largest piece.
+    unit_slots : int
+        Streamed: pieces of experts that a tier holds at a time.
     dense_tiles : int
         Tiles of each tier for dense matrices: two layers and the head, or the ring.
     dense_words : int
@@ -79,6 +82,7 @@ class Residence:
     matrices: Mapping[Layer, Mapping[str, Matrix]]
     units: Mapping[int, tuple[Unit, ...]]
     unit_tiles: int
+    unit_slots: int
     dense_tiles: int
     dense_words: int
 
@@ -132,7 +136,7 @@ def plan_residence(tiling: Tiling) -> Residence:
     words = sum(whole.layer_words(layer) for layer in tiling.model.layers) + sum(s.each for s in whole.head)
     keys = max(tiling.key_tiles(tiling.heads(k), 1) + tiling.value_tiles(tiling.heads(k), 1) for k in tiling.kinds)
     if 2 * layers + head + largest + keys <= config.vcache_tiles and words + most_words <= config.parameter_words:
-        return _replace(whole, dense_tiles=2 * layers + head, dense_words=words)
+        return dataclasses.replace(whole, dense_tiles=2 * layers + head, dense_words=words)
     streamed, ring = _streamed(tiling, matrices, experts, largest)
     least = 2 * max(max((s.each for own in streamed.shares[k].values() for s in own), default=0) for k in tiling.kinds)
     room = config.parameter_words - 2 * max(attention_words(tiling, k) for k in tiling.kinds) - 2 * most_words
@@ -141,31 +145,28 @@ def plan_residence(tiling: Tiling) -> Residence:
             f"model: its requantisation words take {config.parameter_words - room + least} of {config.name}'s "
             f"{config.parameter_words}: raise parameter_words"
         )
-    return _replace(streamed, dense_tiles=ring, dense_words=room)
+    return dataclasses.replace(streamed, dense_tiles=ring, dense_words=room)
 
 
 def _streamed(
     tiling: Tiling, matrices: Mapping[Layer, Mapping[str, Matrix]], experts: set[ExpertTiling], largest: int
 ) -> tuple[Residence, int]:
     """Return the pieces of streamed weights, as many on the chip at a time as fit, and the tiles of the ring."""
-    ring = tiling.config.vcache_tiles * DENSE_PART // 8
+    eighth = tiling.config.vcache_tiles // 8
     reason: LoweringError | None = None
-    for shares in range(RING_SHARES, 1, -1):
-        for units in range(UNITS, 1, -1):
-            slot = ring // 2 if largest <= ring // 2 else ring // units
-            try:
-                return _plan(tiling, matrices, experts, False, ring // shares, slot), ring
-            except LoweringError as error:
-                reason = error
+    for dense, parts in PARTS:
+        ring, room = eighth * dense, eighth * parts
+        for shares in range(RING_SHARES, 1, -1):
+            for units in range(UNITS, 1, -1):
+                slot = room // 2 if largest <= room // 2 else room // units
+                try:
+                    found = _plan(tiling, matrices, experts, False, ring // shares, slot)
+                    count = room // found.unit_tiles if found.unit_tiles else 0
+                    return dataclasses.replace(found, unit_slots=count), ring
+                except LoweringError as error:
+                    reason = reason or error
     assert reason is not None
     raise reason
-
-
-def _replace(plan: Residence, *, dense_tiles: int, dense_words: int) -> Residence:
-    return Residence(
-        plan.tiling, plan.resident, plan.shares, plan.head, plan.matrices, plan.units, plan.unit_tiles, dense_tiles,
-        dense_words,
-    )  # fmt: skip
 
 
 def _plan(
@@ -188,7 +189,7 @@ def _plan(
         (_unit_tiles(tiling.expert(inner), unit) for inner, own in units.items() for unit in own), default=0
     )
     return Residence(
-        tiling, resident, shares, cut("head", tiling.head), matrices, units, unit_tiles, 0, 0
+        tiling, resident, shares, cut("head", tiling.head), matrices, units, unit_tiles, 0, 0, 0
     )  # fmt: skip
 
 

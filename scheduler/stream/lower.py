@@ -232,13 +232,10 @@ def lower_step(
         raise LoweringError(f"key_block: {block}; use a multiple of {tiling.key_unit}")
     if block > constants.key_block:
         raise LoweringError(
-            f"key_block: {block}; the model was quantised for blocks of up to {constants.key_block} keys: use a smaller "
-            "block, or quantise with a larger one"
+            f"key_block: {block}; the model was quantised for blocks of up to {constants.key_block} keys: use a "
+            "smaller block, or quantise with a larger one"
         )
     parts = parts_of(residence, chunks, block, routing is None)
-    largest = max(part.places.block for part in parts)
-    if largest > memory.block:
-        raise LoweringError(f"token block: {largest} tokens; the memory's list has {memory.block}: raise block")
     memory.begin_step()
     labels: list[Label] = []
     emitters, done = [], 0
