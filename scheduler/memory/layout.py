@@ -76,7 +76,8 @@ def tiles_of(shape: LayerShape, part: Part, expert: QuantisedExpert) -> Tiles:
             matrix[:, :, first : first + half] = padded.reshape(k, n, half)
     else:
         padded = np.zeros((k, n * c.columns), dtype=np.int8)
-        padded[: expert.down.shape[1], : expert.down.shape[0]] = expert.down.T
+        down = expert.down
+        padded[: down.shape[1], : down.shape[0]] = down.T
         matrix = padded.reshape(k, n, c.columns)
     return matrix.reshape(-1, c.rows, n, c.columns).transpose(2, 0, 1, 3).reshape(-1, c.rows, c.columns).copy()
 

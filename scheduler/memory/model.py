@@ -30,10 +30,11 @@ RESIDUAL_GATE = 1 << 15
 
 def matrix_tiles(matrix: QuantisedMatrix, config: MachineConfig) -> npt.NDArray[np.int8]:
     """Return a matrix's tiles [n_tiles * k_slices, R, C], the reduction innermost, padded with zeros."""
-    outputs, inputs = matrix.weights.shape
+    weights = matrix.weights
+    outputs, inputs = weights.shape
     n, k = -(-outputs // config.columns), -(-inputs // config.rows)
     padded = np.zeros((k * config.rows, n * config.columns), dtype=np.int8)
-    padded[:inputs, :outputs] = matrix.weights.T
+    padded[:inputs, :outputs] = weights.T
     tiles = padded.reshape(k, config.rows, n, config.columns).transpose(2, 0, 1, 3)
     return tiles.reshape(-1, config.rows, config.columns).copy()
 

@@ -22,9 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hdl.errors import one_line, shown
+from hdl.errors import A3dError, one_line, shown
 from scheduler.models.checkpoint_json import CheckpointError, read_object
 from scheduler.models.checkpoint_rope import ROPE_KEYS, rope_theta
+from scheduler.models.description import Experts, GroupedAttention, Layer, Model
 
 __all__ = ["ARCHITECTURE", "MixtralConfig", "read_config"]
 
@@ -153,6 +154,49 @@ class MixtralConfig:
     rope_theta: float
     tie_word_embeddings: bool = False
     eos_token_id: tuple[int, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        """What the model is made of."""
+        layer = Layer(
+            attention=GroupedAttention(
+                heads=self.num_attention_heads, kv_heads=self.num_key_value_heads, head_dim=self.head_dim
+            ),
+            mlp=Experts(
+                count=self.num_local_experts, chosen=self.num_experts_per_tok, intermediate=self.intermediate_size
+            ),
+        )
+        return Model(
+            family="mixtral", name="mixtral", hidden=self.hidden_size, vocabulary=self.vocab_size,
+            context=self.max_position_embeddings, layers=(layer,) * self.num_hidden_layers,
+            tied=self.tie_word_embeddings, norm_eps=self.rms_norm_eps, rope_theta=self.rope_theta,
+            end_tokens=self.eos_token_id,
+        )  # fmt: skip
+
+    @staticmethod
+    def of(model: Model) -> MixtralConfig:
+        """Return the flat shape of a model that computes what a Mixtral does.
+
+        Raises
+        ------
+        A3dError
+            Its layers are others.
+        """
+        attention, mlp = model.attention, model.layers[0].mlp
+        plain = GroupedAttention(heads=attention.heads, kv_heads=attention.kv_heads, head_dim=attention.head_dim)
+        if (
+            not isinstance(mlp, Experts)
+            or mlp != Experts(count=mlp.count, chosen=mlp.chosen, intermediate=mlp.intermediate)
+            or any(layer != Layer(attention=plain, mlp=mlp) for layer in model.layers)
+        ):
+            raise A3dError(f"{model.name}: its layers are those of a {model.family}, not of a Mixtral")
+        return MixtralConfig(
+            vocab_size=model.vocabulary, hidden_size=model.hidden, intermediate_size=mlp.intermediate,
+            num_hidden_layers=len(model.layers), num_attention_heads=attention.heads,
+            num_key_value_heads=attention.kv_heads, head_dim=attention.head_dim, num_local_experts=mlp.count,
+            num_experts_per_tok=mlp.chosen, max_position_embeddings=model.context, rms_norm_eps=model.norm_eps,
+            rope_theta=model.rope_theta, tie_word_embeddings=model.tied, eos_token_id=model.end_tokens,
+        )  # fmt: skip
 
 
 def read_config(folder: Path | str) -> MixtralConfig:

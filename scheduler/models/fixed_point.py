@@ -7,10 +7,12 @@ which instruction (``docs/vector.md``) holds the value.
 
 from __future__ import annotations
 
+import math
+
 __all__ = [
     "GATE_IN_BITS", "GATE_MULT", "GATE_RECIP", "GATE_SHIFT", "INT8_MAX", "INT16_MAX", "KEY_SHIFT", "LOG2_BITS",
     "ONE_Q15", "PROBABILITY_MAX", "PROBABILITY_MULT", "PROBABILITY_SHIFT", "QUERY_KEY_BITS", "ROPE_BITS",
-    "ROTATE_SHIFT", "VALUE_SHIFT", "gate_scale_shift",
+    "ROTATE_SHIFT", "VALUE_SHIFT", "gate_scale_shift", "qk_norm_bits",
 ]  # fmt: skip
 
 INT8_MAX, INT16_MAX = 127, 32767
@@ -59,3 +61,11 @@ def gate_scale_shift(gate_bits: int) -> int:
     SCALE shifts by E + shift - 32, and mantissa x 2^-E is 1/sum with the sum in Q15, so 32 - shift = gate_bits.
     """
     return 32 - gate_bits
+
+
+def qk_norm_bits(channels: int) -> int:
+    """Return the fraction bits of queries or keys between the SCALE and the MUL of QK-norm over `channels` channels.
+
+    No element is larger than ``sqrt(channels)``, which fits int16 (or is its largest value, by a unit).
+    """
+    return 15 - math.ceil(math.log2(channels) / 2)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from hdl.errors import A3dError
 from hdl.numerics import MAX_SHIFT, NIBBLE_MAX
+from scheduler.models.deferred import ArrayField
 
 __all__ = [
     "GATE_BITS", "ExpertRanges", "ExpertWeights", "QuantisationError", "QuantisedExpert", "QuantisedLayer",
@@ -66,33 +67,33 @@ class ExpertRanges:
     y: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class QuantisedMatrix:
     """A matrix whose accumulators become int16 rows: ``requant(x @ weights.T, mult, shift, 16)``.
 
     Attributes
     ----------
     weights : int8 array [outputs, inputs]
-        Weights, -119 to 119.
+        Weights, -119 to 119. They may be made anew by each reading: read them once.
     mult : uint16 array [outputs]
         Requantisation multiplier of each output channel.
     shift : int
         Shift of all of them.
     """
 
-    weights: npt.NDArray[np.int8]
+    weights: ArrayField[np.int8] = ArrayField()
     mult: npt.NDArray[np.uint16]
     shift: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class QuantisedExpert:
     """One expert as the machine computes it.
 
     Attributes
     ----------
     gate, up : int8 array [intermediate, hidden]
-        Weights of the up projections.
+        Weights of the up projections. All three may be made anew by each reading: read them once.
     down : int8 array [hidden, intermediate]
         Weights of the down projection.
     gate_mult, up_mult : uint16 array [intermediate]
@@ -107,9 +108,9 @@ class QuantisedExpert:
         Their shift.
     """
 
-    gate: npt.NDArray[np.int8]
-    up: npt.NDArray[np.int8]
-    down: npt.NDArray[np.int8]
+    gate: ArrayField[np.int8] = ArrayField()
+    up: ArrayField[np.int8] = ArrayField()
+    down: ArrayField[np.int8] = ArrayField()
     gate_mult: npt.NDArray[np.uint16]
     up_mult: npt.NDArray[np.uint16]
     up_shift: int
@@ -126,7 +127,7 @@ class QuantisedLayer:
     Attributes
     ----------
     experts : tuple of QuantisedExpert
-        All experts of the layer, all of one shape.
+        All experts that the router chooses from, all of one shape; none in a dense layer.
     x_scale, y_scale : float
         Real value of 1 of the input and of 1 of the output.
     """
@@ -138,12 +139,12 @@ class QuantisedLayer:
     @property
     def hidden(self) -> int:
         """Input and output channels."""
-        return int(self.experts[0].gate.shape[1])
+        return int(self.experts[0].down_mult.size)
 
     @property
     def intermediate(self) -> int:
         """Channels between the projections."""
-        return int(self.experts[0].gate.shape[0])
+        return int(self.experts[0].gate_mult.size)
 
 
 def quantise_weights(weights: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
@@ -212,7 +213,7 @@ def quantise_matrix(weights: Float, in_scale: npt.ArrayLike, out_scale: npt.Arra
     scales = np.asarray(in_scale, dtype=np.float64)
     integers, weight_scale = quantise_weights(np.asarray(weights, dtype=np.float64) * scales)
     mult, shift = multipliers(weight_scale / np.asarray(out_scale, dtype=np.float64))
-    return QuantisedMatrix(integers, mult, shift)
+    return QuantisedMatrix(weights=integers, mult=mult, shift=shift)
 
 
 def scale_of(largest: float, levels: int, what: str) -> float:
@@ -288,8 +289,8 @@ def quantise_layer(
     half = gate_scale.shape[1]
     quantised = [
         QuantisedExpert(
-            gate[e], up[e], down[e], mult[e, :half], mult[e, half:], up_shift, int(post[0]), post_shift, down_mult[e],
-            down_shift,
+            gate=gate[e], up=up[e], down=down[e], gate_mult=mult[e, :half], up_mult=mult[e, half:], up_shift=up_shift,
+            post_mult=int(post[0]), post_shift=post_shift, down_mult=down_mult[e], down_shift=down_shift,
         )
         for e in range(len(experts))
     ]  # fmt: skip

@@ -141,7 +141,7 @@ def quantise_language_model(
     final_scale = scale_of(ranges.final_norm, INT8_MAX, "final norm")
     logit_scale = scale_of(ranges.logits * headroom, INT16_MAX, "logits")
     return QuantisedModel(
-        config=config,
+        description=config.model,
         embedding=embedding,
         embedding_shift=embedding_shift,
         rope_cos=cos,

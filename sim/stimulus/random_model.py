@@ -41,7 +41,7 @@ def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
         return int(max(0, round(spread - (bits - 2.5) + rng.uniform(-0.5, 0.5))))
 
     def matrix(outputs: int, inputs: int, bits: int = 16) -> QuantisedMatrix:
-        return QuantisedMatrix(weights(outputs, inputs), mult(outputs), shift(inputs, bits))
+        return QuantisedMatrix(weights=weights(outputs, inputs), mult=mult(outputs), shift=shift(inputs, bits))
 
     def norm() -> Norm:
         # Residual rows of about 2**26; the norm makes numbers of about 2**5 of them.
@@ -85,7 +85,7 @@ def random_model(config: MixtralConfig, seed: int) -> QuantisedModel:
     cos, sin = np.repeat(np.cos(angle), 2, axis=1), np.repeat(np.sin(angle), 2, axis=1)
     sin[:, 0::2] *= -1
     return QuantisedModel(
-        config=config,
+        description=config.model,
         embedding=rng.integers(-32_768, 32_768, (config.vocab_size, hidden)).astype(np.int16),
         embedding_shift=int(rng.integers(0, 10)),
         rope_cos=np.rint(cos * (1 << ROPE_BITS)).astype(np.int16),

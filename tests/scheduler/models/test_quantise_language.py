@@ -40,7 +40,7 @@ CHECKPOINT = random_checkpoint(CONFIG)
 
 def test_shapes_and_types() -> None:
     model = quantise_language_model(CHECKPOINT, RANGES)
-    assert model.config is CONFIG and len(model.layers) == 2
+    assert model.config == CONFIG and len(model.layers) == 2
     assert model.embedding.shape == (24, 16) and model.embedding.dtype == np.int16
     assert model.rope_cos.shape == model.rope_sin.shape == (40, 8) and model.rope_cos.dtype == np.int16
     assert model.head.weights.shape == (24, 16)

@@ -45,8 +45,9 @@ def random_layer(rng: np.random.Generator, experts: int, hidden: int, intermedia
         gate, up, down = (w.astype(np.int8) for w in weights)
         shifts = int(rng.integers(26, 34)), 17 + int(np.log2(intermediate)) // 2
         return QuantisedExpert(
-            gate, up, down, mults[0], mults[1], up_shift, int(rng.integers(1, 65536)), shifts[0], mults[2], shifts[1]
-        )
+            gate=gate, up=up, down=down, gate_mult=mults[0], up_mult=mults[1], up_shift=up_shift,
+            post_mult=int(rng.integers(1, 65536)), post_shift=shifts[0], down_mult=mults[2], down_shift=shifts[1],
+        )  # fmt: skip
 
     return QuantisedLayer(tuple(expert() for _ in range(experts)))
 

@@ -22,10 +22,10 @@ from scheduler.models.fixed_point import (
     gate_scale_shift,
 )
 from scheduler.models.quantise_language import DEFAULT_KEY_BLOCK, HeadRanges, _head, _norm
-from scheduler.models.quantised_model import AttentionHead, Norm
+from scheduler.models.quantised_model import AttentionHead, Norm, WeightedNorm
 from scheduler.models.rope import rope_tables
 from sim.golden.executor import Executor
-from sim.golden.integer_attention import attend, normalise, product, rotate, value_bytes
+from sim.golden.integer_attention import attend, normalise, normalise_heads, product, rotate, value_bytes
 from sim.golden.integer_model import route
 from sim.golden.vector import execute_vector
 from tests.scheduler.models.test_quantise_language import CONFIG
@@ -113,8 +113,57 @@ def test_values_saturate_and_round_half_up() -> None:
     assert value_bytes(np.array([-32768, 32767, 128, 127, -128, -129])).tolist() == [-128, 127, 1, 0, 0, -1]
 
 
+@pytest.mark.parametrize(
+    "norm", [Norm(0, 700, 3, 40000, 28), Norm(0, 65535, 32, 65535, 40), Norm(0, 0, 0, 32768, 18)], ids=str
+)
+@pytest.mark.parametrize("shift", [0, 11, 24, 47])
+@pytest.mark.parametrize("whole", [False, True], ids=["head", "whole"])
+def test_normalise_heads(whole: bool, norm: Norm, shift: int) -> None:
+    """Both ways to group vectors into MULs give the bits of the integer model."""
+    rng = np.random.default_rng(shift)
+    tokens, heads, rows = 9, 3, D // C
+    x = np.rint(rng.normal(size=(tokens, heads, D)) * 2.0 ** rng.uniform(0, 14, (tokens, heads, 1)))
+    x = np.clip(x, -32768, 32767).astype(np.int64)
+    x[0], x[1], x[2], x[3, 0, 0] = 0, -32768, 32767, -1
+    weights = rng.integers(-32768, 32768, heads * D if whole else D).astype(np.int16)
+    weights[:3] = -32768, 32767, 0
+    expected = normalise_heads(x, WeightedNorm(norm, weights, shift))
+    all_rows = heads * rows
+    for by_token in (False, True):
+        machine = Machine()
+        machine.put(0, x)
+        machine.put(200, weights)
+        vectors = {"vectors": tokens, "rows": all_rows, "a_stride": all_rows} if whole else {
+            "vectors": tokens * heads, "rows": rows, "a_stride": rows,
+        }  # fmt: skip
+        machine.vector(VectorOp.SUMSQ, **vectors, mult=norm.mult, shift=norm.eps_shift, imm=norm.eps)
+        in_place = {"bits": VectorBits.BITS16, "dest_kind": VectorDest.ROWS, "dest_stride": vectors["a_stride"]}
+        machine.vector(VectorOp.SCALE, **vectors, shift=norm.shift, **in_place)
+        in_place["shift"] = shift
+        if not whole:
+            machine.vector(
+                VectorOp.MUL, vectors=tokens, rows=all_rows, a_stride=all_rows, b_base=200, b_rows=rows,
+                **{**in_place, "dest_stride": all_rows},
+            )  # fmt: skip
+        elif by_token:
+            for token in range(tokens):
+                first = token * all_rows
+                machine.vector(
+                    VectorOp.MUL, vectors=heads, rows=rows, a_base=first, a_stride=rows, b_base=200, b_stride=rows,
+                    b_rows=rows, **{**in_place, "dest_base": first, "dest_stride": rows},
+                )  # fmt: skip
+        else:
+            for row in range(0, all_rows, 2):
+                machine.vector(
+                    VectorOp.MUL, vectors=tokens, rows=2, a_base=row, a_stride=all_rows, b_base=200 + row, b_rows=2,
+                    **{**in_place, "dest_base": row},
+                )  # fmt: skip
+        np.testing.assert_array_equal(expected.ravel(), machine.rows(0, tokens * all_rows).ravel())
+
+
+@pytest.mark.parametrize("normalised", [True, False])
 @pytest.mark.parametrize(("experts", "chosen"), [(5, 1), (8, 2), (16, 4), (19, 8)])
-def test_route(experts: int, chosen: int) -> None:
+def test_route(experts: int, chosen: int, normalised: bool) -> None:
     rng = np.random.default_rng(experts)
     tokens, rows = 20, -(-experts // C)
     logits = rng.integers(-3000, 3000, (tokens, experts))
@@ -136,17 +185,23 @@ def test_route(experts: int, chosen: int) -> None:
     index = (machine.state.scalars[: chosen * tokens] >> 16).reshape(chosen, tokens).T
     gates = {"vectors": tokens, "rows": 1, "a_base": 100, "a_stride": 1, "masked": 1, "length": chosen}
     machine.vector(VectorOp.MAX, **gates, first=1, d_scalar=200)
-    machine.vector(
-        VectorOp.MAP, fn=VectorFn.EXP2, sum=VectorSum.SUM_RECIP, **gates, first=1, s_base=200, d_scalar=220,
-        mult=GATE_MULT, shift=GATE_SHIFT, imm=GATE_RECIP, bits=VectorBits.BITS32, **places,
-    )  # fmt: skip
+    power = {"fn": VectorFn.EXP2, "mult": GATE_MULT, "shift": GATE_SHIFT, "bits": VectorBits.BITS32, "s_base": 200}
+    total = {"sum": VectorSum.SUM_RECIP, "first": 1, "imm": GATE_RECIP, "d_scalar": 220}
+    if normalised:
+        machine.vector(VectorOp.MAP, **power, **total, **gates, **places)
+    else:
+        machine.vector(VectorOp.MAP, **power, **total, **whole, masked=1, length=experts, dest_kind=VectorDest.NONE)
+        machine.vector(VectorOp.MAP, **power, **gates, **places)
     machine.vector(VectorOp.SCALE, **gates, s_base=220, shift=gate_scale_shift(15), bits=VectorBits.BITS32, **places)
-    found = route(logits, chosen)
+    found = route(logits, chosen, normalised=normalised)
     np.testing.assert_array_equal(found.experts, index)
     np.testing.assert_array_equal(found.gates, machine.rows(100, tokens)[:, :chosen])
-    assert np.abs(found.gates.sum(axis=1).astype(int) - 32768).max() <= chosen
-    power = np.exp2(np.take_along_axis(logits, found.experts, axis=1) / 512)
-    np.testing.assert_allclose(found.gates / 32768, power / power.sum(axis=1, keepdims=True), atol=2e-4)
+    if normalised:
+        assert np.abs(found.gates.sum(axis=1).astype(int) - 32768).max() <= chosen
+    exact = np.exp2(logits / 512.0 - logits.max(axis=1, keepdims=True) / 512.0)
+    best = np.take_along_axis(exact, found.experts, axis=1)
+    exact = best / (best if normalised else exact).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.gates / 32768, exact, atol=3e-4)
 
 
 def on_machine(
