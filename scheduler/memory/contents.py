@@ -10,7 +10,7 @@ from hdl.config import MachineConfig
 from scheduler.memory.layout import LayerShape, pack_planes, parameter_words, tiles_of
 from scheduler.memory.placement import Part
 from scheduler.models.description import LatentAttention
-from scheduler.models.quantise import QuantisedMatrix
+from scheduler.models.quantise import QuantisedExpert, QuantisedMatrix
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import Matrix, Share, Tiling
@@ -65,26 +65,47 @@ class Weights:
         layer = self._tiling.model.layers[number]
         attention = layer.attention
         assert not isinstance(attention, LatentAttention)
-        own = self._model.layers[number]
-        matrix: QuantisedMatrix = getattr(own, kind)
+        matrix: QuantisedMatrix = getattr(self._model.layers[number], kind)
         padded = self._tiling.heads(layer).key_rows * self._config.columns
         width = attention.head_dim
         if kind == "qkv":
             weights, mult = pad_heads(matrix.weights, 0, width, padded), pad_heads(matrix.mult, 0, width, padded)
-            matrix = QuantisedMatrix(weights.astype(np.int8), mult.astype(np.uint16), matrix.shift)
+            matrix = QuantisedMatrix(weights=weights.astype(np.int8), mult=mult.astype(np.uint16), shift=matrix.shift)
         elif kind == "output":
             matrix = QuantisedMatrix(
-                pad_heads(matrix.weights, 1, width, padded).astype(np.int8), matrix.mult, matrix.shift
+                weights=pad_heads(matrix.weights, 1, width, padded).astype(np.int8),
+                mult=matrix.mult,
+                shift=matrix.shift,
             )
         return matrix, self._tiling.dense(layer)[kind]
 
     def matrix_planes(self, name: str) -> tuple[bytes, bytes]:
         """Return the nibble planes of a dense matrix such as ``layer3.qkv`` or ``head``."""
-        matrix, shape = self._matrix(name)
-        return pack_planes(matrix_tiles(matrix, shape, self._config))
+        common = self._common(name)
+        if common is not None:
+            part, shape, weights = common
+            return pack_planes(tiles_of(shape, part, weights))
+        matrix, tiling = self._matrix(name)
+        return pack_planes(matrix_tiles(matrix, tiling, self._config))
+
+    def _common(self, name: str) -> tuple[Part, LayerShape, QuantisedExpert] | None:
+        """Return a part of the MLP that all tokens use, if the name is one's."""
+        if ".mlp." not in name:
+            return None
+        weights = self._model.layers[int(name.split(".", 1)[0][5:])].common
+        assert weights is not None
+        inner, hidden = weights.gate.shape
+        return Part(name.rsplit(".", 1)[1]), LayerShape(self._config, hidden, inner), weights
 
     def matrix_words(self, name: str) -> Words:
         """Return a dense matrix's requantisation words [n_tiles, C]; padded channels get 0."""
+        common = self._common(name)
+        if common is not None:
+            part, layer_shape, weights = common
+            known = parameter_words(layer_shape, part, weights)
+            padded = np.zeros((self._tiling.hidden_rows, self._config.columns), dtype=np.uint16)
+            padded[: len(known)] = known if part == Part.DOWN else 0
+            return padded if part == Part.DOWN else known
         matrix, shape = self._matrix(name)
         words = np.zeros(shape.n_tiles * self._config.columns, dtype=np.uint16)
         words[: matrix.mult.size] = matrix.mult
@@ -95,6 +116,16 @@ class Weights:
         heads = self._model.layers[layer].heads
         mults = np.array([h.score_mult for h in heads] + [h.value_mult for h in heads], dtype=np.uint16)
         return np.repeat(mults[:, None], self._config.columns, axis=1)
+
+    def norm_rows(self, layer: int) -> bytes:
+        """Return the weights of a layer's norms of queries, then of keys, in rows of C int16."""
+        own, kind = self._model.layers[layer], self._tiling.model.layers[layer]
+        assert own.query_norm is not None and own.key_norm is not None
+        attention = kind.attention
+        assert not isinstance(attention, LatentAttention)
+        padded = self._tiling.heads(kind).key_rows * self._config.columns
+        rows = [pad_heads(norm.weights, 0, attention.head_dim, padded) for norm in (own.query_norm, own.key_norm)]
+        return np.concatenate(rows).astype("<i2").tobytes()
 
     def resident_words(self, residence: Residence, tier: int) -> bytes:
         """Return all dense words of a tier, layer by layer: shares, then attention's; outside a gang: zeros."""

@@ -256,6 +256,16 @@ class ModelMemory:
             make = partial(self._matrix_plane, name, plane)
             self._fill(f"{name}.{kind}", group ^ plane, size, make)
 
+    def _add_norms(self, layer: int, rows: int) -> None:
+        """Reserve the weights of a layer's norms of queries and keys: rows that LOAD ROWS takes."""
+        if rows:
+            make = partial(self._norm_rows, layer)
+            self._fill(f"layer{layer}.norms", 1 - layer % 2, rows * self.config.columns * 2, make)
+
+    @staticmethod
+    def _norm_rows(layer: int, weights: Weights) -> bytes:
+        return weights.norm_rows(layer)
+
     @staticmethod
     def _matrix_plane(name: str, plane: int, weights: Weights) -> bytes:
         return weights.matrix_planes(name)[plane]
@@ -266,6 +276,7 @@ class ModelMemory:
         for number, layer in enumerate(layers):
             for name, matrix in residence.matrices[layer].items():
                 self._add_matrix(f"layer{number}.{name}", matrix.tiles, number % 2)
+            self._add_norms(number, sum(tiling.norm_rows(layer)))
         self._add_matrix("head", tiling.head.tiles, 0)
         row = 2 * config.columns
         if residence.resident:

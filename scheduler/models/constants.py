@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scheduler.models.description import Experts, LatentAttention, Model
+from scheduler.models.description import Experts, LatentAttention, Model, QkNorm
 from scheduler.models.quantised_model import AttentionHead, Norm, QuantisedModel
 
-__all__ = ["Constants", "ExpertConstants", "LayerConstants", "constants_of", "placeholders"]
+__all__ = ["Constants", "ExpertConstants", "HeadNorm", "LayerConstants", "constants_of", "placeholders"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,14 @@ class ExpertConstants:
     post_mult: int
     post_shift: int
     down_shift: int
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """Of a norm of queries or keys with its weights: SUMSQ and SCALE, and `shift` of MUL."""
+
+    norm: Norm
+    shift: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class LayerConstants:
         Of each routed expert; one for all when they have them in common.
     mlp : ExpertConstants or None
         Of the MLP that all tokens use.
+    qk_norm : tuple of two HeadNorm, or None
+        Of queries and of keys.
     """
 
     attention_norm: Norm
@@ -49,6 +59,7 @@ class LayerConstants:
     heads: tuple[AttentionHead, ...]
     experts: tuple[ExpertConstants, ...]
     mlp: ExpertConstants | None = None
+    qk_norm: tuple[HeadNorm, HeadNorm] | None = None
 
     def expert(self, number: int) -> ExpertConstants:
         """Return the constants of a routed expert."""
@@ -86,7 +97,13 @@ def constants_of(model: QuantisedModel) -> Constants:
         )
         shifts = {"qkv": layer.qkv.shift, "output": layer.output.shift, "router": layer.router.shift}
         common = experts[:1] if len(set(experts)) == 1 else experts
-        layers.append(LayerConstants(layer.attention_norm, layer.expert_norm, shifts, layer.heads, common))
+        mlp = layer.common
+        own = None if mlp is None else ExpertConstants(mlp.up_shift, mlp.post_mult, mlp.post_shift, mlp.down_shift)
+        norms = None
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = layer.query_norm, layer.key_norm
+            norms = HeadNorm(query.norm, query.shift), HeadNorm(key.norm, key.shift)
+        layers.append(LayerConstants(layer.attention_norm, layer.expert_norm, shifts, layer.heads, common, own, norms))
     return Constants(model.embedding_shift, tuple(layers), model.final_norm, model.head.shift, model.key_block)
 
 
@@ -94,6 +111,7 @@ _NORM = Norm(in_shift=8, eps=1, eps_shift=4, mult=1 << 15, shift=20)
 _HEAD = AttentionHead(
     score_mult=1 << 15, score_shift=20, value_mult=1 << 15, value_shift=20, context_mult=1 << 15, context_shift=20
 )
+_HEAD_NORM = HeadNorm(Norm(in_shift=0, eps=1, eps_shift=4, mult=1 << 15, shift=17), 14)
 _EXPERT = ExpertConstants(up_shift=20, post_mult=1 << 15, post_shift=20, down_shift=20)
 
 
@@ -103,8 +121,10 @@ def placeholders(model: Model) -> Constants:
     for layer in model.layers:
         attention = layer.attention
         count = 1 if isinstance(attention, LatentAttention) else attention.kv_heads
+        normed = not isinstance(attention, LatentAttention) and attention.qk_norm != QkNorm.NONE
         known.setdefault(layer, LayerConstants(
-            _NORM, _NORM, _AnyShift(), (_HEAD,) * count, (_EXPERT,) if isinstance(layer.mlp, Experts) else (), _EXPERT
+            _NORM, _NORM, _AnyShift(), (_HEAD,) * count, (_EXPERT,) if isinstance(layer.mlp, Experts) else (), _EXPERT,
+            (_HEAD_NORM, _HEAD_NORM) if normed else None
         ))  # fmt: skip
     return Constants(0, tuple(known[layer] for layer in model.layers), _NORM, 20, 1 << 14)
 

@@ -15,7 +15,7 @@ from scheduler.models.description import Experts, LatentAttention
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import MOST_COUNT, HeadTiling, LoweringError, Tiling
 
-__all__ = ["AHEAD", "Places", "Pool", "Ring", "StepSize", "most_block", "plan_places"]
+__all__ = ["AHEAD", "NORM_TURNS", "Places", "Pool", "Ring", "StepSize", "most_block", "plan_places"]
 
 TAGS = 64
 AHEAD = 2
@@ -24,6 +24,8 @@ MOST_UNITS = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
 MOST_BLOCK, MOST_RESIDENT_BLOCK = 256, 64
 """Tokens of a block; with resident matrices small ones cost nothing."""
+NORM_TURNS = 3
+"""Norms of heads whose scalars are on the chip at a time."""
 MOST_HEAD_ROWS = 1 << 12
 """Combine rows of logits that are on the chip at a time."""
 
@@ -208,6 +210,8 @@ class _Sizes:
         self.query_words = max(h.query_words for h in heads)
         self.value_rows = max(h.value_rows for h in heads)
         self.latent_words = 0
+        normed = NORM_TURNS * max(h.heads + h.kv_heads for h in heads)
+        self.norm_scalars = normed if tiling.most_norm_rows else 0
         if latent:
             dense = tiling.dense(latent[0])
             self.projected_rows = sum(m.n_tiles for n, m in dense.items() if n == "latent" or n == "query rotated")
@@ -278,6 +282,7 @@ def _row_pools(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Cho
         "rope": size.tokens * sizes.rope_rows,
         "context": min(2, choice.copies) * choice.block * sizes.context_rows,
         "scores": choice.regions * choice.job_vectors * size.key_block // columns,
+        "weights": 2 * tiling.most_norm_rows,  # of two layers in turn
         "spare": 3,  # one for each load engine, one that is only read
     }
     experts = {"router": size.tokens * sizes.router_rows, "gates": choices}
@@ -313,8 +318,11 @@ def _word_pools(tiling: Tiling, size: StepSize, sizes: _Sizes, choice: _Choice, 
 
 def _scalar_pools(size: StepSize, sizes: _Sizes, choice: _Choice, choices: int) -> dict[str, Pool]:
     attention = {
-        "norm": choice.copies * choice.block, "jobs": 2 * choice.regions * choice.job_vectors, "spare": 1
-    }  # fmt: skip
+        "norm": choice.copies * choice.block,
+        "heads": max(sizes.norm_scalars, choice.block) if sizes.norm_scalars else 0,
+        "jobs": 2 * choice.regions * choice.job_vectors,
+        "spare": 1,
+    }
     experts = {
         "norm": min(size.tokens, MOST_COUNT), "choice": sizes.chosen * choices, "top": choices, "sum": choices
     }  # fmt: skip

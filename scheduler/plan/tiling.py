@@ -430,15 +430,19 @@ class Tiling:
         model = self.model
         return Matrix("head", model.hidden, model.vocabulary, self.hidden_words, self.logit_rows)
 
-    @cached_property
-    def head_norm_rows(self) -> int:
-        """Rows of a layer's constants: weights of the norms of queries and keys, where they are not in the tables."""
-        return max((self.heads(k).query_rows for k in self.kinds if self._whole(k)), default=0)
+    def norm_rows(self, layer: Layer) -> tuple[int, int]:
+        """Return the combine rows of the weights of a layer's norms of queries and of keys."""
+        attention, heads = layer.attention, self.heads(layer)
+        if isinstance(attention, LatentAttention) or attention.qk_norm == QkNorm.NONE:
+            return 0, 0
+        if attention.qk_norm == QkNorm.HEAD:
+            return heads.key_rows, heads.key_rows
+        return heads.query_rows, heads.kv_heads * heads.key_rows
 
-    @staticmethod
-    def _whole(layer: Layer) -> bool:
-        attention = layer.attention
-        return not isinstance(attention, LatentAttention) and attention.qk_norm == QkNorm.WHOLE
+    @cached_property
+    def most_norm_rows(self) -> int:
+        """The most combine rows of weights of norms of queries and keys that a layer has."""
+        return max(sum(self.norm_rows(kind)) for kind in self.kinds)
 
     # Keys.
 

@@ -261,7 +261,7 @@ def lower_step(
 
 
 def _slice(route: Routing | None, part: Part) -> Routing | None:
-    if route is None:
+    if route is None or not route.experts.size:  # a layer without experts
         return None
     own = slice(part.first, part.first + part.tokens)
     return Routing(route.experts[own], route.gates[own])

@@ -137,6 +137,13 @@ class Dense:
     def load_layer(self, layer: int) -> None:
         """Emit the loads of a layer's dense matrices; streamed: of its words of attention."""
         work = self._work
+        rows = sum(work.tiling.norm_rows(work.layer(layer)))
+        if rows:
+            norms = work.memory.symbol(f"layer{layer}.norms")
+            work.emitter.load(
+                "norm weights", dest_kind=LoadDest.ROWS, dest_base=self.norm_row(layer), group=norms.group, count=rows,
+                addr=norms.units,
+            )  # fmt: skip
         if not self._residence.resident:
             base = work.places.attention_base + layer % 2 * max(
                 attention_words(work.tiling, k) for k in work.tiling.kinds
@@ -239,6 +246,10 @@ class Dense:
             return name, self._work.tiling.head, self._residence.head
         kind = self._work.layer(layer)
         return f"layer{layer}.{name}", self._residence.matrices[kind][name], self._residence.shares[kind][name]
+
+    def norm_row(self, layer: int) -> int:
+        """Return the first combine row of the weights of a layer's norms of queries and keys."""
+        return self._work.places.rows["attention"]["weights"] + layer % 2 * self._work.tiling.most_norm_rows
 
     # GEMMs.
 

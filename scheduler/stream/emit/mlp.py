@@ -60,10 +60,13 @@ def emit_choices(work: Work, layer: int, first: int, tokens: int) -> None:
     some = {"masked": 1, "length": mlp.chosen}
     result = {"bits": VectorBits.BITS32, "dest_kind": VectorDest.ROWS, "dest_base": rows["gates"], "dest_stride": 1}
     emit.vector("gate max", op=VectorOp.MAX, **gates, **some, first=1, d_scalar=scalars["top"])
-    emit.vector(
-        "gate exp", op=VectorOp.MAP, fn=VectorFn.EXP2, sum=VectorSum.SUM_RECIP, **gates, **some, first=1,
-        s_base=scalars["top"], d_scalar=scalars["sum"], mult=GATE_MULT, shift=GATE_SHIFT, imm=GATE_RECIP, **result,
-    )  # fmt: skip
+    power = {"op": VectorOp.MAP, "fn": VectorFn.EXP2, "s_base": scalars["top"], "mult": GATE_MULT, "shift": GATE_SHIFT}
+    total = {"sum": VectorSum.SUM_RECIP, "first": 1, "d_scalar": scalars["sum"], "imm": GATE_RECIP}
+    if mlp.router.normalised:
+        emit.vector("gate exp", **power, **total, **gates, **some, **result)
+    else:  # the largest of the chosen is the largest of all
+        emit.vector("all exp", **power, **total, **logits, **mask, bits=VectorBits.BITS32, dest_kind=VectorDest.NONE)
+        emit.vector("gate exp", **power, **gates, **some, **result)
     emit.vector(
         "gates", op=VectorOp.SCALE, **gates, **some, s_base=scalars["sum"], shift=gate_scale_shift(15), **result
     )

@@ -13,6 +13,7 @@ from scheduler.models.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
 from scheduler.ops.batch import Piece
 from scheduler.plan.tiling import HeadTiling
 from scheduler.stream.emit.dense import Dense, Group, emit_norm
+from scheduler.stream.emit.head_norm import HeadNorms
 from scheduler.stream.emit.work import Work
 
 __all__ = ["BlockPlace", "append_cycles", "project_block"]
@@ -81,8 +82,11 @@ def project_block(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece],
             )
         )  # fmt: skip
         yield emit.clock.vector if len(ready) < len(sections) else ready[0]
+    norm = HeadNorms(work, dense, layer)
     for there, (at, count) in zip([*ready[1:], 0], sections, strict=True):
         own = keys + at * stride
+        norm.emit_shared(place.rows + at * stride, count)
+        norm.emit_keys(own, count)
         emit.vector(
             "rotate k", **rotation(at, count), rows=heads.kv_heads * heads.key_rows, a_base=own,
             dest_kind=VectorDest.ROWS, dest_base=own, dest_stride=stride,
@@ -93,6 +97,7 @@ def project_block(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece],
         append(work, layer, piece, keys + done * stride, stride)
         done += piece.count
     for at, count in sections:
+        norm.emit_queries(place.rows + at * stride, count)
         emit.vector(
             "rotate q", **rotation(at, count), rows=heads.query_rows, a_base=place.rows + at * stride,
             dest_kind=VectorDest.ACTIVATION, dest_tiers=work.every_tier, dest_base=place.query + at * heads.query_words,
