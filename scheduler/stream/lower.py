@@ -15,6 +15,7 @@ from scheduler.memory.image import Symbol
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.estimate import estimate
 from scheduler.plan.places import Places, StepSize, plan_places
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import LoweringError, Tiling
@@ -24,6 +25,10 @@ from scheduler.stream.emit.step import emit_step
 from scheduler.stream.sync import Synchroniser
 
 __all__ = ["Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "lower_step", "parts_of"]
+
+
+MOST_PARTS = 8
+"""Parts that are tried once something fits."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ def _cut(chunks: Sequence[Chunk], most: int) -> list[tuple[tuple[Chunk, ...], tu
 
 
 def parts_of(residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool) -> tuple[Part, ...]:
-    """Return a step's tokens in as few parts as fit the chip.
+    """Return a step's tokens in parts that fit the chip: one, or as many as take the fewest cycles.
 
     Raises
     ------
@@ -176,21 +181,43 @@ def parts_of(residence: Residence, chunks: Sequence[Chunk], key_block: int, slot
     """
     total = sum(len(chunk.tokens) for chunk in chunks)
     reason: LoweringError | None = None
+    best: tuple[int, tuple[Part, ...]] | None = None
     for count in range(1, total + 1):
         most = -(-total // count)
         if count > 1 and most == -(-total // (count - 1)):
             continue
-        parts, first = [], 0
         try:
-            for own, outputs in _cut(chunks, most):
-                places = plan_places(residence, _size(own, len(outputs), key_block, slots))
-                parts.append(Part(own, first, outputs, places))
-                first += parts[-1].tokens
-            return tuple(parts)
+            parts = _plan_parts(residence, _cut(chunks, most), key_block, slots)
         except LoweringError as error:
             reason = reason or error
-    assert reason is not None
-    raise reason
+            continue
+        price = sum(_price(part) for part in parts)
+        if best is None or price < best[0]:
+            best = price, parts
+        elif count >= MOST_PARTS:
+            break
+        if best is not None and (count >= MOST_PARTS or best[1][0].places.block == best[1][0].tokens):
+            break  # more parts read weights more often, and cannot make blocks any larger
+    if best is None:
+        assert reason is not None
+        raise reason
+    return best[1]
+
+
+def _plan_parts(
+    residence: Residence, cuts: Sequence[tuple[tuple[Chunk, ...], tuple[int, ...]]], key_block: int, slots: bool
+) -> tuple[Part, ...]:
+    parts, first = [], 0
+    for own, outputs in cuts:
+        places = plan_places(residence, _size(own, len(outputs), key_block, slots))
+        parts.append(Part(own, first, outputs, places))
+        first += parts[-1].tokens
+    return tuple(parts)
+
+
+def _price(part: Part) -> int:
+    """Return the cycles that a part takes when nothing overlaps."""
+    return sum(one.cycles for one in estimate(part.places, part.chunks, None, len(part.outputs)))
 
 
 def lower_step(
