@@ -17,12 +17,12 @@ SHAPE = MixtralConfig(
     num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
     rms_norm_eps=1e-5, rope_theta=10_000.0,
 )  # fmt: skip
-CHECKPOINT = random_checkpoint(SHAPE, seed=5)
+CHECKPOINT = random_checkpoint(SHAPE.model, seed=5)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a model directory with text beside it."""
-    c = checkpoint.config
+    c = MixtralConfig.of(checkpoint.description)
     folder.mkdir()
     fields = {**vars(c), "architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
     (folder / "config.json").write_text(json.dumps(fields))

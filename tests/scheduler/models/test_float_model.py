@@ -62,7 +62,7 @@ def random_checkpoint(config: MixtralConfig, seed: int = 0) -> Checkpoint:
         for _ in range(c.num_hidden_layers)
     )
     return Checkpoint(
-        config=c,
+        description=c.model,
         embed=normal(c.vocab_size, c.hidden_size),
         layers=layers,
         norm=1 + normal(c.hidden_size),
@@ -93,7 +93,7 @@ def _rope(x: list[float], position: int, theta: float) -> list[float]:
 
 def loop_logits(model: Checkpoint, tokens: list[int]) -> list[list[float]]:
     """Logits of each position."""
-    c = model.config
+    c = MixtralConfig.of(model.description)
     keys: list[list[list[list[float]]]] = [[[] for _ in range(c.num_key_value_heads)] for _ in model.layers]
     values: list[list[list[list[float]]]] = [[[] for _ in range(c.num_key_value_heads)] for _ in model.layers]
     result = []
