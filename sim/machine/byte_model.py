@@ -13,7 +13,7 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
 from scheduler.language.step import check_smallest_step
 from scheduler.models.calibration import quantise_checkpoint, split_text
-from scheduler.models.checkpoint import check_checkpoint, has_weights, read_checkpoint, read_config
+from scheduler.models.checkpoint import MixtralConfig, check_checkpoint, has_weights, read_checkpoint, read_config
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.plan.shape import ModelShape
 
@@ -89,17 +89,17 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
     sizes = read_config(folder)
     if has_weights(folder):  # the machine is not to blame for sizes that the weights do not have
         check_checkpoint(folder)
-    if sizes.vocab_size > BYTE_VALUES:
+    if sizes.vocabulary > BYTE_VALUES:
         raise A3dError(
-            f"{folder}: vocab_size is {sizes.vocab_size}; text goes in and out as bytes, so that a model has at most "
+            f"{folder}: vocab_size is {sizes.vocabulary}; text goes in and out as bytes, so that a model has at most "
             f"{BYTE_VALUES} tokens: use a byte-level model"
         )
-    shape = ModelShape.of(config, sizes)
+    shape = ModelShape.of(config, MixtralConfig.of(sizes))
     key_block = max(KEY_BLOCK, shape.key_unit)
     check_smallest_step(shape, key_block)
     path = calibration or folder / HELDOUT
-    data = _calibration_text(path, sizes.vocab_size)
-    window = min(WINDOW, sizes.max_position_embeddings)
+    data = _calibration_text(path, sizes.vocabulary)
+    window = min(WINDOW, sizes.context)
     count = (len(data) - 1) // window
     if count < 2:
         raise A3dError(
