@@ -86,6 +86,7 @@ class Scheduler:
 
     Attributes
     ----------
+    has_weights : bool
     memory : ModelMemory
     constants : Constants
 
@@ -106,6 +107,7 @@ class Scheduler:
         seed: int = 0,
     ) -> None:
         self.model = model
+        self.has_weights = quantised is not None
         self.steps = steps
         self._source = source
         self._rng = np.random.default_rng(seed)

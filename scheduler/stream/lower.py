@@ -24,7 +24,10 @@ from scheduler.stream.emit.head import logit_parts
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.sync import Synchroniser
 
-__all__ = ["Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "lower_step", "parts_of"]
+__all__ = [
+    "LogitBlock", "Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "gather_logits",
+    "lower_step", "parts_of",
+]  # fmt: skip
 
 
 MOST_PARTS = 8
@@ -102,18 +105,54 @@ class StepProgram:
 
     def read_logits(self, memory: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int16]:
         """Return the logits [sequences, vocabulary] from the groups' memories after the step."""
-        raw = np.asarray(memory[self.logits.group])[self.logits.address : self.logits.address + self.logits.size]
-        rows = raw.copy().view("<i2").reshape(-1, self.tiling.config.columns)
-        shares = self.places.residence.head
-        found, done = [], 0
+        config = self.tiling.config
+        return gather_logits(memory, self.logits, self.logit_blocks, config.columns, self.tiling.model.vocabulary)
+
+    @property
+    def logit_blocks(self) -> list[LogitBlock]:
+        """The blocks of logits in the order in which they lie in memory."""
+        shares, found, done = self.places.residence.head, [], 0
         for part in self.parts:
-            count, columns = len(part.outputs), []
+            count = len(part.outputs)
             for numbers in logit_parts(shares, part.places.head_tiles) if count else ():
-                width = shares[numbers[-1]].end - shares[numbers[0]].first
-                columns.append(rows[done : done + count * width].reshape(count, -1))
-                done += count * width
-            found += [np.concatenate(columns, axis=1)] if columns else []
-        return np.concatenate(found)[:, : self.tiling.model.vocabulary].astype(np.int16)
+                first = shares[numbers[0]].first
+                found.append(LogitBlock(done, count, first, shares[numbers[-1]].end - first))
+            done += count
+        return found
+
+
+@dataclass(frozen=True)
+class LogitBlock:
+    """Logits that lie together: of each of some sequences, `tiles` rows of C int16.
+
+    Attributes
+    ----------
+    first, count : int
+        Sequences.
+    tile, tiles : int
+        Output tiles of the head.
+    """
+
+    first: int
+    count: int
+    tile: int
+    tiles: int
+
+
+def gather_logits(
+    memory: Sequence[npt.NDArray[np.uint8]], region: Symbol, blocks: Sequence[LogitBlock], columns: int, vocabulary: int
+) -> npt.NDArray[np.int16]:
+    """Return the logits [sequences, vocabulary] whose blocks lie one after the other in a region of memory."""
+    raw = np.asarray(memory[region.group])[region.address : region.address + region.size]
+    rows = raw.copy().view("<i2").reshape(-1, columns)
+    result = np.zeros((max(b.first + b.count for b in blocks), -(-vocabulary // columns) * columns), dtype=np.int16)
+    done = 0
+    for block in blocks:
+        own = rows[done : done + block.count * block.tiles].reshape(block.count, -1)
+        first = block.tile * columns
+        result[block.first : block.first + block.count, first : first + own.shape[1]] = own
+        done += block.count * block.tiles
+    return result[:, :vocabulary]
 
 
 def check_batch(memory: ModelMemory, chunks: Sequence[Chunk]) -> None:
