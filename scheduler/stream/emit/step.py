@@ -77,6 +77,7 @@ def emit_step(
             for first in range(0, places.size.tokens, size):
                 emit_choices(work, number, first, min(size, places.size.tokens - first))
         emit_mlp(work, dense, number)
+        dense.prefetch_after(number, bool(outputs))
         queues.run(number)
     work.emitter.layer = -1
     if outputs:
