@@ -58,6 +58,10 @@ def test_numbers_neither_vanish_nor_saturate(model: Model) -> None:
             values = getattr(layer, name).astype(np.int64)
             deviation, full = values.std(), (np.abs(values) >= 127).mean()
             assert 6 < deviation < 64 and full < 0.1, (number, name, deviation, full)
+        head, kind = quantised.layers[number].heads[0], model.attention
+        products = np.einsum("thd,kd->thk", *(a.astype(float) for a in (layer.query, layer.key[:, 0])))
+        scores = products[:, : kind.heads // kind.kv_heads] * head.score_mult / 2.0**head.score_shift
+        assert 300 < scores.std() < 3500, "about 1.5 natural units of 739: neither flat nor of one key"
         for name in ("residual_middle", "residual_out"):
             assert np.abs(getattr(layer, name).astype(np.int64)).max() < 1 << 30, (number, name)
         before = result.layers[number - 1].residual_out if number else layer.residual_middle
