@@ -16,13 +16,13 @@ from hdl.isa import Opcode, VectorOp
 from scheduler.language.step import lower_step
 from scheduler.memory.model import ModelMemory
 from scheduler.models.checkpoint import MixtralConfig
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.shape import LoweringError, ModelShape
 from scheduler.stream.sync import SyncError
 from scheduler.stream.verify import Finding, verify_stream
 from sim.machine.engines import IsaEngine
 from sim.machine.generator import ROUTINGS, Generator
-from sim.stimulus.random_model import random_model
 
 TINY = PRESETS["tiny"]
 SMALL_MODEL = MixtralConfig(
@@ -39,7 +39,7 @@ NAMES = {f.name for f in fields(MachineConfig)} | {
 
 def run(config: MachineConfig, model: MixtralConfig, seed: int, prompts: list[list[int]], routing: str) -> None:
     """Generate two tokens for each prompt; the generator compares every step's logits with the integer model's."""
-    generator = Generator(random_model(model, seed), config, prompts, 2, routing=routing)
+    generator = Generator(random_model(model.model, seed), config, prompts, 2, routing=routing)
     with IsaEngine(config, verify=True) as engine:
         engine.start(generator.memory)
         assert sum(len(record.chosen) for record in generator.run(engine)) == 2 * len(prompts)
@@ -204,7 +204,9 @@ def test_more_than_32767_keys_are_all_valid() -> None:
         scalar_depth=256, semaphores=64, address_bits=30,
     )  # fmt: skip
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1, "num_local_experts": 2}
-    model = random_model(small_model(**heads, hidden_size=16, intermediate_size=4, max_position_embeddings=50_000), 1)
+    model = random_model(
+        small_model(**heads, hidden_size=16, intermediate_size=4, max_position_embeddings=50_000).model, 1
+    )
     memory = ModelMemory(ModelShape.of(config, model.config), model, slots=1)
     program = lower_step(model, memory, [Chunk(0, 40_000, (1,))], None)
     maxima = [i for i in program.instructions if i.opcode == Opcode.VECTOR and i["op"] == VectorOp.MAX and i["masked"]]
@@ -221,7 +223,7 @@ def test_too_narrow_a_semaphore_is_refused_by_its_field() -> None:
         combine_rows=2048, scalar_depth=128, semaphores=64, semaphore_bits=4,
     )  # fmt: skip
     heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "num_local_experts": 3, "num_experts_per_tok": 3}
-    model = random_model(small_model(num_hidden_layers=1, **heads), 1)
+    model = random_model(small_model(num_hidden_layers=1, **heads).model, 1)
 
     def lowered(config: MachineConfig) -> list[Finding]:
         memory = ModelMemory(ModelShape.of(config, model.config), model, slots=5)

@@ -16,6 +16,7 @@ from scheduler.language.step import StepProgram, default_key_block, lower_step
 from scheduler.memory.model import ModelMemory
 from scheduler.memory.placement import Placement
 from scheduler.models.checkpoint import MixtralConfig
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.shape import LoweringError, ModelShape
 from scheduler.stream.verify import verify_stream
@@ -23,7 +24,6 @@ from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.session import MachineSession
 from sim.machine.system import Job, SimulatedMachine
-from sim.stimulus.random_model import random_model
 
 TINY = PRESETS["tiny"]
 NANO = PRESETS["nano"].replace(
@@ -72,7 +72,7 @@ class Reference:
         rng = random.Random(seed)
         self.config = config
         self.slots = slots
-        self.model = random_model(model_config(config, rng), seed)
+        self.model = random_model(model_config(config, rng).model, seed)
         shape = ModelShape.of(config, self.model.config)
         self.block = rng.choice((shape.key_unit, 2 * shape.key_unit, default_key_block(shape, self.model)))
         self.memory = ModelMemory(shape, self.model, slots=SLOTS, step_bytes=1 << 16)
@@ -158,7 +158,7 @@ def test_the_same_stream_for_any_routing() -> None:
     constants = {"up_shift": 20, "post_mult": 9, "post_shift": 30, "down_shift": 18}
     programs = []
     for number, reference in enumerate((first, second)):
-        model = random_model(first.model.config, 100 + number)
+        model = random_model(first.model.description, 100 + number)
         layers = [
             replace(
                 layer, experts=replace(own.experts, experts=tuple(replace(e, **constants) for e in own.experts.experts))

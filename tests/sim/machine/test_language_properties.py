@@ -18,6 +18,7 @@ from hdl.isa.legality import Limits
 from scheduler.language.step import StepProgram, default_key_block, lower_step
 from scheduler.memory.model import ModelMemory
 from scheduler.models.checkpoint import MixtralConfig
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.shape import LoweringError, ModelShape
 from scheduler.stream.sync import SyncError
@@ -26,7 +27,6 @@ from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.session import MachineSession
 from sim.machine.system import Job, SimulatedMachine
-from sim.stimulus.random_model import random_model
 from tests.sim.machine.test_language import CONFIGS, CONTEXT
 
 MOST_SLOTS = 4
@@ -120,7 +120,7 @@ class Run:
     def __init__(self, case: Case) -> None:
         self.config = CONFIGS[case.machine]
         self.routed = case.routed
-        self.model = random_model(case.model_config(), case.seed)
+        self.model = random_model(case.model_config().model, case.seed)
         shape = ModelShape.of(self.config, self.model.config)
         self.block = case.key_units * shape.key_unit or default_key_block(shape, self.model)
         self.memory = ModelMemory(shape, self.model, slots=case.slots, step_bytes=1 << 16)
