@@ -113,8 +113,12 @@ class Synchroniser:
             if len(entry.waits) == SLOTS:
                 self._carry(plain, entry)
                 waited = []  # the queue's order brings what the carrier waited for
-            completions, wait = self._post(latest, plain)
-            entry.waits.append(wait)
+            completions, (semaphore, count) = self._post(latest, plain)
+            again = next((n for n, wait in enumerate(entry.waits) if wait[0] == semaphore), None)
+            if again is None:
+                entry.waits.append((semaphore, count))
+            else:  # two posts of one unit
+                entry.waits[again] = semaphore, entry.waits[again][1] + count
             waited += completions
             done, _ = self._order.preview(plain, waited)
             open_ = [c for c in self._tracker.conflicts(plain, touched, done) if not c.ordered]
