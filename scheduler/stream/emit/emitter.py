@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp
+from hdl.isa import LoadDest, Opcode, StoreFormat, VectorOp
 from scheduler.cost.cycle_model import ROW
-from scheduler.cost.vector_timing import VectorTiming
 from scheduler.plan.places import Places
+from scheduler.stream.emit.forecast import VectorForecast
 
 __all__ = ["Clock", "Emitter", "Label"]
 
@@ -45,7 +45,7 @@ class Clock:
 
     def __init__(self, config: MachineConfig) -> None:
         self.tiers = [0] * config.tiers
-        self._vector = VectorTiming()
+        self._vector = VectorForecast()
         self._pass = config.rows + ROW
 
     @property
@@ -64,7 +64,7 @@ class Clock:
 
     def add_vector(self, opcode: Opcode, fields: dict[str, int]) -> None:
         """Let the vector unit work on a VECTOR or ROUTE."""
-        self._vector.add(Instruction(opcode, fields))
+        self._vector.add(opcode, fields)
 
     def add_gemm(self, fields: dict[str, int]) -> int:
         """Let the gang's tiers work on an instruction, not before the vector unit; return when its rows are there."""
