@@ -4,7 +4,6 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hdl.errors import A3dError
@@ -51,9 +50,9 @@ def step_rows(entries: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         line, cycles = entry["roofline"], entry.get("cycles")
         rows.append(
             [
-                entry["name"], len(entry["sequences"]), entry["tokens"], len(entry["parts"]),
-                f"{entry['instructions']:,}", "-" if cycles is None else f"{cycles:,}", f"{line['cycles']:,.0f}",
-                line["bound"], "-" if not cycles else f"{100 * line['cycles'] / cycles:.1f} %",
+                entry["name"], len(entry["sequences"]), entry["tokens"], len(entry["parts"]), entry["instructions"],
+                cycles, round(line["cycles"]), line["bound"],
+                None if not cycles else f"{100 * line['cycles'] / cycles:.1f} %",
             ]
         )  # fmt: skip
     return rows
@@ -64,12 +63,9 @@ def explain(planned: Planned) -> None:
     for number, estimates in enumerate(planned.estimates()):
         part = planned.program.parts[number]
         name = f", part {number + 1} of {len(planned.program.parts)}" if len(planned.program.parts) > 1 else ""
-        print_table(
-            f"step of line {planned.step.line}{name}: {part.tokens} tokens, blocks of {part.places.block}, "
-            f"{part.places.size.key_block} keys scored at once",
-            OPERATION_COLUMNS,
-            [_row(one, times) for one, times in _distinct(estimates)],
-        )
+        title = f"step of line {planned.step.line}{name}: {part.tokens} tokens, blocks of {part.places.block}, "
+        title += f"{part.places.size.key_block} keys scored at once"
+        print_table([_row(one, times) for one, times in _distinct(estimates)], OPERATION_COLUMNS, title=title)
 
 
 def _distinct(estimates: Sequence[Estimate]) -> list[tuple[Estimate, int]]:
@@ -86,6 +82,5 @@ def _distinct(estimates: Sequence[Estimate]) -> list[tuple[Estimate, int]]:
 def _row(one: Estimate, times: int) -> list[Any]:
     name = one.operation.name + (f" (x {times})" if times > 1 else "")
     return [
-        name, one.how, one.where, f"{one.cycles:,}", one.bound, f"{one.waves:,}", f"{one.bytes:,}", f"{one.rows:,}",
-        f"{100 * one.padding:.0f} %",
+        name, one.how, one.where, one.cycles, one.bound, one.waves, one.bytes, one.rows, f"{100 * one.padding:.0f} %",
     ]  # fmt: skip

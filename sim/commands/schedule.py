@@ -12,11 +12,9 @@ from scheduler.models.description import Model
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.models.random_model import random_model
 from scheduler.ops.steps_file import read_steps
-from scheduler.plan.tiling import Tiling
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.files import save_schedule
 from scheduler.schedule.routing import MachineRouting, RoutingSource, TraceRouting, UniformRouting
-from scheduler.stream.lower import default_key_block
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -52,9 +50,11 @@ def add_parser(subparsers: Subparsers) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=count(0), default=0, metavar="N", help="of draws; default 0")
     parser.add_argument(
-        "--random-weights", type=count(0), metavar="SEED", help="weights of the shape, so that it can run on the machine"
+        "--random-weights", type=count(0), metavar="SEED", help="weights for a shape, so that it runs on the machine"
     )  # fmt: skip
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="text for a model's ranges; default heldout.txt")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="text for a model's ranges; default heldout.txt"
+    )
     parser.add_argument("--no-weights", action="store_true", help="addresses only, although DIR has weights")
     parser.add_argument("--no-assembler", action="store_true", help="leave the streams' text out")
     parser.add_argument("--explain", action="store_true", help="say how each operation is planned, and what bounds it")
@@ -73,8 +73,6 @@ def run(args: argparse.Namespace) -> int:
     quantised = _weights(args, model)
     if model.missing:
         say(f"{model.name}: planned and timed only; not implemented are {model.missing}")
-    if quantised is not None:
-        default_key_block(Tiling(config, model), quantised.key_block)
     scheduler = Scheduler(config, model, steps, source, quantised=quantised, seed=args.seed)
 
     def each(planned: Planned, entry: dict[str, Any]) -> None:
@@ -83,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             explain(planned)
 
     about = save_schedule(scheduler, args.out, assembler=not args.no_assembler, each=each)
-    print_table(f"{model.name} on {config.name}", STEP_COLUMNS, step_rows(about["steps"]))
+    print_table(step_rows(about["steps"]), STEP_COLUMNS, title=f"{model.name} on {config.name}")
     if args.json:
         write_json(args.json, about)
     say(f"schedule: {args.out}")
