@@ -139,12 +139,12 @@ def make_generator(
     """Return the generator of the prompts, repeated or replaced by excerpts as the options say."""
     batch = args.batch or max(1, len(prompts))
     if not prompts:
-        room = model.model.config.max_position_embeddings + 1 - args.tokens
+        room = model.model.description.context + 1 - args.tokens
         longest = min(LONGEST_EXCERPT, model.text.shape[1], max(1, room))
         prompts = model.excerpts(batch, min(SHORTEST_EXCERPT, longest), longest)
     elif batch > len(prompts):
         prompts = [prompts[n % len(prompts)] for n in range(batch)]
-    stop = () if args.ignore_eos else model.model.config.eos_token_id
+    stop = () if args.ignore_eos else model.model.description.end_tokens
     return Generator(
         model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler, stop=stop
     )
