@@ -8,12 +8,15 @@ smallest: the squared error of each channel counts as much as the next matrix we
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
 from scheduler.models.checkpoint import Checkpoint, LayerWeights
+from scheduler.models.description import GroupedAttention, QkNorm
 from scheduler.models.fixed_point import INT8_MAX
 from scheduler.models.float_model import FloatModel, LayerTrace, rms_norm
 from scheduler.models.quantise import ExpertRanges
@@ -81,10 +84,14 @@ def _few_bits(value: float) -> float:
     return math.ldexp(math.ceil(mantissa * (1 << 12)), exponent - 12)
 
 
-def _columns(*matrices: Float) -> npt.NDArray[np.float64]:
-    """Return how much the matrices (..., outputs, inputs) weigh each input channel."""
-    rows = np.concatenate([m.reshape(-1, m.shape[-1]) for m in matrices]).astype(np.float64)
-    energy: npt.NDArray[np.float64] = np.square(rows).sum(axis=0)
+def _columns(*matrices: Iterable[Float]) -> npt.NDArray[np.float64]:
+    """Return how much matrices (outputs, inputs), or stacks of them, weigh each input channel."""
+    energy: npt.NDArray[np.float64] | None = None
+    for stack in matrices:
+        for matrix in stack:
+            rows = np.square(matrix.astype(np.float64))
+            energy = (rows if energy is None else np.concatenate([energy[None], rows])).sum(axis=0)
+    assert energy is not None
     return energy
 
 
@@ -120,73 +127,96 @@ def _calibrate(checkpoint: Checkpoint, tokens: npt.ArrayLike, clip: bool) -> Mod
     ids = np.atleast_2d(np.asarray(tokens, dtype=np.int64))
     if not ids.size:
         raise A3dError("calibration: no tokens; give at least one sequence")
-    results = [model.forward(ids[i : i + _BATCH], trace=True) for i in range(0, len(ids), _BATCH)]
+    residuals = [model.embedded(ids[i : i + _BATCH]) for i in range(0, len(ids), _BATCH)]
     layers: list[LayerRanges] = []
     residual = _largest(model.embed)
-    for number, weights in enumerate(model.layers):
-        traces = [result.layers[number] for result in results]
-        own, largest = _layer(model, weights, traces, clip)
+    for number in range(len(model.layers)):  # layer by layer: its weights and traces are dropped before the next
+        traces = [model.run_layer(x, number) for x in residuals]
+        residuals = [trace.hidden_out for trace in traces]
+        own, largest = _layer(model, number, traces, clip)
         layers.append(own)
         residual = max(residual, largest)
-    last = np.concatenate([result.layers[-1].hidden_out for result in results])
-    normed = rms_norm(last, np.ones_like(model.norm), model.config.rms_norm_eps)
+    last = np.concatenate(residuals)
+    normed = rms_norm(last, np.ones_like(model.norm), model.description.norm_eps)
     return ModelRanges(
         residual=residual,
         layers=tuple(layers),
         final_in=_largest(last),
-        final_norm=best_range(normed, _columns(model.lm_head * model.norm), clip=clip),
-        logits=_largest(*(result.logits for result in results)),
+        final_norm=best_range(normed, _columns([model.lm_head * model.norm]), clip=clip),
+        logits=_largest(*(model.logits(x) for x in residuals)),
     )
 
 
-def _layer(model: FloatModel, w: LayerWeights, traces: list[LayerTrace], clip: bool) -> tuple[LayerRanges, float]:
+def _layer(model: FloatModel, number: int, traces: list[LayerTrace], clip: bool) -> tuple[LayerRanges, float]:
     """Return a layer's ranges and the largest magnitude on its residual."""
-    c = model.config
-    heads, d = c.num_key_value_heads, c.head_dim
+    w, attention, eps = model.layers[number], model.description.attention, model.description.norm_eps
 
     def seen(name: str) -> Float:
         array: Float = np.concatenate([getattr(trace, name) for trace in traces])
         return array
 
-    before, attention, after = seen("hidden_in"), seen("attention_output"), seen("hidden_out")
-    middle = before + attention
-    ones = np.ones(c.hidden_size, dtype=model.dtype)
-    query, key, value = seen("query"), seen("key"), seen("value")
-    query = query.reshape(len(query), heads, -1, d)
-    context = seen("context").reshape(len(key), -1, heads, c.num_attention_heads // heads * d)
-    o_columns = _columns(w.o_proj).reshape(heads, -1)
-    index, hidden, up = seen("expert_index"), seen("expert_hidden"), seen("expert_up")
-    experts, largest_y = [], 0.0
-    for expert in range(c.num_local_experts):
-        chosen = index == expert
-        h = hidden[chosen]
-        largest_y = max(largest_y, _largest(h @ w.w2[expert].T))
-        experts.append(ExpertRanges(_largest(up[chosen]), best_range(h, _columns(w.w2[expert]), clip=clip), 0.0))
+    before, added, after = seen("hidden_in"), seen("attention_output"), seen("hidden_out")
+    middle = before + added
+    ones = np.ones(model.description.hidden, dtype=model.dtype)
+    experts, common, largest_y = _expert_ranges(w, seen, clip)
+    router = [w.router * w.post_attention_norm] if len(w.w1) else []
+    ups = chain(w.w1, w.w3) if w.common is None else chain((w.common.gate, w.common.up))
     found = LayerRanges(
         attention_in=_largest(before),
         attention_norm=best_range(
-            rms_norm(before, ones, c.rms_norm_eps),
-            _columns(*(m * w.input_norm for m in (w.q_proj, w.k_proj, w.v_proj))),
-            clip=clip,
+            rms_norm(before, ones, eps), _columns(m * w.input_norm for m in (w.q_proj, w.k_proj, w.v_proj)), clip=clip
         ),
-        heads=tuple(
-            HeadRanges(
-                query=best_range(query[:, head], clip=clip),
-                key=best_range(key[:, head], clip=clip),
-                value=best_range(value[:, head], clip=clip),
-                context=best_range(context[:, :, head], o_columns[head], clip=clip),
-            )
-            for head in range(heads)
-        ),
+        projected=(_largest(seen("query_rows")), _largest(seen("key_rows"))),
+        heads=_head_ranges(attention, w, seen, clip),
         expert_in=_largest(middle),
         expert_norm=best_range(
-            rms_norm(middle, ones, c.rms_norm_eps),
-            _columns(*(m * w.post_attention_norm for m in (w.router, w.w1, w.w3))),
-            clip=clip,
+            rms_norm(middle, ones, eps), _columns(router, (m * w.post_attention_norm for m in ups)), clip=clip
         ),
-        experts=tuple(experts),
+        experts=experts,
+        common=common,
     )
-    return found, max(_largest(before, middle, after, attention), largest_y)
+    return found, max(_largest(before, middle, after, added), largest_y)
+
+
+def _head_ranges(
+    attention: GroupedAttention, w: LayerWeights, seen: Callable[[str], Float], clip: bool
+) -> tuple[HeadRanges, ...]:
+    """Return the ranges of every key/value head; heads that share a norm's weights share the ranges of q and k."""
+    heads = attention.kv_heads
+    query, key, value = seen("query"), seen("key"), seen("value")
+    query = query.reshape(len(query), heads, -1, attention.head_dim)
+    context = seen("context").reshape(len(key), -1, heads, attention.heads // heads * attention.head_dim)
+    o_columns = _columns([w.o_proj]).reshape(heads, -1)
+    shared = attention.qk_norm == QkNorm.HEAD
+    of_all = [best_range(query, clip=clip), best_range(key, clip=clip)] if shared else []
+    return tuple(
+        HeadRanges(
+            query=of_all[0] if shared else best_range(query[:, head], clip=clip),
+            key=of_all[1] if shared else best_range(key[:, head], clip=clip),
+            value=best_range(value[:, head], clip=clip),
+            context=best_range(context[:, :, head], o_columns[head], clip=clip),
+        )
+        for head in range(heads)
+    )
+
+
+def _expert_ranges(
+    w: LayerWeights, seen: Callable[[str], Float], clip: bool
+) -> tuple[tuple[ExpertRanges, ...], ExpertRanges | None, float]:
+    """Return the ranges of every expert and of the MLP of every token, and the largest magnitude of their outputs."""
+    index, hidden, up = seen("expert_index"), seen("expert_hidden"), seen("expert_up")
+    experts, largest = [], 0.0
+
+    def ranges(up: Float, h: Float, down: Float) -> ExpertRanges:
+        nonlocal largest
+        largest = max(largest, _largest(h @ down.T))
+        return ExpertRanges(_largest(up), best_range(h, _columns([down]), clip=clip), 0.0)
+
+    for expert in range(len(w.w2)):
+        chosen = index == expert
+        experts.append(ranges(up[chosen], hidden[chosen], w.w2[expert]))
+    common = None if w.common is None else ranges(seen("common_up"), seen("common_hidden"), w.common.down)
+    return tuple(experts), common, largest
 
 
 def quantise_checkpoint(
@@ -196,10 +226,11 @@ def quantise_checkpoint(
     clip: bool = True,
     headroom: float = 1.5,
     key_block: int = DEFAULT_KEY_BLOCK,
+    resident: bool = True,
 ) -> QuantisedModel:
     """Calibrate on `tokens` [sequences, length] and quantise; the other parameters as in the functions that do it."""
     ranges = calibrate(checkpoint, tokens, clip=clip)
-    return quantise_language_model(checkpoint, ranges, headroom=headroom, key_block=key_block)
+    return quantise_language_model(checkpoint, ranges, headroom=headroom, key_block=key_block, resident=resident)
 
 
 def split_text(text: bytes, *, window: int = 256, calibration: int = 32, evaluation: int = 64) -> tuple[Int, Int]:

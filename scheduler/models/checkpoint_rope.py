@@ -3,7 +3,8 @@
 
 ``rope_theta`` stood beside the other fields, with a table ``rope_scaling`` for what changes the frequencies; later one
 table ``rope_parameters`` holds both, for all layers or one for each type of layer. The type is called ``rope_type`` or
-``type``. Only the plain embedding is implemented: a table may say that it is plain, and nothing else.
+``type``. Only the plain embedding is implemented: a table may say that it is plain, and nothing else, unless the model
+is planned and timed only.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ from typing import Any
 from hdl.errors import shown
 from scheduler.models.checkpoint_json import CheckpointError
 
-__all__ = ["DEFAULT_THETA", "ROPE_KEYS", "rope_theta"]
-
-DEFAULT_THETA = 1e6
-"""What a Mixtral has whose ``config.json`` gives no ``rope_theta``."""
+__all__ = ["ROPE_KEYS", "rope_theta"]
 
 ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rotary_pct")
 """Fields of ``config.json`` that `rope_theta` reads."""
@@ -28,7 +26,7 @@ _PARTS = ("partial_rotary_factor", "rotary_pct")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
-def rope_theta(raw: dict[str, Any], file: str) -> float:
+def rope_theta(raw: dict[str, Any], file: str, *, absent: float, scaled: bool = False) -> float:
     """Return the base of the rotary frequencies.
 
     Parameters
@@ -37,6 +35,10 @@ def rope_theta(raw: dict[str, Any], file: str) -> float:
         ``config.json``.
     file : str
         Its name, for messages.
+    absent : float
+        The base where the file gives none.
+    scaled : bool
+        Scaled embeddings are let through.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def rope_theta(raw: dict[str, Any], file: str) -> float:
     for name, table in _tables(raw, file):
         for key, value in table.items():
             if key in ("rope_type", "type"):
-                if value not in (None, "default"):
+                if value not in (None, "default") and not scaled:
                     raise CheckpointError(
                         f"{file}: {name} is {shown(table)}, expected {key} 'default'; scaled rotary embeddings are not "
                         "implemented"
@@ -58,7 +60,7 @@ def rope_theta(raw: dict[str, Any], file: str) -> float:
         for key, value in table.items():
             # original_max_position_embeddings is what a scaled embedding would scale from
             known = ("rope_type", "type", "rope_theta", "original_max_position_embeddings", *_PARTS)
-            if key not in known and value is not None and not (key == "factor" and value == 1):
+            if key not in known and value is not None and not (key == "factor" and value == 1) and not scaled:
                 raise CheckpointError(
                     f"{file}: {name} has {shown(key)}: {shown(value)}, expected rope_type and rope_theta alone; scaled "
                     "rotary embeddings are not implemented"
@@ -67,7 +69,7 @@ def rope_theta(raw: dict[str, Any], file: str) -> float:
     if len(set(found.values())) > 1:
         said = " and ".join(f"{name} {value:g}" for name, value in found.items())
         raise CheckpointError(f"{file}: {said} do not agree; keep the one that the model was trained with")
-    return next(iter(found.values()), DEFAULT_THETA)
+    return next(iter(found.values()), absent)
 
 
 def _tables(raw: dict[str, Any], file: str) -> Iterator[tuple[str, dict[str, Any]]]:

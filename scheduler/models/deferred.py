@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ArrayField", "Deferred"]
+__all__ = ["ArrayField", "Deferred", "DeferredMatrices", "Matrices", "shape_of"]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+Made = TypeVar("Made", bound=np.generic, covariant=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Deferred(Generic[Scalar]):
+class Deferred(Generic[Made]):
     """An array that nobody holds.
 
     Attributes
@@ -28,7 +29,7 @@ class Deferred(Generic[Scalar]):
     """
 
     shape: tuple[int, ...]
-    make: Callable[[], npt.NDArray[Scalar]]
+    make: Callable[[], npt.NDArray[Made]]
 
     @property
     def size(self) -> int:
@@ -66,7 +67,57 @@ class ArrayField(Generic[Scalar]):
         """Keep the array, or how to make it."""
         instance.__dict__[self._name] = value
 
-    def shape(self, instance: object) -> tuple[int, ...]:
-        """Return the array's shape without making it."""
-        shape: tuple[int, ...] = instance.__dict__[self._name].shape
-        return shape
+
+def shape_of(instance: object, name: str) -> tuple[int, ...]:
+    """Return the shape of the array in an `ArrayField` without making the array."""
+    shape: tuple[int, ...] = instance.__dict__[f"_{name}"].shape
+    return shape
+
+
+class Matrices(Protocol):
+    """Matrices of one shape: an array [count, outputs, inputs], or a `DeferredMatrices`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number, outputs and inputs."""
+
+    def __len__(self) -> int:
+        """Return their number."""
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[Any]:
+        """Return one of them."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return one after the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeferredMatrices:
+    """Matrices of one shape that nobody holds.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Number, outputs and inputs.
+    make : callable
+        Returns a matrix [outputs, inputs] by its number, the same each time.
+    """
+
+    shape: tuple[int, ...]
+    make: Callable[[int], npt.NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return self.shape[0]
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.float32]:
+        """Make one of them."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        made = self.make(index)
+        assert made.shape == self.shape[1:], (index, made.shape, self.shape)
+        return made
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Make one after the other."""
+        return map(self.__getitem__, range(len(self)))

@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The float model: a Mixtral forward pass in NumPy, the reference that integer models are measured against.
+"""The float model: a forward pass in NumPy, the reference that integer models are measured against.
 
-It follows Hugging Face ``MixtralForCausalLM``: RMSNorm, rotary embeddings that pair element i with i + head_dim/2,
-grouped-query causal attention, a softmax over all router logits of which the top k are kept and renormalised, and
-SwiGLU experts ``w2 @ (silu(w1 @ x) * (w3 @ x))``. Equal router probabilities go to the lower expert number, as in
-the hardware. The whole sequence is computed at once; there is no key-value cache.
+It follows Hugging Face ``MixtralForCausalLM`` and its relatives: RMSNorm, rotary embeddings that pair element i with
+i + head_dim/2, grouped-query causal attention with or without QK-norm, a softmax over all router logits of which the
+top k are kept and, in some families, renormalised, and SwiGLU experts ``w2 @ (silu(w1 @ x) * (w3 @ x))``. Equal router
+probabilities go to the lower expert number, as in the hardware. The whole sequence is computed at once; there is no
+key-value cache. Matrices that lie in files are read layer by layer.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
 from scheduler.models.checkpoint import Checkpoint, LayerWeights
+from scheduler.models.description import Experts, QkNorm
 
 __all__ = ["FloatModel", "ForwardResult", "LayerTrace", "bits_per_byte", "byte_losses", "expert_usage", "generate"]
 
@@ -34,6 +37,8 @@ class LayerTrace:
         Residual stream as it enters the layer.
     attention_input : ndarray, shape (B, S, hidden)
         After the RMSNorm before attention.
+    query_rows, key_rows : ndarray, shape (B, S, heads * head_dim) and (B, S, kv_heads * head_dim)
+        As they are projected: before QK-norm and RoPE.
     query : ndarray, shape (B, heads, S, head_dim)
         After RoPE.
     key, value : ndarray, shape (B, kv_heads, S, head_dim)
@@ -45,20 +50,25 @@ class LayerTrace:
     moe_input : ndarray, shape (B, S, hidden)
         After the RMSNorm before the mixture of experts.
     router_logits, router_probs : ndarray, shape (B, S, experts)
+        Without experts in a dense layer, as all that follows.
     expert_index : ndarray of int64, shape (B, S, k)
         Chosen experts, the most probable first.
     expert_weight : ndarray, shape (B, S, k)
-        Their renormalised probabilities; each token's sum is 1.
+        Their probabilities, renormalised (each token's sum is 1) or not.
     expert_gate, expert_up, expert_hidden : ndarray, shape (B, S, k, intermediate)
         ``w1 @ x``, ``w3 @ x`` and ``silu(gate) * up`` of each chosen expert.
+    common_up, common_hidden : ndarray, shape (B, S, intermediate), or None
+        The same of the MLP that every token uses.
     moe_output : ndarray, shape (B, S, hidden)
-        Weighted sum of the experts, before the residual add.
+        Weighted sum of the experts, or the MLP's output, before the residual add.
     hidden_out : ndarray, shape (B, S, hidden)
         Residual stream as it leaves the layer.
     """
 
     hidden_in: Array
     attention_input: Array
+    query_rows: Array
+    key_rows: Array
     query: Array
     key: Array
     value: Array
@@ -72,6 +82,8 @@ class LayerTrace:
     expert_gate: Array
     expert_up: Array
     expert_hidden: Array
+    common_up: Array | None
+    common_hidden: Array | None
     moe_output: Array
     hidden_out: Array
 
@@ -117,7 +129,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 class FloatModel:
-    """Mixtral in NumPy.
+    """A model in NumPy.
 
     Parameters
     ----------
@@ -128,21 +140,28 @@ class FloatModel:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: type[np.floating] = np.float32) -> None:
-        self.config = checkpoint.config
+        self.description = checkpoint.description
         self.dtype = np.dtype(dtype)
+        self.layers = checkpoint.layers
+        self.norm = self._convert(checkpoint.norm)
+        self._checkpoint = checkpoint
+        model, head_dim = self.description, self.description.attention.head_dim
+        inverse = model.rope_theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+        angle = np.outer(np.arange(model.context), inverse)
+        self._cos, self._sin = self._convert(np.cos(angle)), self._convert(np.sin(angle))
 
-        def convert(array: Array) -> Array:
-            return array.astype(self.dtype, copy=False)
+    def _convert(self, array: Array) -> Array:
+        return array.astype(self.dtype, copy=False)
 
-        self.embed, self.norm, self.lm_head = map(convert, (checkpoint.embed, checkpoint.norm, checkpoint.lm_head))
-        self.layers = tuple(
-            LayerWeights(**{field.name: convert(getattr(layer, field.name)) for field in dataclasses.fields(layer)})
-            for layer in checkpoint.layers
-        )
-        c = self.config
-        inverse = c.rope_theta ** (-np.arange(0, c.head_dim, 2, dtype=np.float64) / c.head_dim)
-        angle = np.outer(np.arange(c.max_position_embeddings), inverse)
-        self._cos, self._sin = convert(np.cos(angle)), convert(np.sin(angle))
+    @property
+    def embed(self) -> Array:
+        """Embeddings [vocabulary, hidden]."""
+        return self._convert(self._checkpoint.embed)
+
+    @property
+    def lm_head(self) -> Array:
+        """The head's matrix [vocabulary, hidden]."""
+        return self._convert(self._checkpoint.lm_head)
 
     def forward(self, tokens: npt.ArrayLike, *, trace: bool = False) -> ForwardResult:
         """Logits of every position.
@@ -159,85 +178,115 @@ class FloatModel:
         A3dError
             When a sequence is empty or longer than `max_position_embeddings`, or a token is out of range.
         """
-        ids = np.atleast_2d(np.asarray(tokens, dtype=np.int64))
-        c = self.config
-        length = ids.shape[1]
-        if ids.ndim != 2 or not 1 <= length <= c.max_position_embeddings:
-            raise A3dError(
-                f"tokens: shape {ids.shape}, expected 1 to {c.max_position_embeddings} tokens a sequence "
-                "(max_position_embeddings); use shorter windows"
-            )
-        if ids.size and not (0 <= ids.min() and ids.max() < c.vocab_size):
-            raise A3dError(f"tokens: values {ids.min()} to {ids.max()}, expected 0 to {c.vocab_size - 1} (vocab_size)")
-        x = self.embed[ids]
+        x = self.embedded(tokens)
         traces: list[LayerTrace] = []
-        for layer in self.layers:
-            result = self._layer(x, layer)
+        for number in range(len(self.layers)):
+            result = self.run_layer(x, number)
             x = result.hidden_out
             if trace:
                 traces.append(result)
-        return ForwardResult(logits=rms_norm(x, self.norm, c.rms_norm_eps) @ self.lm_head.T, layers=tuple(traces))
+        return ForwardResult(logits=self.logits(x), layers=tuple(traces))
 
-    def _heads(self, x: Array, count: int) -> Array:
+    def embedded(self, tokens: npt.ArrayLike) -> Array:
+        """Return the residual (B, S, hidden) of tokens before the first layer; as `forward`."""
+        ids = np.atleast_2d(np.asarray(tokens, dtype=np.int64))
+        model = self.description
+        length = ids.shape[1]
+        if ids.ndim != 2 or not 1 <= length <= model.context:
+            raise A3dError(
+                f"tokens: shape {ids.shape}, expected 1 to {model.context} tokens a sequence "
+                "(max_position_embeddings); use shorter windows"
+            )
+        if ids.size and not (0 <= ids.min() and ids.max() < model.vocabulary):
+            raise A3dError(
+                f"tokens: values {ids.min()} to {ids.max()}, expected 0 to {model.vocabulary - 1} (vocab_size)"
+            )
+        return self.embed[ids]
+
+    def logits(self, x: Array) -> Array:
+        """Return the logits (B, S, vocabulary) of the residual after the last layer."""
+        normed = rms_norm(x, self.norm, self.description.norm_eps)
+        logits: Array = normed @ self.lm_head.T
+        return logits
+
+    def _heads(self, x: Array) -> Array:
         """(B, S, count * head_dim) to (B, count, S, head_dim)."""
-        return x.reshape(*x.shape[:2], count, self.config.head_dim).transpose(0, 2, 1, 3)
+        return x.reshape(*x.shape[:2], -1, self.description.attention.head_dim).transpose(0, 2, 1, 3)
 
-    def _attention(self, x: Array, w: LayerWeights) -> tuple[Array, Array, Array, Array, Array]:
-        """Query, key, value, context and output of grouped-query causal attention."""
-        c, (batch, length, _) = self.config, x.shape
+    def _normed(self, rows: Array, scale: Array | None) -> Array:
+        """Queries or keys (B, S, count * head_dim) as heads, after QK-norm where there is one."""
+        if scale is None:
+            return self._heads(rows)
+        scale, eps = self._convert(scale), self.description.norm_eps
+        if self.description.attention.qk_norm == QkNorm.HEAD:
+            return rms_norm(self._heads(rows), scale, eps)
+        return self._heads(rms_norm(rows, scale, eps))
+
+    def _attention(self, x: Array, w: LayerWeights) -> dict[str, Any]:
+        """What grouped-query causal attention makes, by the names of a `LayerTrace`."""
+        a, (batch, length, _) = self.description.attention, x.shape
         cos, sin = self._cos[:length], self._sin[:length]
-        query = rotate(self._heads(x @ w.q_proj.T, c.num_attention_heads), cos, sin)
-        key = rotate(self._heads(x @ w.k_proj.T, c.num_key_value_heads), cos, sin)
-        value = self._heads(x @ w.v_proj.T, c.num_key_value_heads)
+        query_rows, key_rows = x @ self._convert(w.q_proj).T, x @ self._convert(w.k_proj).T
+        query = rotate(self._normed(query_rows, w.q_norm), cos, sin)
+        key = rotate(self._normed(key_rows, w.k_norm), cos, sin)
+        value = self._heads(x @ self._convert(w.v_proj).T)
         # query head h uses key/value head h // group: add an axis for the heads of a group
-        grouped = query.reshape(batch, c.num_key_value_heads, -1, length, c.head_dim)
-        scores = grouped @ key[:, :, None].swapaxes(-1, -2) * np.asarray(c.head_dim**-0.5, self.dtype)
+        grouped = query.reshape(batch, a.kv_heads, -1, length, a.head_dim)
+        scores = grouped @ key[:, :, None].swapaxes(-1, -2) * np.asarray(a.head_dim**-0.5, self.dtype)
         scores = np.where(np.tri(length, dtype=bool), scores, np.asarray(-np.inf, self.dtype))
-        context = (softmax(scores) @ value[:, :, None]).reshape(batch, c.num_attention_heads, length, c.head_dim)
+        context = (softmax(scores) @ value[:, :, None]).reshape(batch, a.heads, length, a.head_dim)
         flat = context.transpose(0, 2, 1, 3).reshape(batch, length, -1)
-        return query, key, value, flat, flat @ w.o_proj.T
+        return {
+            "query_rows": query_rows, "key_rows": key_rows, "query": query, "key": key, "value": value,
+            "context": flat, "attention_output": flat @ self._convert(w.o_proj).T,
+        }  # fmt: skip
 
-    def _layer(self, x: Array, w: LayerWeights) -> LayerTrace:
-        c = self.config
-        attention_input = rms_norm(x, w.input_norm, c.rms_norm_eps)
-        query, key, value, context, attention_output = self._attention(attention_input, w)
-        middle = x + attention_output
-        moe_input = rms_norm(middle, w.post_attention_norm, c.rms_norm_eps)
-        logits = moe_input @ w.router.T
-        probs = softmax(logits)
-        index = np.argsort(-probs, axis=-1, kind="stable")[..., : c.num_experts_per_tok]
-        weight = np.take_along_axis(probs, index, axis=-1)
-        weight = weight / weight.sum(axis=-1, keepdims=True)
-        gate = np.empty((*index.shape, c.intermediate_size), self.dtype)
-        up, hidden = np.empty_like(gate), np.empty_like(gate)
-        moe_output = np.zeros_like(x)
-        for expert in range(c.num_local_experts):
-            b, s, slot = np.nonzero(index == expert)
-            if b.size:
-                tokens = moe_input[b, s]
-                g, u = tokens @ w.w1[expert].T, tokens @ w.w3[expert].T
-                h = silu(g) * u
-                gate[b, s, slot], up[b, s, slot], hidden[b, s, slot] = g, u, h
-                moe_output[b, s] += weight[b, s, slot][:, None] * (h @ w.w2[expert].T)
+    def run_layer(self, x: Array, number: int) -> LayerTrace:
+        """Return what a layer makes of the residual (B, S, hidden)."""
+        w, eps = self.layers[number], self.description.norm_eps
+        attention_input = rms_norm(x, self._convert(w.input_norm), eps)
+        attention = self._attention(attention_input, w)
+        middle = x + attention["attention_output"]
+        moe_input = rms_norm(middle, self._convert(w.post_attention_norm), eps)
+        mlp = self._mlp(moe_input, w, number)
         return LayerTrace(
-            hidden_in=x,
-            attention_input=attention_input,
-            query=query,
-            key=key,
-            value=value,
-            context=context,
-            attention_output=attention_output,
-            moe_input=moe_input,
-            router_logits=logits,
-            router_probs=probs,
-            expert_index=index,
-            expert_weight=weight,
-            expert_gate=gate,
-            expert_up=up,
-            expert_hidden=hidden,
-            moe_output=moe_output,
-            hidden_out=middle + moe_output,
-        )
+            hidden_in=x, attention_input=attention_input, **attention, moe_input=moe_input, **mlp,
+            hidden_out=middle + mlp["moe_output"],
+        )  # fmt: skip
+
+    def _mlp(self, x: Array, w: LayerWeights, number: int) -> dict[str, Any]:
+        """What a mixture of experts or a dense MLP makes, by the names of a `LayerTrace`."""
+        mlp = self.description.layers[number].mlp
+        output = np.zeros_like(x)
+        none = np.zeros((*x.shape[:2], 0), self.dtype)
+        found: dict[str, Any] = {"router_logits": none, "router_probs": none, "expert_weight": none}
+        found |= {"expert_index": none.astype(np.int64), "common_up": None, "common_hidden": None}
+        gate = np.empty((*none.shape, 0), self.dtype)
+        up, hidden = gate, gate
+        if isinstance(mlp, Experts):
+            logits = x @ self._convert(w.router).T
+            probs = softmax(logits)
+            index = np.argsort(-probs, axis=-1, kind="stable")[..., : mlp.chosen]
+            weight = np.take_along_axis(probs, index, axis=-1)
+            if mlp.router.normalised:
+                weight = weight / weight.sum(axis=-1, keepdims=True)
+            found |= {"router_logits": logits, "router_probs": probs, "expert_index": index, "expert_weight": weight}
+            gate = np.empty((*index.shape, mlp.intermediate), self.dtype)
+            up, hidden = np.empty_like(gate), np.empty_like(gate)
+            for expert in range(mlp.count):
+                b, s, place = np.nonzero(index == expert)
+                if b.size:
+                    tokens = x[b, s]
+                    g, u = tokens @ self._convert(w.w1[expert]).T, tokens @ self._convert(w.w3[expert]).T
+                    h = silu(g) * u
+                    gate[b, s, place], up[b, s, place], hidden[b, s, place] = g, u, h
+                    output[b, s] += weight[b, s, place][:, None] * (h @ self._convert(w.w2[expert]).T)
+        if w.common is not None:
+            u = x @ self._convert(w.common.up).T
+            h = silu(x @ self._convert(w.common.gate).T) * u
+            output += h @ self._convert(w.common.down).T
+            found |= {"common_up": u, "common_hidden": h}
+        return found | {"expert_gate": gate, "expert_up": up, "expert_hidden": hidden, "moe_output": output}
 
 
 def _windows(data: bytes, window: int) -> tuple[IntArray, IntArray]:
@@ -284,11 +333,11 @@ def bits_per_byte(model: FloatModel, data: bytes, *, window: int = 256, batch: i
 def expert_usage(model: FloatModel, data: bytes, *, window: int = 256, batch: int = 8) -> IntArray:
     """How often each expert is chosen on `data`: counts, shape (layers, experts); windows as in `bits_per_byte`."""
     inputs, _ = _windows(data, window)
-    c = model.config
-    counts = np.zeros((c.num_hidden_layers, c.num_local_experts), dtype=np.int64)
+    experts = max(layer.mlp.count for layer in model.description.layers if isinstance(layer.mlp, Experts))
+    counts = np.zeros((len(model.layers), experts), dtype=np.int64)
     for i in range(0, len(inputs), batch):
         for number, layer in enumerate(model.forward(inputs[i : i + batch], trace=True).layers):
-            counts[number] += np.bincount(layer.expert_index.ravel(), minlength=c.num_local_experts)
+            counts[number] += np.bincount(layer.expert_index.ravel(), minlength=experts)
     return counts
 
 

@@ -21,15 +21,16 @@ Weights reach +-119 only: two signed nibbles hold -136 to 119, and every weight 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
 from hdl.numerics import MAX_SHIFT, NIBBLE_MAX
-from scheduler.models.deferred import ArrayField
+from scheduler.models.deferred import ArrayField, Deferred, shape_of
 
 __all__ = [
     "GATE_BITS", "ExpertRanges", "ExpertWeights", "QuantisationError", "QuantisedExpert", "QuantisedLayer",
@@ -49,13 +50,21 @@ class QuantisationError(A3dError):
     """Weights or ranges that cannot be quantised."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ExpertWeights:
-    """Float weights of one expert (outputs, inputs): gate, up (intermediate, hidden), down (hidden, intermediate)."""
+    """Float weights of one expert (outputs, inputs): gate, up (intermediate, hidden), down (hidden, intermediate).
 
-    gate: Float
-    up: Float
-    down: Float
+    They may be made anew by each reading: read them once.
+    """
+
+    gate: ArrayField[np.floating] = ArrayField()
+    up: ArrayField[np.floating] = ArrayField()
+    down: ArrayField[np.floating] = ArrayField()
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of gate (and up) and of down."""
+        return shape_of(self, "gate"), shape_of(self, "down")
 
 
 @dataclass(frozen=True)
@@ -193,17 +202,21 @@ def multipliers(ratios: npt.ArrayLike) -> tuple[npt.NDArray[np.uint16], int]:
     return np.rint(values * 2.0**shift).astype(np.uint16), shift
 
 
-def quantise_matrix(weights: Float, in_scale: npt.ArrayLike, out_scale: npt.ArrayLike) -> QuantisedMatrix:
+def quantise_matrix(
+    weights: Float | Deferred[np.floating], in_scale: npt.ArrayLike, out_scale: npt.ArrayLike, *, resident: bool = True
+) -> QuantisedMatrix:
     """Quantise a matrix (outputs, inputs) and find the multipliers that bring its accumulators to given scales.
 
     Parameters
     ----------
-    weights : array [outputs, inputs]
+    weights : array [outputs, inputs], or how to make it
         Float weights.
     in_scale : float or array [inputs]
         Real value of 1 of the input, of each channel if they differ (the weights take up the differences).
     out_scale : float or array [outputs]
         Real value of 1 of the int16 output.
+    resident : bool
+        Keep the integers; else they are made whenever they are asked for.
 
     Raises
     ------
@@ -211,9 +224,23 @@ def quantise_matrix(weights: Float, in_scale: npt.ArrayLike, out_scale: npt.Arra
         Values that are not finite, or a ratio of scales that no multiplier reaches.
     """
     scales = np.asarray(in_scale, dtype=np.float64)
-    integers, weight_scale = quantise_weights(np.asarray(weights, dtype=np.float64) * scales)
+
+    def scaled() -> Float:
+        made = weights.make() if isinstance(weights, Deferred) else weights
+        return np.asarray(made, dtype=np.float64) * scales
+
+    integers, weight_scale = _quantised(scaled, resident)
     mult, shift = multipliers(weight_scale / np.asarray(out_scale, dtype=np.float64))
     return QuantisedMatrix(weights=integers, mult=mult, shift=shift)
+
+
+Stored = npt.NDArray[np.int8] | Deferred[np.int8]
+
+
+def _quantised(make: Callable[[], Float], resident: bool) -> tuple[Stored, npt.NDArray[np.float64]]:
+    """Return the integers of a matrix, or how to make them, and the scales of its channels."""
+    integers, scale = quantise_weights(make())
+    return (integers if resident else Deferred(integers.shape, lambda: quantise_weights(make())[0])), scale
 
 
 def scale_of(largest: float, levels: int, what: str) -> float:
@@ -229,11 +256,9 @@ def scale_of(largest: float, levels: int, what: str) -> float:
     return (largest if largest > 0 else 1.0) / levels
 
 
-def _each(
-    results: Iterable[tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]],
-) -> tuple[list[npt.NDArray[np.int8]], npt.NDArray[np.float64]]:
-    """Return all experts' integers, and their scales as one array [experts, outputs]."""
-    integers, scales = zip(*results, strict=True)
+def _each(experts: Sequence[ExpertWeights], name: str, resident: bool) -> tuple[list[Stored], npt.NDArray[np.float64]]:
+    """Return a matrix of all experts as integers, and their scales as one array [experts, outputs]."""
+    integers, scales = zip(*(_quantised(partial(getattr, e, name), resident) for e in experts), strict=True)
     return list(integers), np.stack(scales)
 
 
@@ -245,6 +270,7 @@ def quantise_layer(
     *,
     x_scale: float | None = None,
     y_scale: float | None = None,
+    resident: bool = True,
 ) -> QuantisedLayer:
     """Quantise the experts of a layer.
 
@@ -264,6 +290,8 @@ def quantise_layer(
     x_scale, y_scale : float, optional
         Scales of the input and of the output where others prescribe them; `x_range` and the ranges of y are not
         used then.
+    resident : bool
+        Keep the integers; else they are made whenever they are asked for.
 
     Raises
     ------
@@ -279,9 +307,9 @@ def quantise_layer(
     h_scales = np.array([scale_of(r.h * margin, 127, "h") for r in used])
     # One ratio of the two scales, so that all experts requantise their products alike; int16 has room for that.
     ratio = max(scale_of(r.up * margin, 32767, "up") / h for r, h in zip(used, h_scales, strict=True))
-    gate, gate_scale = _each(quantise_weights(e.gate) for e in experts)
-    up, up_scale = _each(quantise_weights(e.up) for e in experts)
-    down, down_scale = _each(quantise_weights(e.down) for e in experts)
+    gate, gate_scale = _each(experts, "gate", resident)
+    up, up_scale = _each(experts, "up", resident)
+    down, down_scale = _each(experts, "down", resident)
     up_ratios = x_scale * up_scale / (ratio * h_scales)[:, None]
     mult, up_shift = multipliers(np.concatenate([x_scale * gate_scale * (1 << SILU_BITS), up_ratios], axis=1))
     post, post_shift = multipliers(ratio / (1 << SILU_BITS))

@@ -8,6 +8,7 @@ NumPy.)
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,18 @@ class Tensor:
                 "F16 or BF16; "
                 + ("save the model as float32" if self.dtype == "F64" else "dequantise the model and save it again")
             )
+
+    def part(self, first: int, count: int) -> Tensor:
+        """Return `count` of the parts along the first axis, which lie together, as a tensor."""
+        assert 0 <= first and first + count <= self.shape[0], (self.name, self.shape, first, count)
+        size = (self.end - self.start) // self.shape[0]
+        start = self.start + first * size
+        return dataclasses.replace(self, shape=(count, *self.shape[1:]), start=start, end=start + count * size)
+
+    def at(self, index: int) -> Tensor:
+        """Return one part along the first axis."""
+        part = self.part(index, 1)
+        return dataclasses.replace(part, shape=part.shape[1:])
 
     def read(self) -> npt.NDArray[np.float32]:
         """Return the values, which nobody can write to.

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hdl.config import MachineConfig
-from scheduler.models.description import Experts, LatentAttention
+from scheduler.models.description import Experts, LatentAttention, Layer, Scoring
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import MOST_COUNT, HeadTiling, LoweringError, Tiling
 
-__all__ = ["AHEAD", "NORM_TURNS", "Places", "Pool", "Ring", "StepSize", "most_block", "plan_places"]
+__all__ = ["AHEAD", "NORM_TURNS", "Places", "Pool", "Ring", "StepSize", "latent_words", "most_block", "plan_places"]
 
 TAGS = 64
 AHEAD = 2
@@ -215,13 +215,21 @@ class _Sizes:
         if latent:
             dense = tiling.dense(latent[0])
             self.projected_rows = sum(m.n_tiles for n, m in dense.items() if n == "latent" or n == "query rotated")
-            self.latent_words = dense["query plain"].k_slices + dense["query plain"].n_tiles
-            self.latent_words += dense["output"].k_slices
+            self.latent_words = latent_words(tiling, latent[0])
         mlps = [k.mlp for k in tiling.kinds if isinstance(k.mlp, Experts)]
         self.router_rows = max((tiling.router_rows(m) for m in mlps), default=0)
+        self.sigmoid = any(m.router.scoring == Scoring.SIGMOID for m in mlps)
         self.chosen = max((m.chosen for m in mlps), default=1)
         self.inner_words = max(tiling.expert(i).inner_words for k in tiling.kinds for i in tiling.inner_widths(k))
         self.expert_words = max((tiling.expert(m.intermediate).words for m in mlps), default=0)
+
+
+def latent_words(tiling: Tiling, layer: Layer) -> int:
+    """Return the activation words of a token's latent query, plain queries and expanded contexts."""
+    dense, attention = tiling.dense(layer), layer.attention
+    assert isinstance(attention, LatentAttention)
+    plain = attention.heads * -(-attention.plain_dim // tiling.config.rows)
+    return dense["query plain"].k_slices + plain + dense["output"].k_slices
 
 
 def plan_places(residence: Residence, size: StepSize) -> Places:
@@ -286,6 +294,9 @@ def _row_pools(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Cho
         "spare": 3,  # one for each load engine, one that is only read
     }
     experts = {"router": size.tokens * sizes.router_rows, "gates": choices}
+    if sizes.sigmoid:
+        experts |= {"sigmoid": choices * sizes.router_rows, "biased": choices * sizes.router_rows}
+        experts["correction"] = sizes.router_rows
     head = {"logits": size.outputs * _head_tiles(residence, size)}
     first = Pool(base, attention)
     return {"attention": first, "experts": Pool(first.end, experts), "head": Pool(base, head)}

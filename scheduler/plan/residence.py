@@ -179,11 +179,14 @@ def _plan(
 ) -> Residence:
     config = tiling.config
 
-    def cut(name: str, matrix: Matrix) -> tuple[Share, ...]:
+    def cut(name: str, matrix: Matrix, whole: int = 0) -> tuple[Share, ...]:
         step = _up_step(config) if name == "mlp.up" else 1
-        return shares_of(matrix, config, 1 << 20 if resident else room, step)
+        return shares_of(matrix, config, 1 << 20 if resident else room, step, whole or 1)
 
-    shares = {layer: {name: cut(name, own) for name, own in found.items()} for layer, found in matrices.items()}
+    shares = {
+        layer: {name: cut(name, own, tiling.per_head(layer, name)) for name, own in found.items()}
+        for layer, found in matrices.items()
+    }
     units = {expert.down.inputs: _units(tiling, expert, slot) for expert in experts}
     unit_tiles = max(
         (_unit_tiles(tiling.expert(inner), unit) for inner, own in units.items() for unit in own), default=0

@@ -16,7 +16,16 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode, most_of
 from scheduler.memory.layout import memory_unit
-from scheduler.models.description import Attention, DenseMlp, Experts, LatentAttention, Layer, Model, QkNorm
+from scheduler.models.description import (
+    Attention,
+    DenseMlp,
+    Experts,
+    GroupedAttention,
+    LatentAttention,
+    Layer,
+    Model,
+    QkNorm,
+)
 
 __all__ = ["MOST_COUNT", "ExpertTiling", "HeadTiling", "LoweringError", "Matrix", "Share", "Tiling", "shares_of"]
 
@@ -95,7 +104,7 @@ class Share:
         return self.first + self.tiers * self.each
 
 
-def shares_of(matrix: Matrix, config: MachineConfig, room: int, step: int = 1) -> tuple[Share, ...]:
+def shares_of(matrix: Matrix, config: MachineConfig, room: int, step: int = 1, whole: int = 1) -> tuple[Share, ...]:
     """Cut a matrix into shares that fit `room` tiles of each tier.
 
     A tier's tiles begin where a load can begin. What the gang cannot divide evenly goes to smaller gangs. Without
@@ -109,6 +118,8 @@ def shares_of(matrix: Matrix, config: MachineConfig, room: int, step: int = 1) -
         V-Cache tiles of each tier.
     step : int
         Every share begins and ends at a multiple of so many output tiles, the matrix's end aside.
+    whole : int
+        Output tiles that a tier has all of, or none; a divisor of the matrix's.
 
     Raises
     ------
@@ -129,6 +140,7 @@ def shares_of(matrix: Matrix, config: MachineConfig, room: int, step: int = 1) -
                 each -= each % align
             if each * tiers < left:
                 each -= each % (step // math.gcd(step, tiers))
+            each -= each % whole
             if each > 0:
                 break
         else:
@@ -153,6 +165,8 @@ class HeadTiling:
         Activation words, and combine rows, of a query or key of one head.
     value_words, value_rows : int
         The same of a value, and of a context.
+    rotated_rows : int
+        Combine rows of what is rotated of a query or key.
     window : int or None
         Keys that a query sees.
     """
@@ -163,6 +177,7 @@ class HeadTiling:
     key_rows: int
     value_words: int
     value_rows: int
+    rotated_rows: int
     window: int | None = None
 
     @property
@@ -203,7 +218,7 @@ class HeadTiling:
     @property
     def rope_rows(self) -> int:
         """Combine rows of a position's cosines and sines."""
-        return 2 * self.key_rows
+        return 2 * self.rotated_rows
 
 
 @dataclass(frozen=True)
@@ -285,19 +300,14 @@ class Tiling:
         """Refuse dimensions that an instruction cannot say, by the widths of its fields."""
         heads, columns = self.heads(layer), self.config.columns
         attention = layer.attention
-        if heads.heads % heads.kv_heads:
+        if not isinstance(attention, LatentAttention):
+            self._check_grouped(attention, heads)
+        elif heads.rotated_rows not in _TABLE_ROWS:
             raise LoweringError(
-                f"model heads: {heads.heads} with {heads.kv_heads} kv_heads; use a multiple of kv_heads"
+                f"model rope_dim: {attention.rope_dim}; the rotation's tables take 1, 2, 4 or 8 rows of {columns}"
             )
-        width = attention.rope_dim if isinstance(attention, LatentAttention) else attention.head_dim
-        if heads.key_rows not in _TABLE_ROWS and not isinstance(attention, LatentAttention):
-            raise LoweringError(
-                f"model head_dim: {width}; the rotation's tables take 1, 2, 4 or 8 rows of {columns}: "
-                f"use a machine with columns between {max(4, width // 8)} and {width}"
-            )
-        self._fits("heads x head_dim", heads.query_rows * columns, heads.query_rows, MOST_ROWS)
-        self._fits("kv_heads x head_dim", heads.cached_rows * columns, heads.cached_rows, MOST_ROWS)
-        self._fits("(heads + 2 kv_heads) x head_dim", heads.projected_rows * columns, heads.projected_rows, MOST_COUNT)
+        self._fits("heads x value_dim", heads.context_words, heads.context_words, MOST_STRIDE)
+        self._fits("heads x head_dim", heads.query_words, heads.query_words, MOST_STRIDE)
         mlp = layer.mlp
         if isinstance(mlp, Experts):
             self._fits("experts", mlp.count, self.router_rows(mlp), MOST_ROWS)
@@ -309,6 +319,22 @@ class Tiling:
                 )
         for inner in self.inner_widths(layer):
             self._fits("intermediate", inner, self.expert(inner).up.n_tiles // 2, MOST_COUNT)
+
+    def _check_grouped(self, attention: GroupedAttention, heads: HeadTiling) -> None:
+        """Refuse attention whose queries, keys and values an instruction cannot say."""
+        columns, width = self.config.columns, attention.head_dim
+        if heads.heads % heads.kv_heads:
+            raise LoweringError(
+                f"model heads: {heads.heads} with {heads.kv_heads} kv_heads; use a multiple of kv_heads"
+            )
+        if heads.key_rows not in _TABLE_ROWS:
+            raise LoweringError(
+                f"model head_dim: {width}; the rotation's tables take 1, 2, 4 or 8 rows of {columns}: "
+                f"use a machine with columns between {max(4, width // 8)} and {width}"
+            )
+        self._fits("heads x head_dim", heads.query_rows * columns, heads.query_rows, MOST_ROWS)
+        self._fits("kv_heads x head_dim", heads.cached_rows * columns, heads.cached_rows, MOST_ROWS)
+        self._fits("(heads + 2 kv_heads) x head_dim", heads.projected_rows * columns, heads.projected_rows, MOST_COUNT)
 
     # Sizes of a token.
 
@@ -339,12 +365,13 @@ class Tiling:
                 key = words(attention.kv_rank) + words(attention.rope_dim)
                 value = words(attention.kv_rank)
                 self._heads[attention] = HeadTiling(
-                    attention.heads, 1, key, key * rows // columns, value, value * rows // columns
-                )
+                    attention.heads, 1, key, key * rows // columns, value, value * rows // columns,
+                    words(attention.rope_dim) * rows // columns,
+                )  # fmt: skip
             else:
                 own = power(attention.head_dim)
                 self._heads[attention] = HeadTiling(
-                    attention.heads, attention.kv_heads, own * columns // rows, own, own * columns // rows, own,
+                    attention.heads, attention.kv_heads, own * columns // rows, own, own * columns // rows, own, own,
                     attention.window,
                 )  # fmt: skip
         return self._heads[attention]
@@ -413,16 +440,24 @@ class Tiling:
         def tiles(width: int) -> int:
             return words(width) * rows // columns
 
-        latent = attention.query_rank + attention.kv_rank + attention.rope_dim
-        count = tiles(attention.query_rank) + tiles(attention.kv_rank) + tiles(attention.rope_dim)
-        found = [Matrix("latent", self.model.hidden, latent, self.hidden_words, count)]
-        source = attention.query_rank or self.model.hidden
-        slices = words(source)
-        for name, width in (("plain", attention.plain_dim), ("rotated", attention.rope_dim)):
-            found.append(
-                Matrix(f"query {name}", source, attention.heads * width, slices, attention.heads * tiles(width))
-            )
-        return found
+        rank, key, rope = attention.query_rank, attention.kv_rank, attention.rope_dim
+        source = rank or self.model.hidden
+        slices, heads = words(source), attention.heads
+        return (
+            Matrix(
+                "latent", self.model.hidden, rank + key + rope, self.hidden_words, sum(map(tiles, (rank, key, rope)))
+            ),
+            Matrix("query plain", source, heads * attention.plain_dim, slices, heads * tiles(attention.plain_dim)),
+            Matrix("query rotated", source, heads * rope, slices, heads * tiles(rope)),
+            Matrix("absorb", attention.plain_dim, heads * key, words(attention.plain_dim), heads * tiles(key)),
+            Matrix("expand", key, heads * attention.value_dim, words(key), heads * tiles(attention.value_dim)),
+        )
+
+    def per_head(self, layer: Layer, name: str) -> int:
+        """Return the output tiles of a head, of a matrix in which each head has its own inputs; 0: it is another."""
+        if name not in ("absorb", "expand"):
+            return 0
+        return self.dense(layer)[name].n_tiles // self.heads(layer).heads
 
     @cached_property
     def head(self) -> Matrix:

@@ -15,6 +15,7 @@ from scheduler.memory.image import Symbol
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.estimate import estimate
 from scheduler.plan.places import Places, StepSize, plan_places
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import LoweringError, Tiling
@@ -23,7 +24,14 @@ from scheduler.stream.emit.head import logit_parts
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.sync import Synchroniser
 
-__all__ = ["Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "lower_step", "parts_of"]
+__all__ = [
+    "LogitBlock", "Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "gather_logits",
+    "lower_step", "parts_of",
+]  # fmt: skip
+
+
+MOST_PARTS = 8
+"""Parts that are tried once something fits."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +105,54 @@ class StepProgram:
 
     def read_logits(self, memory: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int16]:
         """Return the logits [sequences, vocabulary] from the groups' memories after the step."""
-        raw = np.asarray(memory[self.logits.group])[self.logits.address : self.logits.address + self.logits.size]
-        rows = raw.copy().view("<i2").reshape(-1, self.tiling.config.columns)
-        shares = self.places.residence.head
-        found, done = [], 0
+        config = self.tiling.config
+        return gather_logits(memory, self.logits, self.logit_blocks, config.columns, self.tiling.model.vocabulary)
+
+    @property
+    def logit_blocks(self) -> list[LogitBlock]:
+        """The blocks of logits in the order in which they lie in memory."""
+        shares, found, done = self.places.residence.head, [], 0
         for part in self.parts:
-            count, columns = len(part.outputs), []
+            count = len(part.outputs)
             for numbers in logit_parts(shares, part.places.head_tiles) if count else ():
-                width = shares[numbers[-1]].end - shares[numbers[0]].first
-                columns.append(rows[done : done + count * width].reshape(count, -1))
-                done += count * width
-            found += [np.concatenate(columns, axis=1)] if columns else []
-        return np.concatenate(found)[:, : self.tiling.model.vocabulary].astype(np.int16)
+                first = shares[numbers[0]].first
+                found.append(LogitBlock(done, count, first, shares[numbers[-1]].end - first))
+            done += count
+        return found
+
+
+@dataclass(frozen=True)
+class LogitBlock:
+    """Logits that lie together: of each of some sequences, `tiles` rows of C int16.
+
+    Attributes
+    ----------
+    first, count : int
+        Sequences.
+    tile, tiles : int
+        Output tiles of the head.
+    """
+
+    first: int
+    count: int
+    tile: int
+    tiles: int
+
+
+def gather_logits(
+    memory: Sequence[npt.NDArray[np.uint8]], region: Symbol, blocks: Sequence[LogitBlock], columns: int, vocabulary: int
+) -> npt.NDArray[np.int16]:
+    """Return the logits [sequences, vocabulary] whose blocks lie one after the other in a region of memory."""
+    raw = np.asarray(memory[region.group])[region.address : region.address + region.size]
+    rows = raw.copy().view("<i2").reshape(-1, columns)
+    result = np.zeros((max(b.first + b.count for b in blocks), -(-vocabulary // columns) * columns), dtype=np.int16)
+    done = 0
+    for block in blocks:
+        own = rows[done : done + block.count * block.tiles].reshape(block.count, -1)
+        first = block.tile * columns
+        result[block.first : block.first + block.count, first : first + own.shape[1]] = own
+        done += block.count * block.tiles
+    return result[:, :vocabulary]
 
 
 def check_batch(memory: ModelMemory, chunks: Sequence[Chunk]) -> None:
@@ -167,7 +211,7 @@ def _cut(chunks: Sequence[Chunk], most: int) -> list[tuple[tuple[Chunk, ...], tu
 
 
 def parts_of(residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool) -> tuple[Part, ...]:
-    """Return a step's tokens in as few parts as fit the chip.
+    """Return a step's tokens in parts that fit the chip: one, or as many as take the fewest cycles.
 
     Raises
     ------
@@ -176,21 +220,43 @@ def parts_of(residence: Residence, chunks: Sequence[Chunk], key_block: int, slot
     """
     total = sum(len(chunk.tokens) for chunk in chunks)
     reason: LoweringError | None = None
+    best: tuple[int, tuple[Part, ...]] | None = None
     for count in range(1, total + 1):
         most = -(-total // count)
         if count > 1 and most == -(-total // (count - 1)):
             continue
-        parts, first = [], 0
         try:
-            for own, outputs in _cut(chunks, most):
-                places = plan_places(residence, _size(own, len(outputs), key_block, slots))
-                parts.append(Part(own, first, outputs, places))
-                first += parts[-1].tokens
-            return tuple(parts)
+            parts = _plan_parts(residence, _cut(chunks, most), key_block, slots)
         except LoweringError as error:
             reason = reason or error
-    assert reason is not None
-    raise reason
+            continue
+        price = sum(_price(part) for part in parts)
+        if best is None or price < best[0]:
+            best = price, parts
+        elif count >= MOST_PARTS:
+            break
+        if best is not None and (count >= MOST_PARTS or best[1][0].places.block == best[1][0].tokens):
+            break  # more parts read weights more often, and cannot make blocks any larger
+    if best is None:
+        assert reason is not None
+        raise reason
+    return best[1]
+
+
+def _plan_parts(
+    residence: Residence, cuts: Sequence[tuple[tuple[Chunk, ...], tuple[int, ...]]], key_block: int, slots: bool
+) -> tuple[Part, ...]:
+    parts, first = [], 0
+    for own, outputs in cuts:
+        places = plan_places(residence, _size(own, len(outputs), key_block, slots))
+        parts.append(Part(own, first, outputs, places))
+        first += parts[-1].tokens
+    return tuple(parts)
+
+
+def _price(part: Part) -> int:
+    """Return the cycles that a part takes when nothing overlaps."""
+    return sum(one.cycles for one in estimate(part.places, part.chunks, None, len(part.outputs)))
 
 
 def lower_step(

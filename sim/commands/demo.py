@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     if not (args.prompt or args.prompt_file or args.batch):
         args.prompt = list(PROMPTS)
-    prompts = prompts_of(args, read_config(args.model).model.vocabulary)
+    prompts = prompts_of(args, read_config(args.model).vocabulary)
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
     generator = make_generator(args, config, model, prompts, sampler)

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     sampler = check_options(args)
     config = load_config(args.config)
-    prompts = prompts_of(args, read_config(args.model).model.vocabulary)
+    prompts = prompts_of(args, read_config(args.model).vocabulary)
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
     generator = make_generator(args, config, model, prompts, sampler)

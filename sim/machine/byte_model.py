@@ -87,7 +87,7 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
         A checkpoint that cannot be read, is of another architecture or not of bytes; a shape that the machine cannot
         map; no text or too little.
     """
-    sizes = read_config(folder).model
+    sizes = read_config(folder)
     sizes.require_complete()
     if has_weights(folder):  # the machine is not to blame for sizes that the weights do not have
         check_checkpoint(folder)

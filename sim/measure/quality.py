@@ -77,13 +77,13 @@ class QualityBench:
         clip: bool = True,
     ) -> None:
         checkpoint = read_checkpoint(folder)
-        if checkpoint.config.vocab_size != BYTE_VALUES:
+        if checkpoint.description.vocabulary != BYTE_VALUES:
             raise A3dError(
-                f"{folder}: vocab_size is {checkpoint.config.vocab_size}, bits per byte need a byte-level model "
+                f"{folder}: vocab_size is {checkpoint.description.vocabulary}, bits per byte need a byte-level model "
                 f"({BYTE_VALUES})"
             )
-        if not 1 <= window <= checkpoint.config.max_position_embeddings:
-            raise A3dError(f"window: {window} bytes; use 1 to {checkpoint.config.max_position_embeddings}")
+        if not 1 <= window <= checkpoint.description.context:
+            raise A3dError(f"window: {window} bytes; use 1 to {checkpoint.description.context}")
         path = Path(folder) / "heldout.txt"
         try:
             text = path.read_bytes()

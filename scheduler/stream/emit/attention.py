@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from hdl.isa import Dest, Format
+from scheduler.models.description import LatentAttention
 from scheduler.ops.batch import Piece
 from scheduler.plan.places import AHEAD
 from scheduler.stream.emit.dense import Dense, Group
 from scheduler.stream.emit.jobs import Chain, Held, Job, JobPipeline, KeyTiles
+from scheduler.stream.emit.latent import expand_contexts, project_latent
 from scheduler.stream.emit.project import BlockPlace, project_block
 from scheduler.stream.emit.work import Work
 
@@ -117,6 +119,7 @@ class _Attention:
         self.blocks = blocks
         self.route = route
         self.heads = work.heads(layer)
+        self.latent = isinstance(work.layer(layer).attention, LatentAttention)
         jobs = sum(self._job_count(piece) for pieces in blocks for piece in pieces)
         self.pipeline = JobPipeline(work, dense, layer, jobs)
         self.projections: list[Chain] = []
@@ -138,6 +141,7 @@ class _Attention:
             tokens=sum(piece.count for piece in self.blocks[number]),
             rows=rows["qkv"] + own * (rows.sizes["qkv"] // places.copies),
             query=words["query"] + own * places.block * heads.query_words,
+            latent=words["latent"] + own * (words.sizes["latent"] // places.copies) if self.latent else 0,
             scalar=places.scalars["attention"]["norm"] + own * places.block,
             context_rows=rows["context"] + number % contexts * places.block * heads.context_rows,
             context_words=words["context"] + number % contexts * places.block * heads.context_words,
@@ -172,7 +176,8 @@ class _Attention:
 
     def _project(self, number: int) -> None:
         if number < len(self.blocks):
-            steps = project_block(self.work, self.dense, self.layer, self.blocks[number], self.place(number))
+            project = project_latent if self.latent else project_block
+            steps = project(self.work, self.dense, self.layer, self.blocks[number], self.place(number))
             self.projections.append(Chain(self.work.emitter.clock.vector, steps))
             self.pipeline.chains.append(self.projections[-1])
 
@@ -187,10 +192,12 @@ class _Attention:
     def _output(self, first: int, count: int, number: int) -> int:
         """Emit the output projection of some tokens, added to the residual; return when it is complete."""
         work, place, heads = self.work, self.place(number), self.heads
-        act = place.context_words + (first - place.first) * heads.context_words
+        act, stride = place.context_words + (first - place.first) * heads.context_words, heads.context_words
+        if self.latent:
+            act, stride = expand_contexts(work, self.dense, self.layer, place, first - place.first, count)
         return self.dense.project(
-            self.layer, "output", [Group(count, act, first * work.tiling.hidden_rows)],
-            act_stride=heads.context_words, shift=work.constants_of(self.layer).shifts["output"],
+            self.layer, "output", [Group(count, act, first * work.tiling.hidden_rows)], act_stride=stride,
+            shift=work.constants_of(self.layer).shifts["output"],
             dest_kind=Dest.COMBINE, dest_list=1, accumulate=1,
         )  # fmt: skip
 
@@ -217,6 +224,7 @@ class _Attention:
             query=place.query + at * heads.query_words + query_head * heads.key_words,
             context=place.context_rows + at * heads.context_rows + query_head * heads.value_rows,
             output=place.context_words + at * heads.context_words + query_head * heads.value_words,
+            output_tiers=self.work.every_tier if self.latent else 1,
             **own,  # type: ignore[arg-type]
         )
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hdl.config import ADDRESS_UNIT
-from hdl.isa import Format, LoadDest, Mapping3D, Mode, VectorBits, VectorDest, VectorOp
+from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, VectorBits, VectorDest, VectorOp
 from scheduler.models.quantised_model import Norm
 from scheduler.plan.residence import attention_words
 from scheduler.plan.tiling import Matrix, Share
@@ -290,34 +290,71 @@ class Dense:
         **fields : int
             More of GEMM's fields, such as `dest_kind`.
         """
-        key, matrix, shares = self._find(layer, name)
         ready = 0
-        chosen = range(len(shares)) if only is None else only
-        tiles = dict(enumerate(self._resident_tiles(layer, name, matrix))) if self._residence.resident else {}
-        for number in chosen:
-            share = shares[number]
-            if self._residence.resident:
-                tile, word, tag = tiles[number][1], self._words[key][number], self._tags[key]
-                loaded = None
-            else:
-                loaded = self._stream_share(key, matrix, number, share, True)
-                assert loaded is not None
-                tile, word, tag = loaded.tile, loaded.word, loaded.tag
-                for after in range(number + 1, chosen[-1] + 1):
-                    if self._stream_share(key, matrix, after, shares[after], False) is None:
-                        break
+        for share, place in self._on_chip(layer, name, only):
+            _, matrix, _ = self._find(layer, name)
             offset = self._offset(share.first, mode, fields)
             for group in groups:
                 ready = self._work.emitter.gemm(
                     name, tier_base=0, tier_count=share.tiers,
                     mapping=Mapping3D.N if share.tiers > 1 else Mapping3D.ALONE, tokens=group.tokens,
-                    k_slices=matrix.k_slices, n_tiles=share.each, vcache_base=tile, tag=tag, act_base=group.act,
-                    act_stride=act_stride, mode=mode, shift=shift, param_base=word, dest_base=group.dest + offset,
-                    **fields,
+                    k_slices=matrix.k_slices, n_tiles=share.each, vcache_base=place.tile, tag=place.tag,
+                    act_base=group.act, act_stride=act_stride, mode=mode, shift=shift, param_base=place.word,
+                    dest_base=group.dest + offset, **fields,
                 )  # fmt: skip
-            if loaded is not None:
-                loaded.retired = True
         return ready
+
+    def project_heads(
+        self, layer: int, name: str, *, tokens: int, act: tuple[int, int, int], dest: tuple[int, int, int],
+        shift: int, tiers: int,
+    ) -> int:  # fmt: skip
+        """Emit a matrix in which each head has its own inputs, int8 in and out, each head on one tier.
+
+        Parameters
+        ----------
+        layer, name, shift
+            As for :meth:`project`.
+        tokens : int
+        act, dest : (int, int, int)
+            First activation word, words from one head to the next, words from one token to the next.
+        tiers : int
+            Mask of the tiers whose buffers get the result.
+        """
+        each = self._work.tiling.per_head(self._work.layer(layer), name)
+        ready = 0
+        for share, place in self._on_chip(layer, name, None):
+            _, matrix, _ = self._find(layer, name)
+            for local in range(0, share.each, each):  # the tiers in turn
+                for tier in range(share.tiers):
+                    head = (share.first + tier * share.each + local) // each
+                    ready = self._work.emitter.gemm(
+                        name, tier_base=tier, tier_count=1, tokens=tokens, k_slices=matrix.k_slices, n_tiles=each,
+                        vcache_base=place.tile + local * matrix.k_slices, tag=place.tag,
+                        act_base=act[0] + head * act[1], act_stride=act[2], mode=Mode.REQUANT8, shift=shift,
+                        param_base=place.word + local,
+                        dest_kind=Dest.ACTIVATION, dest_tiers=tiers, dest_base=dest[0] + head * dest[1],
+                        dest_stride=dest[2],
+                    )  # fmt: skip
+        return ready
+
+    def _on_chip(self, layer: int, name: str, only: Sequence[int] | None) -> Iterator[tuple[Share, _Loaded]]:
+        """Yield the shares of a matrix with their places; streamed: load them ahead, and give them up after use."""
+        key, matrix, shares = self._find(layer, name)
+        chosen = range(len(shares)) if only is None else only
+        if self._residence.resident:
+            tiles = self._resident_tiles(layer, name, matrix)
+            for number in chosen:
+                share, tile = tiles[number]
+                yield share, _Loaded((key, number), tile, 0, self._words[key][number], 0, self._tags[key])
+            return
+        for number in chosen:
+            loaded = self._stream_share(key, matrix, number, shares[number], True)
+            assert loaded is not None
+            for after in range(number + 1, chosen[-1] + 1):
+                if self._stream_share(key, matrix, after, shares[after], False) is None:
+                    break
+            yield shares[number], loaded
+            loaded.retired = True
 
     def _offset(self, first: int, mode: Mode, fields: dict[str, int]) -> int:
         """Return how far a share's first output tile lies from the first row or word of a token."""

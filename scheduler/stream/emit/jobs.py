@@ -91,6 +91,8 @@ class Job:
         Position of the first query, and of the next one relative to it.
     start : int
         First key that is looked at, a whole unit.
+    output_tiers : int
+        Mask of the tiers whose buffers get the contexts.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Job:
     position: int
     step: int
     start: int = 0
+    output_tiers: int = 1
 
     @property
     def keys(self) -> int:
@@ -364,6 +367,6 @@ class JobPipeline:
         self.work.emitter.vector(
             f"divide {job.name}", op=VectorOp.SCALE, vectors=job.vectors, rows=self.heads.value_rows,
             a_base=job.context, a_stride=job.context_stride, s_base=scalar + self.work.places.job_vectors,
-            shift=self._head(job).context_shift, bits=VectorBits.BITS8, dest_kind=VectorDest.ACTIVATION, dest_tiers=1,
-            dest_base=job.output, dest_stride=job.output_stride,
+            shift=self._head(job).context_shift, bits=VectorBits.BITS8, dest_kind=VectorDest.ACTIVATION,
+            dest_tiers=job.output_tiers, dest_base=job.output, dest_stride=job.output_stride,
         )  # fmt: skip

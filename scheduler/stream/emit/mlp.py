@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hdl.isa import Dest, Mode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from scheduler.models.description import DenseMlp, Experts
+from scheduler.models.description import DenseMlp, Experts, Scoring
 from scheduler.models.fixed_point import GATE_IN_BITS, GATE_MULT, GATE_RECIP, GATE_SHIFT, gate_scale_shift
 from scheduler.stream.emit.dense import Dense, Group, emit_norm
 from scheduler.stream.emit.work import Work
@@ -46,12 +46,15 @@ def emit_choices(work: Work, layer: int, first: int, tokens: int) -> None:
     logits = {
         "vectors": tokens, "rows": router_rows, "a_base": rows["router"] + first * router_rows, "a_stride": router_rows,
     }  # fmt: skip
+    chosen_from = _sigmoid(work, logits, mlp) if mlp.router.scoring == Scoring.SIGMOID else logits
     mask = {} if mlp.count == router_rows * work.config.columns else {"masked": 1, "length": mlp.count}
     for choice in range(mlp.chosen):
         emit.vector(
-            f"choose {choice}", op=VectorOp.ARGMAX, **logits, **mask, first=int(choice == 0),
+            f"choose {choice}", op=VectorOp.ARGMAX, **chosen_from, **mask, first=int(choice == 0),
             s_base=scalars["choice"] + max(0, choice - 1) * tokens, d_scalar=scalars["choice"] + choice * tokens,
         )  # fmt: skip
+    if chosen_from is not logits:
+        logits = {**logits, "a_base": rows["sigmoid"]}
     emit.vector(
         "gather", op=VectorOp.GATHER, **logits, length=mlp.chosen, s_base=scalars["choice"], bits=VectorBits.BITS16,
         dest_kind=VectorDest.ROWS, dest_base=rows["gates"], dest_stride=1,
@@ -59,6 +62,15 @@ def emit_choices(work: Work, layer: int, first: int, tokens: int) -> None:
     gates = {"vectors": tokens, "rows": 1, "a_base": rows["gates"], "a_stride": 1}
     some = {"masked": 1, "length": mlp.chosen}
     result = {"bits": VectorBits.BITS32, "dest_kind": VectorDest.ROWS, "dest_base": rows["gates"], "dest_stride": 1}
+    if mlp.router.scoring == Scoring.SIGMOID:
+        emit.vector(
+            "gate sum", op=VectorOp.MAP, sum=VectorSum.SUM_RECIP, **gates, **some, first=1, d_scalar=scalars["sum"],
+            mult=1, imm=GATE_RECIP, bits=VectorBits.BITS16, dest_kind=VectorDest.NONE,
+        )  # fmt: skip
+        emit.vector(
+            "gates", op=VectorOp.SCALE, **gates, **some, s_base=scalars["sum"], shift=gate_scale_shift(15), **result
+        )
+        return
     emit.vector("gate max", op=VectorOp.MAX, **gates, **some, first=1, d_scalar=scalars["top"])
     power = {"op": VectorOp.MAP, "fn": VectorFn.EXP2, "s_base": scalars["top"], "mult": GATE_MULT, "shift": GATE_SHIFT}
     total = {"sum": VectorSum.SUM_RECIP, "first": 1, "d_scalar": scalars["sum"], "imm": GATE_RECIP}
@@ -70,6 +82,27 @@ def emit_choices(work: Work, layer: int, first: int, tokens: int) -> None:
     emit.vector(
         "gates", op=VectorOp.SCALE, **gates, **some, s_base=scalars["sum"], shift=gate_scale_shift(15), **result
     )
+
+
+def _sigmoid(work: Work, logits: dict[str, int], mlp: Experts) -> dict[str, int]:
+    """Emit the sigmoids of the router's logits, and with the bias that only the choice sees; return its operand.
+
+    Groups of experts are not told apart: the choice is timed as one among all.
+    """
+    rows = work.places.rows["experts"]
+    size = {"vectors": logits["vectors"], "rows": logits["rows"], "a_stride": logits["rows"]}
+    result = {"bits": VectorBits.BITS16, "dest_kind": VectorDest.ROWS, "dest_stride": logits["rows"]}
+    work.emitter.vector(
+        "sigmoid", op=VectorOp.MAP, fn=VectorFn.SIGMOID, **size, a_base=logits["a_base"], mult=1 << 14, shift=16,
+        **result, dest_base=rows["sigmoid"],
+    )  # fmt: skip
+    if not mlp.router.correction:
+        return {**size, "a_base": rows["sigmoid"]}
+    work.emitter.vector(
+        "correction", op=VectorOp.ADD, **size, a_base=rows["sigmoid"], b_base=rows["correction"],
+        b_rows=logits["rows"], mult=1, **result, dest_base=rows["biased"],
+    )  # fmt: skip
+    return {**size, "a_base": rows["biased"]}
 
 
 def emit_mlp(work: Work, dense: Dense, layer: int) -> None:

@@ -16,7 +16,7 @@ from scheduler.stream.emit.dense import Dense, Group, emit_norm
 from scheduler.stream.emit.head_norm import HeadNorms
 from scheduler.stream.emit.work import Work
 
-__all__ = ["BlockPlace", "append_cycles", "project_block"]
+__all__ = ["BlockPlace", "append", "append_cycles", "project_block"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class BlockPlace:
         Of the first token's contexts, before and after the division.
     section : int
         Tokens that go through norms, matrices and rotations at a time.
+    latent : int
+        Latent attention: activation word of the first token's latent query, plain queries and expanded contexts.
     """
 
     first: int
@@ -47,6 +49,7 @@ class BlockPlace:
     context_rows: int
     context_words: int
     section: int
+    latent: int = 0
 
 
 def project_block(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece], place: BlockPlace) -> Iterator[int]:
@@ -64,7 +67,7 @@ def project_block(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece],
     def rotation(at: int, count: int) -> dict[str, int]:
         return {
             "op": VectorOp.ROTATE, "vectors": count, "a_stride": stride, "b_base": rope + at * heads.rope_rows,
-            "b_stride": heads.rope_rows, "b_rows": heads.key_rows, "shift": ROTATE_SHIFT, "bits": VectorBits.BITS8,
+            "b_stride": heads.rope_rows, "b_rows": heads.rotated_rows, "shift": ROTATE_SHIFT, "bits": VectorBits.BITS8,
         }  # fmt: skip
 
     ready = []
@@ -94,7 +97,8 @@ def project_block(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece],
         yield there
     done = 0
     for piece in pieces:
-        append(work, layer, piece, keys + done * stride, stride)
+        values = keys + heads.kv_heads * heads.key_rows
+        append(work, layer, piece, (keys + done * stride, values + done * stride), stride)
         done += piece.count
     for at, count in sections:
         norm.emit_queries(place.rows + at * stride, count)
@@ -114,13 +118,14 @@ def append_cycles(heads: HeadTiling, pieces: Sequence[Piece]) -> int:
     return stores * STORE_SETUP + rows
 
 
-def append(work: Work, layer: int, piece: Piece, rows: int, stride: int) -> None:
+def append(work: Work, layer: int, piece: Piece, rows: tuple[int, int], stride: int) -> None:
     """Store the keys and values of a piece's tokens, whose rows begin at `rows`, a token's `stride` rows apart."""
+    keys, values = rows
     config, heads = work.config, work.heads(layer)
     for head in range(heads.kv_heads):
         for what, shift in (("keys", KEY_SHIFT), ("values", VALUE_SHIFT)):
             own = heads.key_rows if what == "keys" else heads.value_rows
-            base = rows + head * own + (heads.kv_heads * heads.key_rows if what == "values" else 0)
+            base = (keys if what == "keys" else values) + head * own
             unit = config.columns if what == "keys" else config.rows  # tokens of a block
             area = work.memory.cache(layer, piece.chunk.slot, head, what)
             done = 0

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from hdl.errors import A3dError
-from scheduler.models.checkpoint import CheckpointError, MixtralConfig, read_config
+from scheduler.models.checkpoint import CheckpointError, read_config
+from scheduler.models.description import Experts, Model
 from tests.support.small_config import CONFIG
 
 
@@ -25,7 +26,7 @@ class Absent(enum.Enum):
 ABSENT = Absent.ABSENT
 
 
-def read(folder: Path, **changes: Any) -> MixtralConfig:
+def read(folder: Path, **changes: Any) -> Model:
     """Read CONFIG with some keys changed or, by ABSENT, removed."""
     (folder / "config.json").write_text(json.dumps({k: v for k, v in (CONFIG | changes).items() if v is not ABSENT}))
     return read_config(folder)
@@ -65,7 +66,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", PUBLISHED.values(), ids=PUBLISHED)
 def test_what_published_models_have_is_accepted(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = read(tmp_path, **changes)
-    assert config.rope_theta == 10000.0 and config.head_dim == 2 and not config.tie_word_embeddings
+    assert config.rope_theta == 10000.0 and config.attention.head_dim == 2 and not config.tied
 
 
 ROTATIONS: dict[str, tuple[dict[str, Any], float]] = {
@@ -203,7 +204,10 @@ def test_an_unknown_key_is_refused_with_the_way_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "architectures is ['LlamaForCausalLM'], expected ['MixtralFor"),
+        (
+            {"architectures": ["LlamaForCausalLM"]},
+            "architectures is ['LlamaForCausalLM'], expected ['MixtralFor",
+        ),
         ({"architectures": ABSENT}, "architectures is None, expected"),
         ({"architectures": "MixtralForCausalLM"}, "architectures is 'MixtralForCausalLM', expected ['Mix"),
         ({"model_type": "llama"}, "model_type is 'llama', expected 'mixtral'"),
@@ -240,17 +244,18 @@ def test_wrong_values_are_named(tmp_path: Path, changes: dict[str, Any], message
 
 
 def test_keys_that_may_be_absent(tmp_path: Path) -> None:
-    assert read(tmp_path, num_key_value_heads=None).num_key_value_heads == 4, "null: one for each head"
+    assert read(tmp_path, num_key_value_heads=None).attention.kv_heads == 4, "null: one for each head"
     absent = dict.fromkeys(("num_key_value_heads", "hidden_act", "model_type", "tie_word_embeddings"), ABSENT)
     config = read(tmp_path, num_attention_heads=8, head_dim=2, **absent)
-    assert config.num_key_value_heads == 8 and not config.tie_word_embeddings
-    assert read(tmp_path, num_local_experts=ABSENT, num_experts=3).num_local_experts == 3
+    assert config.attention.kv_heads == 8 and not config.tied
+    mlp = read(tmp_path, num_local_experts=ABSENT, num_experts=3).layers[0].mlp
+    assert isinstance(mlp, Experts) and mlp.count == 3
     assert read(tmp_path, tie_word_embeddings=None) == read(tmp_path)
 
 
 def test_tokens_that_end_a_text(tmp_path: Path) -> None:
     for value, tokens in ((None, ()), (2, (2,)), ([2, 5], (2, 5)), ([], ()), (-1, ()), (0, (0,))):
-        assert read(tmp_path, eos_token_id=value).eos_token_id == tokens
+        assert read(tmp_path, eos_token_id=value).end_tokens == tokens
 
 
 @pytest.mark.parametrize(

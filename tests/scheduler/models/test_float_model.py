@@ -16,7 +16,10 @@ import pytest
 
 from hdl.errors import A3dError
 from scheduler.models.checkpoint import Checkpoint, LayerWeights, MixtralConfig, read_checkpoint
+from scheduler.models.description import Experts, Model, QkNorm
 from scheduler.models.float_model import FloatModel, bits_per_byte, byte_losses, expert_usage, generate
+from scheduler.models.random_checkpoint import random_checkpoint as sized_checkpoint
+from tests.support.checkpoints import small_model
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "models" / "demo"
@@ -62,7 +65,7 @@ def random_checkpoint(config: MixtralConfig, seed: int = 0) -> Checkpoint:
         for _ in range(c.num_hidden_layers)
     )
     return Checkpoint(
-        config=c,
+        description=c.model,
         embed=normal(c.vocab_size, c.hidden_size),
         layers=layers,
         norm=1 + normal(c.hidden_size),
@@ -91,39 +94,58 @@ def _rope(x: list[float], position: int, theta: float) -> list[float]:
     return out
 
 
+def _head_norms(x: list[float], scale: Any, kind: QkNorm, head_dim: int, eps: float) -> list[float]:
+    if kind == QkNorm.NONE:
+        return x
+    if kind == QkNorm.WHOLE:
+        return _norm(x, scale, eps)
+    return [v for first in range(0, len(x), head_dim) for v in _norm(x[first : first + head_dim], scale, eps)]
+
+
+def _mlp(gate: Any, up: Any, down: Any, x: list[float]) -> list[float]:
+    pairs = zip(_matvec(gate, x), _matvec(up, x), strict=True)
+    return _matvec(down, [g / (1 + math.exp(-g)) * u for g, u in pairs])
+
+
 def loop_logits(model: Checkpoint, tokens: list[int]) -> list[list[float]]:
     """Logits of each position."""
-    c = model.config
-    keys: list[list[list[list[float]]]] = [[[] for _ in range(c.num_key_value_heads)] for _ in model.layers]
-    values: list[list[list[list[float]]]] = [[[] for _ in range(c.num_key_value_heads)] for _ in model.layers]
+    c, a = model.description, model.description.attention
+    keys: list[list[list[list[float]]]] = [[[] for _ in range(a.kv_heads)] for _ in model.layers]
+    values: list[list[list[list[float]]]] = [[[] for _ in range(a.kv_heads)] for _ in model.layers]
     result = []
     for position, token in enumerate(tokens):
         x = [float(v) for v in model.embed[token]]
         for number, w in enumerate(model.layers):
-            a = _norm(x, w.input_norm, c.rms_norm_eps)
-            q, k, v = _matvec(w.q_proj, a), _matvec(w.k_proj, a), _matvec(w.v_proj, a)
-            d = c.head_dim
-            for g in range(c.num_key_value_heads):
+            n = _norm(x, w.input_norm, c.norm_eps)
+            q, k, v = _matvec(w.q_proj, n), _matvec(w.k_proj, n), _matvec(w.v_proj, n)
+            d = a.head_dim
+            q = _head_norms(q, w.q_norm, a.qk_norm, d, c.norm_eps)
+            k = _head_norms(k, w.k_norm, a.qk_norm, d, c.norm_eps)
+            for g in range(a.kv_heads):
                 keys[number][g].append(_rope(k[g * d : (g + 1) * d], position, c.rope_theta))
                 values[number][g].append(v[g * d : (g + 1) * d])
             context: list[float] = []
-            for h in range(c.num_attention_heads):
-                g = h * c.num_key_value_heads // c.num_attention_heads
+            for h in range(a.heads):
+                g = h * a.kv_heads // a.heads
                 qh = _rope(q[h * d : (h + 1) * d], position, c.rope_theta)
                 e = [math.exp(sum(m * n for m, n in zip(qh, kh, strict=True)) / math.sqrt(d)) for kh in keys[number][g]]
                 context += [
                     sum(p * vh[i] for p, vh in zip(e, values[number][g], strict=True)) / sum(e) for i in range(d)
                 ]
             x = [m + n for m, n in zip(x, _matvec(w.o_proj, context), strict=True)]
-            b = _norm(x, w.post_attention_norm, c.rms_norm_eps)
+            b = _norm(x, w.post_attention_norm, c.norm_eps)
+            mlp = c.layers[number].mlp
+            if not isinstance(mlp, Experts):
+                assert w.common is not None
+                added = _mlp(w.common.gate, w.common.up, w.common.down, b)
+                x = [m + n for m, n in zip(x, added, strict=True)]
+                continue
             scores = [math.exp(v) for v in _matvec(w.router, b)]
-            chosen = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: c.num_experts_per_tok]
-            total = sum(scores[i] for i in chosen)
+            chosen = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: mlp.chosen]
+            total = sum(scores[i] for i in (chosen if mlp.router.normalised else range(len(scores))))
             for i in chosen:
-                gate, up = _matvec(w.w1[i], b), _matvec(w.w3[i], b)
-                h1 = [g / (1 + math.exp(-g)) * u for g, u in zip(gate, up, strict=True)]
-                x = [m + scores[i] / total * n for m, n in zip(x, _matvec(w.w2[i], h1), strict=True)]
-        result.append(_matvec(model.lm_head, _norm(x, model.norm, c.rms_norm_eps)))
+                x = [m + scores[i] / total * n for m, n in zip(x, _mlp(w.w1[i], w.w3[i], w.w2[i], b), strict=True)]
+        result.append(_matvec(model.lm_head, _norm(x, model.norm, c.norm_eps)))
     return result
 
 
@@ -134,6 +156,23 @@ def test_equals_the_loop_implementation(seed: int) -> None:
     expected = loop_logits(checkpoint, tokens.tolist())
     got = FloatModel(checkpoint, dtype=np.float64).forward(tokens).logits[0]
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        small_model("qwen3_moe", head_dim=6, vocabulary=13),
+        small_model("qwen3_moe", normalised=False, layers=3, dense=(0, 2), vocabulary=13),
+        small_model("olmoe", vocabulary=13),
+        small_model("olmoe", normalised=True, kv_heads=6, vocabulary=13),
+    ],
+    ids=["head", "dense", "whole", "normalised"],
+)
+def test_families_equal_the_loop_implementation(model: Model) -> None:
+    checkpoint = sized_checkpoint(model, 1)
+    tokens = np.random.default_rng(2).integers(0, 13, 9)
+    got = FloatModel(checkpoint, dtype=np.float64).forward(tokens).logits[0]
+    np.testing.assert_allclose(got, loop_logits(checkpoint, tokens.tolist()), rtol=1e-9, atol=1e-9)
 
 
 def test_float32_is_close_to_float64() -> None:
@@ -295,55 +334,6 @@ def test_float16_weights_round_trip(demo: FloatModel) -> None:
 
 
 # --- against other people's code; only with the `train` extra ---------------------------------------------------------
-
-
-def _hugging_face(folder: Path) -> tuple[Any, Any]:
-    torch = pytest.importorskip("torch", reason="needs the train extra: pip install '.[train]'")
-    transformers = pytest.importorskip("transformers", reason="needs the train extra: pip install '.[train]'")
-    return torch, transformers.MixtralForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_demo_logits_equal_transformers(demo: FloatModel) -> None:
-    torch, reference = _hugging_face(DEMO)
-    text = np.frombuffer((DEMO / "heldout.txt").read_bytes(), np.uint8).astype(np.int64)
-    tokens = np.stack([text[:512], text[-512:], text[50_000:50_512]])
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(tokens)).logits.numpy()
-    difference = np.abs(demo.forward(tokens).logits - expected).max()
-    print(f"largest difference of {expected.size} logits from transformers: {difference:.2e}")
-    assert difference < 1e-3
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_reads_what_transformers_saves(tmp_path: Path) -> None:
-    """A random model of other sizes, saved by transformers in bfloat16 and in shards."""
-    torch = pytest.importorskip("torch", reason="needs the train extra: pip install '.[train]'")
-    transformers = pytest.importorskip("transformers", reason="needs the train extra: pip install '.[train]'")
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=50,
-        hidden_size=24,
-        intermediate_size=20,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=8,
-        num_local_experts=5,
-        num_experts_per_tok=3,
-        max_position_embeddings=64,
-        sliding_window=None,
-        rope_theta=777.0,
-        initializer_range=0.4,
-    )
-    transformers.MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20KB")
-    assert (tmp_path / "model.safetensors.index.json").exists()
-    _, reference = _hugging_face(tmp_path)
-    tokens = np.random.default_rng(0).integers(0, 50, (2, 40))
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(tokens)).logits.numpy()
-    got = FloatModel(read_checkpoint(tmp_path)).forward(tokens).logits
-    np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
 def _tool(name: str) -> ModuleType:

@@ -65,9 +65,9 @@ def test_integer_experts_follow_the_float_ones() -> None:
     hidden, intermediate, n = 64, 96, 4
     experts = [
         ExpertWeights(
-            rng.normal(size=(intermediate, hidden)) / 8,
-            rng.normal(size=(intermediate, hidden)) / 8,
-            rng.normal(size=(hidden, intermediate)) / 10,
+            gate=rng.normal(size=(intermediate, hidden)) / 8,
+            up=rng.normal(size=(intermediate, hidden)) / 8,
+            down=rng.normal(size=(hidden, intermediate)) / 10,
         )
         for _ in range(n)
     ]
@@ -89,7 +89,7 @@ def test_integer_experts_follow_the_float_ones() -> None:
 
 def test_the_layer_weighs_and_adds_exactly() -> None:
     rng = np.random.default_rng(3)
-    experts = [ExpertWeights(*(rng.normal(size=s) for s in ((8, 8), (8, 8), (8, 8)))) for _ in range(3)]
+    experts = [ExpertWeights(**{name: rng.normal(size=(8, 8)) for name in ("gate", "up", "down")}) for _ in range(3)]
     layer = quantise_layer(experts, 3.0, [ExpertRanges(9, 40, 90)] * 3)
     x = quantise_activations(rng.normal(size=(5, 8)), layer.x_scale)
     chosen = np.array([[0, 1], [1, 2], [2, 2], [0, 0], [1, 0]])
@@ -103,7 +103,7 @@ def test_the_layer_weighs_and_adds_exactly() -> None:
 
 
 def test_ranges_must_match() -> None:
-    weights = ExpertWeights(np.ones((4, 4)), np.ones((4, 4)), np.ones((4, 4)))
+    weights = ExpertWeights(gate=np.ones((4, 4)), up=np.ones((4, 4)), down=np.ones((4, 4)))
     with pytest.raises(QuantisationError, match="ranges: 2 for 1 experts; give one for each"):
         quantise_layer([weights], 1.0, [ExpertRanges(1, 1, 1)] * 2)
     with pytest.raises(QuantisationError, match="range of x: inf"):

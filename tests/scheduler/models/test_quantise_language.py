@@ -18,9 +18,9 @@ from scheduler.models.quantise_language import (
     HeadRanges,
     LayerRanges,
     ModelRanges,
-    _float_fields,
     quantise_language_model,
 )
+from scheduler.models.quantise_norm import float_fields
 from scheduler.models.random_checkpoint import random_checkpoint
 from scheduler.models.rope import adjacent_pairs, rope_tables
 
@@ -35,7 +35,7 @@ LAYER = LayerRanges(
     expert_norm=2.5, experts=(ExpertRanges(4.0, 6.0, 0.0),) * 3,
 )  # fmt: skip
 RANGES = ModelRanges(residual=12.0, layers=(LAYER, LAYER), final_in=10.0, final_norm=3.0, logits=8.0)
-CHECKPOINT = random_checkpoint(CONFIG)
+CHECKPOINT = random_checkpoint(CONFIG.model)
 
 
 def test_shapes_and_types() -> None:
@@ -131,18 +131,18 @@ def test_ranges_of_zero_are_allowed() -> None:
 
 
 @given(st.floats(2.0**-30, 2.0**32))
-def test_float_fields(factor: float) -> None:
-    mult, shift = _float_fields(factor, "x")
+def testfloat_fields(factor: float) -> None:
+    mult, shift = float_fields(factor, "x")
     assert 32768 <= mult < 65536 and 0 <= shift < 64
     assert mult / 32768 * 2.0 ** (32 - shift) == pytest.approx(factor, rel=2e-5)
 
 
-def test_float_fields_at_their_ends() -> None:
-    assert _float_fields(1.0, "x") == (32768, 32)
-    assert _float_fields(2.0 - 2.0**-20, "x") == (32768, 31)
+def testfloat_fields_at_their_ends() -> None:
+    assert float_fields(1.0, "x") == (32768, 32)
+    assert float_fields(2.0 - 2.0**-20, "x") == (32768, 31)
     for bad in (0.0, -1.0, math.inf, math.nan, 2.0**40, 2.0**-40):
         with pytest.raises(QuantisationError, match="^x: a factor of"):
-            _float_fields(bad, "x")
+            float_fields(bad, "x")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from scheduler.models.fixed_point import (
     ROTATE_SHIFT,
     gate_scale_shift,
 )
-from scheduler.models.quantise_language import DEFAULT_KEY_BLOCK, HeadRanges, _head, _norm
+from scheduler.models.quantise_language import DEFAULT_KEY_BLOCK, HeadRanges, _head
+from scheduler.models.quantise_norm import residual_norm
 from scheduler.models.quantised_model import AttentionHead, Norm, WeightedNorm
 from scheduler.models.rope import rope_tables
 from sim.golden.executor import Executor
@@ -85,7 +86,7 @@ def test_normalise_is_rmsnorm(size: float) -> None:
     x = np.random.default_rng(2).normal(size=(50, 16)) * size
     unit = 7.5 / 2**31
     x = np.clip(x, -7, 7)
-    norm = _norm(CONFIG, 7.5, 4.0 / 127, unit)
+    norm = residual_norm(CONFIG.model, 7.5, 4.0 / 127, unit)
     expected = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + CONFIG.rms_norm_eps)
     found = normalise(np.rint(x / unit).astype(np.int64), norm) * (4.0 / 127)
     assert np.abs(found - expected).max() < 0.51 * 4.0 / 127 + 0.02 * (size < 0.1)
@@ -247,8 +248,8 @@ def on_machine(
 
 
 HEADS = (
-    _head(CONFIG, HeadRanges(4.0, 4.0, 3.0, 2.0), DEFAULT_KEY_BLOCK),
-    _head(CONFIG, HeadRanges(0.7, 0.5, 1.0, 1.0), DEFAULT_KEY_BLOCK),
+    _head(D, HeadRanges(4.0, 4.0, 3.0, 2.0), DEFAULT_KEY_BLOCK),
+    _head(D, HeadRanges(0.7, 0.5, 1.0, 1.0), DEFAULT_KEY_BLOCK),
 )
 
 
@@ -284,11 +285,10 @@ def test_attend_is_attention(key_block: int) -> None:
     rng = np.random.default_rng(5)
     query, key, value = rng.normal(size=(30, 2, D)), rng.normal(size=(1, 70, D)), rng.normal(size=(1, 70, D))
     ranges = HeadRanges(*(float(np.abs(a).max()) for a in (query, key, value, value)))
-    config = CONFIG.__class__(**{**CONFIG.__dict__, "head_dim": D})
     largest = (ranges.query, ranges.key, ranges.value)
     arrays = zip((query, key, value), largest, strict=True)
     integers = [np.rint(array / most * 127).astype(np.int8) for array, most in arrays]
-    found = attend(*integers, 40, (_head(config, ranges, DEFAULT_KEY_BLOCK),), key_block) * ranges.context / 127
+    found = attend(*integers, 40, (_head(D, ranges, DEFAULT_KEY_BLOCK),), key_block) * ranges.context / 127
     scores = np.einsum("thd,kd->thk", query, key[0]) / math.sqrt(D)
     scores = np.where(np.arange(70) <= 40 + np.arange(30)[:, None, None], scores, -np.inf)
     p = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -23,7 +23,7 @@ CONFIG = MixtralConfig(
     num_key_value_heads=2, head_dim=8, num_local_experts=5, num_experts_per_tok=2, max_position_embeddings=64,
     rms_norm_eps=1e-5, rope_theta=10000.0,
 )  # fmt: skip
-CHECKPOINT = random_checkpoint(CONFIG, seed=3)
+CHECKPOINT = random_checkpoint(CONFIG.model, seed=3)
 TOKENS = np.random.default_rng(4).integers(0, 50, (8, 48))
 
 
@@ -151,7 +151,7 @@ def test_chosen_alone_and_all() -> None:
         config = dataclasses.replace(
             CONFIG, num_experts_per_tok=chosen, num_key_value_heads=4, tie_word_embeddings=True
         )
-        model = IntegerModel(quantise_checkpoint(random_checkpoint(config), TOKENS[:2]))
+        model = IntegerModel(quantise_checkpoint(random_checkpoint(config.model), TOKENS[:2]))
         routing = model.prefill(TOKENS[0]).routing[0]
         assert routing.experts.shape == (48, chosen) and routing.gates.dtype == np.uint16
         assert np.abs(routing.gates.sum(axis=1).astype(int) - 32768).max() <= chosen
@@ -181,12 +181,15 @@ def test_what_a_step_refuses(quantised: QuantisedModel) -> None:
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    with pytest.raises(CheckpointError, match="only Mixtral checkpoints"):
+    with pytest.raises(
+        CheckpointError,
+        match="architectures is .* and model_type None, expected one of MixtralFor",
+    ):
         read_checkpoint(tmp_path)
 
 
 def test_calibration_of_another_model_is_refused() -> None:
-    deeper = random_checkpoint(dataclasses.replace(CONFIG, num_hidden_layers=3))
+    deeper = random_checkpoint(dataclasses.replace(CONFIG, num_hidden_layers=3).model)
     from scheduler.models.quantise_language import quantise_language_model
 
     with pytest.raises(A3dError, match="ranges: of 2 layers, the model has 3"):
