@@ -20,7 +20,7 @@ from hdl.config import MachineConfig
 from scheduler.memory.layout import memory_unit
 from scheduler.memory.placement import Part
 from scheduler.models.description import Experts, Layer
-from scheduler.plan.tiling import ExpertTiling, LoweringError, Matrix, Share, Tiling, shares_of
+from scheduler.plan.tiling import MOST_COUNT, ExpertTiling, LoweringError, Matrix, Share, Tiling, shares_of
 
 __all__ = ["Residence", "Run", "Unit", "plan_residence"]
 
@@ -142,10 +142,13 @@ def plan_residence(tiling: Tiling) -> Residence:
     layers = max(whole.layer_tiles(layer) for layer in tiling.kinds)
     head = sum(s.each for s in whole.head) * tiling.hidden_words
     words = sum(whole.layer_words(layer) for layer in tiling.model.layers) + sum(s.each for s in whole.head)
-    keys = max(tiling.key_tiles(tiling.heads(k), 1) + tiling.value_tiles(tiling.heads(k), 1) for k in tiling.kinds)
+    block = min(tiling.key_block, tiling.model.context)
+    keys = max(
+        tiling.key_tiles(tiling.heads(k), block) + tiling.value_tiles(tiling.heads(k), block) for k in tiling.kinds
+    )  # fmt: skip
     if 2 * layers + head + largest + keys <= config.vcache_tiles and words + most_words <= config.parameter_words:
         return dataclasses.replace(whole, dense_tiles=2 * layers + head, dense_words=words)
-    streamed, ring = _streamed(tiling, matrices, experts, largest)
+    streamed, ring = _streamed(tiling, matrices, experts, largest, keys)
     least = 2 * max(max((s.each for own in streamed.shares[k].values() for s in own), default=0) for k in tiling.kinds)
     room = config.parameter_words - 2 * max(attention_words(tiling, k) for k in tiling.kinds) - 2 * most_words
     if room < max(least, 2 * max(s.each for s in streamed.head)):
@@ -157,12 +160,15 @@ def plan_residence(tiling: Tiling) -> Residence:
 
 
 def _streamed(
-    tiling: Tiling, matrices: Mapping[Layer, Mapping[str, Matrix]], experts: set[ExpertTiling], largest: int
+    tiling: Tiling, matrices: Mapping[Layer, Mapping[str, Matrix]], experts: set[ExpertTiling], largest: int, keys: int
 ) -> tuple[Residence, int]:
-    """Return the pieces of streamed weights, as many on the chip at a time as fit, and the tiles of the ring."""
+    """Return the pieces of streamed weights, as many on the chip at a time as fit, and the tiles of the ring.
+
+    What leaves no room for a block of keys is taken where nothing else fits.
+    """
     eighth = tiling.config.vcache_tiles // 8
     reason: LoweringError | None = None
-    for dense, parts in PARTS:
+    for dense, parts in sorted(PARTS, key=lambda own: (8 - sum(own)) * eighth < keys):
         ring, room = eighth * dense, eighth * parts
         for shares in range(RING_SHARES, 1, -1):
             for units in range(UNITS, 1, -1):
@@ -220,7 +226,7 @@ def _unit_tiles(expert: ExpertTiling, unit: Unit) -> int:
 
 def _units(tiling: Tiling, expert: ExpertTiling, slot: int) -> tuple[Unit, ...]:
     """Cut an expert into pieces of up to `slot` tiles."""
-    if expert.tiles <= slot:
+    if expert.tiles <= slot and max(expert.up.n_tiles, expert.down.n_tiles) <= MOST_COUNT:
         return (Unit((Run(Part.UP, 0, expert.up.n_tiles), Run(Part.DOWN, 0, expert.down.n_tiles))),)
     config = tiling.config
     found = []
@@ -229,7 +235,7 @@ def _units(tiling: Tiling, expert: ExpertTiling, slot: int) -> tuple[Unit, ...]:
         unit = memory_unit(config)
         align = unit // math.gcd(unit, matrix.k_slices * config.plane_bytes)  # output tiles from one load to the next
         step = math.lcm(step, align)
-        most = slot // matrix.k_slices // step * step
+        most = min(slot // matrix.k_slices, MOST_COUNT) // step * step
         if not most:
             raise LoweringError(
                 f"model intermediate: {expert.down.inputs}; {step} output tiles of an expert's {part} projection take "

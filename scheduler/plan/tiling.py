@@ -46,6 +46,9 @@ MOST_COUNT = min(
 MOST_STRIDE = most_of(Opcode.GEMM, "act_stride", "dest_stride")
 """Words or rows from one token to the next."""
 
+KEY_BLOCK_TILES = 8
+"""Tiles of keys that are scored at once, side by side, unless something else is asked for."""
+
 _TABLE_ROWS = (1, 2, 4, 8)
 """Rows of a rotation's table."""
 
@@ -485,6 +488,11 @@ class Tiling:
     def key_unit(self) -> int:
         """Granularity in keys of what is loaded and scored: whole tiles of keys and of values."""
         return max(self.config.rows, self.config.columns)
+
+    @cached_property
+    def key_block(self) -> int:
+        """Keys that are scored at once unless something else is asked for."""
+        return KEY_BLOCK_TILES * self.config.columns
 
     def key_tiles(self, heads: HeadTiling, keys: int) -> int:
         """Return the V-Cache tiles of one head's keys for `keys` keys, whole units."""

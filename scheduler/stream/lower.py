@@ -342,7 +342,7 @@ def default_key_block(tiling: Tiling, most: int) -> int:
     most : int
         What the model is, or will be, quantised for.
     """
-    return min(8 * tiling.config.columns, max(tiling.key_unit, most // tiling.key_unit * tiling.key_unit))
+    return min(tiling.key_block, max(tiling.key_unit, most // tiling.key_unit * tiling.key_unit))
 
 
 def check_smallest_step(residence: Residence, key_block: int) -> None:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Format, Instruction, Opcode
-from scheduler.stream.footprint import Lists, footprint
+from scheduler.stream.footprint import Footprint, Lists, footprint
 from scheduler.stream.hazards import Conflict, HazardTracker
 from scheduler.stream.ordering import Ordering, issue_queues, row_completions
 from scheduler.stream.settle import overflows, posts_of, settle
@@ -41,6 +41,8 @@ SLOTS = 2
 """Waits, and posts, of an instruction."""
 CARRIERS = ("vector", "store", "load0", "load1")
 """Queues that can take a harmless instruction."""
+RELAY = "store"
+"""Queue of the carriers that wait in the place of GEMMs, whose own queues take none."""
 
 
 class SyncError(A3dError):
@@ -100,31 +102,36 @@ class Synchroniser:
         Raises
         ------
         SyncError
-            The machine has too few semaphores, or the instruction too few waits.
+            The machine has too few semaphores, or another instruction too few posts.
         """
         plain = Instruction(opcode, {k: int(v) for k, v in values.items() if v})
         touched = footprint(plain, self.config, self._lists)
         entry = _Entry(opcode, dict(plain.values))
+        queue = _consumer(plain)
+        carried = len(queue) == 1 and queue[0] in CARRIERS
         waited: list[int] = []
-        done, _ = self._order.preview(plain, waited)
-        open_ = [c for c in self._tracker.conflicts(plain, touched, done) if not c.ordered]
+        open_ = self._open(plain, touched, waited)
         while open_:
-            latest = max(open_, key=lambda c: (c.earlier, c.tier))
-            if len(entry.waits) == SLOTS:
-                self._carry(plain, entry)
+            number = self._poster(max(open_, key=lambda c: (c.earlier, c.tier)).earlier)
+            if carried and len(entry.waits) == SLOTS:
+                self._add_carrier(queue[0], entry.waits)
+                entry.waits = []
                 waited = []  # the queue's order brings what the carrier waited for
-            completions, (semaphore, count) = self._post(latest, plain)
-            again = next((n for n, wait in enumerate(entry.waits) if wait[0] == semaphore), None)
-            if again is None:
-                entry.waits.append((semaphore, count))
-            else:  # two posts of one unit
-                entry.waits[again] = semaphore, entry.waits[again][1] + count
+            last = not carried and len(entry.waits) == SLOTS - 1
+            if last and self._open(plain, touched, [*waited, *self._order.completions[number]]):
+                number = self._relay(plain, touched, waited)
+            completions, wait = self._post(number, plain, entry.waits)
+            entry.waits.append(wait)
             waited += completions
-            done, _ = self._order.preview(plain, waited)
-            open_ = [c for c in self._tracker.conflicts(plain, touched, done) if not c.ordered]
+            open_ = self._open(plain, touched, waited)
         self._add(entry, plain, waited)
         self._lists.apply(plain, self._images)
         return len(self._entries) - 1
+
+    def _open(self, plain: Instruction, touched: Footprint, waited: Sequence[int]) -> list[Conflict]:
+        """Return the conflicts of an instruction that are not ordered when it has waited for some completions."""
+        done, _ = self._order.preview(plain, waited)
+        return [c for c in self._tracker.conflicts(plain, touched, done) if not c.ordered]
 
     def instructions(self) -> tuple[Instruction, ...]:
         """Return the stream so far, with waits and posts.
@@ -158,39 +165,46 @@ class Synchroniser:
             if semaphore in self._pool:
                 self._pool[semaphore].append(number)
 
-    def _carry(self, plain: Instruction, entry: _Entry) -> None:
-        """Move the waits of `entry` to an instruction of its own in the same queue."""
-        queue = _consumer(plain)
-        if len(queue) > 1 or queue[0].startswith("tier"):
-            raise SyncError(
-                f"instruction {len(self._entries)} ({plain.opcode.name}) has to wait for more than {SLOTS} units: "
-                "split the work differently"
-            )
-        waits, entry.waits = entry.waits, []
-        self._add_carrier(queue[0], waits)
+    def _relay(self, plain: Instruction, touched: Footprint, waited: Sequence[int]) -> int:
+        """Let another queue wait for all that an instruction, whose own takes no carriers, has yet to wait for.
+
+        Returns the number of the instruction whose completion says so.
+        """
+        carrier = self._harmless(RELAY)
+        waits: list[tuple[int, int]] = []
+        reached = list(waited)
+        while open_ := self._open(plain, touched, reached):
+            if len(waits) == SLOTS:
+                self._add_carrier(RELAY, waits)
+                waits = []
+            number = self._poster(max(open_, key=lambda c: (c.earlier, c.tier)).earlier)
+            completions, wait = self._post(number, carrier, waits)
+            waits.append(wait)
+            reached += completions
+        return self._add_carrier(RELAY, waits)
+
+    def _harmless(self, queue: str) -> Instruction:
+        if self._carrier is None:
+            raise SyncError(f"instruction {len(self._entries)}: the semaphores need a carrier in queue {queue}")
+        opcode = {"store": Opcode.STORE, "vector": Opcode.VECTOR}.get(queue, Opcode.LOAD)
+        return Instruction(opcode, {k: int(v) for k, v in self._carrier(queue).items() if v})
 
     def _add_carrier(self, queue: str, waits: list[tuple[int, int]]) -> int:
         """Add a harmless instruction to a queue and return its number."""
-        if self._carrier is None:
-            raise SyncError(f"instruction {len(self._entries)}: the semaphores need a carrier in queue {queue}")
-        values = self._carrier(queue)
-        opcode = {"store": Opcode.STORE, "vector": Opcode.VECTOR}.get(queue, Opcode.LOAD)
-        carrier = Instruction(opcode, {k: int(v) for k, v in values.items() if v})
+        carrier = self._harmless(queue)
         waited = [c for s, _ in waits for c in self._last_posted[s]]
-        self._add(_Entry(opcode, dict(carrier.values), waits), carrier, waited)
+        self._add(_Entry(carrier.opcode, dict(carrier.values), waits), carrier, waited)
         return len(self._entries) - 1
 
-    def _post(self, conflict: Conflict, plain: Instruction) -> tuple[list[int], tuple[int, int]]:
-        """Make the earlier instruction of a conflict post; return (completions waited for, the wait)."""
-        number = conflict.earlier
-        completions = self._order.completions[number]
-        if len(completions) == 1 or len(self._entries[number].posts) == SLOTS:
-            number = self._poster(number)
+    def _post(
+        self, number: int, plain: Instruction, waits: Sequence[tuple[int, int]]
+    ) -> tuple[list[int], tuple[int, int]]:
+        """Make an instruction post to another, which has some waits; return (completions waited for, its next wait)."""
         completions = self._order.completions[number]
         if len(completions) == 1:
             semaphore = self._pair(self._order.owner[completions[0]][1], _consumer(plain))
         else:
-            semaphore = self._from_pool(number, plain)
+            semaphore = self._from_pool(number, plain, [semaphore for semaphore, _ in waits])
         self._entries[number].posts.append(semaphore)
         self._last_posted[semaphore] = list(completions)
         return list(completions), (semaphore, len(completions))
@@ -217,11 +231,11 @@ class Synchroniser:
             self._pairs[key] = self._new(f"from {unit} to {'+'.join(consumer)}")
         return self._pairs[key]
 
-    def _from_pool(self, number: int, plain: Instruction) -> int:
+    def _from_pool(self, number: int, plain: Instruction, taken: Sequence[int]) -> int:
         """Return a semaphore for gang `number` whose earlier waiters can neither take its posts nor lose theirs."""
         surely = self._order.grants_before_start[number] & self._order.preview_grant(plain)
         for semaphore, waiters in self._pool.items():
-            if all(surely >> waiter & 1 for waiter in waiters):
+            if semaphore not in taken and all(surely >> waiter & 1 for waiter in waiters):
                 return semaphore
         semaphore = self._new("a gang's results")
         self._pool[semaphore] = []

@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
-from scheduler.language.step import check_smallest_step
 from scheduler.models.calibration import quantise_checkpoint, split_text
-from scheduler.models.checkpoint import MixtralConfig, check_checkpoint, has_weights, read_checkpoint, read_config
+from scheduler.models.checkpoint import check_checkpoint, has_weights, read_checkpoint, read_config
 from scheduler.models.quantised_model import QuantisedModel
-from scheduler.plan.shape import ModelShape
+from scheduler.plan.residence import plan_residence
+from scheduler.plan.tiling import Tiling
+from scheduler.stream.lower import check_smallest_step
 
 __all__ = ["ByteModel", "printable", "read_byte_model", "show", "to_tokens"]
 
@@ -87,6 +88,7 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
         map; no text or too little.
     """
     sizes = read_config(folder)
+    sizes.require_complete()
     if has_weights(folder):  # the machine is not to blame for sizes that the weights do not have
         check_checkpoint(folder)
     if sizes.vocabulary > BYTE_VALUES:
@@ -94,9 +96,9 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
             f"{folder}: vocab_size is {sizes.vocabulary}; text goes in and out as bytes, so that a model has at most "
             f"{BYTE_VALUES} tokens: use a byte-level model"
         )
-    shape = ModelShape.of(config, MixtralConfig.of(sizes))
-    key_block = max(KEY_BLOCK, shape.key_unit)
-    check_smallest_step(shape, key_block)
+    tiling = Tiling(config, sizes)
+    key_block = max(KEY_BLOCK, tiling.key_unit)
+    check_smallest_step(plan_residence(tiling), key_block)
     path = calibration or folder / HELDOUT
     data = _calibration_text(path, sizes.vocabulary)
     window = min(WINDOW, sizes.context)

@@ -17,9 +17,9 @@ from hdl.config import MachineConfig
 from hdl.errors import CheckError
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
-from scheduler.language.step import StepProgram
-from scheduler.memory.model import ModelMemory
+from scheduler.memory.model_memory import ModelMemory
 from scheduler.stream.footprint import Lists, footprint
+from scheduler.stream.lower import StepProgram
 from scheduler.stream.verify import check_stream
 from sim.golden.executor import Executor
 from sim.machine.session import MachineSession

@@ -13,12 +13,15 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
 from scheduler.cost.count import compulsory_bytes, step_macs
 from scheduler.cost.cycle_model import simulate
-from scheduler.language.step import StepProgram, default_key_block, lower_step, step_size
-from scheduler.memory.model import ModelMemory
+from scheduler.memory.contents import Weights
+from scheduler.memory.model_memory import ModelMemory
+from scheduler.models.constants import constants_of
+from scheduler.models.description import Experts
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk, Routing
-from scheduler.plan.chip import plan_chip
-from scheduler.plan.shape import LoweringError, ModelShape
+from scheduler.plan.residence import plan_residence
+from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.stream.lower import StepProgram, default_key_block, lower_step, parts_of
 from scheduler.stream.sync import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
 from sim.machine.engines import Engine
@@ -39,7 +42,13 @@ STEP_TOKENS = 128
 
 STEP_BYTES = 1 << 15
 SEQUENCE_BYTES = 1 << 10
-"""Memory for a step's stream and token lists: for every layer, and besides for every sequence."""
+"""Least memory for a step's stream and token lists: for every layer, and besides for every sequence."""
+
+LEAST_CONTEXT = 1 << 10
+"""Tokens that every sequence has room for, as far as the model has as many."""
+
+MOST_STREAM = 1 << 28
+"""Bytes of the longest stream that is tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +155,21 @@ class Generator:
 
     Attributes
     ----------
-    shape : ModelShape
+    tiling : Tiling
+        The model on the machine.
     memory : ModelMemory
-        Images of the machine's memory.
+        Images of the machine's memory, with room for sequences as long as they can get here.
     key_block : int
         Keys that attention takes at once.
 
     Raises
     ------
     LoweringError, SyncError
-        No prompt, an empty one, tokens out of the vocabulary, fewer than 1 token to generate, a context or a batch
-        that does not fit (with the nearest that fits), a model that the machine cannot map or has too few semaphores
-        for.
+        No prompt, an empty one, tokens out of the vocabulary, fewer than 1 token to generate, more than the model's
+        context, a batch that does not fit the memory (with the nearest that fits), a model that the machine cannot map
+        or has too few semaphores for.
+    A3dError
+        A model whose arithmetic is not complete.
     """
 
     def __init__(
@@ -178,17 +190,19 @@ class Generator:
         self.tokens = tokens
         self.routing = routing
         self.sampler = sampler or Sampler()
-        self.shape = ModelShape.of(config, model.config)
-        self.key_block = default_key_block(self.shape, model)
+        model.description.require_complete()
+        self.tiling = Tiling(config, model.description)
+        self.key_block = default_key_block(self.tiling, model.key_block)
         self.step_tokens = step_tokens
         self.stop = frozenset(stop)
         self._sequences = [_Sequence(number, tuple(int(t) for t in p)) for number, p in enumerate(prompts)]
         self._check_request(routing)
         self.batch = len(self._sequences) if batch is None else min(batch, len(self._sequences))
-        self._check_size(batch)
-        step_bytes = self.shape.layers * (STEP_BYTES + SEQUENCE_BYTES * self.batch)
-        self.memory = ModelMemory(self.shape, model, slots=self.batch, step_bytes=step_bytes)
-        self._check_streams()
+        self._context = self._check_size(batch)
+        self._constants = constants_of(model)
+        self._residence = plan_residence(self.tiling)
+        step_bytes = self._check_streams()
+        self.memory = self._place(self.batch, step_bytes, Weights(model, self.tiling))
         self._integer = IntegerModel(model, key_block=self.key_block)
 
     @property
@@ -225,7 +239,7 @@ class Generator:
         while waiting or active:
             while waiting and slots:
                 sequence = waiting.pop(0)
-                sequence.slot, sequence.cache = slots.pop(0), self._integer.new_cache()
+                sequence.slot, sequence.cache = slots.pop(0), self._integer.new_cache(self._context)
                 active.append(sequence)
             phase = "prefill" if any(s.done < len(s.prompt) for s in active) else "decode"
             traced = trace == "all" or (trace == "first" and phase not in seen)
@@ -270,8 +284,8 @@ class Generator:
         return StepRecord(
             number=number, phase=phase, sequences=tuple(s.number for s in sequences),
             lengths=tuple(c.end for c in chunks), tokens=sum(len(c.tokens) for c in chunks), chosen=chosen,
-            instructions=len(program.instructions), macs=step_macs(self.shape, chunks),
-            least_bytes=compulsory_bytes(self.shape, chunks, expected.routing), cycles=outcome.cycles,
+            instructions=len(program.instructions), macs=step_macs(self.tiling.model, chunks),
+            least_bytes=compulsory_bytes(self.tiling.model, chunks, expected.routing), cycles=outcome.cycles,
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=lowered - started,
             run_s=finished - lowered, simulated_s=outcome.wall_s,
@@ -280,11 +294,14 @@ class Generator:
 
     def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
         """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
-        counts = [] if self.routing == "host" else [sorted(np.bincount(r.experts.ravel()))[::-1] for r in routing]
+        counts = []
+        for part in program.parts if self.routing == "slots" else ():
+            own = slice(part.first, part.first + part.tokens)
+            counts += [sorted(np.bincount(r.experts[own].ravel()))[::-1] for r in routing if r.experts.size]
         return simulate(self.config, program.instructions, slot_counts=counts).cycles
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:
-        """Lower as much of the prompts, in order, as fits into one step."""
+        """Lower as much of the prompts, in order, as one step takes."""
         budget = min(self.step_tokens, sum(len(s.pending) for s in sequences))
         while True:
             try:
@@ -305,11 +322,12 @@ class Generator:
                 assert sequence.cache is not None
                 chunks.append(Chunk(sequence.slot, sequence.done, own))
                 batch.append((sequence.cache, own))
-        plan_chip(self.shape, step_size(self.shape, chunks, self.key_block))  # before the work is done
+        slots = self.routing == "slots"
+        parts_of(self._residence, chunks, self.key_block, slots)  # before the work is done
         expected = self._integer.step(batch)
         try:
-            routing = expected.routing if self.routing == "host" else None
-            program = lower_step(self.model, self.memory, chunks, routing, key_block=self.key_block)
+            routing = None if slots else expected.routing
+            program = lower_step(self._constants, self.memory, chunks, routing, key_block=self.key_block)
         except A3dError:
             for (cache, _), chunk in zip(batch, chunks, strict=True):
                 cache.length = chunk.position
@@ -330,54 +348,51 @@ class Generator:
         for sequence in self._sequences:
             if not sequence.prompt:
                 raise LoweringError(f"prompt {sequence.number}: empty; give at least one token")
-            wrong = [t for t in sequence.prompt if not 0 <= t < self.shape.vocabulary]
+            wrong = [t for t in sequence.prompt if not 0 <= t < self.tiling.model.vocabulary]
             if wrong:
                 raise LoweringError(
                     f"prompt {sequence.number}: token {wrong[0]}; the model's vocabulary is 0 to "
-                    f"{self.shape.vocabulary - 1}"
+                    f"{self.tiling.model.vocabulary - 1}"
                 )
 
-    def _check_size(self, batch: int | None) -> None:
-        """Refuse a context or a batch for which the last decode step does not fit."""
+    def _check_size(self, batch: int | None) -> int:
+        """Refuse what is longer than the model's context; return the tokens that a sequence gets room for."""
         if batch is not None and batch < 1:
             raise LoweringError(f"batch: {batch}; run at least 1 sequence")
-        longest = max(len(s.prompt) for s in self._sequences)
+        longest, most = max(len(s.prompt) for s in self._sequences), self.tiling.model.context
         needed = longest + self.tokens - 1  # the last token is not run
-        most = _largest(self.shape.context, lambda keys: self._decodes(1, keys))
-        if most == 0:
-            self._plan(1, 1)  # says why
         if needed > most:
-            limit = "the model's context" if most == self.shape.context else f"what {self.config.name} has room for"
             remedy = f"shorten the prompt to {most + 1 - self.tokens} tokens" if most + 1 > self.tokens else ""
             fewer = f"generate {most + 1 - longest}" if most + 1 > longest else ""
             raise LoweringError(
-                f"context: a prompt of {longest} tokens and {self.tokens} new ones; {limit} is {most}: "
+                f"context: a prompt of {longest} tokens and {self.tokens} new ones; the model's context is {most}: "
                 + (" or ".join(r for r in (remedy, fewer) if r) or f"use at most {most} in all")
             )
-        fitting = _largest(self.batch, lambda count: self._decodes(count, needed))
-        if fitting < self.batch:
-            try:
-                self._plan(self.batch, needed)
-            except LoweringError as error:
-                raise LoweringError(
-                    f"batch: {self.batch} sequences of up to {needed} tokens do not fit; at most {fitting} do: use "
-                    f"--batch {fitting} ({error})"
-                ) from error
+        return min(most, max(LEAST_CONTEXT, 1 << (needed - 1).bit_length()))
 
-    def _check_streams(self) -> None:
-        """Lower the last step of one sequence, and of the batch, with a routing that is made up.
+    def _check_streams(self) -> int:
+        """Lower the last step of one sequence, and of the batch, with a routing that is made up, without weights.
 
         There can be room for a step whose stream the machine has too few semaphores for, and that shows only when the
         stream is written. Prompts need no more: they are prefilled in steps as small as a token.
+
+        Returns
+        -------
+        int
+            Bytes for a step's stream and token lists.
         """
+        model = self.tiling.model
         position = max(len(s.prompt) for s in self._sequences) + self.tokens - 2
+        least = len(model.layers) * (STEP_BYTES + SEQUENCE_BYTES * self.batch)
+        room = (1 << self.config.address_bits) - max(self._place(self.batch, least, None).sizes)
+        most = least + min(MOST_STREAM, room)
         for count in sorted({1, self.batch}):
+            memory = self._place(count, most, None)
             chunks = [Chunk(slot, position, (0,)) for slot in range(count)]
-            chosen = np.arange(count * self.shape.chosen).reshape(count, -1) % self.shape.experts
-            routing = [Routing(chosen, np.full(chosen.shape, 1 << 14, dtype=np.uint16))] * self.shape.layers
+            routing = [_made_up(count, layer.mlp) if isinstance(layer.mlp, Experts) else None for layer in model.layers]
             try:
-                lower_step(
-                    self.model, self.memory, chunks, routing if self.routing == "host" else None,
+                program = lower_step(
+                    self._constants, memory, chunks, routing if self.routing == "host" else None,
                     key_block=self.key_block,
                 )  # fmt: skip
             except (LoweringError, SyncError) as error:
@@ -386,17 +401,40 @@ class Generator:
                 raise LoweringError(
                     f"batch: {count} sequences of up to {position + 1} tokens; run fewer with --batch ({error})"
                 ) from error
+            least = max(least, program.patch.size + program.patch.size // 4)  # other routings take a little more
+        return least
 
-    def _decodes(self, count: int, keys: int) -> bool:
+    def _place(self, count: int, step_bytes: int, weights: Weights | None) -> ModelMemory:
+        """Return the memory for a number of sequences; if it is too small, say how many there is room for."""
+
+        def place(count: int, weights: Weights | None) -> ModelMemory:
+            return ModelMemory(
+                self._residence, weights, slots=count, context=self._context, step_bytes=step_bytes
+            )  # fmt: skip
+
+        def fits(count: int) -> bool:
+            try:
+                place(count, None)
+            except LoweringError:
+                return False
+            return True
+
         try:
-            self._plan(count, keys)
-        except LoweringError:
-            return False
-        return True
+            return place(count, weights)
+        except LoweringError as error:
+            fitting = _largest(count - 1, fits)
+            if not fitting:
+                raise
+            raise LoweringError(
+                f"batch: {count} sequences with room for {self._context} tokens each do not fit the memory; at most "
+                f"{fitting} do: use --batch {fitting} ({error})"
+            ) from error
 
-    def _plan(self, count: int, keys: int) -> None:
-        chunks = [Chunk(slot, keys - 1, (0,)) for slot in range(count)]
-        plan_chip(self.shape, step_size(self.shape, chunks, self.key_block))
+
+def _made_up(tokens: int, mlp: Experts) -> Routing:
+    """Return a routing that uses as many experts as it can."""
+    chosen = np.arange(tokens * mlp.chosen).reshape(tokens, -1) % mlp.count
+    return Routing(chosen, np.full(chosen.shape, 1 << 14, dtype=np.uint16))
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

@@ -24,7 +24,7 @@ from hdl.isa.legality import load_groups, load_unit_bytes, store_bytes
 from hdl.isa.vector_access import row_count
 from hdl.regs import traced_counters
 from hdl.scratch import whole_file
-from scheduler.stream.emitter import Label
+from scheduler.stream.emit.emitter import Label
 from scheduler.stream.ordering import issue_queues
 from sim.view.trace import Trace, TraceError, queue_names
 

@@ -9,8 +9,8 @@ import pytest
 from hdl.isa import Opcode
 from scheduler.cost.cycle_model import simulate
 from sim.machine.session import MachineSession
-from sim.machine.system import Job
-from tests.sim.machine.test_language import TINY, machine, try_reference
+from tests.sim.machine.test_language import machine
+from tests.support.language import TINY, try_reference
 
 TOLERANCE = 0.10
 """Conflicts on the result bus and on the combine buffer's banks are not in the model."""
@@ -24,17 +24,9 @@ def test_steps_take_about_as_long_as_on_the_emitted_machine(slots: bool) -> None
             reference = try_reference(TINY, seed, slots=slots)
             if reference is None:
                 continue
-            images = (reference.memory.images[0].tobytes(), reference.memory.images[1].tobytes())
-            for number, chunks in enumerate(reference.steps):
+            for chunks in reference.steps:
                 program = reference.step(chunks)
-                patch = program.patch
-                data = reference.memory.images[patch.group][patch.address : patch.address + patch.size].tobytes()
-                result = session.run(
-                    Job(
-                        images=images if number == 0 else None, patches=[(patch.group, patch.address, data)],
-                        stream_base=program.stream_base, limits=reference.executor.limits, dump=False,
-                    )
-                )  # fmt: skip
+                result = session.run(reference.job(program, dump=False))
                 assert result.done
                 counts = [sorted(np.bincount(r.experts.ravel()))[::-1] for r in reference.routing] if slots else []
                 model = simulate(TINY, program.instructions, slot_counts=counts)

@@ -13,23 +13,30 @@ import pytest
 from hdl.config import PRESETS, ConfigError, MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode, VectorOp
-from scheduler.language.step import lower_step
-from scheduler.memory.model import ModelMemory
-from scheduler.models.checkpoint import MixtralConfig
-from scheduler.models.random_model import random_model
+from scheduler.models.description import Model
 from scheduler.ops.batch import Chunk
-from scheduler.plan.shape import LoweringError, ModelShape
+from scheduler.plan.residence import plan_residence
+from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.sync import SyncError
 from scheduler.stream.verify import Finding, verify_stream
 from sim.machine.engines import IsaEngine
 from sim.machine.generator import ROUTINGS, Generator
+from scheduler.models.random_model import random_model
+from tests.support.language import LanguageRun, mixtral
 
 TINY = PRESETS["tiny"]
-SMALL_MODEL = MixtralConfig(
-    vocab_size=32, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
-    rms_norm_eps=1e-5, rope_theta=10_000.0,
-)  # fmt: skip
+
+
+def small_model(**changes: int) -> Model:
+    """Return a small model with some dimensions changed."""
+    dimensions = {
+        "vocabulary": 32, "hidden": 32, "intermediate": 16, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8,
+        "experts": 4, "chosen": 2,
+    }  # fmt: skip
+    return mixtral(**{**dimensions, **changes})
+
+
+SMALL_MODEL = small_model()
 
 NAMES = {f.name for f in fields(MachineConfig)} | {
     "hidden", "intermediate", "head_dim", "heads", "vocabulary", "context", "chosen", "experts", "batch", "prompt",
@@ -37,9 +44,9 @@ NAMES = {f.name for f in fields(MachineConfig)} | {
 """What a refusal may name: a field of the configuration, a dimension of the model, or what was asked for."""
 
 
-def run(config: MachineConfig, model: MixtralConfig, seed: int, prompts: list[list[int]], routing: str) -> None:
+def run(config: MachineConfig, model: Model, seed: int, prompts: list[list[int]], routing: str) -> None:
     """Generate two tokens for each prompt; the generator compares every step's logits with the integer model's."""
-    generator = Generator(random_model(model.model, seed), config, prompts, 2, routing=routing)
+    generator = Generator(random_model(model, seed), config, prompts, 2, routing=routing)
     with IsaEngine(config, verify=True) as engine:
         engine.start(generator.memory)
         assert sum(len(record.chosen) for record in generator.run(engine)) == 2 * len(prompts)
@@ -77,20 +84,18 @@ def draw_config(rng: random.Random) -> MachineConfig:
             continue
 
 
-def draw_model(rng: random.Random, config: MachineConfig) -> MixtralConfig:
-    """Return any small model; most of its dimensions are multiples of what the machine works in."""
+def draw_model(rng: random.Random, config: MachineConfig) -> Model:
+    """Return any small model; half of them have dimensions that are no multiples of what the machine works in."""
     experts = rng.choice((1, 2, 3, 4, 5, 8, 17))
     kv_heads = rng.choice((1, 1, 2, 3, 4))
-    odd = rng.choice((1,) * 9 + (3,))  # a dimension that is no multiple
-    return MixtralConfig(
-        vocab_size=config.columns * rng.choice((1, 2, 3, 5, 16)),
-        hidden_size=max(16, config.rows) * rng.choice((1, 2, 3, 4)) // odd,
-        intermediate_size=config.rows * rng.choice((1, 2, 3, 5)),
-        num_hidden_layers=rng.choice((1, 1, 2, 3)), num_attention_heads=kv_heads * rng.choice((1, 1, 2, 3, 8)),
-        num_key_value_heads=kv_heads,
-        head_dim=rng.choice((max(8, config.rows) * rng.choice((1, 1, 2, 4)),) * 9 + (6,)),
-        num_local_experts=experts, num_experts_per_tok=rng.randint(1, min(experts, 4)),
-        max_position_embeddings=rng.choice((24, 33, 64, 100)), rms_norm_eps=1e-5, rope_theta=10_000.0,
+    odd = rng.choice((1, 3))  # dimensions that are no multiples
+    return mixtral(
+        vocabulary=config.columns * rng.choice((1, 2, 3, 5, 16)) - odd + 1,
+        hidden=max(16, config.rows) * rng.choice((1, 2, 3, 4)) // odd,
+        intermediate=config.rows * rng.choice((1, 2, 3, 5)) - odd + 1,
+        layers=rng.choice((1, 1, 2, 3)), heads=kv_heads * rng.choice((1, 1, 2, 3, 8)), kv_heads=kv_heads,
+        head_dim=max(8, config.rows) * rng.choice((1, 1, 2, 4)) - (odd - 1), experts=experts,
+        chosen=rng.randint(1, min(experts, 4)), context=rng.choice((24, 33, 64, 100)),
     )  # fmt: skip
 
 
@@ -100,7 +105,7 @@ def check_draw(seed: int) -> str:
     config = draw_config(rng)
     model = draw_model(rng, config)
     lengths = [rng.choice((1, 2, 5, 9, 20)) for _ in range(rng.choice((1, 1, 2, 3)))]
-    prompts = [[rng.randrange(model.vocab_size) for _ in range(length)] for length in lengths]
+    prompts = [[rng.randrange(model.vocabulary) for _ in range(length)] for length in lengths]
     try:
         run(config, model, seed, prompts, rng.choice(ROUTINGS))
     except A3dError as error:
@@ -128,12 +133,14 @@ def test_any_machine_with_any_model_many_times() -> None:
 def test_a_machine_without_vertical_links(routing: str) -> None:
     config = TINY.replace(vertical_links=False, vcache_tiles=512)
     run(config, SMALL_MODEL, 3, [[1, 2, 3, 4, 5, 6, 7], [8, 9]], routing)
-    assert set(ModelShape.of(config, SMALL_MODEL).dense_gangs.values()) == {1}
+    residence = plan_residence(Tiling(config, SMALL_MODEL))
+    shares = [share for own in residence.shares.values() for each in own.values() for share in each]
+    assert {share.tiers for share in [*shares, *residence.head]} == {1}
 
 
 def test_the_edge_feed_is_refused_by_its_field() -> None:
     with pytest.raises(LoweringError, match="^config stationary_feed: 'edge' .*; set it to 'vertical'"):
-        ModelShape.of(TINY.replace(stationary_feed="edge"), SMALL_MODEL)
+        Generator(random_model(SMALL_MODEL, 1), TINY.replace(stationary_feed="edge"), [[1]], 1)
 
 
 def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
@@ -141,43 +148,39 @@ def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
     config = TINY.replace(
         tiers=8, columns=4, result_lanes=8, row_fifo_depth=96, combine_rows=1024, vcache_tiles=1024, semaphores=64
     )
-    model = small_model(num_attention_heads=1, num_key_value_heads=1)
-    shape = ModelShape.of(config, model)
-    assert config.plane_bytes == 16 and shape.hidden_rows == 8 and shape.query_words == 1
-    assert shape.dense_gangs == {"qkv": 6, "output": 4, "router": 1, "head": 8}
+    model = small_model(heads=1, kv_heads=1)
+    residence = plan_residence(Tiling(config, model))
+    (shares,) = residence.shares.values()
+    assert config.plane_bytes == 16 and residence.resident
+    for name, own in shares.items():
+        matrix = residence.matrices[model.layers[0]][name]
+        for share in own:
+            starts = [(share.first + tier * share.each) * matrix.k_slices for tier in range(share.tiers)]
+            assert all(start * config.plane_bytes % 32 == 0 for start in starts), name
+    assert {name: max(share.tiers for share in own) for name, own in shares.items()} == {
+        "qkv": 6, "output": 4, "router": 1
+    }  # fmt: skip
     run(config, model, 5, [[1, 2, 3]], "slots")
-
-
-def small_model(**changes: int) -> MixtralConfig:
-    return MixtralConfig(**{**vars(SMALL_MODEL), **changes})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"hidden": 4096}, "model hidden: 4096; instructions count up to 511 rows of 8, and this takes 512: .*4088"),
+        ({"intermediate": 8192}, "model intermediate: 8192; .* up to 1023 rows of 8, .* takes 1024: .* most 8184,"),
+        ({"heads": 512}, "model heads x head_dim: 4096; .* up to 511 rows"),
+        ({"heads": 400, "kv_heads": 400}, "kv_heads x head_dim: 6400; .* up to 511 rows"),
+        ({"chosen": 9, "experts": 16}, "model chosen experts: 9 of 16; at most 8 here"),
         (
-            {"hidden_size": 4096},
-            "model hidden: 4096; instructions count up to 511 rows of 8, and this takes 512: .*4088",
+            {"head_dim": 72},
+            "model head_dim: 72; the rotation's tables take 1, 2, 4 or 8 rows of 8: .* columns between 9",
         ),
-        (
-            {"intermediate_size": 4096},
-            "model intermediate: 4096; .* up to 1023 rows of 8, .* takes 1024: .* most 4088,",
-        ),
-        ({"num_attention_heads": 512}, "model heads x head_dim: 4096; .* up to 511 rows"),
-        (
-            {"num_attention_heads": 400, "num_key_value_heads": 400},
-            "heads . 2 kv_heads. x head_dim: 9600; .* 1023 rows",
-        ),
-        (
-            {"vocab_size": 8192},
-            "model vocabulary: 8192; .* up to 1023 rows of 8, and this takes 1024: use at most 8184",
-        ),
-        ({"num_experts_per_tok": 9, "num_local_experts": 16}, "model chosen experts: 9 of 16; at most 8 here"),
+        ({"heads": 3}, "model heads: 3 with 2 kv_heads; use a multiple of kv_heads"),
     ],
 )
 def test_what_an_instruction_cannot_say_is_refused_by_dimension(changes: dict[str, int], message: str) -> None:
     with pytest.raises(LoweringError, match=message):
-        ModelShape.of(TINY, small_model(**changes))
+        Tiling(TINY, small_model(**changes))
 
 
 def test_the_largest_dimensions_that_an_instruction_can_say_are_lowered() -> None:
@@ -186,15 +189,10 @@ def test_the_largest_dimensions_that_an_instruction_can_say_are_lowered() -> Non
         combine_rows=1 << 16, scalar_depth=4096, semaphores=64, address_bits=34,
     )  # fmt: skip
     for changes in (
-        {"hidden_size": 4 * 504},  # an embedding must fill whole beats
-        {"intermediate_size": 2 * 1020},
-        {"num_attention_heads": 255, "num_key_value_heads": 1},
-        {"vocab_size": 4 * 1023},
-    ):
-        model = {"num_hidden_layers": 1, "num_local_experts": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-        run(
-            config, small_model(**{**model, "hidden_size": 16, "intermediate_size": 4, **changes}), 1, [[1, 2]], "slots"
-        )
+        {"hidden": 4 * 511}, {"intermediate": 4 * 1023}, {"heads": 255, "kv_heads": 1}, {"vocabulary": 4 * 1023 + 5},
+    ):  # fmt: skip
+        model = {"layers": 1, "experts": 2, "heads": 2, "kv_heads": 1, "hidden": 16, "intermediate": 4}
+        run(config, small_model(**{**model, **changes}), 1, [[1, 2]], "slots")
 
 
 def test_more_than_32767_keys_are_all_valid() -> None:
@@ -203,12 +201,10 @@ def test_more_than_32767_keys_are_all_valid() -> None:
         vcache_tiles=1 << 16, activation_words=1024, accumulator_depth=64, parameter_words=256, combine_rows=1024,
         scalar_depth=256, semaphores=64, address_bits=30,
     )  # fmt: skip
-    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 1, "num_local_experts": 2}
     model = random_model(
-        small_model(**heads, hidden_size=16, intermediate_size=4, max_position_embeddings=50_000).model, 1
+        small_model(heads=1, kv_heads=1, layers=1, experts=2, hidden=16, intermediate=4, context=50_000), 1
     )
-    memory = ModelMemory(ModelShape.of(config, model.config), model, slots=1)
-    program = lower_step(model, memory, [Chunk(0, 40_000, (1,))], None)
+    program = LanguageRun(config, model, sequences=1, step_bytes=1 << 22).lower([Chunk(0, 40_000, (1,))], None)
     maxima = [i for i in program.instructions if i.opcode == Opcode.VECTOR and i["op"] == VectorOp.MAX and i["masked"]]
     scores = [i for i in maxima if i["rows"] == 8]  # blocks of 32 keys; the choice of experts has a row
     assert len(scores) == 40_001 // 32
@@ -222,14 +218,12 @@ def test_too_narrow_a_semaphore_is_refused_by_its_field() -> None:
         tiers=7, result_lanes=2, row_fifo_depth=135, vcache_tiles=2048, accumulator_depth=128, parameter_words=256,
         combine_rows=2048, scalar_depth=128, semaphores=64, semaphore_bits=4,
     )  # fmt: skip
-    heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "num_local_experts": 3, "num_experts_per_tok": 3}
-    model = random_model(small_model(num_hidden_layers=1, **heads).model, 1)
+    model = random_model(small_model(layers=1, heads=6, kv_heads=3, experts=3, chosen=3), 1)
 
     def lowered(config: MachineConfig) -> list[Finding]:
-        memory = ModelMemory(ModelShape.of(config, model.config), model, slots=5)
+        one = LanguageRun(config, model, sequences=5)
         chunks = [Chunk(slot, position, (1,)) for slot, position in enumerate((41, 5, 5, 1, 2))]
-        program = lower_step(model, memory, chunks, None)
-        return verify_stream(program.instructions, narrow, memory.images)
+        return verify_stream(one.lower(chunks, None).instructions, narrow, one.memory.images)
 
     assert {finding.kind for finding in lowered(narrow.replace(semaphore_bits=5))} == {"overflow"}
     with pytest.raises(SyncError, match="may count beyond 15, the most that semaphore_bits of 4 can hold; raise"):

@@ -22,8 +22,8 @@ from sim.measure.crosscheck import random_knobs
 from sim.stimulus.streams import random_stream
 from sim.view.timeline import Slice, TracedStep, full_queues, slices_of, state_of, state_runs, write_timeline
 from sim.view.trace import TraceError, queue_names, read_trace
-from tests.sim.machine.test_language import CONFIGS as LANGUAGE_CONFIGS
-from tests.sim.machine.test_language import try_reference
+from tests.support.language import CONFIGS as LANGUAGE_CONFIGS
+from tests.support.language import try_reference
 
 NANO, TINY = PRESETS["nano"], PRESETS["tiny"]
 
@@ -60,18 +60,11 @@ def language_steps() -> tuple[MachineConfig, list[tuple[TracedStep, JobResult]]]
     """Run the steps of a random language model with two layers."""
     config = LANGUAGE_CONFIGS["tiny"]
     references = (try_reference(config, seed) for seed in range(40))
-    reference = next(r for r in references if r is not None and r.model.config.num_hidden_layers == 2)
+    reference = next(r for r in references if r is not None and len(r.model.layers) == 2)
     jobs, programs = [], []
     for chunks in reference.steps:
         program = reference.step(chunks)
-        images, patch = reference.memory.images, program.patch
-        data = images[patch.group][patch.address : patch.address + patch.size].tobytes()
-        jobs.append(
-            Job(
-                images=None if jobs else (images[0].tobytes(), images[1].tobytes()), stream_base=program.stream_base,
-                patches=[(patch.group, patch.address, data)], limits=reference.executor.limits, trace=True,
-            )
-        )  # fmt: skip
+        jobs.append(reference.job(program, trace=True))
         programs.append(program)
     return config, [
         (traced(f"step {n}", p.instructions, r, p.labels), r)
