@@ -121,7 +121,7 @@ class Synchroniser:
             if last and self._open(plain, touched, [*waited, *self._order.completions[number]]):
                 number = self._relay(plain, touched, waited)
             completions, wait = self._post(number, plain, entry.waits)
-            entry.waits.append(wait)
+            _add_wait(entry.waits, wait)
             waited += completions
             open_ = self._open(plain, touched, waited)
         self._add(entry, plain, waited)
@@ -179,7 +179,7 @@ class Synchroniser:
                 waits = []
             number = self._poster(max(open_, key=lambda c: (c.earlier, c.tier)).earlier)
             completions, wait = self._post(number, carrier, waits)
-            waits.append(wait)
+            _add_wait(waits, wait)
             reached += completions
         return self._add_carrier(RELAY, waits)
 
@@ -248,6 +248,15 @@ class Synchroniser:
             )
         self._used += 1
         return self._used - 1
+
+
+def _add_wait(waits: list[tuple[int, int]], wait: tuple[int, int]) -> None:
+    """Add a wait; two for posts of one unit are one for as many as both."""
+    for number, (semaphore, count) in enumerate(waits):
+        if semaphore == wait[0]:
+            waits[number] = semaphore, count + wait[1]
+            return
+    waits.append(wait)
 
 
 def _consumer(instruction: Instruction) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from scheduler.memory.placement import Placement
 from scheduler.models.constants import constants_of
 from scheduler.models.description import Experts, GroupedAttention, Layer, Model
 from scheduler.models.quantised_model import QuantisedModel
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
@@ -23,7 +24,6 @@ from scheduler.stream.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.system import Job
-from scheduler.models.random_model import random_model
 
 TINY = PRESETS["tiny"]
 NANO = PRESETS["nano"].replace(

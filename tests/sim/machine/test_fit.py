@@ -14,6 +14,7 @@ from hdl.config import PRESETS, ConfigError, MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode, VectorOp
 from scheduler.models.description import Model
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
@@ -21,7 +22,6 @@ from scheduler.stream.sync import SyncError
 from scheduler.stream.verify import Finding, verify_stream
 from sim.machine.engines import IsaEngine
 from sim.machine.generator import ROUTINGS, Generator
-from scheduler.models.random_model import random_model
 from tests.support.language import LanguageRun, mixtral
 
 TINY = PRESETS["tiny"]

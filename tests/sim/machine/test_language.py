@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from scheduler.memory.placement import Placement
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.tiling import LoweringError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
-from scheduler.models.random_model import random_model
 from tests.support.language import CONFIGS, SLOTS, TINY, LanguageRun, Reference, mixtral, try_reference
 
 MODES = pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])

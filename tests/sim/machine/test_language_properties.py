@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from scheduler.models.description import Model
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.sync import SyncError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
-from scheduler.models.random_model import random_model
 from tests.support.language import CONFIGS, CONTEXT, LanguageRun, mixtral
 
 MOST_SLOTS = 4

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scheduler.plan.shape import ModelShape
 
 from hdl.config import PRESETS
 from hdl.regs import counter_names
 from scheduler.cost.count import compulsory_bytes
 from scheduler.models.checkpoint import MixtralConfig
 from scheduler.ops.batch import Chunk, Routing
-from scheduler.plan.shape import ModelShape
 from sim.machine.generator import StepRecord
 from sim.measure.model import point_of
 
