@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
-from hdl.isa import Opcode
+from hdl.isa import Instruction, Opcode
 from hdl.isa.legality import Limits
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.image import Symbol
+from scheduler.stream.emit.emitter import Label
 from scheduler.stream.footprint import Lists, footprint
-from scheduler.stream.lower import StepProgram
 from scheduler.stream.verify import check_stream
 from sim.golden.executor import Executor
 from sim.machine.session import MachineSession
@@ -27,7 +27,17 @@ from sim.machine.system import Job, JobResult, SimulatedMachine
 from sim.measure.crosscheck import MismatchError, compare_counters
 from sim.view.trace import Trace
 
-__all__ = ["ENGINES", "Engine", "IsaEngine", "Outcome", "RtlEngine", "find_writer", "simulated_memory_bits"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "IsaEngine",
+    "Memory",
+    "Outcome",
+    "RtlEngine",
+    "Step",
+    "find_writer",
+    "simulated_memory_bits",
+]
 
 ENGINES = ("rtl", "isa")
 """Names of the engines."""
@@ -69,15 +79,50 @@ class Outcome:
     trace: Trace | None = None
 
 
+class Memory(Protocol):
+    """The memories of both groups; the host changes them before each step where the step says."""
+
+    @property
+    def images(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The memories."""
+
+
+class Step(Protocol):
+    """What an engine must know of a step: a `StepProgram`, or one that was read from a file."""
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The stream, END included."""
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """What each instruction is for."""
+
+    @property
+    def stream_base(self) -> int:
+        """Byte address of the stream in group 0."""
+
+    @property
+    def patch(self) -> Symbol:
+        """The part of memory that the host writes for the step."""
+
+    @property
+    def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Output windows of the groups: first byte and end."""
+
+    def read_logits(self, memory: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int16]:
+        """Return the logits [sequences, vocabulary] after the step."""
+
+
 class Engine(Protocol):
     """Runs the steps of one batch in order; a context manager."""
 
     name: str
 
-    def start(self, memory: ModelMemory) -> None:
+    def start(self, memory: Memory) -> None:
         """Give the machine its memory; called once, before the first step."""
 
-    def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
+    def run(self, program: Step, *, trace: bool = False) -> Outcome:
         """Run a step whose stream and lists lie in the step area of the memory given to `start`."""
 
 
@@ -97,7 +142,7 @@ class IsaEngine:
     def __init__(self, config: MachineConfig, *, verify: bool = False) -> None:
         self.config = config
         self.verify = verify
-        self._memory: ModelMemory | None = None
+        self._memory: Memory | None = None
         self._executor: Executor | None = None
 
     def __enter__(self) -> IsaEngine:
@@ -115,17 +160,17 @@ class IsaEngine:
         assert self._executor is not None
         return self._executor.memory
 
-    def start(self, memory: ModelMemory) -> None:
+    def start(self, memory: Memory) -> None:
         """Give the machine its memory."""
         self._memory = memory
         self._executor = Executor(self.config, memory.images)
 
-    def limits(self, program: StepProgram) -> Limits:
+    def limits(self, program: Step) -> Limits:
         """Return the register limits of a step."""
         assert self._memory is not None
         return Limits((self._memory.images[0].size, self._memory.images[1].size), program.window)
 
-    def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
+    def run(self, program: Step, *, trace: bool = False) -> Outcome:
         """Run a step.
 
         Raises
@@ -189,7 +234,7 @@ class RtlEngine:
         self._work_dir = work_dir
         self._build_root = build_root
         self._announce = announce
-        self._memory: ModelMemory | None = None
+        self._memory: Memory | None = None
         self._reference = IsaEngine(config, verify=verify)
         self._session: MachineSession | None = None
         self._steps = 0
@@ -206,7 +251,7 @@ class RtlEngine:
         self._session = None
         self._stack.__exit__(kind, error, trace)
 
-    def start(self, memory: ModelMemory) -> None:
+    def start(self, memory: Memory) -> None:
         """Compile the simulator (minutes, once for a configuration) and start it."""
         self._memory = memory
         self._reference.start(memory)
@@ -218,7 +263,7 @@ class RtlEngine:
             )
         self._session = self._stack.enter_context(MachineSession(machine, work_dir=self._work_dir))
 
-    def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
+    def run(self, program: Step, *, trace: bool = False) -> Outcome:
         """Run a step on the simulation and on the executor, and compare them.
 
         Raises
@@ -242,7 +287,7 @@ class RtlEngine:
             sum(image.size for image in result.memory), differing, result.wall_s, result.trace,
         )  # fmt: skip
 
-    def _job(self, program: StepProgram, trace: bool) -> Job:
+    def _job(self, program: Step, trace: bool) -> Job:
         """Return the simulator's job: the whole memory once, then what the host writes for each step."""
         assert self._memory is not None
         images, patch = self._memory.images, program.patch
@@ -255,7 +300,7 @@ class RtlEngine:
             trace=trace,
         )  # fmt: skip
 
-    def _check(self, program: StepProgram, expected: Outcome, result: JobResult) -> int:
+    def _check(self, program: Step, expected: Outcome, result: JobResult) -> int:
         """Return the number of differing bytes, which is 0: anything else is an error."""
         where = f"step {self._steps}"
         if not result.done:
@@ -283,17 +328,17 @@ class RtlEngine:
         return count
 
 
-def simulated_memory_bits(memory: ModelMemory) -> int:
+def simulated_memory_bits(memory: Memory) -> int:
     """Return log2 of the simulated memories' size that a model needs."""
     return max(LEAST_MEMORY_BITS, (max(image.size for image in memory.images) - 1).bit_length())
 
 
-def find_writer(program: StepProgram, config: MachineConfig, group: int, address: int) -> int | None:
+def find_writer(program: Step, config: MachineConfig, group: int, address: int) -> int | None:
     """Return the number of the last instruction of a step that writes a byte of memory, or None."""
     return _writers(program, config, [(group, address)])[0]
 
 
-def _writers(program: StepProgram, config: MachineConfig, places: list[tuple[int, int]]) -> list[int | None]:
+def _writers(program: Step, config: MachineConfig, places: list[tuple[int, int]]) -> list[int | None]:
     found: list[int | None] = [None] * len(places)
     lists = Lists(config)  # stores do not depend on them
     for number, instruction in enumerate(program.instructions):
@@ -306,9 +351,7 @@ def _writers(program: StepProgram, config: MachineConfig, places: list[tuple[int
     return found
 
 
-def describe_mismatch(
-    program: StepProgram, config: MachineConfig, wrong: list[tuple[int, int, int, int]], count: int
-) -> str:
+def describe_mismatch(program: Step, config: MachineConfig, wrong: list[tuple[int, int, int, int]], count: int) -> str:
     """Return one line about wrong bytes (group, address, expected, got): the one that was written first."""
     writers = _writers(program, config, [(group, address) for group, address, _, _ in wrong])
     order = [len(program.instructions) if writer is None else writer for writer in writers]
