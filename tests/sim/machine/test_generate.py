@@ -394,7 +394,7 @@ def test_bad_input_is_one_line(
 
 def test_checkpoints_that_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value, message in (
-        ("architectures", ["LlamaForCausalLM"], "only Mixtral checkpoints"),
+        ("architectures", ["LlamaForCausalLM"], "expected ['MixtralForCausalLM'] with model_type"),
         ("model_type", "qwen3_moe", "model_type is 'qwen3_moe'"),
         ("vocab_size", 32000, "use a byte-level model"),
         ("head_dim", 4, "model head_dim: 4"),
