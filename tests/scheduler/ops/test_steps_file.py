@@ -71,7 +71,7 @@ ONE = [{"new": 1}]
         ({"sequences": ONE, "routing": [[[0, 4]]]}, "routing\\[0\\]: \\[0, 4\\]; use experts from 0 to 3"),
         ({"sequences": ONE, "routing": [[[0, "1"]]]}, "routing\\[0\\]: .*; use experts from 0 to 3"),
         ({"sequences": ONE, "routing": [[[1, 1]]]}, "routing\\[0\\]: \\[1, 1\\]; use 2 different experts"),
-        ({"sequences": ONE, "routing": [[[0, 1]]], "gates": [[[2, 0]]]}, "gates\\[0\\]: \\[2, 0\\]; use numbers from 0"),
+        ({"sequences": ONE, "routing": [[[0, 1]]], "gates": [[[2, 0]]]}, "gates\\[0\\]: \\[2, 0\\]; use numbers"),
         ({"sequences": ONE, "routing": [[[0, 1]]], "gates": []}, "gates: \\[\\]; use a list of 1"),
     ],
 )  # fmt: skip
