@@ -72,7 +72,7 @@ test-slow: setup ## The slow tests
 .PHONY: test-all
 test-all: test test-slow ## Both
 
-##@ Generate, simulate, measure (CONFIG=nano|tiny|small|large or a TOML file; ARGS="..." goes to the command)
+##@ Generate, simulate, measure (CONFIG=nano|tiny|small|medium|large or a TOML file; ARGS="..." goes to the command)
 
 .PHONY: generate lint synth report
 generate: setup ## Write the Verilog, file list, register map and manifest

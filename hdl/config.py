@@ -383,6 +383,11 @@ def _presets() -> dict[str, MachineConfig]:
             semaphores=32,
         ),
         "small": _preset("small", 4, 16),
+        "medium": _preset(
+            "medium", 4, 64, vcache_tiles=2048, activation_words=8192, list_depth=2048, parameter_words=1024,
+            combine_rows=8192, row_fifo_depth=4 * (64 + 1) + 60, channels_per_group=4, channel_bytes=128,
+            address_bits=36, outstanding_bursts=16, skew_fifo_beats=256,
+        ),
         "large": _preset(
             "large", 4, 128, activation_words=4096, parameter_words=1024, combine_rows=2048, expert_slots=128,
             row_fifo_depth=4 * (128 + 1) + 60, channels_per_group=16, channel_bytes=128, address_bits=37,
@@ -392,8 +397,16 @@ def _presets() -> dict[str, MachineConfig]:
 
 
 PRESETS: Mapping[str, MachineConfig] = _presets()
-"""Named configurations. `small` keeps 16 MACs per byte of memory bandwidth, as do `tiny` and `large`; `nano`
-has one MAC array so small that the narrowest useful AXI channel (4 bytes) gives it 2."""
+"""Named configurations. `small` keeps 16 MACs per byte of memory bandwidth, as do `tiny`, `medium` and `large`; `nano`
+has one MAC array so small that the narrowest useful AXI channel (4 bytes) gives it 2.
+
+`medium` is the smallest machine on which a published model's shapes fit as they are (OLMoE: hidden 2,048, 16 heads of
+128, experts of 1,024) and whose memory outruns the edge feed: 1,024 bytes a cycle, of which the control takes in 256.
+Its sizes for two layers of that model, decode of 8 and prefill of 64 tokens: an expert is 384 tiles in each of the
+four tiers, so that 2,048 tiles hold the attention matrices of a layer (1,024) and two experts while another loads; a
+token's hidden state is 32 activation words and 32 combine rows, so that 8,192 of each hold four rows of it for each of
+64 tokens; 64 tokens with 8 choices are 512 list entries of four loads in flight; an expert's multipliers are 16 words
+a tier. What a simulation has to hold of it is 40 MB."""
 
 
 def load_config(name_or_path: str | Path) -> MachineConfig:

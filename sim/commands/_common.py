@@ -321,7 +321,7 @@ def add_config_option(parser: argparse.ArgumentParser, default: str | None = "ti
         "--config",
         metavar="NAME_OR_TOML",
         default=default,
-        help="machine configuration: a preset (nano, tiny, small, large) or a TOML file"
+        help="machine configuration: a preset (nano, tiny, small, medium, large) or a TOML file"
         + (f"; default {default}" if default else ""),
     )
 

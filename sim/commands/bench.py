@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hdl.config import PRESETS, MachineConfig, load_config
+from hdl.errors import A3dError
 from hdl.isa import Mapping3D
 from sim.commands._common import (
     Subparsers,
@@ -47,7 +48,9 @@ MOST_LOSS = 1.0
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
     parser = new_parser(
-        subparsers, "bench", "measure: utilisation, simspeed, generate, quality, exactness, model, primitives, layers"
+        subparsers,
+        "bench",
+        "measure: utilisation, experts, simspeed, compile, generate, quality, exactness, model, primitives, layers",
     )
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
@@ -61,12 +64,32 @@ def add_parser(subparsers: Subparsers) -> None:
     utilisation.add_argument("--feed", choices=("vertical", "edge", "both"), default="both", help="default both")
     utilisation.add_argument("--picture", type=picture_file, default="build/bench/utilisation.png", metavar="FILE")
     add_json_option(utilisation)
+    experts = kinds.add_parser("experts", help="experts alone, weights from memory: vertical feed beside edge feed")
+    add_config_option(experts, "medium")
+    experts.add_argument("--hidden", type=count(1), default=2048, metavar="N", help="default 2048, as in OLMoE")
+    experts.add_argument("--intermediate", type=count(1), default=1024, metavar="N", help="default 1024, as in OLMoE")
+    experts.add_argument("--tokens", type=count(1), nargs="+", default=[1, 8, 16, 32, 64], metavar="M",
+                         help="tokens of each run; default 1 8 16 32 64")  # fmt: skip
+    experts.add_argument("--experts", type=count(1), default=1, metavar="N", help="experts of the layer; default 1")
+    experts.add_argument("--chosen", type=count(1), default=1, metavar="K", help="experts of a token; default 1")
+    experts.add_argument("--seed", type=count(0), default=1, help="of weights, activations and routing; default 1")
+    experts.add_argument("--no-edge", action="store_true", help="leave out the edge-fed control")
+    add_json_option(experts)
     speed = kinds.add_parser("simspeed", help="simulated cycles per second, against cocotb's default build")
     add_config_option(speed, "small")
     speed.add_argument(
         "--cycles", type=count(1, MOST_CYCLES), default=200_000, help="cycles of the fast run; default 200000"
     )
     add_json_option(speed)
+    compiling = kinds.add_parser("compile", help="seconds and memory of compiling a simulator anew, and its speed")
+    add_config_option(compiling, "medium")
+    compiling.add_argument(
+        "--cycles", type=count(1, MOST_CYCLES), default=10_000, help="cycles of the run; default 10000"
+    )
+    compiling.add_argument(
+        "--memory-bits", type=count(12, 37), default=20, metavar="N", help="memory of a group: 2**N bytes; default 20"
+    )
+    add_json_option(compiling)
     generation = kinds.add_parser("generate", help="seconds, bytes and modules of every preset's Verilog")
     add_json_option(generation)
     quality = kinds.add_parser("quality", help="bits per byte of the integer language model against the float model")
@@ -123,8 +146,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     kinds = {
-        "utilisation": _utilisation, "simspeed": _simspeed, "generate": _generate, "quality": _quality,
-        "exactness": _exactness, "model": _model, "primitives": _primitives, "layers": _layers,
+        "utilisation": _utilisation, "experts": _experts, "simspeed": _simspeed, "compile": _compile,
+        "generate": _generate, "quality": _quality, "exactness": _exactness, "model": _model,
+        "primitives": _primitives, "layers": _layers,
     }  # fmt: skip
     return kinds[args.bench](args)
 
@@ -169,12 +193,56 @@ def _utilisation(args: argparse.Namespace) -> int:
     return 1 if low or slow else 0
 
 
+def _experts(args: argparse.Namespace) -> int:
+    from sim.measure.experts import draw_works, measure_experts
+
+    config = load_config(args.config)
+    if args.chosen > args.experts:
+        raise A3dError(f"bench experts: --chosen {args.chosen} of --experts {args.experts}; use at most {args.experts}")
+    require_simulator("verilator")
+    works = draw_works(
+        args.hidden, args.intermediate, args.tokens, experts=args.experts, chosen=args.chosen, seed=args.seed
+    )
+    result = measure_experts(config, works, edge=not args.no_edge, announce=_announce(config))
+    rows = [
+        [p["tokens"], p["experts"], p["gang"], p["bytes_0"] + p["bytes_1"], round(p["bound_cycles"]), p["cycles"],
+         round(100 * p["bound_cycles"] / p["cycles"], 1), p["edge_cycles"] or "-",
+         round(p["edge_cycles"] / p["cycles"], 2) if p["edge_cycles"] else "-"]
+        for p in result["points"]
+    ]  # fmt: skip
+    columns = ("tokens", "experts", "gang", "bytes", "bound", "cycles", "of bound %", "edge cycles", "edge / cycles")
+    print_table(
+        rows, columns, title=f"{config.name}: experts of {args.hidden} x {args.intermediate}, weights from memory"
+    )
+    write_json(args.json, result)
+    return 1 if result["mismatched_bytes"] else 0
+
+
 def _simspeed(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     require_simulator("verilator")
     result = measure_speed(config, args.cycles, announce=_announce(config))
     print_table([[k, v] for k, v in result.items()], ("quantity", "value"), left=("value",), title=config.name)
     write_json(args.json, {"config": config.to_dict(), **result})
+    return 0
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from sim.measure.compile import measure_compile
+
+    config = load_config(args.config)
+    require_simulator("verilator")
+    result = measure_compile(config, args.cycles, args.memory_bits)
+    steps = [
+        [name, round(cost["wall_s"], 1), round(cost["cpu_s"], 1), round(cost["peak_bytes"] / 1e9, 2)]
+        for name, cost in (("Verilator", result["verilator"]), ("C++ compiler", result["compiler"]))
+    ]
+    columns = ("step", "wall s", "CPU s", "largest process GB")
+    print_table([["generate", round(result["generate_s"], 1), "", ""], *steps], columns, title=config.name)
+    print(
+        f"{result['cpp_bytes'] / 1e6:.0f} MB of C++; {result['cycles_per_s']:,.0f} cycles/s over {result['cycles']:,}"
+    )
+    write_json(args.json, result)
     return 0
 
 

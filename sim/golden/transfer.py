@@ -18,10 +18,10 @@ from hdl.isa.legality import (
     store_step,
     tiers_of_mask,
 )
-from hdl.numerics import merge_nibbles, store_convert
+from hdl.numerics import store_convert
 from sim.golden.state import MachineState
 
-__all__ = ["execute_load", "execute_store", "fill_words"]
+__all__ = ["execute_load", "execute_store", "fill_words", "merge_planes"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -75,15 +75,23 @@ def _tiles(instruction: Instruction, planes: list[Bytes], config: MachineConfig)
         return planes[0].view(np.int8).reshape(shape)
     if form == Format.COLUMNS:
         return planes[0].view(np.int8).reshape(count, config.columns, config.rows).swapaxes(1, 2)
-    high = _nibbles(planes[0])
-    low = _nibbles(planes[1]) if form == Format.PAIR else np.zeros_like(high)
-    return merge_nibbles(high, low).astype(np.int8).reshape(shape)
+    return merge_planes(planes[0], planes[1] if form == Format.PAIR else None).reshape(shape)
 
 
-def _nibbles(plane: Bytes) -> npt.NDArray[np.int64]:
-    """Return the signed nibbles of a plane: bits 3..0 first."""
-    values = np.stack([plane & 15, plane >> 4], axis=-1).reshape(-1).astype(np.int64)
-    return np.where(values > 7, values - 16, values)
+def merge_planes(high: Bytes, low: Bytes | None = None) -> npt.NDArray[np.int8]:
+    """Return the bytes whose nibbles two planes hold, bits 3..0 of a plane's byte first; no `low` stands for zeros.
+
+    It is :func:`hdl.numerics.merge_nibbles` in bytes, which wrap as the machine's adder does: a step of a real model
+    loads hundreds of megabytes.
+    """
+    merged = np.empty((high.size, 2), dtype=np.uint8)
+    merged[:, 0] = high << 4
+    merged[:, 1] = high & 0xF0
+    if low is not None:
+        # Bit 3 of a signed nibble counts -8: flipping it adds 8.
+        merged[:, 0] += ((low & 15) ^ 8) - 8
+        merged[:, 1] += ((low >> 4) ^ 8) - 8
+    return merged.reshape(-1).view(np.int8)
 
 
 def execute_store(machine: MachineState, instruction: Instruction, pc: int) -> None:

@@ -32,6 +32,11 @@ __all__ = [
 Bytes = npt.NDArray[np.uint8]
 
 
+START_S, LONGEST_S = 1200.0, 24 * 3600.0
+SLOW_PES_PER_S = 1e7
+"""A simulator that is alive simulates more PEs x cycles a second than this: on a core of its own it was 10 times that
+for every preset."""
+
 TRACE_FILE = "trace.txt"
 """File in the simulator's directory to which the recorder writes."""
 
@@ -190,8 +195,18 @@ class SimulatedMachine:
             model = runner.build(sources, BENCH_TOP, sim=simulator, fast=fast, waves=waves, announce=announce)
         self.model = model
 
-    def run(self, jobs: Sequence[Job], *, work_dir: Path | None = None, timeout_s: float = 1200.0) -> list[JobResult]:
+    def run(
+        self, jobs: Sequence[Job], *, work_dir: Path | None = None, timeout_s: float | None = None
+    ) -> list[JobResult]:
         """Run jobs one after the other on one machine that is reset once, before the first.
+
+        Parameters
+        ----------
+        jobs : sequence of Job
+        work_dir : path, optional
+            Where the simulator runs.
+        timeout_s : float, optional
+            Seconds after which a simulator that hangs is killed; default: what the jobs' cycles take when it is slow.
 
         Raises
         ------
@@ -200,6 +215,9 @@ class SimulatedMachine:
         SimulationError
             The simulator itself failed.
         """
+        if timeout_s is None:
+            cycles = sum(job.max_cycles for job in jobs)
+            timeout_s = min(LONGEST_S, START_S + cycles * self.config.pes / SLOW_PES_PER_S)
         with scratch_folder("a3d-jobs-") as folder:
             jobs_file = write_jobs(self.config, self.memory_bytes, jobs, folder)
             runner.run(

@@ -12,7 +12,7 @@ from sim.machine.system import SimulatedMachine
 from sim.measure.programs import Residents, resident_program
 from sim.measure.utilisation import resident_jobs, run_repeated
 
-__all__ = ["measure_speed"]
+__all__ = ["measure_speed", "speed_of"]
 
 SLOW_FRACTION = 16
 """The default build runs this many times fewer cycles: it is that much slower."""
@@ -20,8 +20,9 @@ SLOW_FRACTION = 16
 BUSY_TOKENS = 16
 
 
-def _speed(config: MachineConfig, cycles: int, fast: bool, announce: Callable[[], None] | None) -> tuple[float, int]:
-    machine = SimulatedMachine(config, fast=fast, announce=announce)
+def speed_of(machine: SimulatedMachine, cycles: int) -> tuple[float, int]:
+    """Return cycles per second from start to interrupt, and the cycles: about `cycles`, all PEs busy."""
+    config = machine.config
     residents = Residents.of(config)
     tokens = min(BUSY_TOKENS, config.accumulator_depth)
     program = resident_program(config, residents, Mapping3D.ALONE, tokens, cycles)
@@ -41,8 +42,9 @@ def measure_speed(config: MachineConfig, cycles: int, *, announce: Callable[[], 
     announce : callable, optional
         Called before a simulator is compiled.
     """
-    fast, fast_cycles = _speed(config, cycles, True, announce)
-    default, default_cycles = _speed(config, max(1, cycles // SLOW_FRACTION), False, announce)
+    fast, fast_cycles = speed_of(SimulatedMachine(config, announce=announce), cycles)
+    control = SimulatedMachine(config, fast=False, announce=announce)
+    default, default_cycles = speed_of(control, max(1, cycles // SLOW_FRACTION))
     return {
         "cycles_per_s": fast,
         "default_cycles_per_s": default,

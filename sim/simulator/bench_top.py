@@ -22,6 +22,11 @@ CAPACITY_STEP = 4
 
 The simulator zeroes all of it when it starts: about a tenth of a second (decision 12)."""
 
+BIG_PES = 1 << 14
+BIG_CAPACITY_BITS = 30
+"""From so many PEs on, the least is 1 GiB a group: layers of published models need it, and another simulator takes
+minutes to compile (decision 13)."""
+
 _AXI_TO_MEMORY = (
     "arid araddr arlen arsize arburst arvalid arready rid rdata rresp rlast rvalid rready "
     "awid awaddr awlen awsize awburst awvalid awready wdata wstrb wlast wvalid wready bid bresp bvalid bready"
@@ -52,7 +57,8 @@ def capacity_bits(config: MachineConfig, memory_bits: int, simulator: str) -> in
     needed = min(memory_bits, config.address_bits)
     if simulator == "icarus":
         return needed
-    bits = next(bits for bits in range(LEAST_CAPACITY_BITS, 64, CAPACITY_STEP) if bits >= needed)
+    least = LEAST_CAPACITY_BITS if config.pes < BIG_PES else BIG_CAPACITY_BITS
+    bits = next(bits for bits in range(least, 64, CAPACITY_STEP) if bits >= needed)
     return min(bits, config.address_bits)
 
 

@@ -50,6 +50,9 @@ __all__ = ["TIMESCALE", "BuildError", "BuildRequest", "compile_icarus", "compile
 TIMESCALE = "1ns/1ps"
 """Unit and precision of every simulation."""
 
+LARGE_CPP_BYTES = 50_000_000
+"""From here on the C++ is compiled with ``-O1``: `small` has 14 MB of it, `medium` 143 (decision 13)."""
+
 _VERILATOR_MAIN = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
 
 Execute = Callable[[list[str], Path], None]
@@ -158,12 +161,8 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
 
     # A quick build runs beside other work.
     make = ["make", "-s", "-j", "1" if request.quick else str(min(os.cpu_count() or 1, 8)), "-C", "obj"]
-    make += ["-f", "Vtop.mk"]
-    if request.quick:
-        make += ["OPT_FAST=-O0", "OPT_GLOBAL=-Os"]
-    elif request.fast:
-        # Who looks at waves waits for the compiler more than for the simulation.
-        make += ["OPT_FAST=-O1", "OPT_GLOBAL=-Os"] if request.waves else ["OPT_FAST=-O3", "OPT_GLOBAL=-O2"]
+    cpp_bytes = sum(path.stat().st_size for path in (folder / "obj").glob("*.cpp"))
+    make += ["-f", "Vtop.mk", *_optimisation(request, cpp_bytes)]
     if ccache := tools.ccache():
         make += [f"OBJCACHE={ccache}"]
     runtime = _runtime_folder(request)
@@ -185,6 +184,19 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
     (folder / "obj" / "simulator").replace(folder / "simulator")
     shutil.rmtree(folder / "obj")
     shutil.rmtree(folder / "links", ignore_errors=True)
+
+
+def _optimisation(request: BuildRequest, cpp_bytes: int) -> list[str]:
+    """Return ``make``'s variables for the C++ compiler, given how much C++ Verilator wrote."""
+    if request.quick:
+        return ["OPT_FAST=-O0", "OPT_GLOBAL=-Os"]
+    if not request.fast:
+        return []
+    if request.waves:
+        # Who looks at waves waits for the compiler more than for the simulation.
+        return ["OPT_FAST=-O1", "OPT_GLOBAL=-Os"]
+    # Code that does not fit the caches runs no faster for being optimised further.
+    return ["OPT_FAST=-O3" if cpp_bytes < LARGE_CPP_BYTES else "OPT_FAST=-O1", "OPT_GLOBAL=-O2"]
 
 
 def _runtime_folder(request: BuildRequest) -> Path:

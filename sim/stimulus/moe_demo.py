@@ -19,7 +19,8 @@ from hdl.errors import CheckError
 from hdl.scratch import whole_file
 from scheduler.models.quantise import QuantisedLayer
 from scheduler.models.quantised_model import QuantisedModel
-from scheduler.moe.lower import lower_moe_layer
+from scheduler.moe.lower import Options, lower_moe_layer
+from scheduler.moe.plan import Gang
 from scheduler.stream.program import Program
 from scheduler.stream.verify import check_stream
 from sim.golden.executor import Executor
@@ -170,17 +171,19 @@ def _report(work: LayerWork, program: Program, result: JobResult) -> LayerReport
     )
 
 
-def lower_layers(config: MachineConfig, works: Sequence[LayerWork]) -> list[Program]:
-    """Return every layer's program, proved free of races."""
+def lower_layers(config: MachineConfig, works: Sequence[LayerWork], gang: Gang | None = None) -> list[Program]:
+    """Return every layer's program, proved free of races, with lanes of `gang` or of the cheapest by estimate."""
     programs = []
     for work in works:
-        program = lower_moe_layer(config, work.layer, work.x, work.experts, work.gates)
+        program = lower_moe_layer(config, work.layer, work.x, work.experts, work.gates, Options(gang=gang))
         check_stream(program.instructions, config, program.images, program.limits)
         programs.append(program)
     return programs
 
 
-def measure_layers(machine: SimulatedMachine, works: Sequence[LayerWork]) -> tuple[list[LayerReport], int]:
+def measure_layers(
+    machine: SimulatedMachine, works: Sequence[LayerWork], gang: Gang | None = None
+) -> tuple[list[LayerReport], int]:
     """Run all layers' programs on a machine; return reports and the differing bytes.
 
     Raises
@@ -188,7 +191,7 @@ def measure_layers(machine: SimulatedMachine, works: Sequence[LayerWork]) -> tup
     CheckError
         The machine stopped, or a model disagrees with another.
     """
-    programs = lower_layers(machine.config, works)
+    programs = lower_layers(machine.config, works, gang)
     results = machine.run([_job(program) for program in programs])
     mismatched = sum(_mismatches(p, w, r) for p, w, r in zip(programs, works, results, strict=True))
     return [_report(w, p, r) for w, p, r in zip(works, programs, results, strict=True)], mismatched

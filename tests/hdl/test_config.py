@@ -17,7 +17,7 @@ TINY = PRESETS["tiny"]
 
 
 def test_presets_keep_one_balance() -> None:
-    for name in ("tiny", "small", "large"):
+    for name in ("tiny", "small", "medium", "large"):
         config = PRESETS[name]
         assert config.pes == 16 * config.peak_bytes, name
 
@@ -145,7 +145,7 @@ def test_a_file_overrides_a_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('preset = "huge"', "config preset: 'huge' in .*; use one of nano, tiny, small, large"),
+        ('preset = "huge"', "config preset: 'huge' in .*; use one of nano, tiny, small, medium, large"),
         ('preset = "tiny"\ntires = 3', r"config tires: no such field \(in .*\); use one of name, tiers"),
         ("tiers = 1\nrows = 8", 'config columns: missing in .*; set it, or name a base with preset = "small"'),
         ("tiers = ", "is not TOML: .*; fix that line"),
@@ -229,7 +229,10 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "d.toml", "d.toml is a directory; name a TOML file"),
         (tmp_path / "f.toml", "f.toml is not a regular file; name a TOML file"),
         (tmp_path / "z.toml", "z.toml is not a regular file; name a TOML file"),
-        (tmp_path / "d.json", "d.json' is no preset; use one of nano, tiny, small, large or a path to a .toml file"),
+        (
+            tmp_path / "d.json",
+            "d.json' is no preset; use one of nano, tiny, small, medium, large or a path to a .toml file",
+        ),
         (tmp_path / ("x" * 300 + ".toml"), "cannot read .*: File name too long; check the path"),
         (Path("a\0.toml"), r"cannot read a\\x00.toml: embedded null byte; check the path"),
         (Path("a\nb.toml"), r"cannot read a\\x0ab.toml: No such file"),
@@ -240,7 +243,9 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'medium' is no preset; use one of nano, tiny, small, large or a path"):
-        load_config("medium")
+    with pytest.raises(
+        ConfigError, match="'middle' is no preset; use one of nano, tiny, small, medium, large or a path"
+    ):
+        load_config("middle")
     with pytest.raises(ConfigError, match="cannot read .*absent.toml: No such file"):
         load_config(tmp_path / "absent.toml")

@@ -181,7 +181,7 @@ def test_checker_agrees_with_legality(name: str) -> None:
     assert seen >= {0, ErrorCode.ILLEGAL_OPCODE, ErrorCode.ILLEGAL_FIELD, ErrorCode.RANGE}
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "small", "large"])
+@pytest.mark.parametrize("name", ["nano", "tiny", "small", "medium", "large"])
 def test_gaps_reach_to_the_last_row_and_no_further(name: str) -> None:
     """For each gap and number of rows: the last base that is legal, and the first that is not."""
     config = PRESETS[name]

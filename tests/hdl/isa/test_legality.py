@@ -40,7 +40,7 @@ def words_of(name: str) -> list[bytes]:
     return words
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "flat", "edge", "small", "large"])
+@pytest.mark.parametrize("name", ["nano", "tiny", "flat", "edge", "small", "medium", "large"])
 def test_the_checker_agrees(name: str) -> None:
     config = CONFIGS[name]
     dut = InstructionChecker(config)

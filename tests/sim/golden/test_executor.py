@@ -13,8 +13,11 @@ from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits
+from hdl.numerics import merge_nibbles
 from sim.golden.executor import DeadlockError, ExecutionError, Executor, UninitialisedError
+from sim.golden.gemm import _product
 from sim.golden.loop_nest import run_gemm
+from sim.golden.transfer import merge_planes
 from sim.golden.vector_nest import run_vector
 from sim.stimulus.streams import StreamOptions, illegal_streams, random_stream
 
@@ -271,3 +274,22 @@ def test_gather_reports_its_range_at_its_place() -> None:
     with pytest.raises(ExecutionError, match="RANGE.*element 65535 is chosen") as caught:
         machine.run(to_binary(assemble(text + "end")))
     assert (caught.value.code, caught.value.pc) == (ErrorCode.RANGE, 1)
+
+
+def test_planes_merge_as_the_machine_adds_nibbles() -> None:
+    # Every pair of a high and a low byte, so every pair of nibbles in both places.
+    high, low = (np.ascontiguousarray(a.reshape(-1)) for a in np.mgrid[0:256, 0:256].astype(np.uint8))
+    nibbles = [np.stack([plane & 15, plane >> 4], axis=-1).astype(np.int64) for plane in (high, low)]
+    signed = [np.where(n > 7, n - 16, n).reshape(-1) for n in nibbles]
+    np.testing.assert_array_equal(merge_planes(high, low), merge_nibbles(*signed))
+    np.testing.assert_array_equal(merge_planes(high), merge_nibbles(signed[0], 0))
+
+
+@pytest.mark.parametrize("depth", [1, 1024, 1025, 2048, 1023 * 64])
+def test_products_of_whole_reductions_are_exact(depth: int) -> None:
+    """At the largest sums, where float32 would round: 1,023 slices of `medium` are the most that a GEMM takes."""
+    acts = np.full((3, depth), -128, dtype=np.int8)
+    acts[1, ::2], acts[2] = 127, 127
+    weights = np.full((depth, 3), -128, dtype=np.int8)
+    weights[:, 1], weights[::3, 2] = 127, 1
+    np.testing.assert_array_equal(_product(acts, weights), acts.astype(np.int64) @ weights.astype(np.int64))

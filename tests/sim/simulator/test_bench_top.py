@@ -24,7 +24,11 @@ from sim.simulator.simcache import content_key
         ("tiny", 27, "verilator", 28),
         ("nano", 18, "verilator", 24),
         ("nano", 30, "verilator", 24),
+        ("medium", 18, "verilator", 30),
+        ("medium", 31, "verilator", 34),
+        ("large", 18, "verilator", 30),
         ("small", 18, "icarus", 18),
+        ("large", 18, "icarus", 18),
         ("nano", 30, "icarus", 24),
     ],
 )
