@@ -202,6 +202,8 @@ OUTPUTS = [
     (["bench", "primitives"], "--json"),
     (["bench", "primitives"], "--picture"),
     (["bench", "layers"], "--json"),
+    (["bench", "scheduler"], "--json"),
+    (["bench", "scheduler"], "--picture"),
     (["report"], "--docs"),
     (["asm", "in.asm"], ""),
 ]
