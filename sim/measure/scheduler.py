@@ -70,7 +70,7 @@ def some_layers(model: Model, count: int | None) -> Model:
 
 
 def layer_plan_seconds(config: MachineConfig) -> float:
-    """Return the seconds of planning a decode step of 256 tokens at 4,096 keys of one DeepSeek-V3 layer from nothing."""
+    """Return the seconds of planning a decode step of 256 tokens at 4,096 keys of a DeepSeek-V3 layer from nothing."""
     model = some_layers(load_shape("deepseek-v3"), 1)
     chunks = [Chunk(slot, 4095, (0,)) for slot in range(256)]
     started = time.perf_counter()
