@@ -356,6 +356,40 @@ class ModelMemory:
 
             make = partial(self._expert_words, number, mlp.count, size)
             self._fill(f"layer{number}.words", number % 2, size * mlp.count, make)
+            if self.residence.gangs:
+                size = self._gang_bytes(mlp.intermediate) * config.tiers
+                make = partial(self._gang_words, number, mlp)
+                self._fill(f"layer{number}.gang_words", 1 - number % 2, size * mlp.count, make)
+
+    def _gang_bytes(self, inner: int) -> int:
+        """Return the bytes of a tier's requantisation words of an expert that all tiers run together."""
+        return self._round(self.residence.gang_words(inner) * 2 * self.config.columns)
+
+    def _gang_words(self, layer: int, mlp: Experts, weights: Weights) -> bytes:
+        """Return the words of each expert, tier by tier: its output tiles of the shares of up, then of down."""
+        up, down = self.residence.gangs[mlp.intermediate]
+        tiles = self.tiling.expert(mlp.intermediate).up.n_tiles
+        size, parts = self._gang_bytes(mlp.intermediate), []
+        for expert in range(mlp.count):
+            words = weights.expert_words(layer, expert)
+            padded = np.zeros((tiles + self.tiling.hidden_rows, words.shape[1]), dtype="<u2")
+            padded[: len(words)] = words
+            for tier in range(self.config.tiers):
+                own = []
+                for first, shares in ((0, up), (tiles, down)):
+                    for share in shares:
+                        at = first + share.first + tier * share.each
+                        inside = tier < share.tiers
+                        own.append(padded[at : at + share.each] if inside else np.zeros_like(padded[: share.each]))
+                parts.append(np.concatenate(own).tobytes().ljust(size, b"\0"))
+        return b"".join(parts)
+
+    def gang_words(self, layer: int, expert: int, tier: int) -> Symbol:
+        """Return a tier's requantisation words of an expert that all tiers run together."""
+        mlp = self.tiling.model.layers[layer].mlp
+        assert isinstance(mlp, Experts)
+        size = self._gang_bytes(mlp.intermediate)
+        return self._part(f"layer{layer}.gang_words", (expert * self.config.tiers + tier) * size, size)
 
     @staticmethod
     def _expert_planes(layer: int, part: Part, own: list[int], plane: int, size: int, weights: Weights) -> bytes:

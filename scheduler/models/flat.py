@@ -92,7 +92,9 @@ class MixtralConfig:
             or mlp != Experts(count=mlp.count, chosen=mlp.chosen, intermediate=mlp.intermediate)
             or any(layer != Layer(attention=plain, mlp=mlp) for layer in model.layers)
         ):
-            raise A3dError(f"{model.name}: its layers are those of a {model.family}, not of a Mixtral")
+            raise A3dError(
+                f"{model.name}: its layers are those of a {model.family}, of which no stream is made; use a Mixtral"
+            )
         return MixtralConfig(
             vocab_size=model.vocabulary, hidden_size=model.hidden, intermediate_size=mlp.intermediate,
             num_hidden_layers=len(model.layers), num_attention_heads=attention.heads,

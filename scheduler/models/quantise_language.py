@@ -43,7 +43,9 @@ from scheduler.models.quantise_norm import float_fields, head_norm, residual_nor
 from scheduler.models.quantised_model import AttentionHead, DecoderLayer, QuantisedModel, WeightedNorm
 from scheduler.models.rope import adjacent_pairs, rope_tables
 
-__all__ = ["DEFAULT_KEY_BLOCK", "HeadRanges", "LayerRanges", "ModelRanges", "quantise_language_model"]
+__all__ = [
+    "DEFAULT_KEY_BLOCK", "HeadRanges", "LayerRanges", "ModelRanges", "attention_head", "quantise_language_model",
+]  # fmt: skip
 
 Float = npt.NDArray[np.floating]
 
@@ -259,7 +261,7 @@ class _Layer:
             qkv=qkv,
             query_norm=query_norm,
             key_norm=key_norm,
-            heads=tuple(_head(kind.head_dim, own, self.key_block) for own in ranges.heads),
+            heads=tuple(attention_head(kind.head_dim, own, self.key_block) for own in ranges.heads),
             output=quantise_matrix(output, repeated, self.y_scale, resident=self.resident),
             expert_norm=residual_norm(model, ranges.expert_in * headroom, expert_scale, residual_scale),
             router=router,
@@ -348,7 +350,8 @@ def _expert(
     )  # fmt: skip
 
 
-def _head(head_dim: int, ranges: HeadRanges, key_block: int) -> AttentionHead:
+def attention_head(head_dim: int, ranges: HeadRanges, key_block: int) -> AttentionHead:
+    """Return the constants of a key/value head for blocks of up to `key_block` keys."""
     query, key, value, context = (
         scale_of(getattr(ranges, name), INT8_MAX, name) for name in ("query", "key", "value", "context")
     )

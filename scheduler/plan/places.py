@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hdl.config import MachineConfig
 from scheduler.models.description import Experts, LatentAttention, Layer, Scoring
 from scheduler.plan.residence import Residence, attention_words
-from scheduler.plan.tiling import MOST_COUNT, HeadTiling, LoweringError, Tiling
+from scheduler.plan.tiling import MOST_COUNT, MOST_STRIDE, HeadTiling, LoweringError, Tiling
 
 __all__ = ["AHEAD", "NORM_TURNS", "Places", "Pool", "Ring", "StepSize", "latent_words", "most_block", "plan_places"]
 
@@ -130,6 +130,8 @@ class Places:
         Tokens whose experts are chosen together.
     regions : int
         Score regions, used in turn.
+    turns : int
+        Regions of probabilities of a tier, used in turn.
     rows, words, scalars : dict of str to Pool
         By phase: ``attention``, ``experts``, ``head``; `rows` besides the residual, which starts at row 0.
     score_rows, score_words : int
@@ -160,6 +162,7 @@ class Places:
     chunk: int
     choice_tokens: int
     regions: int
+    turns: int
     rows: dict[str, Pool]
     words: dict[str, Pool]
     scalars: dict[str, Pool]
@@ -264,11 +267,15 @@ def _choices(residence: Residence, size: StepSize, sizes: _Sizes) -> list[_Choic
     wanted = min(sizes.group, config.accumulator_depth // sizes.value_rows) or 1
     job = max(wanted, min(vectors, size.longest))
     ahead = (AHEAD,) if residence.resident else (1, 0)
+    tiers = config.tiers
+    all_regions = [2 * tiers, 3 * tiers // 2, tiers, 1]
+    if not residence.resident:  # large arrays: a job's rows come late, so that many must be on their way
+        all_regions = [8 * tiers, 4 * tiers, *all_regions]
     return [
         _Choice(block, min(more + 1, -(-size.tokens // block)), job, regions)
         for block in blocks
         for more in ahead
-        for regions in (2 * config.tiers, 3 * config.tiers // 2, config.tiers, 1)
+        for regions in all_regions
     ]
 
 
@@ -297,7 +304,8 @@ def _row_pools(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Cho
     if sizes.sigmoid:
         experts |= {"sigmoid": choices * sizes.router_rows, "biased": choices * sizes.router_rows}
         experts["correction"] = sizes.router_rows
-    head = {"logits": size.outputs * _head_tiles(residence, size)}
+    turns = 1 if _head_tiles(residence, size) >= tiling.logit_rows else 2
+    head = {"logits": turns * size.outputs * _head_tiles(residence, size)}
     first = Pool(base, attention)
     return {"attention": first, "experts": Pool(first.end, experts), "head": Pool(base, head)}
 
@@ -308,8 +316,15 @@ def _head_tiles(residence: Residence, size: StepSize) -> int:
         return 0
     tiling = residence.tiling
     least = max(share.end - share.first for share in residence.head)
-    room = max(1, min(MOST_HEAD_ROWS, tiling.config.combine_rows // 2) // size.outputs)
-    return min(tiling.logit_rows, max(least, room))
+    room = max(1, min(MOST_HEAD_ROWS, tiling.config.combine_rows // 4) // size.outputs)
+    if size.outputs * tiling.logit_rows <= tiling.config.combine_rows // 2:
+        room = tiling.logit_rows
+    return min(tiling.logit_rows, MOST_STRIDE, max(least, room))
+
+
+def _turns(choice: _Choice, config: MachineConfig) -> int:
+    """Return how many regions of probabilities a tier has."""
+    return 4 if choice.regions > 2 * config.tiers else 2
 
 
 def _word_pools(tiling: Tiling, size: StepSize, sizes: _Sizes, choice: _Choice, chunk: int) -> dict[str, Pool]:
@@ -318,7 +333,7 @@ def _word_pools(tiling: Tiling, size: StepSize, sizes: _Sizes, choice: _Choice, 
         "x": x,
         "query": choice.copies * choice.block * sizes.query_words,
         "context": min(2, choice.copies) * choice.block * sizes.context_words,
-        "scores": 2 * choice.job_vectors * size.key_block // tiling.config.rows,
+        "scores": _turns(choice, tiling.config) * choice.job_vectors * size.key_block // tiling.config.rows,
     }
     if sizes.latent_words:
         attention["latent"] = choice.copies * choice.block * sizes.latent_words
@@ -377,7 +392,8 @@ def _fit(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Choice) -
     words_base = 0 if residence.resident else expert_base + word_slots * sizes.expert_words
     return Places(
         residence=residence, size=size, block=choice.block, copies=choice.copies, job_vectors=choice.job_vectors,
-        chunk=chunk, choice_tokens=choices, regions=choice.regions, rows=rows, words=words, scalars=scalars,
+        chunk=chunk, choice_tokens=choices, regions=choice.regions,
+        turns=_turns(choice, config), rows=rows, words=words, scalars=scalars,
         score_rows=choice.job_vectors * size.key_block // config.columns,
         score_words=choice.job_vectors * size.key_block // config.rows, head_tiles=_head_tiles(residence, size),
         unit_slots=unit_slots, keys=keys, key_piece=piece, words_base=words_base, attention_base=0,

@@ -65,8 +65,11 @@ class Residence:
         The same matrices.
     units : dict of int to tuple of Unit
         Pieces of the routed experts, by inner width.
+    gangs : dict of int to (tuple of Share, tuple of Share)
+        Streamed, with vertical links: shares of the up and of the down projection of a routed expert that all tiers
+        run together, by inner width.
     unit_tiles : int
-        V-Cache tiles of the largest piece.
+        V-Cache tiles of the largest piece, in one tier.
     unit_slots : int
         Streamed: pieces of experts that a tier holds at a time.
     dense_tiles : int
@@ -81,10 +84,15 @@ class Residence:
     head: tuple[Share, ...]
     matrices: Mapping[Layer, Mapping[str, Matrix]]
     units: Mapping[int, tuple[Unit, ...]]
+    gangs: Mapping[int, tuple[tuple[Share, ...], tuple[Share, ...]]]
     unit_tiles: int
     unit_slots: int
     dense_tiles: int
     dense_words: int
+
+    def gang_words(self, inner: int) -> int:
+        """Return the requantisation words of one tier for a routed expert that all tiers run together."""
+        return sum(share.each for own in self.gangs[inner] for share in own)
 
     def layer_tiles(self, layer: Layer) -> int:
         """Return the tiles of one tier that a layer's dense matrices take."""
@@ -194,11 +202,20 @@ def _plan(
         for layer, found in matrices.items()
     }
     units = {expert.down.inputs: _units(tiling, expert, slot) for expert in experts}
+    gangs = {}
+    if not resident and config.vertical_links and config.tiers > 1:
+        for expert in experts:
+            up = shares_of(expert.up, config, slot, _up_step(config))
+            gangs[expert.down.inputs] = up, shares_of(expert.down, config, slot)
     unit_tiles = max(
         (_unit_tiles(tiling.expert(inner), unit) for inner, own in units.items() for unit in own), default=0
     )
+    for inner, pair in gangs.items():
+        expert = tiling.expert(inner)
+        for matrix, own in zip((expert.up, expert.down), pair, strict=True):
+            unit_tiles = max(unit_tiles, *(share.each * matrix.k_slices for share in own))
     return Residence(
-        tiling, resident, shares, cut("head", tiling.head), matrices, units, unit_tiles, 0, 0, 0
+        tiling, resident, shares, cut("head", tiling.head), matrices, units, gangs, unit_tiles, 0, 0, 0
     )  # fmt: skip
 
 

@@ -120,9 +120,7 @@ class Synchroniser:
             last = not carried and len(entry.waits) == SLOTS - 1
             if last and self._open(plain, touched, [*waited, *self._order.completions[number]]):
                 number = self._relay(plain, touched, waited)
-            completions, wait = self._post(number, plain, entry.waits)
-            entry.waits.append(wait)
-            waited += completions
+            waited += self._post(number, plain, entry.waits)
             open_ = self._open(plain, touched, waited)
         self._add(entry, plain, waited)
         self._lists.apply(plain, self._images)
@@ -178,9 +176,7 @@ class Synchroniser:
                 self._add_carrier(RELAY, waits)
                 waits = []
             number = self._poster(max(open_, key=lambda c: (c.earlier, c.tier)).earlier)
-            completions, wait = self._post(number, carrier, waits)
-            waits.append(wait)
-            reached += completions
+            reached += self._post(number, carrier, waits)
         return self._add_carrier(RELAY, waits)
 
     def _harmless(self, queue: str) -> Instruction:
@@ -196,18 +192,22 @@ class Synchroniser:
         self._add(_Entry(carrier.opcode, dict(carrier.values), waits), carrier, waited)
         return len(self._entries) - 1
 
-    def _post(
-        self, number: int, plain: Instruction, waits: Sequence[tuple[int, int]]
-    ) -> tuple[list[int], tuple[int, int]]:
-        """Make an instruction post to another, which has some waits; return (completions waited for, its next wait)."""
+    def _post(self, number: int, plain: Instruction, waits: list[tuple[int, int]]) -> list[int]:
+        """Make an instruction post to another, add that one's wait, and return the completions that it waits for."""
         completions = self._order.completions[number]
         if len(completions) == 1:
             semaphore = self._pair(self._order.owner[completions[0]][1], _consumer(plain))
         else:
-            semaphore = self._from_pool(number, plain, [semaphore for semaphore, _ in waits])
+            semaphore = self._from_pool(number, plain)
         self._entries[number].posts.append(semaphore)
-        self._last_posted[semaphore] = list(completions)
-        return list(completions), (semaphore, len(completions))
+        again = next((n for n, wait in enumerate(waits) if wait[0] == semaphore), None)
+        if again is None:
+            self._last_posted[semaphore] = list(completions)
+            waits.append((semaphore, len(completions)))
+        else:  # two gangs, none of which comes after the other
+            self._last_posted[semaphore] += completions
+            waits[again] = semaphore, waits[again][1] + len(completions)
+        return list(completions)
 
     def _poster(self, earlier: int) -> int:
         """Return the first instruction with a post to spare whose completion comes after all of `earlier`'s."""
@@ -231,11 +231,11 @@ class Synchroniser:
             self._pairs[key] = self._new(f"from {unit} to {'+'.join(consumer)}")
         return self._pairs[key]
 
-    def _from_pool(self, number: int, plain: Instruction, taken: Sequence[int]) -> int:
+    def _from_pool(self, number: int, plain: Instruction) -> int:
         """Return a semaphore for gang `number` whose earlier waiters can neither take its posts nor lose theirs."""
         surely = self._order.grants_before_start[number] & self._order.preview_grant(plain)
         for semaphore, waiters in self._pool.items():
-            if semaphore not in taken and all(surely >> waiter & 1 for waiter in waiters):
+            if all(surely >> waiter & 1 for waiter in waiters):
                 return semaphore
         semaphore = self._new("a gang's results")
         self._pool[semaphore] = []

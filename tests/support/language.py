@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from scheduler.memory.model_memory import ModelMemory
 from scheduler.memory.placement import Placement
 from scheduler.models.constants import constants_of
 from scheduler.models.description import Experts, GroupedAttention, Layer, Model
-from scheduler.models.quantised_model import QuantisedModel
+from scheduler.models.quantised_model import AttentionHead, QuantisedModel
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
@@ -23,7 +25,6 @@ from scheduler.stream.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.system import Job
-from sim.stimulus.random_model import random_model
 
 TINY = PRESETS["tiny"]
 NANO = PRESETS["nano"].replace(
@@ -49,6 +50,18 @@ def mixtral(
         family="mixtral", name="drawn", hidden=hidden, vocabulary=vocabulary, context=context,
         layers=(layer,) * layers, norm_eps=1e-5,
     )  # fmt: skip
+
+
+def varied(model: Model, seed: int, key_block: int = 1 << 12) -> QuantisedModel:
+    """Return a random model whose key/value heads have constants of their own."""
+    drawn, rng = random_model(model, seed, key_block=key_block), random.Random(seed)
+
+    def own(head: AttentionHead) -> AttentionHead:
+        factors = {name: rng.uniform(0.7, 1.0) for name in ("score_mult", "value_mult", "context_mult")}
+        return replace(head, **{name: int(factor * getattr(head, name)) for name, factor in factors.items()})
+
+    layers = tuple(replace(layer, heads=tuple(map(own, layer.heads))) for layer in drawn.layers)
+    return replace(drawn, layers=layers)
 
 
 class LanguageRun:
@@ -171,7 +184,7 @@ class Reference(LanguageRun):
         rng = random.Random(seed)
         shape = draw_model(config, rng)
         tiling = Tiling(config, shape)
-        model = random_model(shape, seed)
+        model = varied(shape, seed)
         block = rng.choice((tiling.key_unit, 2 * tiling.key_unit, default_key_block(tiling, model.key_block)))
         super().__init__(config, model, slots=slots, key_block=block)
         self.steps = draw_steps(rng, shape.vocabulary, 3)

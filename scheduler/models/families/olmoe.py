@@ -27,16 +27,7 @@ FAMILY = Family(
     title="OLMoE",
     keys=SizeKeys(experts="num_experts", intermediate="intermediate_size"),
     describe=_describe,
-    used=frozenset(
-        {
-            "head_dim",
-            "intermediate_size",
-            "layer_types",
-            "norm_topk_prob",
-            "num_experts",
-            "sliding_window",
-        }
-    ),
+    used=frozenset({"head_dim", "intermediate_size", "layer_types", "norm_topk_prob", "num_experts", "sliding_window"}),
     aliases=MappingProxyType({"num_local_experts": "num_experts"}),
     plain=MappingProxyType({"use_qk_norm": (True,), "qk_norm": (True,), "qk_layernorm": (True,)}),
     related=MappingProxyType({**GROUPED_RELATED, "moe_intermediate_size": expert_width}),

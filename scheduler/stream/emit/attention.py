@@ -18,13 +18,15 @@ from scheduler.plan.places import AHEAD
 from scheduler.stream.emit.dense import Dense, Group
 from scheduler.stream.emit.jobs import Chain, Held, Job, JobPipeline, KeyTiles
 from scheduler.stream.emit.latent import expand_contexts, project_latent
-from scheduler.stream.emit.project import BlockPlace, project_block
+from scheduler.stream.emit.project import Appends, BlockPlace, project_block
 from scheduler.stream.emit.work import Work
 
 __all__ = ["emit_attention"]
 
 SECTION = 16
 """Tokens of a block that norms, resident matrices and rotations take at a time."""
+APPENDED = 2
+"""Sequences whose keys are appended before those of others are attended to."""
 EDGE = 4
 """The same in the first and the last block, where the array and the vector unit wait for one another."""
 
@@ -123,6 +125,7 @@ class _Attention:
         jobs = sum(self._job_count(piece) for pieces in blocks for piece in pieces)
         self.pipeline = JobPipeline(work, dense, layer, jobs)
         self.projections: list[Chain] = []
+        self.appends = Appends(work, layer)
         resident = work.residence.resident
         copies = work.places.copies  # what is projected ahead must not overwrite what is attended to
         self.ahead = min(AHEAD, len(blocks) if copies >= len(blocks) else copies - 1)
@@ -165,7 +168,8 @@ class _Attention:
             if self.ahead:
                 self._project(number + self.ahead)
             first = pieces[0].first
-            for piece in pieces:
+            for place, piece in enumerate(pieces):
+                self.appends.emit(pieces[min(place + APPENDED, len(pieces) - 1)].first)
                 run = self._decode if len(piece.chunk.tokens) == 1 else self._prefill
                 for end in run(piece, number):
                     if end - first >= self.section or (piece is pieces[-1] and end == piece.first + piece.count):
@@ -177,7 +181,7 @@ class _Attention:
     def _project(self, number: int) -> None:
         if number < len(self.blocks):
             project = project_latent if self.latent else project_block
-            steps = project(self.work, self.dense, self.layer, self.blocks[number], self.place(number))
+            steps = project(self.work, self.dense, self.layer, self.blocks[number], self.place(number), self.appends)
             self.projections.append(Chain(self.work.emitter.clock.vector, steps))
             self.pipeline.chains.append(self.projections[-1])
 

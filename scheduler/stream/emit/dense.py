@@ -230,16 +230,20 @@ class Dense:
 
     def prefetch(self, layer: int, name: str) -> None:
         """Emit the loads of what comes first of a streamed matrix, as far as there is room."""
-        if self._residence.resident or layer >= len(self._work.tiling.model.layers):
+        if self._residence.resident:
             return
         key, matrix, shares = self._find(layer, name)
         for number, share in enumerate(shares):
             if self._stream_share(key, matrix, number, share, False) is None:
                 return
 
-    def first(self, layer: int) -> str:
-        """Return the first dense matrix of a layer."""
-        return next(iter(self._residence.shares[self._work.layer(layer)]))
+    def prefetch_after(self, layer: int, head: bool) -> None:
+        """Do the same with the first matrix after a layer: the next layer's, or the head if it is wanted."""
+        layers = self._work.tiling.model.layers
+        if layer + 1 < len(layers):
+            self.prefetch(layer + 1, next(iter(self._residence.shares[layers[layer + 1]])))
+        elif head:
+            self.prefetch(-1, "head")
 
     def _find(self, layer: int, name: str) -> tuple[str, Matrix, tuple[Share, ...]]:
         if name == "head":

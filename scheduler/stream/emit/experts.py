@@ -18,11 +18,11 @@ from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whol
 from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.work import Work
 
-__all__ = ["ExpertQueues"]
+__all__ = ["ExpertQueues", "RoutedJob", "routed_jobs"]
 
 
 @dataclass(eq=False, kw_only=True)
-class _Job(LaneJob):
+class RoutedJob(LaneJob):
     """One expert on one tier, with its tokens.
 
     Attributes
@@ -36,6 +36,28 @@ class _Job(LaneJob):
     tokens: npt.NDArray[np.int64]
     gates: npt.NDArray[np.int64]
     number: int = 0
+
+    def entries(self, work: Work) -> npt.NDArray[np.uint16]:
+        """Return the token-list entries [count, 4]."""
+        table = np.zeros((self.count, 4), dtype="<u2")
+        table[:, 0] = self.tokens * work.tiling.hidden_words
+        table[:, 1] = self.tokens * work.tiling.hidden_rows
+        table[:, 2] = self.gates
+        return table
+
+
+def routed_jobs(layer: int, routing: Routing) -> list[RoutedJob]:
+    """Return a job for each expert that some token chose, by number."""
+    jobs = []
+    for expert in np.unique(routing.experts).tolist():
+        tokens, places = np.nonzero(routing.experts == expert)
+        gates = routing.gates[tokens, places].astype(np.int64)
+        jobs.append(
+            RoutedJob(
+                layer=layer, name=f"expert {expert}", expert=expert, count=tokens.size, tokens=tokens, gates=gates
+            )
+        )  # fmt: skip
+    return jobs
 
 
 class ExpertQueues:
@@ -56,13 +78,13 @@ class ExpertQueues:
         self._before_keys = before_keys
         tiers = work.config.tiers
         self._pieces = None if work.residence.resident and self._whole() else PieceRunner(work)
-        self._queues: list[list[_Job]] = [[] for _ in range(tiers)]
-        self._layers: list[list[list[_Job]]] = []
+        self._queues: list[list[RoutedJob]] = [[] for _ in range(tiers)]
+        self._layers: list[list[list[RoutedJob]]] = []
         self._load_clock = 0  # forecast: when the loads that were emitted are through
         self._keys_wanted = 0  # forecast: when the next layer first loads keys
         for layer, route in enumerate(routing):
-            jobs = [] if route is None else self._jobs(layer, route)
-            lanes: list[list[_Job]] = [[] for _ in range(tiers)]
+            jobs = [] if route is None else routed_jobs(layer, route)
+            lanes: list[list[RoutedJob]] = [[] for _ in range(tiers)]
             load = [0] * tiers
             for job in sorted(jobs, key=lambda j: (-self._cost(j), j.expert)):
                 tier = min(range(tiers), key=lambda t: (load[t], t))
@@ -84,7 +106,7 @@ class ExpertQueues:
         kinds = enumerate(self._work.tiling.model.layers)
         return all(len(units_of(self._work, n)) == 1 for n, kind in kinds if isinstance(kind.mlp, Experts))
 
-    def _load(self, tier: int, job: _Job) -> None:
+    def _load(self, tier: int, job: RoutedJob) -> None:
         """Load a whole expert."""
         work = self._work
         job.tag = work.next_tag()
@@ -93,24 +115,11 @@ class ExpertQueues:
         load_unit(work, tier, job, units_of(work, job.layer)[0], work.places.unit_slots[job.place], job.tag)
         work.emitter.layer = before
 
-    def _cost(self, job: _Job) -> int:
+    def _cost(self, job: RoutedJob) -> int:
         """Return the cycles of a job: its waves, or its weights' share of the bandwidth."""
         config, tiles = self._work.config, tiling_of(self._work, job.layer).tiles
         passes = -(-job.count // self._work.places.chunk)
         return int(max(job.count * tiles, passes * tiles * config.fill_words * config.tiers))
-
-    @staticmethod
-    def _jobs(layer: int, routing: Routing) -> list[_Job]:
-        jobs = []
-        for expert in np.unique(routing.experts).tolist():
-            tokens, places = np.nonzero(routing.experts == expert)
-            gates = routing.gates[tokens, places].astype(np.int64)
-            jobs.append(
-                _Job(
-                    layer=layer, name=f"expert {expert}", expert=expert, count=tokens.size, tokens=tokens, gates=gates
-                )
-            )  # fmt: skip
-        return jobs
 
     def prime(self) -> None:
         """Let the experts that have a slot from the beginning be loaded beside the first layer's attention."""
@@ -125,15 +134,11 @@ class ExpertQueues:
 
     def load_lists(self, layer: int) -> None:
         """Emit the loads of a layer's token lists."""
-        work, tiling = self._work, self._work.tiling
+        work = self._work
         for tier, lane in enumerate(self._layers[layer]):
             entries, count = [], 0
             for job in lane:
-                table = np.zeros((job.count, 4), dtype="<u2")
-                table[:, 0] = job.tokens * tiling.hidden_words
-                table[:, 1] = job.tokens * tiling.hidden_rows
-                table[:, 2] = job.gates
-                entries.append(table)
+                entries.append(job.entries(work))
                 count += job.count
             if not count:
                 continue
@@ -172,7 +177,7 @@ class ExpertQueues:
         self._keys_wanted = end + self._before_keys
         run_whole(self._work, lanes, self._next_load)
 
-    def _next_load(self, tier: int, done: _Job) -> None:
+    def _next_load(self, tier: int, done: RoutedJob) -> None:
         following = done.number + len(self._work.places.unit_slots)
         if following >= len(self._queues[tier]):
             return

@@ -91,20 +91,22 @@ def emit_head(work: Work, dense: Dense, chunks: Sequence[Chunk], outputs: Sequen
     shares = work.residence.head
     row_bytes = 2 * work.config.columns
     address = work.memory.logits.address + done * tiling.logit_rows * row_bytes
-    for part in logit_parts(shares, places.head_tiles):
+    parts = logit_parts(shares, places.head_tiles)
+    for number, part in enumerate(parts):
+        here = rows + (number % 2 * count * places.head_tiles if len(parts) > 1 else 0)
         first = shares[part[0]].first
         width = shares[part[-1]].end - first
         dense.project(
             -1, "head",
             [
-                Group(min(size, count - at), words + at * tiling.hidden_words, rows + at * width - first)
+                Group(min(size, count - at), words + at * tiling.hidden_words, here + at * width - first)
                 for at in range(0, count, size)
             ],
             act_stride=tiling.hidden_words, shift=work.constants.head_shift, only=part, dest_kind=Dest.COMBINE,
             dest_stride=width,
         )  # fmt: skip
         emit.store(
-            "logits", format=StoreFormat.INT16, group=work.memory.logits.group, row_base=rows, rows=count * width,
+            "logits", format=StoreFormat.INT16, group=work.memory.logits.group, row_base=here, rows=count * width,
             addr=address // 32, offset=address % 32,
         )  # fmt: skip
         address += count * width * row_bytes

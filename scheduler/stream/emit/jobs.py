@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from hdl.isa import Dest, Mode, Opcode, Order, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum, most_of
@@ -24,6 +25,8 @@ __all__ = ["Chain", "Held", "Job", "JobPipeline", "KeySource", "KeyTiles"]
 
 MOST_LENGTH = most_of(Opcode.VECTOR, "length") >> 1
 """Valid elements that an instruction can say, in a field with a sign. No vector is longer: all of it is valid then."""
+MAXIMA = 3
+"""Maxima that come before an exponential, on large arrays: it waits for its own, whose latency they fill."""
 MOST_DELAY = 4
 """Jobs whose division waits behind the softmax of later ones."""
 
@@ -117,7 +120,7 @@ class Job:
         return self.position + (self.vectors - 1) * self.step + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Scores:
     """One job's block of keys, with the regions it uses."""
 
@@ -196,13 +199,16 @@ class JobPipeline:
         self._clock = work.emitter.clock
         self._rate = len(work.background) / max(1, jobs)
         self._due = 0.0
-        regions = work.places.regions
-        self._ahead = min(regions - 1, work.config.tiers)
-        self._delay = min(MOST_DELAY, regions - 1)
-        self.group = max(1, min(work.config.tiers, regions - self._delay))
+        regions, tiers = work.places.regions, work.config.tiers
+        many = regions > 2 * tiers
+        self._ahead = regions // 2 if many else min(regions - 1, tiers)
+        self._delay = regions // 4 if many else min(MOST_DELAY, regions - 1)
+        self.group = max(1, min(2 * tiers if many else tiers, regions - self._delay))
         self._pending: deque[tuple[int, _Scores]] = deque()
         self._undivided: deque[tuple[int, Job, int]] = deque()
         self._open: set[Job] = set()
+        self._maxima = MAXIMA if many else 0
+        self._maxed: set[_Scores] = set()
         self._behind: list[tuple[set[Job], Callable[[], None]]] = []
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -326,22 +332,40 @@ class JobPipeline:
     def _head(self, job: Job) -> AttentionHead:
         return self.work.constants_of(self.layer).heads[job.head]
 
+    def _score_fields(self, block: _Scores) -> dict[str, int]:
+        """Return the fields of the VECTORs that read a block's scores."""
+        job, rows = block.job, self._columns(block.keys)
+        valid = min(job.position + 1 - block.first, MOST_LENGTH - job.vectors)
+        return {
+            "vectors": job.vectors, "rows": rows, "a_base": block.region, "a_stride": rows, "masked": 1,
+            "length": valid & 0xFFFF, "length_step": job.step, "first": int(block.is_first),
+        }  # fmt: skip
+
+    def _emit_max(self, block: _Scores) -> None:
+        """Emit a block's maximum, unless that is done, or the job's block before it still needs the one before."""
+        if block in self._maxed or any(other.job is block.job for other in self._maxed):
+            return
+        self._maxed.add(block)
+        self.work.emitter.vector(
+            f"max {block.job.name}", op=VectorOp.MAX, **self._score_fields(block), s_base=block.scalar,
+            d_scalar=block.scalar,
+        )  # fmt: skip
+
     def _emit_softmax(self, block: _Scores) -> int:
         job, work, emit = block.job, self.work, self.work.emitter
+        self._emit_max(block)
+        for _, other in islice(self._pending, self._maxima):
+            self._emit_max(other)
+        self._maxed.discard(block)
         rows = self._columns(block.keys)
         words = rows * work.config.columns // work.config.rows
         constants = self._head(job)
         highest, total = block.scalar, block.scalar + work.places.job_vectors
-        valid = min(job.position + 1 - block.first, MOST_LENGTH - job.vectors)
-        scores = {
-            "vectors": job.vectors, "rows": rows, "a_base": block.region, "a_stride": rows, "masked": 1,
-            "length": valid & 0xFFFF, "length_step": job.step, "first": int(block.is_first),
-        }  # fmt: skip
+        scores = self._score_fields(block)
         context = {
             "vectors": job.vectors, "rows": self.heads.value_rows, "a_base": job.context,
             "a_stride": job.context_stride,
         }  # fmt: skip
-        emit.vector(f"max {job.name}", op=VectorOp.MAX, **scores, s_base=highest, d_scalar=highest)
         emit.vector(
             f"exp {job.name}", op=VectorOp.MAP, fn=VectorFn.EXP2, **scores, s_base=highest, d_scalar=total,
             sum=VectorSum.SUM_RECIP if block.is_last else VectorSum.SUM, mult=PROBABILITY_MULT,

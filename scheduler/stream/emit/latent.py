@@ -15,7 +15,7 @@ from scheduler.models.description import LatentAttention
 from scheduler.models.fixed_point import ROTATE_SHIFT
 from scheduler.ops.batch import Piece
 from scheduler.stream.emit.dense import Dense, Group, emit_norm
-from scheduler.stream.emit.project import BlockPlace, append
+from scheduler.stream.emit.project import Appends, BlockPlace
 from scheduler.stream.emit.work import Work
 
 __all__ = ["expand_contexts", "project_latent"]
@@ -43,7 +43,9 @@ class _Sizes:
         self.rows = self.query_rows + self.key_rows + self.rotated_rows
 
 
-def project_latent(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece], place: BlockPlace) -> Iterator[int]:
+def project_latent(
+    work: Work, dense: Dense, layer: int, pieces: Sequence[Piece], place: BlockPlace, appends: Appends
+) -> Iterator[int]:
     """Emit norm, latent projection, append of latent vectors, and the queries of a block.
 
     Yields the cycle in which the next step can begin.
@@ -89,11 +91,7 @@ def project_latent(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece]
         dest_kind=VectorDest.ROWS, dest_base=own["a_base"], dest_stride=size.rows,
     )  # fmt: skip
     yield emit.clock.vector
-    done = 0
-    for piece in pieces:
-        first = keys + done * size.rows
-        append(work, layer, piece, (first, first), size.rows)
-        done += piece.count
+    appends.wait(pieces, place.first, (keys, keys), size.rows)
     plain = place.latent + work.places.block * size.query_words
     dense.project(
         layer, "query plain", [Group(count, source, plain)], act_stride=stride, shift=constants.shifts["query plain"],

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hdl.isa import Dest, StoreFormat, VectorBits, VectorDest, VectorOp
+from hdl.isa import Dest, Opcode, StoreFormat, VectorBits, VectorDest, VectorOp, most_of
 from scheduler.cost.cycle_model import STORE_SETUP
 from scheduler.models.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
 from scheduler.ops.batch import Piece
@@ -16,7 +17,11 @@ from scheduler.stream.emit.dense import Dense, Group, emit_norm
 from scheduler.stream.emit.head_norm import HeadNorms
 from scheduler.stream.emit.work import Work
 
-__all__ = ["BlockPlace", "append", "append_cycles", "project_block"]
+__all__ = ["Appends", "BlockPlace", "append_cycles", "project_block"]
+
+
+MOST_GAP = most_of(Opcode.STORE, "addr_gap")
+"""Rows' bytes that a store can leave out."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,13 @@ class BlockPlace:
     latent: int = 0
 
 
-def project_block(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece], place: BlockPlace) -> Iterator[int]:
+def project_block(
+    work: Work, dense: Dense, layer: int, pieces: Sequence[Piece], place: BlockPlace, appends: Appends
+) -> Iterator[int]:
     """Emit norm and projection, rotation and append of keys, rotation of queries of a block, some tokens at a time.
+
+    Keys are appended before queries are rotated where matrices are resident; else they wait in `appends` until the
+    jobs that read them, so that the jobs of some sequences run beside the stores of others.
 
     Yields the cycle in which the next step can begin. Short steps let the vector unit work on some tokens while the
     array projects others.
@@ -95,11 +105,11 @@ def project_block(work: Work, dense: Dense, layer: int, pieces: Sequence[Piece],
             dest_kind=VectorDest.ROWS, dest_base=own, dest_stride=stride,
         )  # fmt: skip
         yield there
-    done = 0
-    for piece in pieces:
-        values = keys + heads.kv_heads * heads.key_rows
-        append(work, layer, piece, (keys + done * stride, values + done * stride), stride)
-        done += piece.count
+    values = keys + heads.kv_heads * heads.key_rows
+    if work.residence.resident:
+        appends.run(pieces, place.first, (keys, values), stride)
+    else:
+        appends.wait(pieces, place.first, (keys, values), stride)
     for at, count in sections:
         norm.emit_queries(place.rows + at * stride, count)
         emit.vector(
@@ -118,9 +128,43 @@ def append_cycles(heads: HeadTiling, pieces: Sequence[Piece]) -> int:
     return stores * STORE_SETUP + rows
 
 
+class Appends:
+    """Stores of new keys and values that wait for their turn.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    layer : int
+    """
+
+    def __init__(self, work: Work, layer: int) -> None:
+        self._work = work
+        self._layer = layer
+        self._waiting: deque[tuple[Piece, tuple[int, int], int]] = deque()
+
+    def wait(self, pieces: Sequence[Piece], first: int, rows: tuple[int, int], stride: int) -> None:
+        """Let pieces wait whose block's token `first` has its keys and values at `rows`, a token `stride` rows."""
+        for piece in pieces:
+            offset = (piece.first - first) * stride
+            self._waiting.append((piece, (rows[0] + offset, rows[1] + offset), stride))
+
+    def run(self, pieces: Sequence[Piece], first: int, rows: tuple[int, int], stride: int) -> None:
+        """Store them at once."""
+        self.wait(pieces, first, rows, stride)
+        self.emit(pieces[-1].first)
+
+    def emit(self, token: int) -> None:
+        """Store what waits, up to the piece that begins with the step's token `token`."""
+        while self._waiting and self._waiting[0][0].first <= token:
+            append(self._work, self._layer, *self._waiting.popleft())
+
+
 def append(work: Work, layer: int, piece: Piece, rows: tuple[int, int], stride: int) -> None:
     """Store the keys and values of a piece's tokens, whose rows begin at `rows`, a token's `stride` rows apart."""
     keys, values = rows
+    if piece.count == 1 and _append_token(work, layer, piece, rows):
+        return
     config, heads = work.config, work.heads(layer)
     for head in range(heads.kv_heads):
         for what, shift in (("keys", KEY_SHIFT), ("values", VALUE_SHIFT)):
@@ -141,6 +185,31 @@ def append(work: Work, layer: int, piece: Piece, rows: tuple[int, int], stride: 
                         **fields,
                     )  # fmt: skip
                 done += count
+
+
+def _append_token(work: Work, layer: int, piece: Piece, rows: tuple[int, int]) -> bool:
+    """Store one token's keys and values, those of all heads of a channel group at once; return whether that can be.
+
+    Heads of one row lie the same distance apart in rows and in memory, every second one in the same group.
+    """
+    config, heads, slot = work.config, work.heads(layer), piece.chunk.slot
+    if heads.kv_heads < 4 or heads.key_rows != 1 or heads.value_rows != 1:
+        return False
+    for what, base, shift in (("keys", rows[0], KEY_SHIFT), ("values", rows[1], VALUE_SHIFT)):
+        unit, token = (config.columns, config.rows) if what == "keys" else (config.rows, config.columns)
+        offset = piece.position // unit * unit * config.columns + piece.position % unit * token
+        for head in (0, 1):
+            area, following = (work.memory.cache(layer, slot, h, what) for h in (head, head + 2))
+            gap, rest = divmod(following.address - area.address, config.columns)
+            if area.group != following.group or rest or gap - 1 > MOST_GAP:
+                return False
+            address = area.address + offset
+            work.emitter.store(
+                f"append {what}", format=StoreFormat.INT8, shift=shift, group=area.group, row_base=base + head,
+                rows=(heads.kv_heads - head + 1) // 2, row_gap=1, addr=address // 32, offset=address % 32,
+                addr_gap=gap - 1,
+            )  # fmt: skip
+    return True
 
 
 def _stores(work: Work, what: str, rows: int, stride: int, first: int, count: int) -> Iterator[dict[str, int]]:

@@ -15,6 +15,7 @@ from scheduler.stream.emit.attention import emit_attention
 from scheduler.stream.emit.dense import Dense
 from scheduler.stream.emit.emitter import Emitter
 from scheduler.stream.emit.experts import ExpertQueues
+from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.head import emit_embeddings, emit_head, emit_rotations
 from scheduler.stream.emit.mlp import emit_choices, emit_mlp, emit_router
 from scheduler.stream.emit.project import append_cycles
@@ -57,7 +58,13 @@ def emit_step(
     blocks = blocks_of(chunks, places.block)
     layers = work.tiling.model.layers
     before_keys = append_cycles(work.heads(0), blocks[0])
-    queues = SlotQueues(work) if routing is None else ExpertQueues(work, routing, before_keys)
+    queues: SlotQueues | GangQueues | ExpertQueues
+    if routing is None:
+        queues = SlotQueues(work)
+    elif work.residence.gangs:
+        queues = GangQueues(work, routing)
+    else:
+        queues = ExpertQueues(work, routing, before_keys)
 
     emit_embeddings(work, chunks)
     emit_rotations(work, chunks)
@@ -77,6 +84,7 @@ def emit_step(
             for first in range(0, places.size.tokens, size):
                 emit_choices(work, number, first, min(size, places.size.tokens - first))
         emit_mlp(work, dense, number)
+        dense.prefetch_after(number, bool(outputs))
         queues.run(number)
     work.emitter.layer = -1
     if outputs:

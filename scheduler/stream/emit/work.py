@@ -94,8 +94,8 @@ class Work:
         return self.places.rows["attention"]["scores"] + self._region * self.places.score_rows
 
     def next_words(self, tier: int) -> int:
-        """Return the first word of a tier's two regions of probabilities in turn."""
-        self._words[tier] ^= 1
+        """Return the first word of a tier's regions of probabilities in turn."""
+        self._words[tier] = (self._words[tier] + 1) % self.places.turns
         return self.places.words["attention"]["scores"] + self._words[tier] * self.places.score_words
 
     def tiers_of(self, layer: int, head: int) -> tuple[int, ...]:

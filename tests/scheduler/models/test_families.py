@@ -170,3 +170,12 @@ def test_checkpoints_of_shapes_are_refused(tmp_path: Path, family: str) -> None:
     read(tmp_path, shape_file(SHAPES[family])["config"])
     with pytest.raises(A3dError, match=f"{family} can be planned and timed only, .* not implemented are "):
         check_checkpoint(tmp_path)
+
+
+def test_the_page_shows_the_family_that_is_there() -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "families.md").read_text().splitlines()
+    shown = [line[1:] for line in page[page.index("+def _describe(config: ConfigReader) -> Model:") :]]
+    source = (root / "scheduler" / "models" / "families" / "olmoe.py").read_text().splitlines()
+    source = source[source.index("def _describe(config: ConfigReader) -> Model:") :]
+    assert shown[: len(source)] == source

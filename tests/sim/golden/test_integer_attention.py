@@ -21,7 +21,7 @@ from scheduler.models.fixed_point import (
     ROTATE_SHIFT,
     gate_scale_shift,
 )
-from scheduler.models.quantise_language import DEFAULT_KEY_BLOCK, HeadRanges, _head
+from scheduler.models.quantise_language import DEFAULT_KEY_BLOCK, HeadRanges, attention_head
 from scheduler.models.quantise_norm import residual_norm
 from scheduler.models.quantised_model import AttentionHead, Norm, WeightedNorm
 from scheduler.models.rope import rope_tables
@@ -248,8 +248,8 @@ def on_machine(
 
 
 HEADS = (
-    _head(D, HeadRanges(4.0, 4.0, 3.0, 2.0), DEFAULT_KEY_BLOCK),
-    _head(D, HeadRanges(0.7, 0.5, 1.0, 1.0), DEFAULT_KEY_BLOCK),
+    attention_head(D, HeadRanges(4.0, 4.0, 3.0, 2.0), DEFAULT_KEY_BLOCK),
+    attention_head(D, HeadRanges(0.7, 0.5, 1.0, 1.0), DEFAULT_KEY_BLOCK),
 )
 
 
@@ -288,7 +288,7 @@ def test_attend_is_attention(key_block: int) -> None:
     largest = (ranges.query, ranges.key, ranges.value)
     arrays = zip((query, key, value), largest, strict=True)
     integers = [np.rint(array / most * 127).astype(np.int8) for array, most in arrays]
-    found = attend(*integers, 40, (_head(D, ranges, DEFAULT_KEY_BLOCK),), key_block) * ranges.context / 127
+    found = attend(*integers, 40, (attention_head(D, ranges, DEFAULT_KEY_BLOCK),), key_block) * ranges.context / 127
     scores = np.einsum("thd,kd->thk", query, key[0]) / math.sqrt(D)
     scores = np.where(np.arange(70) <= 40 + np.arange(30)[:, None, None], scores, -np.inf)
     p = np.exp(scores - scores.max(axis=-1, keepdims=True))

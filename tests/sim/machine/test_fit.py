@@ -21,8 +21,7 @@ from scheduler.stream.sync import SyncError
 from scheduler.stream.verify import Finding, verify_stream
 from sim.machine.engines import IsaEngine
 from sim.machine.generator import ROUTINGS, Generator
-from sim.stimulus.random_model import random_model
-from tests.support.language import LanguageRun, mixtral
+from tests.support.language import LanguageRun, mixtral, varied
 
 TINY = PRESETS["tiny"]
 
@@ -46,7 +45,7 @@ NAMES = {f.name for f in fields(MachineConfig)} | {
 
 def run(config: MachineConfig, model: Model, seed: int, prompts: list[list[int]], routing: str) -> None:
     """Generate two tokens for each prompt; the generator compares every step's logits with the integer model's."""
-    generator = Generator(random_model(model, seed), config, prompts, 2, routing=routing)
+    generator = Generator(varied(model, seed), config, prompts, 2, routing=routing)
     with IsaEngine(config, verify=True) as engine:
         engine.start(generator.memory)
         assert sum(len(record.chosen) for record in generator.run(engine)) == 2 * len(prompts)
@@ -140,7 +139,7 @@ def test_a_machine_without_vertical_links(routing: str) -> None:
 
 def test_the_edge_feed_is_refused_by_its_field() -> None:
     with pytest.raises(LoweringError, match="^config stationary_feed: 'edge' .*; set it to 'vertical'"):
-        Generator(random_model(SMALL_MODEL, 1), TINY.replace(stationary_feed="edge"), [[1]], 1)
+        Generator(varied(SMALL_MODEL, 1), TINY.replace(stationary_feed="edge"), [[1]], 1)
 
 
 def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
@@ -201,9 +200,7 @@ def test_more_than_32767_keys_are_all_valid() -> None:
         vcache_tiles=1 << 16, activation_words=1024, accumulator_depth=64, parameter_words=256, combine_rows=1024,
         scalar_depth=256, semaphores=64, address_bits=30,
     )  # fmt: skip
-    model = random_model(
-        small_model(heads=1, kv_heads=1, layers=1, experts=2, hidden=16, intermediate=4, context=50_000), 1
-    )
+    model = varied(small_model(heads=1, kv_heads=1, layers=1, experts=2, hidden=16, intermediate=4, context=50_000), 1)
     program = LanguageRun(config, model, sequences=1, step_bytes=1 << 22).lower([Chunk(0, 40_000, (1,))], None)
     maxima = [i for i in program.instructions if i.opcode == Opcode.VECTOR and i["op"] == VectorOp.MAX and i["masked"]]
     scores = [i for i in maxima if i["rows"] == 8]  # blocks of 32 keys; the choice of experts has a row
@@ -218,7 +215,7 @@ def test_too_narrow_a_semaphore_is_refused_by_its_field() -> None:
         tiers=7, result_lanes=2, row_fifo_depth=135, vcache_tiles=2048, accumulator_depth=128, parameter_words=256,
         combine_rows=2048, scalar_depth=128, semaphores=64, semaphore_bits=4,
     )  # fmt: skip
-    model = random_model(small_model(layers=1, heads=6, kv_heads=3, experts=3, chosen=3), 1)
+    model = varied(small_model(layers=1, heads=6, kv_heads=3, experts=3, chosen=3), 1)
 
     def lowered(config: MachineConfig) -> list[Finding]:
         one = LanguageRun(config, model, sequences=5)

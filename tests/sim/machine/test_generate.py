@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scheduler.language.step import StepProgram, lower_step
+from scheduler.plan.shape import LoweringError, ModelShape
 
 from hdl.config import PRESETS
 from hdl.errors import A3dError, CheckError
 from scheduler.cost.count import step_macs
-from scheduler.language.step import StepProgram, lower_step
 from scheduler.models.calibration import quantise_checkpoint
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk
-from scheduler.plan.shape import LoweringError, ModelShape
 from sim import cli
 from sim.golden.integer_model import IntegerModel
 from sim.machine.byte_model import show, to_tokens

@@ -20,8 +20,7 @@ from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.sync import SyncError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
-from sim.stimulus.random_model import random_model
-from tests.support.language import CONFIGS, CONTEXT, LanguageRun, mixtral
+from tests.support.language import CONFIGS, CONTEXT, LanguageRun, mixtral, varied
 
 MOST_SLOTS = 4
 
@@ -69,9 +68,7 @@ class Case:
         """
         config, shape = CONFIGS[self.machine], self.shape()
         block = self.key_units * Tiling(config, shape).key_unit or None
-        return LanguageRun(
-            config, random_model(shape, self.seed), slots=self.routed, sequences=self.slots, key_block=block
-        )
+        return LanguageRun(config, varied(shape, self.seed), slots=self.routed, sequences=self.slots, key_block=block)
 
     def batches(self) -> list[list[Chunk]]:
         """Return the steps with random tokens."""
