@@ -14,7 +14,7 @@ from scheduler.memory.contents import Weights
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.memory.placement import Placement
 from scheduler.models.constants import constants_of
-from scheduler.models.description import Experts, GroupedAttention, Layer, Model
+from scheduler.models.description import Model
 from scheduler.models.quantised_model import AttentionHead, QuantisedModel
 from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk, Routing
@@ -25,6 +25,7 @@ from scheduler.stream.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.system import Job
+from tests.support.checkpoints import small_model
 
 TINY = PRESETS["tiny"]
 NANO = PRESETS["nano"].replace(
@@ -35,21 +36,6 @@ WIDE = PRESETS["tiny"].replace(name="wide_lm", columns=4, row_fifo_depth=64, com
 CONFIGS = {"tiny": TINY, "nano": NANO, "wide": WIDE}
 CONTEXT = 64
 SLOTS = 4
-
-
-def mixtral(
-    *, hidden: int, intermediate: int, vocabulary: int, heads: int, kv_heads: int, head_dim: int, experts: int,
-    chosen: int, layers: int = 1, context: int = CONTEXT,
-) -> Model:  # fmt: skip
-    """Return a model whose layers are those of a Mixtral."""
-    layer = Layer(
-        attention=GroupedAttention(heads=heads, kv_heads=kv_heads, head_dim=head_dim),
-        mlp=Experts(count=experts, chosen=chosen, intermediate=intermediate),
-    )
-    return Model(
-        family="mixtral", name="drawn", hidden=hidden, vocabulary=vocabulary, context=context,
-        layers=(layer,) * layers, norm_eps=1e-5,
-    )  # fmt: skip
 
 
 def varied(model: Model, seed: int, key_block: int = 1 << 12) -> QuantisedModel:
@@ -154,7 +140,8 @@ def draw_model(config: MachineConfig, rng: random.Random) -> Model:
     """Return a random shape whose dimensions are multiples of what a machine works in."""
     kv_heads, group = rng.choice((1, 2, 3)), rng.choice((1, 2))
     head = config.rows * rng.choice((1, 2))
-    return mixtral(
+    return small_model(
+        "mixtral",
         vocabulary=config.columns * rng.choice((2, 3, 4)), hidden=16 * rng.choice((1, 2)),
         intermediate=config.rows * rng.choice((1, 2)), layers=rng.choice((1, 2)), heads=kv_heads * group,
         kv_heads=kv_heads, head_dim=max(8, head), experts=rng.choice((2, 4, 5)), chosen=rng.choice((1, 2)),

@@ -14,7 +14,8 @@ from scheduler.ops.batch import Chunk
 from scheduler.plan.tiling import LoweringError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
-from tests.support.language import CONFIGS, SLOTS, TINY, LanguageRun, Reference, mixtral, try_reference, varied
+from tests.support.checkpoints import small_model
+from tests.support.language import CONFIGS, SLOTS, TINY, LanguageRun, Reference, try_reference, varied
 
 MODES = pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])
 
@@ -86,7 +87,8 @@ def test_models_that_slots_mode_refuses() -> None:
     with pytest.raises(LoweringError, match="placement one_group; place experts even_odd"):
         elsewhere.lower(chunks, None)
     few = varied(
-        mixtral(
+        small_model(
+        "mixtral",
             hidden=16, intermediate=8, vocabulary=16, heads=1, kv_heads=1, head_dim=8, experts=4, chosen=1
         ), 1
     )  # fmt: skip

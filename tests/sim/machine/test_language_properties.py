@@ -20,7 +20,8 @@ from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.sync import SyncError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
-from tests.support.language import CONFIGS, CONTEXT, LanguageRun, mixtral, varied
+from tests.support.checkpoints import small_model
+from tests.support.language import CONFIGS, CONTEXT, LanguageRun, varied
 
 MOST_SLOTS = 4
 
@@ -51,7 +52,8 @@ class Case:
     def shape(self) -> Model:
         """Return what the model is made of."""
         config = CONFIGS[self.machine]
-        return mixtral(
+        return small_model(
+        "mixtral",
             vocabulary=config.columns * self.vocabulary_tiles, hidden=16 * self.hidden_words,
             intermediate=config.rows * self.intermediate_words, layers=self.layers, heads=self.kv_heads * self.group,
             kv_heads=self.kv_heads, head_dim=max(8, config.rows * self.head_words), experts=self.experts,
