@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hdl.config import MachineConfig
 from scheduler.models.description import Experts, LatentAttention, Layer, Scoring
 from scheduler.plan.residence import Residence, attention_words
-from scheduler.plan.tiling import MOST_COUNT, HeadTiling, LoweringError, Tiling
+from scheduler.plan.tiling import MOST_COUNT, MOST_STRIDE, HeadTiling, LoweringError, Tiling
 
 __all__ = ["AHEAD", "NORM_TURNS", "Places", "Pool", "Ring", "StepSize", "latent_words", "most_block", "plan_places"]
 
@@ -319,7 +319,7 @@ def _head_tiles(residence: Residence, size: StepSize) -> int:
     room = max(1, min(MOST_HEAD_ROWS, tiling.config.combine_rows // 4) // size.outputs)
     if size.outputs * tiling.logit_rows <= tiling.config.combine_rows // 2:
         room = tiling.logit_rows
-    return min(tiling.logit_rows, max(least, room))
+    return min(tiling.logit_rows, MOST_STRIDE, max(least, room))
 
 
 def _turns(choice: _Choice, config: MachineConfig) -> int:

@@ -27,7 +27,10 @@ from scheduler.models.description import (
     QkNorm,
 )
 
-__all__ = ["MOST_COUNT", "ExpertTiling", "HeadTiling", "LoweringError", "Matrix", "Share", "Tiling", "shares_of"]
+__all__ = [
+    "MOST_COUNT", "MOST_STRIDE", "ExpertTiling", "HeadTiling", "LoweringError", "Matrix", "Share", "Tiling",
+    "shares_of",
+]  # fmt: skip
 
 
 class LoweringError(A3dError):
@@ -138,7 +141,7 @@ def shares_of(matrix: Matrix, config: MachineConfig, room: int, step: int = 1, w
         left = matrix.n_tiles - first
         for tiers in gangs:
             # All but the last load of a matrix begin and end where loads can.
-            each = min(left // tiers, most)
+            each = min(left // tiers, most, MOST_STRIDE // tiers)
             if each * tiers < left or tiers > 1:
                 each -= each % align
             if each * tiers < left:

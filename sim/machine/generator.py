@@ -383,7 +383,7 @@ class Generator:
         """
         model = self.tiling.model
         position = max(len(s.prompt) for s in self._sequences) + self.tokens - 2
-        least = len(model.layers) * (STEP_BYTES + SEQUENCE_BYTES * self.batch)
+        least = self._least_step(self.batch)
         room = (1 << self.config.address_bits) - max(self._place(self.batch, least, None).sizes)
         most = least + min(MOST_STREAM, room)
         for count in sorted({1, self.batch}):
@@ -404,23 +404,25 @@ class Generator:
             least = max(least, program.patch.size + program.patch.size // 4)  # other routings take a little more
         return least
 
+    def _least_step(self, count: int) -> int:
+        """Return the least bytes for a step's stream and token lists."""
+        return len(self.tiling.model.layers) * (STEP_BYTES + SEQUENCE_BYTES * count)
+
     def _place(self, count: int, step_bytes: int, weights: Weights | None) -> ModelMemory:
         """Return the memory for a number of sequences; if it is too small, say how many there is room for."""
 
-        def place(count: int, weights: Weights | None) -> ModelMemory:
-            return ModelMemory(
-                self._residence, weights, slots=count, context=self._context, step_bytes=step_bytes
-            )  # fmt: skip
+        def place(count: int, step_bytes: int, weights: Weights | None) -> ModelMemory:
+            return ModelMemory(self._residence, weights, slots=count, context=self._context, step_bytes=step_bytes)
 
         def fits(count: int) -> bool:
             try:
-                place(count, None)
+                place(count, self._least_step(count), None)
             except LoweringError:
                 return False
             return True
 
         try:
-            return place(count, weights)
+            return place(count, step_bytes, weights)
         except LoweringError as error:
             fitting = _largest(count - 1, fits)
             if not fitting:

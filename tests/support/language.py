@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from scheduler.memory.contents import Weights
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.memory.placement import Placement
 from scheduler.models.constants import constants_of
-from scheduler.models.description import Experts, GroupedAttention, Layer, Model
-from scheduler.models.quantised_model import QuantisedModel
+from scheduler.models.description import Model
+from scheduler.models.quantised_model import AttentionHead, QuantisedModel
 from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.residence import plan_residence
@@ -24,6 +25,7 @@ from scheduler.stream.verify import verify_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.system import Job
+from tests.support.checkpoints import small_model
 
 TINY = PRESETS["tiny"]
 NANO = PRESETS["nano"].replace(
@@ -36,19 +38,16 @@ CONTEXT = 64
 SLOTS = 4
 
 
-def mixtral(
-    *, hidden: int, intermediate: int, vocabulary: int, heads: int, kv_heads: int, head_dim: int, experts: int,
-    chosen: int, layers: int = 1, context: int = CONTEXT,
-) -> Model:  # fmt: skip
-    """Return a model whose layers are those of a Mixtral."""
-    layer = Layer(
-        attention=GroupedAttention(heads=heads, kv_heads=kv_heads, head_dim=head_dim),
-        mlp=Experts(count=experts, chosen=chosen, intermediate=intermediate),
-    )
-    return Model(
-        family="mixtral", name="drawn", hidden=hidden, vocabulary=vocabulary, context=context,
-        layers=(layer,) * layers, norm_eps=1e-5,
-    )  # fmt: skip
+def varied(model: Model, seed: int, key_block: int = 1 << 12) -> QuantisedModel:
+    """Return a random model whose key/value heads have constants of their own."""
+    drawn, rng = random_model(model, seed, key_block=key_block), random.Random(seed)
+
+    def own(head: AttentionHead) -> AttentionHead:
+        factors = {name: rng.uniform(0.7, 1.0) for name in ("score_mult", "value_mult", "context_mult")}
+        return replace(head, **{name: int(factor * getattr(head, name)) for name, factor in factors.items()})
+
+    layers = tuple(replace(layer, heads=tuple(map(own, layer.heads))) for layer in drawn.layers)
+    return replace(drawn, layers=layers)
 
 
 class LanguageRun:
@@ -141,7 +140,8 @@ def draw_model(config: MachineConfig, rng: random.Random) -> Model:
     """Return a random shape whose dimensions are multiples of what a machine works in."""
     kv_heads, group = rng.choice((1, 2, 3)), rng.choice((1, 2))
     head = config.rows * rng.choice((1, 2))
-    return mixtral(
+    return small_model(
+        "mixtral",
         vocabulary=config.columns * rng.choice((2, 3, 4)), hidden=16 * rng.choice((1, 2)),
         intermediate=config.rows * rng.choice((1, 2)), layers=rng.choice((1, 2)), heads=kv_heads * group,
         kv_heads=kv_heads, head_dim=max(8, head), experts=rng.choice((2, 4, 5)), chosen=rng.choice((1, 2)),
@@ -171,7 +171,7 @@ class Reference(LanguageRun):
         rng = random.Random(seed)
         shape = draw_model(config, rng)
         tiling = Tiling(config, shape)
-        model = random_model(shape, seed)
+        model = varied(shape, seed)
         block = rng.choice((tiling.key_unit, 2 * tiling.key_unit, default_key_block(tiling, model.key_block)))
         super().__init__(config, model, slots=slots, key_block=block)
         self.steps = draw_steps(rng, shape.vocabulary, 3)

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from scheduler.models.checkpoint import Checkpoint, MixtralConfig
+from scheduler.models.checkpoint import Checkpoint
 from scheduler.models.random_checkpoint import random_checkpoint
-from tests.support.checkpoints import write_model
+from tests.support.checkpoints import small_model, write_model
 
-SHAPE = MixtralConfig(
-    vocab_size=128, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
-    rms_norm_eps=1e-5, rope_theta=10_000.0,
+SHAPE = small_model(
+    "mixtral", vocabulary=128, hidden=32, intermediate=16, layers=2, heads=4, kv_heads=2, head_dim=8, experts=4,
+    chosen=2,
 )  # fmt: skip
-CHECKPOINT = random_checkpoint(SHAPE.model, seed=5)
+CHECKPOINT = random_checkpoint(SHAPE, seed=5)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

@@ -12,22 +12,21 @@ import pytest
 from hdl.config import PRESETS, MachineConfig
 from hdl.errors import A3dError
 from scheduler.models.calibration import calibrate
-from scheduler.models.checkpoint import MixtralConfig
 from scheduler.models.random_checkpoint import random_checkpoint
 from sim.machine.byte_model import read_byte_model
+from tests.support.checkpoints import small_model
 from tests.support.small_model import write_checkpoint
 
 TINY = PRESETS["tiny"]
-SHAPE = MixtralConfig(
-    vocab_size=128, hidden_size=32, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-    num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=64,
-    rms_norm_eps=1e-5, rope_theta=10_000.0,
+SHAPE = small_model(
+    "mixtral", vocabulary=128, hidden=32, intermediate=16, layers=1, heads=2, kv_heads=2, head_dim=8, experts=2,
+    chosen=1,
 )  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_checkpoint(tmp_path / "model", random_checkpoint(SHAPE.model, 1))
+    write_checkpoint(tmp_path / "model", random_checkpoint(SHAPE, 1))
     return tmp_path / "model"
 
 
@@ -35,17 +34,19 @@ def folder(tmp_path: Path) -> Path:
     ("config", "message"),
     [
         (TINY.replace(stationary_feed="edge"), "config stationary_feed: 'edge' .*; set it to 'vertical'"),
-        (TINY.replace(vcache_tiles=64), "needs vcache_tiles of [0-9]+, the machine has 64; .* or raise vcache_tiles"),
-        (TINY.replace(parameter_words=16), "needs parameter_words of [0-9]+, the machine has 16"),
+        (TINY.replace(vcache_tiles=16), "matrix qkv: .*; V-Cache has room for 2 tiles: raise vcache_tiles"),
+        (TINY.replace(parameter_words=16), "requantisation words take [0-9]+ of tiny's 16: raise parameter_words"),
+        (TINY.replace(combine_rows=8), "needs combine_rows of [0-9]+, the machine has 8; .* or raise combine_rows"),
+        (TINY.replace(vcache_tiles=32), None),  # weights stream
         (TINY.replace(columns=4, row_fifo_depth=64, channel_bytes=4, rows=4, vcache_tiles=512), None),
-        (PRESETS["small"].replace(rows=32, row_fifo_depth=160), "model head_dim: 8; small works in words .* of 32"),
+        (PRESETS["small"].replace(rows=32, row_fifo_depth=160), None),  # heads are padded
     ],
 )
 def test_the_machine_is_checked_before_a_weight_is_read(
     folder: Path, config: MachineConfig, message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if message is None:
-        assert read_byte_model(folder, config).model.config.hidden_size == 32
+        assert read_byte_model(folder, config).model.description.hidden == 32
         return
     monkeypatch.setattr(np, "fromfile", lambda *_, **__: pytest.fail("a tensor was read"))
     with pytest.raises(A3dError, match=message) as caught:
@@ -96,7 +97,7 @@ def test_wrong_calibration_texts_are_named(folder: Path, text: bytes | None, mes
 
 
 def test_weights_beyond_float32_are_refused() -> None:
-    model = random_checkpoint(SHAPE.model, 1)
+    model = random_checkpoint(SHAPE, 1)
     layer = model.layers[0]
     layer.o_proj[...] *= np.float32(1e30)
     with pytest.raises(A3dError, match="calibration: the model's numbers exceed float32 on this text .overflow"):

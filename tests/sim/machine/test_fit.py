@@ -14,7 +14,6 @@ from hdl.config import PRESETS, ConfigError, MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode, VectorOp
 from scheduler.models.description import Model
-from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
@@ -22,21 +21,22 @@ from scheduler.stream.sync import SyncError
 from scheduler.stream.verify import Finding, verify_stream
 from sim.machine.engines import IsaEngine
 from sim.machine.generator import ROUTINGS, Generator
-from tests.support.language import LanguageRun, mixtral
+from tests.support.checkpoints import small_model
+from tests.support.language import LanguageRun, varied
 
 TINY = PRESETS["tiny"]
 
 
-def small_model(**changes: int) -> Model:
+def shape(**changes: int) -> Model:
     """Return a small model with some dimensions changed."""
     dimensions = {
         "vocabulary": 32, "hidden": 32, "intermediate": 16, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8,
         "experts": 4, "chosen": 2,
     }  # fmt: skip
-    return mixtral(**{**dimensions, **changes})
+    return small_model("mixtral", **{**dimensions, **changes})  # type: ignore[arg-type]
 
 
-SMALL_MODEL = small_model()
+SHAPE = shape()
 
 NAMES = {f.name for f in fields(MachineConfig)} | {
     "hidden", "intermediate", "head_dim", "heads", "vocabulary", "context", "chosen", "experts", "batch", "prompt",
@@ -46,7 +46,7 @@ NAMES = {f.name for f in fields(MachineConfig)} | {
 
 def run(config: MachineConfig, model: Model, seed: int, prompts: list[list[int]], routing: str) -> None:
     """Generate two tokens for each prompt; the generator compares every step's logits with the integer model's."""
-    generator = Generator(random_model(model, seed), config, prompts, 2, routing=routing)
+    generator = Generator(varied(model, seed), config, prompts, 2, routing=routing)
     with IsaEngine(config, verify=True) as engine:
         engine.start(generator.memory)
         assert sum(len(record.chosen) for record in generator.run(engine)) == 2 * len(prompts)
@@ -89,7 +89,8 @@ def draw_model(rng: random.Random, config: MachineConfig) -> Model:
     experts = rng.choice((1, 2, 3, 4, 5, 8, 17))
     kv_heads = rng.choice((1, 1, 2, 3, 4))
     odd = rng.choice((1, 3))  # dimensions that are no multiples
-    return mixtral(
+    return small_model(
+        "mixtral",
         vocabulary=config.columns * rng.choice((1, 2, 3, 5, 16)) - odd + 1,
         hidden=max(16, config.rows) * rng.choice((1, 2, 3, 4)) // odd,
         intermediate=config.rows * rng.choice((1, 2, 3, 5)) - odd + 1,
@@ -132,15 +133,15 @@ def test_any_machine_with_any_model_many_times() -> None:
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_a_machine_without_vertical_links(routing: str) -> None:
     config = TINY.replace(vertical_links=False, vcache_tiles=512)
-    run(config, SMALL_MODEL, 3, [[1, 2, 3, 4, 5, 6, 7], [8, 9]], routing)
-    residence = plan_residence(Tiling(config, SMALL_MODEL))
+    run(config, SHAPE, 3, [[1, 2, 3, 4, 5, 6, 7], [8, 9]], routing)
+    residence = plan_residence(Tiling(config, SHAPE))
     shares = [share for own in residence.shares.values() for each in own.values() for share in each]
     assert {share.tiers for share in [*shares, *residence.head]} == {1}
 
 
 def test_the_edge_feed_is_refused_by_its_field() -> None:
     with pytest.raises(LoweringError, match="^config stationary_feed: 'edge' .*; set it to 'vertical'"):
-        Generator(random_model(SMALL_MODEL, 1), TINY.replace(stationary_feed="edge"), [[1]], 1)
+        Generator(varied(SHAPE, 1), TINY.replace(stationary_feed="edge"), [[1]], 1)
 
 
 def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
@@ -148,7 +149,7 @@ def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
     config = TINY.replace(
         tiers=8, columns=4, result_lanes=8, row_fifo_depth=96, combine_rows=1024, vcache_tiles=1024, semaphores=64
     )
-    model = small_model(heads=1, kv_heads=1)
+    model = shape(heads=1, kv_heads=1)
     residence = plan_residence(Tiling(config, model))
     (shares,) = residence.shares.values()
     assert config.plane_bytes == 16 and residence.resident
@@ -180,7 +181,7 @@ def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
 )
 def test_what_an_instruction_cannot_say_is_refused_by_dimension(changes: dict[str, int], message: str) -> None:
     with pytest.raises(LoweringError, match=message):
-        Tiling(TINY, small_model(**changes))
+        Tiling(TINY, shape(**changes))
 
 
 def test_the_largest_dimensions_that_an_instruction_can_say_are_lowered() -> None:
@@ -192,7 +193,7 @@ def test_the_largest_dimensions_that_an_instruction_can_say_are_lowered() -> Non
         {"hidden": 4 * 511}, {"intermediate": 4 * 1023}, {"heads": 255, "kv_heads": 1}, {"vocabulary": 4 * 1023 + 5},
     ):  # fmt: skip
         model = {"layers": 1, "experts": 2, "heads": 2, "kv_heads": 1, "hidden": 16, "intermediate": 4}
-        run(config, small_model(**{**model, **changes}), 1, [[1, 2]], "slots")
+        run(config, shape(**{**model, **changes}), 1, [[1, 2]], "slots")
 
 
 def test_more_than_32767_keys_are_all_valid() -> None:
@@ -201,9 +202,7 @@ def test_more_than_32767_keys_are_all_valid() -> None:
         vcache_tiles=1 << 16, activation_words=1024, accumulator_depth=64, parameter_words=256, combine_rows=1024,
         scalar_depth=256, semaphores=64, address_bits=30,
     )  # fmt: skip
-    model = random_model(
-        small_model(heads=1, kv_heads=1, layers=1, experts=2, hidden=16, intermediate=4, context=50_000), 1
-    )
+    model = varied(shape(heads=1, kv_heads=1, layers=1, experts=2, hidden=16, intermediate=4, context=50_000), 1)
     program = LanguageRun(config, model, sequences=1, step_bytes=1 << 22).lower([Chunk(0, 40_000, (1,))], None)
     maxima = [i for i in program.instructions if i.opcode == Opcode.VECTOR and i["op"] == VectorOp.MAX and i["masked"]]
     scores = [i for i in maxima if i["rows"] == 8]  # blocks of 32 keys; the choice of experts has a row
@@ -218,7 +217,7 @@ def test_too_narrow_a_semaphore_is_refused_by_its_field() -> None:
         tiers=7, result_lanes=2, row_fifo_depth=135, vcache_tiles=2048, accumulator_depth=128, parameter_words=256,
         combine_rows=2048, scalar_depth=128, semaphores=64, semaphore_bits=4,
     )  # fmt: skip
-    model = random_model(small_model(layers=1, heads=6, kv_heads=3, experts=3, chosen=3), 1)
+    model = varied(shape(layers=1, heads=6, kv_heads=3, experts=3, chosen=3), 1)
 
     def lowered(config: MachineConfig) -> list[Finding]:
         one = LanguageRun(config, model, sequences=5)

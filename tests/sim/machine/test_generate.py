@@ -10,19 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scheduler.language.step import StepProgram, lower_step
-from scheduler.plan.shape import LoweringError, ModelShape
 
 from hdl.config import PRESETS
 from hdl.errors import A3dError, CheckError
 from scheduler.cost.count import step_macs
 from scheduler.models.calibration import quantise_checkpoint
+from scheduler.models.constants import constants_of
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk
+from scheduler.plan.tiling import LoweringError
+from scheduler.stream.lower import StepProgram, lower_step
 from sim import cli
 from sim.golden.integer_model import IntegerModel
 from sim.machine.byte_model import show, to_tokens
-from sim.machine.engines import IsaEngine, RtlEngine, find_writer
+from sim.machine.engines import IsaEngine, Outcome, RtlEngine, find_writer
 from sim.machine.generator import ROUTINGS, Generator, StepRecord
 from sim.machine.sampling import Sampler
 from sim.machine.system import Job, SimulatedMachine
@@ -37,7 +38,7 @@ MEMORY_BITS = 18
 
 @pytest.fixture(scope="module")
 def model() -> QuantisedModel:
-    tokens = np.random.default_rng(1).integers(0, SHAPE.vocab_size, (4, 32))
+    tokens = np.random.default_rng(1).integers(0, SHAPE.vocabulary, (4, 32))
     return quantise_checkpoint(CHECKPOINT, tokens, key_block=64)
 
 
@@ -48,7 +49,7 @@ def machine() -> SimulatedMachine:
 
 def prompts(*lengths: int) -> list[list[int]]:
     rng = np.random.default_rng(7)
-    return [rng.integers(0, SHAPE.vocab_size, n).tolist() for n in lengths]
+    return [rng.integers(0, SHAPE.vocabulary, n).tolist() for n in lengths]
 
 
 def run_isa(generator: Generator, *, verify: bool = False) -> list[StepRecord]:
@@ -126,12 +127,11 @@ def test_sampling_depends_on_nothing_but_seed_sequence_and_position(model: Quant
 
 
 def test_useful_macs_are_those_of_the_matrices() -> None:
-    shape = ModelShape.of(TINY, SHAPE)
     qkv, output, router, experts = 32 * 64, 32 * 32, 32 * 4, 2 * 3 * 32 * 16
     one = 2 * (qkv + output + router + experts + 2 * 32 * 1) + 32 * 128
-    assert step_macs(shape, [Chunk(0, 0, (1,))]) == one
-    assert step_macs(shape, [Chunk(0, 0, (1,)), Chunk(1, 10, (1,))]) == 2 * one + 2 * 2 * 32 * 10
-    assert step_macs(shape, [Chunk(0, 0, (1, 2, 3))]) == 3 * one - 2 * 32 * 128 + 2 * 2 * 32 * (1 + 2)
+    assert step_macs(SHAPE, [Chunk(0, 0, (1,))]) == one
+    assert step_macs(SHAPE, [Chunk(0, 0, (1,)), Chunk(1, 10, (1,))]) == 2 * one + 2 * 2 * 32 * 10
+    assert step_macs(SHAPE, [Chunk(0, 0, (1, 2, 3))]) == 3 * one - 2 * 32 * 128 + 2 * 2 * 32 * (1 + 2)
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
@@ -193,7 +193,8 @@ def test_the_writer_of_a_byte_is_found(model: QuantisedModel) -> None:
     memory = Generator(model, TINY, prompts(5), 1).memory
     integer = IntegerModel(model, key_block=64)
     chunk = Chunk(0, 0, (1, 2, 3))
-    program = lower_step(model, memory, [chunk], integer.step([(integer.new_cache(), chunk.tokens)]).routing)
+    routing = integer.step([(integer.new_cache(), chunk.tokens)]).routing
+    program = lower_step(constants_of(model), memory, [chunk], routing)
     logits = program.logits
     number = find_writer(program, TINY, logits.group, logits.address + 7)
     assert number is not None and str(program.labels[number]) == "logits"
@@ -217,7 +218,6 @@ def test_the_writer_of_a_byte_is_found(model: QuantisedModel) -> None:
         ),
         ([[1] * 70], 6, {}, "context is 64: shorten the prompt to 59 tokens$"),
         ([[1] * 30], 70, {}, "context is 64: generate 35$"),
-        ([[1]] * 500, 40, {}, r"batch: 500 sequences of up to 40 tokens do not fit; at most \d+ do: use --batch \d+ "),
     ],
 )
 def test_what_is_refused(
@@ -227,14 +227,33 @@ def test_what_is_refused(
         Generator(model, TINY, own, tokens, **options)  # type: ignore[arg-type]
 
 
+def test_a_batch_that_is_larger_than_the_buffers_runs_in_parts(model: QuantisedModel) -> None:
+    own = prompts(*[2] * 40)
+    generator = Generator(model, TINY, own, 2)
+    parts: list[int] = []
+
+    class Counting(IsaEngine):
+        def run(self, program: StepProgram, *, trace: bool = False) -> Outcome:
+            parts.append(len(program.parts))
+            return super().run(program, trace=trace)
+
+    with Counting(TINY, verify=True) as engine:
+        engine.start(generator.memory)
+        records = list(generator.run(engine))
+    assert max(parts) > 1
+    some = (0, 17, 39)
+    assert [tokens_of(records, 40)[n] for n in some] == [expected_tokens(model, generator, own[n], 2) for n in some]
+
+
 def test_the_batch_that_is_named_fits(model: QuantisedModel) -> None:
-    with pytest.raises(LoweringError) as caught:
-        Generator(model, TINY, [[1]] * 500, 40)
+    config = TINY.replace(address_bits=18)
+    with pytest.raises(LoweringError, match=r"^batch: 500 sequences with room for 64 tokens each do not fit") as caught:
+        Generator(model, config, [[1]] * 500, 40)
     fitting = int(str(caught.value).split("--batch ")[1].split()[0])
-    assert fitting >= 2
-    Generator(model, TINY, [[1]] * fitting, 40)
-    with pytest.raises(LoweringError):
-        Generator(model, TINY, [[1]] * (fitting + 1), 40)
+    assert fitting >= 2 and "raise address_bits" in str(caught.value)
+    Generator(model, config, [[1]] * fitting, 40)
+    with pytest.raises(LoweringError, match="do not fit the memory"):
+        Generator(model, config, [[1]] * (fitting + 1), 40)
 
 
 def test_text_and_tokens() -> None:
@@ -300,7 +319,7 @@ def test_the_command_takes_a_batch(folder: Path, tmp_path: Path, capsys: pytest.
     assert cli.main(command(folder, tmp_path / "out", "--batch", "3", "--tokens", "2", "--json", "-")) == 0
     report = json.loads(capsys.readouterr().out)
     assert len({s["prompt_tokens"] for s in report["sequences"]}) == 3, "excerpts of different lengths"
-    few = str(SHAPE.max_position_embeddings - 5)
+    few = str(SHAPE.context - 5)
     assert cli.main(command(folder, tmp_path / "out", "--tokens", few, "--json", "-")) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["sequences"][0]["prompt_tokens"] == 6, "what the context leaves"
@@ -378,8 +397,7 @@ def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.Captur
         (["--engine", "isa", "--trace", "t.json"], "--trace: the engine isa has no time"),
         (["--engine", "isa", "--waves"], "--waves: the engine isa has no time"),
         (["--prompt", "To be", "--tokens", "80"], "the model's context is 64: generate 60"),
-        (["--prompt", "To be", "--batch", "500"], "batch: 500 sequences"),
-        (["--config", "large"], "model hidden: 32"),
+        (["--prompt", "To be", "--batch", "65536"], "batch: 65536 sequences with room for 64 tokens each do not fit"),
         (["--calibration", "absent.txt"], "calibration text absent.txt: No such file"),
     ],
 )
@@ -394,10 +412,10 @@ def test_bad_input_is_one_line(
 
 def test_checkpoints_that_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value, message in (
-        ("architectures", ["LlamaForCausalLM"], "expected ['MixtralForCausalLM'] with model_type"),
+        ("architectures", ["LlamaForCausalLM"], "architectures is ['LlamaForCausalLM'], expected"),
         ("model_type", "qwen3_moe", "model_type is 'qwen3_moe'"),
         ("vocab_size", 32000, "use a byte-level model"),
-        ("head_dim", 4, "model head_dim: 4"),
+        ("head_dim", 72, "model head_dim: 72"),
     ):
         other = tmp_path / name
         other.mkdir()

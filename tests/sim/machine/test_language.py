@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from scheduler.memory.placement import Placement
-from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.tiling import LoweringError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
-from tests.support.language import CONFIGS, SLOTS, TINY, LanguageRun, Reference, mixtral, try_reference
+from tests.support.checkpoints import small_model
+from tests.support.language import CONFIGS, SLOTS, TINY, LanguageRun, Reference, try_reference, varied
 
 MODES = pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])
 
@@ -62,7 +62,7 @@ def test_the_same_stream_for_any_routing() -> None:
     constants = {"up_shift": 20, "post_mult": 9, "post_shift": 30, "down_shift": 18}
     programs = []
     for number in range(2):
-        model = random_model(first.model.description, 100 + number)
+        model = varied(first.model.description, 100 + number)
         layers = [
             replace(
                 layer, experts=replace(own.experts, experts=tuple(replace(e, **constants) for e in own.experts.experts))
@@ -86,8 +86,9 @@ def test_models_that_slots_mode_refuses() -> None:
     elsewhere = LanguageRun(TINY, model, placement=Placement.ONE_GROUP)
     with pytest.raises(LoweringError, match="placement one_group; place experts even_odd"):
         elsewhere.lower(chunks, None)
-    few = random_model(
-        mixtral(
+    few = varied(
+        small_model(
+        "mixtral",
             hidden=16, intermediate=8, vocabulary=16, heads=1, kv_heads=1, head_dim=8, experts=4, chosen=1
         ), 1
     )  # fmt: skip

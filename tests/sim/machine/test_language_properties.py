@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from scheduler.models.description import Model
-from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.sync import SyncError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
-from tests.support.language import CONFIGS, CONTEXT, LanguageRun, mixtral
+from tests.support.checkpoints import small_model
+from tests.support.language import CONFIGS, CONTEXT, LanguageRun, varied
 
 MOST_SLOTS = 4
 
@@ -52,7 +52,8 @@ class Case:
     def shape(self) -> Model:
         """Return what the model is made of."""
         config = CONFIGS[self.machine]
-        return mixtral(
+        return small_model(
+        "mixtral",
             vocabulary=config.columns * self.vocabulary_tiles, hidden=16 * self.hidden_words,
             intermediate=config.rows * self.intermediate_words, layers=self.layers, heads=self.kv_heads * self.group,
             kv_heads=self.kv_heads, head_dim=max(8, config.rows * self.head_words), experts=self.experts,
@@ -69,9 +70,7 @@ class Case:
         """
         config, shape = CONFIGS[self.machine], self.shape()
         block = self.key_units * Tiling(config, shape).key_unit or None
-        return LanguageRun(
-            config, random_model(shape, self.seed), slots=self.routed, sequences=self.slots, key_block=block
-        )
+        return LanguageRun(config, varied(shape, self.seed), slots=self.routed, sequences=self.slots, key_block=block)
 
     def batches(self) -> list[list[Chunk]]:
         """Return the steps with random tokens."""

@@ -7,25 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scheduler.plan.shape import ModelShape
 
 from hdl.config import PRESETS
 from hdl.regs import counter_names
 from scheduler.cost.count import compulsory_bytes
-from scheduler.models.checkpoint import MixtralConfig
 from scheduler.ops.batch import Chunk, Routing
 from sim.machine.generator import StepRecord
 from sim.measure.model import point_of
+from tests.support.checkpoints import small_model
 
 TINY = PRESETS["tiny"]
-SHAPE = ModelShape.of(
-    TINY,
-    MixtralConfig(
-        vocab_size=16, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
-        rms_norm_eps=1e-5, rope_theta=10_000.0,
-    ),
-)  # fmt: skip
+SHAPE = small_model(
+    "mixtral", vocabulary=16, hidden=16, intermediate=8, layers=2, heads=2, kv_heads=1, head_dim=8, experts=4, chosen=2
+)
 
 
 def test_weights_count_once_and_only_those_of_chosen_experts() -> None:
