@@ -12,7 +12,7 @@ from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode
 from scheduler.stream.footprint import SPACES, Access, Footprint, space_cells
 from scheduler.stream.ordering import Ordering, issue_queues, row_completions
-from scheduler.stream.spans import SpanLog
+from scheduler.stream.span_log import SpanLog
 from scheduler.stream.vector_footprint import vector_conflict
 
 __all__ = ["Conflict", "HazardTracker", "self_conflict"]
