@@ -67,8 +67,8 @@ Now = npt.NDArray[np.int32]
 
 ENTERED, LATEST_ENTERED, COMPLETED, LATEST_COMPLETED, LATEST_OWNED, COUNTS = range(6)
 """Rows of `Now`: for each queue and unit instructions so far, the latest one, completions so far, the latest one, the
-latest one that counts as the unit's (none: -1); instructions and completions in all, keys (see
-:mod:`scheduler.stream.hazards`)."""
+latest one that counts as the unit's (none: -1); then instructions and completions in all, and two counters of
+:mod:`scheduler.stream.hazards`: keys, and spaces in which keys were met."""
 
 
 class Clocks(NamedTuple):

@@ -66,7 +66,7 @@ Keys = npt.NDArray[np.int32]
 
 KEY_KIND, KEY_TIER, KEY_LATEST, KEY_SPACES, KEY_FIRST = range(5)
 """Columns of `Keys`: kind and tier, one more than the number of the latest instruction, bit set of spaces, and for each
-space the first instruction."""
+space a number that is higher for keys that were met there later."""
 
 Numbering = npt.NDArray[np.int32]
 """Number of each possible key, or -1 until it is met."""
@@ -273,7 +273,8 @@ def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: B
             keys[key, KEY_LATEST] = n + 1
             if not keys[key, KEY_SPACES] >> space & 1:
                 keys[key, KEY_SPACES] |= 1 << space
-                keys[key, KEY_FIRST + space] = n
+                keys[key, KEY_FIRST + space] = clocks.now[COUNTS, 3]
+                clocks.now[COUNTS, 3] += 1
         for run in range(blocks[b, OUTER]):
             first = begin + run * stride
             for cell in range(first, first + inner):

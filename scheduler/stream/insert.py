@@ -119,8 +119,8 @@ class Posted(NamedTuple):
     ----------
     notes, semaphores, pairs, chain, state
         See above.
-    loads
-        Those whose last tile a GEMM reads.
+    tagged, tagged_at
+        Loads whose last tile a GEMM reads by tag: all of them, and where those of each instruction begin.
     blocks, found
         What a carrier touches.
     """
@@ -130,7 +130,8 @@ class Posted(NamedTuple):
     pairs: Pairs
     chain: Chain
     state: State
-    loads: Loads
+    tagged: Loads
+    tagged_at: Loads
     blocks: Blocks
     found: Spans
 
@@ -143,7 +144,7 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
     instructions : int
         The most that it can have.
     semaphores, tiles : int
-        The machine's, tiles of all tiers.
+        The machine's; tiles are those of all tiers.
     carriers : mapping of int to int
         Rows of the queues' carriers.
     """
@@ -154,7 +155,8 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
     return Posted(
         np.zeros((instructions, 10), np.int32), np.full((semaphores, UNITS + 2), -1, np.int32),
         np.full((UNITS, UNITS + 1), -1, np.int32), np.zeros((UNITS, instructions), np.int32), state,
-        np.zeros(tiles, np.int32), np.zeros((32, 8), np.int64), new_spans(),
+        np.zeros(instructions + tiles, np.int32), np.zeros(instructions + 1, np.int32), np.zeros((32, 8), np.int64),
+        new_spans(),
     )  # fmt: skip
 
 
@@ -187,8 +189,11 @@ def _append(
     n = now[COUNTS, 0]
     notes[n, SOURCE], notes[n, ORIGIN] = r, origin
     if steps[n, OPCODE] == Opcode.GEMM:
-        for place in range(tag_loads(clocks, cells, machine, blocks, many, posted.loads, 0)):
-            complete_after(clocks, steps[n, FIRST], steps[posted.loads[place], FIRST])
+        posted.tagged_at[n + 1] = tag_loads(clocks, cells, machine, blocks, many, posted.tagged, posted.tagged_at[n])
+        for place in range(posted.tagged_at[n], posted.tagged_at[n + 1]):
+            complete_after(clocks, steps[n, FIRST], steps[posted.tagged[place], FIRST])
+    else:
+        posted.tagged_at[n + 1] = posted.tagged_at[n]
     enter(clocks, n)
     for unit in range(steps[n, UNIT_LOW], steps[n, UNIT_HIGH] + 1):
         chain[unit, now[COMPLETED, unit] - 1] = n
@@ -352,9 +357,15 @@ def _order_after(
     notes[number, POSTS + notes[number, POSTING]] = semaphore
     notes[number, POSTING] += 1
     semaphores[semaphore, POSTER] = number
-    wait = WAITS + 2 * notes[n, WAITING]
-    notes[n, wait], notes[n, wait + 1] = semaphore, completions_of(clocks, number)
-    notes[n, WAITING] += 1
+    place = 0
+    while place < notes[n, WAITING] and notes[n, WAITS + 2 * place] != semaphore:
+        place += 1
+    if place == notes[n, WAITING]:
+        notes[n, WAITING] += 1
+        notes[n, WAITS + 2 * place] = semaphore
+        notes[n, WAITS + 2 * place + 1] = 0
+    # The same semaphore again: its unit now posts for a later instruction as well.
+    notes[n, WAITS + 2 * place + 1] += completions_of(clocks, number)
     return _resume(clocks, posted, rows, r)
 
 
@@ -366,7 +377,8 @@ def run(
     """Put semaphores into the first `plain` rows; return the number of instructions, or -1: see `posted.state`."""
     now, notes, state = clocks.now, posted.notes, posted.state
     for r in range(plain):
-        if now[COUNTS, 0] + 2 >= len(notes):
+        n = now[COUNTS, 0]
+        if n + 2 >= len(notes) or posted.tagged_at[n] + machine.activation - machine.vcache > len(posted.tagged):
             return _fail(state, FULL, 0, 0)
         many = footprint(rows, r, machine, lists, blocks)
         if many < 0:

@@ -229,11 +229,12 @@ class _Proof:
         lists, cells = token_lists(self._table, machine, self._memory), new_cells(rows, machine)
         races, many, number = np.zeros((64, 7), np.int64), np.zeros(1, np.int64), 0
         blocks, reach = new_blocks(machine), new_spans()
-        while number < len(rows) and len(races) < MOST_RACES:
+        while True:
             number = find_races(
                 rows, number, machine, lists, self._clocks, cells, self._segments, blocks, reach, races, many
             )
-            if number < len(rows):
-                races = np.append(races, np.zeros_like(races), axis=0)
+            if number == len(rows) or len(races) >= MOST_RACES:
+                break
+            races = np.append(races, np.zeros_like(races), axis=0)
         words = what_races(self._table, races[: many[0]], self._clocks, self._config, machine)
         return [Finding("race", (earlier, later), text) for earlier, later, text in words]

@@ -142,7 +142,7 @@ def _next_key(cells: Cells, keys: int, space: int, key: int) -> int:
         if not cells.keys[other, KEY_SPACES] >> space & 1:
             continue
         first = cells.keys[other, KEY_FIRST + space]
-        if key >= 0 and (first, other) <= (cells.keys[key, KEY_FIRST + space], key):
+        if key >= 0 and first <= cells.keys[key, KEY_FIRST + space]:
             continue
         if best < 0 or first < cells.keys[best, KEY_FIRST + space]:
             best = other

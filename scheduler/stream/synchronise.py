@@ -28,7 +28,8 @@ from hdl.errors import A3dError
 from hdl.isa import Opcode
 from hdl.legality import Limits
 from scheduler.stream.blocks import KINDS, new_blocks
-from scheduler.stream.clocks import STORE, VECTOR, new_clocks, unit_name
+from scheduler.stream.claims import overflows, semaphores_of, settle
+from scheduler.stream.clocks import STORE, VECTOR, Clocks, new_clocks, unit_name
 from scheduler.stream.hazards import new_cells
 from scheduler.stream.insert import (
     CARRIERS,
@@ -125,6 +126,7 @@ def synchronise(
         result[:, getattr(COL, f"wait{place}_count")] = np.where(waits, notes[:, WAITS + 2 * place + 1], 0)
         result[:, getattr(COL, f"post{place}_sem")] = np.where(posts, notes[:, POSTS + place], 0)
         result[:, getattr(COL, f"post{place}_en")] = posts
+    _check_counters(result, config, clocks, posted)
     return Table(result), notes[:, ORIGIN].copy()
 
 
@@ -153,9 +155,23 @@ def _check_plain(table: Table, plain: int, config: MachineConfig) -> None:
         )
 
 
+def _check_counters(rows: Rows, config: MachineConfig, clocks: Clocks, posted: Posted) -> None:
+    """Refuse a stream in which a unit may run so far ahead of those that wait for it that a counter overflows."""
+    most = (1 << config.semaphore_bits) - 1
+    semaphores = semaphores_of(rows, clocks, config.semaphores)
+    if np.diff(semaphores.turn_at).max() <= most:
+        return
+    settle(rows, clocks, semaphores, posted.tagged, posted.tagged_at)
+    if overflows(clocks, semaphores, most):
+        raise SyncError(
+            f"semaphores: one may count beyond {most}, the most that semaphore_bits of {config.semaphore_bits} can "
+            "hold; raise semaphore_bits, or run fewer tokens in a step"
+        )
+
+
 def _what(table: Table, config: MachineConfig, posted: Posted) -> str:
     """Return one line about what went wrong."""
-    code, first, second = posted.state[WRONG:].tolist()
+    code, first, second = posted.state[WRONG : WRONG + 3].tolist()
     if code == NO_SEMAPHORE:
         queues = "" if second < 0 else "load0+load1" if second == PAIR else unit_name(second)
         what = f"from {unit_name(first)} to {queues}" if first >= 0 else "a gang's results"
