@@ -307,10 +307,11 @@ def overflows(clocks: Clocks, semaphores: Semaphores, most: int) -> list[tuple[i
     """
     many = len(semaphores.turn_at) - 1
     taken, later = np.zeros((2, many, UNITS, UNITS), np.int32)
-    owners = np.flatnonzero(np.diff(semaphores.turn_at) > most)
-    firsts = semaphores.turn[semaphores.turn_at[owners], 1]
+    used, first = np.unique(semaphores.posts[:, 1], return_index=True)
     found = []
-    for semaphore in owners[np.argsort(firsts, kind="stable")].tolist():
+    for semaphore in used[np.argsort(first)].tolist():
+        if semaphores.turn_at[semaphore + 1] - semaphores.turn_at[semaphore] <= most:
+            continue
         completion = _overflow(clocks, semaphores, semaphore, most, taken, later)
         if completion >= 0:
             steps = clocks.steps[: clocks.now[COUNTS, 0], FIRST]
