@@ -7,14 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import LoadDest, Opcode, VectorDest
-from scheduler.stream.blocks import BEGIN, INNER, KIND, OUTER, SPACE, STRIDE, TIER, WRITE, Blocks
+from scheduler.stream.blocks import BEGIN, INNER, KIND, OUTER, SPACE, STRIDE, TIER, WRITE, Blocks, end_of
 from scheduler.stream.clocks import CONDITION, TAG, Clocks
 from scheduler.stream.compiled import compiled
 from scheduler.stream.footprints import footprint, has_sum, reads_scalar, scalar_span, writes_scalar
-from scheduler.stream.hazards import Cells, Loads, tag_loads
+from scheduler.stream.hazards import WRITTEN, Cells, Loads, tag_loads
 from scheduler.stream.legal import Int64, addresses_fit
 from scheduler.stream.lists import TokenLists, apply_lists, route_of
 from scheduler.stream.machine import ACTIVATION, COMBINE, VCACHE, Machine
+from scheduler.stream.marks import mark, marked
 from scheduler.stream.spans import STORES, Segments, Spans, experts_of, latest_overlap, note_spans, spans
 from scheduler.stream.table import COL, Rows
 
@@ -45,14 +46,9 @@ TAGGED, FOUND = range(2)
 
 
 @compiled
-def _end(blocks: Blocks, b: int) -> int:
-    return int(blocks[b, BEGIN] + (blocks[b, OUTER] - 1) * blocks[b, STRIDE] + blocks[b, INNER])
-
-
-@compiled
 def _near(blocks: Blocks, i: int, j: int) -> bool:
     """Return whether the extents of two blocks overlap."""
-    return bool(blocks[i, BEGIN] < _end(blocks, j) and blocks[j, BEGIN] < _end(blocks, i))
+    return bool(blocks[i, BEGIN] < end_of(blocks, j) and blocks[j, BEGIN] < end_of(blocks, i))
 
 
 @compiled
@@ -176,20 +172,20 @@ def _examine_tiles(
     found: Int64, progress: Progress,
 ) -> None:  # fmt: skip
     """Note the first tile that a GEMM does not find filled, or only if a slot is not empty that is not its own."""
-    steps, written = clocks.steps, cells.written
+    steps, marks = clocks.steps, cells.marks
     for b in range(many):
         if blocks[b, SPACE] != VCACHE:
             continue
         first, tier = blocks[b, BEGIN], blocks[b, TIER]
         base = machine.vcache + tier * machine.vcache_tiles
         for cell in range(first, first + blocks[b, INNER]):
-            load = (written[cell] >> 4) - 1
+            load = (marked(marks, WRITTEN, cell) >> 4) - 1
             needs = steps[load, CONDITION] if load >= 0 else -1
             if needs >= 0 and needs != condition:
                 _note(found, progress, WRONG_SLOT, n, tier, cell - base, needs % SLOT_NUMBERS)
                 return
         for cell in range(first, first + blocks[b, INNER]):
-            load = (written[cell] >> 4) - 1
+            load = (marked(marks, WRITTEN, cell) >> 4) - 1
             tag = steps[load, TAG] if load >= 0 else tags[cell - machine.vcache]
             if tag != steps[n, TAG]:
                 _note(found, progress, WRONG_TAG, n, tier, cell - base, tag)
@@ -262,6 +258,5 @@ def examine(
         if load and rows[n, COL.dest_kind] == LoadDest.VCACHE:
             for b in range(many):
                 if blocks[b, SPACE] == VCACHE:
-                    for cell in range(blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER]):
-                        cells.written[cell] = (n + 1) * 16
+                    mark(cells.marks, WRITTEN, blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER], (n + 1) * 16)
     return len(rows)

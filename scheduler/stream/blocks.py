@@ -13,7 +13,7 @@ from scheduler.stream.machine import Machine
 
 __all__ = [
     "ACCESS", "ADD", "BEGIN", "INNER", "KIND", "KINDS", "OUTER", "READ", "SPACE", "STRIDE", "TIER", "WRITE", "Blocks",
-    "new_blocks", "put",
+    "end_of", "new_blocks", "put",
 ]  # fmt: skip
 
 Blocks = npt.NDArray[np.int64]
@@ -35,6 +35,12 @@ def new_blocks(machine: Machine) -> Blocks:
     """Return room for all that one instruction can touch."""
     entries = max(machine.accumulator_depth, machine.list_depth)
     return np.empty((8 + machine.tiers * (4 + entries) * (1 + machine.tiers), 8), dtype=np.int64)
+
+
+@compiled
+def end_of(blocks: Blocks, b: int) -> int:
+    """Return the end of a block's last run."""
+    return int(blocks[b, BEGIN] + (blocks[b, OUTER] - 1) * blocks[b, STRIDE] + blocks[b, INNER])
 
 
 @compiled

@@ -29,6 +29,7 @@ from scheduler.stream.clocks import (
     PLACE,
     QUEUE_LOW,
     QUEUED,
+    UNIT_HIGH,
     UNIT_LOW,
     UNITS,
     Clocks,
@@ -66,8 +67,6 @@ class Semaphores(NamedTuple):
     ----------
     waits : int32 array [waits, 3]
         In program order: the instruction, the semaphore, the count.
-    posts : int32 array [posts, 3]
-        In program order: the completion, the semaphore, the unit.
     chain : int32 array [posts]
         Completions that post, by semaphore and unit, in order.
     chain_at : int32 array [semaphores * UNITS + 1]
@@ -80,53 +79,101 @@ class Semaphores(NamedTuple):
         By semaphore and queue, in order: the instruction, and the sum of the counts up to it.
     waiters_at : int32 array [semaphores * UNITS + 1]
         Where those of each semaphore and queue begin.
+    first : int32 array [semaphores]
+        The first post of each semaphore, counted over all posts of the stream; -1: none.
     """
 
     waits: Numbers
-    posts: Numbers
     chain: Numbers
     chain_at: Numbers
     turn: Numbers
     turn_at: Numbers
     waiters: Numbers
     waiters_at: Numbers
+    first: Numbers
 
 
-def _begins(values: npt.NDArray[np.int64], many: int) -> Numbers:
-    """Return where each of `many` values begins in the sorted list, and its end."""
-    return np.concatenate([[0], np.cumsum(np.bincount(values, minlength=many))]).astype(np.int32)
+@compiled
+def _control(rows: Rows, n: int, control: Numbers) -> None:
+    """Write down semaphore and count of both waits of an instruction, then semaphore and 1 or 0 of both posts."""
+    control[0], control[1] = rows[n, COL.wait0_sem], rows[n, COL.wait0_count]
+    control[2], control[3] = rows[n, COL.wait1_sem], rows[n, COL.wait1_count]
+    control[4], control[5] = rows[n, COL.post0_sem], rows[n, COL.post0_en]
+    control[6], control[7] = rows[n, COL.post1_sem], rows[n, COL.post1_en]
+
+
+@compiled
+def _count(
+    rows: Rows, clocks: Clocks, chain_at: Numbers, turn_at: Numbers, waiters_at: Numbers, first: Numbers,
+    control: Numbers,
+) -> int:  # fmt: skip
+    """Count waits and posts one place behind where they will begin; return how many waits there are."""
+    waits, posts, steps = 0, 0, clocks.steps
+    for n in range(len(rows)):
+        _control(rows, n, control)
+        for place in range(0, 4, 2):
+            if control[place + 1]:
+                waiters_at[control[place] * UNITS + steps[n, QUEUE_LOW] + 1] += 1
+                waits += 1
+        for place in range(4, 8, 2):
+            if control[place + 1]:
+                semaphore = control[place]
+                if first[semaphore] < 0:
+                    first[semaphore] = posts
+                posts += 1
+                turn_at[semaphore + 1] += completions_of(clocks, n)
+                for unit in range(steps[n, UNIT_LOW], steps[n, UNIT_HIGH] + 1):
+                    chain_at[semaphore * UNITS + unit + 1] += 1
+    return waits
+
+
+@compiled
+def _fill(
+    rows: Rows, clocks: Clocks, semaphores: Semaphores, chains: Numbers, turns: Numbers, queues: Numbers,
+    control: Numbers,
+) -> None:  # fmt: skip
+    """Put waits and posts to their places; the last arrays say where the next of each kind goes."""
+    wait, steps = 0, clocks.steps
+    for n in range(len(rows)):
+        _control(rows, n, control)
+        for place in range(0, 4, 2):
+            if control[place + 1]:
+                semaphore, count = control[place], control[place + 1]
+                semaphores.waits[wait, 0], semaphores.waits[wait, 1], semaphores.waits[wait, 2] = n, semaphore, count
+                wait += 1
+                key = semaphore * UNITS + steps[n, QUEUE_LOW]
+                at = queues[key]
+                before = semaphores.waiters[at - 1, 1] if at > semaphores.waiters_at[key] else 0
+                semaphores.waiters[at, 0], semaphores.waiters[at, 1] = n, before + count
+                queues[key] = at + 1
+        # All of a completion's posts come before those of the next one.
+        for unit in range(steps[n, UNIT_LOW], steps[n, UNIT_HIGH] + 1):
+            completion = steps[n, FIRST] + unit - steps[n, UNIT_LOW]
+            for place in range(4, 8, 2):
+                if control[place + 1]:
+                    semaphore = control[place]
+                    at = turns[semaphore]
+                    semaphores.turn[at, 0], semaphores.turn[at, 1] = unit, completion
+                    turns[semaphore] = at + 1
+                    key = semaphore * UNITS + unit
+                    semaphores.chain[chains[key]] = completion
+                    chains[key] += 1
 
 
 def semaphores_of(rows: Rows, clocks: Clocks, semaphores: int) -> Semaphores:
     """Return the waits and posts of a stream whose fields have been noted in `clocks`."""
-    steps = clocks.steps[: len(rows)].astype(np.int64)
-    queue, first = steps[:, QUEUE_LOW], steps[:, FIRST]
-    waits, posts = [], []
-    for place in range(2):
-        number = np.flatnonzero(rows[:, getattr(COL, f"wait{place}_count")])
-        semaphore, count = (rows[number, getattr(COL, f"wait{place}_{name}")] for name in ("sem", "count"))
-        waits.append(np.stack([number, semaphore, count, queue[number], np.full(len(number), place)], axis=1))
-        number = np.flatnonzero(rows[:, getattr(COL, f"post{place}_en")])
-        made = steps[number, UNIT_LOW + 1] - steps[number, UNIT_LOW] + 1
-        number = np.repeat(number, made)
-        offset = np.arange(len(number)) - np.repeat(np.cumsum(made) - made, made)
-        semaphore = rows[number, getattr(COL, f"post{place}_sem")]
-        unit = steps[number, UNIT_LOW] + offset
-        posts.append(np.stack([first[number] + offset, semaphore, unit, np.full(len(number), place)], axis=1))
-    wait, post = np.concatenate(waits), np.concatenate(posts)
-    wait = wait[np.lexsort((wait[:, 4], wait[:, 0]))]
-    post = post[np.lexsort((post[:, 3], post[:, 0]))]
-    key = post[:, 1] * UNITS + post[:, 2]
-    chain, turn = np.argsort(key, kind="stable"), np.argsort(post[:, 1], kind="stable")
-    asked = wait[:, 1] * UNITS + wait[:, 3]
-    order = np.argsort(asked, kind="stable")
-    begins, total = _begins(asked, semaphores * UNITS), np.concatenate([[0], np.cumsum(wait[order, 2])])
-    reached = total[1:] - total[begins[asked[order]]]
-    return Semaphores(
-        wait[:, :3].astype(np.int32), post[:, :3].astype(np.int32), post[chain, 0].astype(np.int32),
-        _begins(key, semaphores * UNITS), post[turn][:, [2, 0]].astype(np.int32), _begins(post[:, 1], semaphores),
-        np.stack([wait[order, 0], reached], axis=1).astype(np.int32), begins,
+    chain_at, waiters_at = np.zeros((2, semaphores * UNITS + 1), np.int32)
+    turn_at, first = np.zeros(semaphores + 1, np.int32), np.full(semaphores, -1, np.int32)
+    control = np.zeros(8, np.int32)
+    waits = _count(rows, clocks, chain_at, turn_at, waiters_at, first, control)
+    for begins in (chain_at, turn_at, waiters_at):
+        np.cumsum(begins, out=begins)
+    result = Semaphores(
+        np.zeros((waits, 3), np.int32), np.zeros(chain_at[-1], np.int32), chain_at,
+        np.zeros((turn_at[-1], 2), np.int32), turn_at, np.zeros((waits, 2), np.int32), waiters_at, first,
     )  # fmt: skip
+    _fill(rows, clocks, result, chain_at.copy(), turn_at.copy(), waiters_at.copy(), control)
+    return result
 
 
 @compiled
@@ -307,9 +354,8 @@ def overflows(clocks: Clocks, semaphores: Semaphores, most: int) -> list[tuple[i
     """
     many = len(semaphores.turn_at) - 1
     taken, later = np.zeros((2, many, UNITS, UNITS), np.int32)
-    used, first = np.unique(semaphores.posts[:, 1], return_index=True)
     found = []
-    for semaphore in used[np.argsort(first)].tolist():
+    for semaphore in np.argsort(semaphores.first, kind="stable").tolist():
         if semaphores.turn_at[semaphore + 1] - semaphores.turn_at[semaphore] <= most:
             continue
         completion = _overflow(clocks, semaphores, semaphore, most, taken, later)

@@ -3,13 +3,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import LoadDest, Mapping3D, Opcode
-from scheduler.stream.blocks import ACCESS, ADD, BEGIN, INNER, KIND, OUTER, READ, SPACE, STRIDE, TIER, WRITE, Blocks
+from scheduler.stream.blocks import (
+    ACCESS,
+    ADD,
+    BEGIN,
+    INNER,
+    KIND,
+    OUTER,
+    READ,
+    SPACE,
+    STRIDE,
+    TIER,
+    WRITE,
+    Blocks,
+    end_of,
+)
 from scheduler.stream.clocks import (
     COUNTS,
     FILLED,
@@ -30,49 +44,35 @@ from scheduler.stream.clocks import (
 )
 from scheduler.stream.compiled import compiled
 from scheduler.stream.machine import SPACES, VCACHE, Machine
+from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
+from scheduler.stream.spans import Segments, Spans, latest_overlap, near_overlap
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
-    "KEY_KIND",
-    "KEY_LATEST",
-    "KEY_SPACES",
-    "KEY_TIER",
-    "Cells",
-    "Fills",
-    "Keys",
-    "Loads",
-    "Numbering",
-    "Since",
-    "Written",
-    "conflict_of",
-    "new_cells",
-    "note_cells",
-    "ordered",
-    "tag_loads",
-    "tag_orders",
+    "KEY_KIND", "KEY_TIER", "KEY_TURN", "WRITTEN", "Cells", "Fills", "Keys", "Loads",
+    "Numbering", "conflict_in_memory", "conflict_of", "new_cells", "note_cells", "ordered", "tag_loads", "tag_orders",
 ]  # fmt: skip
 
-Written = npt.NDArray[np.int32]
-"""For each cell, of its last write: 16 times the instruction's number plus one, plus its tier plus one; 0: none."""
+WRITTEN: Final = 0
+"""Layer of `Marks` for writes: 16 times the instruction's number plus one, plus its tier plus one.
 
-Since = npt.NDArray[np.int32]
-"""Shape [keys, cells]: one more than the number of the latest read or addition; it counts if the last write is older.
-
-Reads and additions are kept apart by *key*: kind, units that complete the instruction, and tier. What has the same key
-is completed in order, so that the latest stands for all."""
+The other layers are for reads and additions: one more than the instruction's number; it counts if the last write is
+older. These are kept apart by *key*: kind, units that complete the instruction, and tier. What has the same key is
+completed in order, so that the latest stands for all. The layer of a key is its number plus one."""
 
 Keys = npt.NDArray[np.int32]
-"""Shape [keys, 4 + spaces]."""
+"""Shape [keys, 24]."""
 
-KEY_KIND, KEY_TIER, KEY_LATEST, KEY_SPACES, KEY_FIRST = range(5)
-"""Columns of `Keys`: kind and tier, one more than the number of the latest instruction, bit set of spaces, and for each
-space a number that is higher for keys that were met there later."""
+KEY_KIND, KEY_TIER, KEY_LATEST = range(3)
+KEY_TURN, KEY_BEGIN, KEY_END = range(3, 24, len(SPACES))
+"""Columns of `Keys`: kind and tier, one more than the number of the latest instruction; and for each space a number
+that is higher for keys that were met there later (0: not met), the lowest cell, and the end of the highest."""
 
 Numbering = npt.NDArray[np.int32]
 """Number of each possible key, or -1 until it is met."""
 
 Fills = npt.NDArray[np.int32]
-"""What `Written` said of a tile before each fill. The place of a tile's there is its cell plus what `Steps` has for the
+"""What the last write of a tile was before each fill. A tile's place there is its cell plus what `Steps` has for the
 load from column `FILLED` on, by tier. The last one: places that are taken."""
 
 Loads = npt.NDArray[np.int32]
@@ -86,12 +86,13 @@ class Cells(NamedTuple):
 
     Attributes
     ----------
-    written, since, keys, numbering, fills
+    marks
+        Who touched them.
+    keys, numbering, fills
         See above.
     """
 
-    written: Written
-    since: Since
+    marks: Marks
     keys: Keys
     numbering: Numbering
     fills: Fills
@@ -107,8 +108,8 @@ def new_cells(rows: Rows, machine: Machine) -> Cells:
     fills = np.empty(int((loads[:, COL.count] * tiers).sum()) + 1, np.int32)
     fills[-1] = 0
     return Cells(
-        np.zeros(machine.cells, np.int32), np.zeros((keys, machine.cells), np.int32),
-        np.zeros((keys, KEY_FIRST + len(SPACES)), np.int32), np.full(ALL_KEYS, -1, np.int32), fills,
+        new_marks(1 + keys, machine.cells), np.zeros((keys, 24), np.int32),
+        np.full(ALL_KEYS, -1, np.int32), fills,
     )  # fmt: skip
 
 
@@ -175,6 +176,23 @@ def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first
 
 
 @compiled
+def _latest_since(cells: Cells, key: int, blocks: Blocks, b: int, more: int) -> int:
+    """Return one more than the number of a key's latest access to a block since the last write, or `more` if higher."""
+    marks = cells.marks
+    for run in range(blocks[b, OUTER]):
+        cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
+        end = cell + blocks[b, INNER]
+        while cell < end:
+            number, high = run_of(marks, key + 1, cell, end)
+            while number > more and cell < high:
+                writer, cell = run_of(marks, WRITTEN, cell, high)
+                if number > writer >> 4:
+                    more = number
+            cell = high
+    return more
+
+
+@compiled
 def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, many: int) -> int:
     """Return the latest instruction that conflicts with `n`, the one that was begun, on chip and is not ordered, or -1.
 
@@ -183,44 +201,52 @@ def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, many: int)
     blocks, many
         What instruction `n` touches.
     """
-    written, since, keys, worst = cells.written, cells.since, cells.keys, -1
+    keys, worst = cells.keys, -1
     for b in range(many):
-        kind, tier, space, inner = blocks[b, KIND], blocks[b, TIER], blocks[b, SPACE], blocks[b, INNER]
-        by_tag = space == VCACHE and kind == READ
+        kind, tier, space = blocks[b, KIND], blocks[b, TIER], blocks[b, SPACE]
+        by_tag, previous = space == VCACHE and kind == READ, 0
         for run in range(blocks[b, OUTER]):
             cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
-            end = cell + inner
+            end = cell + blocks[b, INNER]
             while cell < end:
-                writer = written[cell]
                 first = cell
-                cell += 1
-                while cell < end and written[cell] == writer:
-                    cell += 1
+                writer, cell = run_of(cells.marks, WRITTEN, first, end)
                 number = (writer >> 4) - 1
-                if number <= worst:
+                if number <= worst or (writer == previous and not by_tag):
                     continue
+                previous = writer
                 if by_tag:
-                    fine = done_before(clocks, n, number, -1)
-                    fine = fine or tag_orders(clocks, cells, n, number, tier, first, cell)
+                    fine = done_before(clocks, n, number, -1) or tag_orders(clocks, cells, n, number, tier, first, cell)
                 else:
                     fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
                 if not fine:
                     worst = number
         for key in range(clocks.now[COUNTS, 2]):
             latest, other = keys[key, KEY_LATEST] - 1, keys[key, KEY_KIND]
-            if other == kind or latest <= worst or not keys[key, KEY_SPACES] >> space & 1:
+            if other == kind or latest <= worst or keys[key, KEY_END + space] <= blocks[b, BEGIN]:
+                continue
+            if end_of(blocks, b) <= keys[key, KEY_BEGIN + space]:
                 continue
             if ordered(clocks, n, latest, keys[key, KEY_TIER], other, tier, kind):
                 continue
-            latest = 0
-            for run in range(blocks[b, OUTER]):
-                first = blocks[b, BEGIN] + run * blocks[b, STRIDE]
-                for cell in range(first, first + inner):
-                    if since[key, cell] > written[cell] >> 4:
-                        latest = max(latest, since[key, cell])
-            if latest - 1 > worst and not ordered(clocks, n, latest - 1, keys[key, KEY_TIER], other, tier, kind):
-                worst = latest - 1
+            latest = _latest_since(cells, key, blocks, b, worst + 1) - 1
+            if latest > worst and not ordered(clocks, n, latest, keys[key, KEY_TIER], other, tier, kind):
+                worst = latest
     return int(worst)
+
+
+@compiled
+def conflict_in_memory(clocks: Clocks, n: int, found: Spans, many: int, segments: Segments, tree: int) -> int:
+    """Return the latest instruction that conflicts with `n`, the one that was begun, in memory, not ordered, or -1.
+
+    One engine reads a group and one unit stores, each in order: the latest instruction stands for all before it.
+    Stores need no order among themselves.
+    """
+    number = near_overlap(found, many, segments, tree) - 1
+    if number < 0 or done_before(clocks, n, number, -1):
+        return -1
+    number = latest_overlap(found, many, segments, tree) - 1
+    return -1 if number < 0 or done_before(clocks, n, number, -1) else number
 
 
 @compiled
@@ -229,53 +255,45 @@ def tag_loads(clocks: Clocks, cells: Cells, machine: Machine, blocks: Blocks, ma
 
     They are complete before it is. Loads for a slot do not count: they and their GEMMs may be skipped.
     """
-    steps, written = clocks.steps, cells.written
+    steps = clocks.steps
     for b in range(many):
         if blocks[b, SPACE] != VCACHE or blocks[b, KIND] != READ:
             continue
-        cell, end, tier = blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER], blocks[b, TIER]
+        cell, end = blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER]
+        tiles = machine.vcache + blocks[b, TIER] * machine.vcache_tiles
         while cell < end:
-            writer = written[cell]
             first = cell
-            cell += 1
-            while cell < end and written[cell] == writer:
-                cell += 1
+            writer, cell = run_of(cells.marks, WRITTEN, first, end)
             load = (writer >> 4) - 1
-            if load >= 0 and not steps[load, SLOT]:
-                if first <= machine.vcache + tier * machine.vcache_tiles + steps[load, LAST_TILE] < cell:
-                    loads[at] = load
-                    at += 1
+            if load >= 0 and not steps[load, SLOT] and first <= tiles + steps[load, LAST_TILE] < cell:
+                loads[at] = load
+                at += 1
     return at
 
 
 @compiled
 def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: Blocks, many: int) -> None:
     """Note what instruction `n` touches, which has entered."""
-    steps, written, since, keys, fills = clocks.steps, cells.written, cells.since, cells.keys, cells.fills
-    key = -1
+    steps, keys, fills, key = clocks.steps, cells.keys, cells.fills, -1
     for b in range(many):
-        kind, tier, space, inner = blocks[b, KIND], blocks[b, TIER], blocks[b, SPACE], blocks[b, INNER]
+        kind, space, inner = blocks[b, KIND], blocks[b, SPACE], blocks[b, INNER]
         begin, stride = blocks[b, BEGIN], blocks[b, STRIDE]
-        if kind == WRITE:
-            if space == VCACHE:
-                room = fills[-1]
-                steps[n, FILLED + (begin - machine.vcache) // machine.vcache_tiles] = room - begin
-                for cell in range(begin, begin + inner):
-                    fills[room - begin + cell] = written[cell]
-                fills[-1] = room + inner
-            for run in range(blocks[b, OUTER]):
-                first = begin + run * stride
-                for cell in range(first, first + inner):
-                    written[cell] = (n + 1) * 16 + tier + 1
-            continue
-        if not b or blocks[b, ACCESS] != blocks[b - 1, ACCESS]:
-            key = key_of(clocks, cells, n, kind, tier)
-            keys[key, KEY_LATEST] = n + 1
-            if not keys[key, KEY_SPACES] >> space & 1:
-                keys[key, KEY_SPACES] |= 1 << space
-                keys[key, KEY_FIRST + space] = clocks.now[COUNTS, 3]
-                clocks.now[COUNTS, 3] += 1
+        layer, number = WRITTEN, (n + 1) * 16 + blocks[b, TIER] + 1
+        if kind == WRITE and space == VCACHE:
+            room = fills[-1]
+            steps[n, FILLED + (begin - machine.vcache) // machine.vcache_tiles] = room - begin
+            for cell in range(begin, begin + inner):
+                fills[room - begin + cell] = marked(cells.marks, WRITTEN, cell)
+            fills[-1] = room + inner
+        elif kind != WRITE:
+            if not b or blocks[b, ACCESS] != blocks[b - 1, ACCESS]:
+                key = key_of(clocks, cells, n, kind, blocks[b, TIER])
+                keys[key, KEY_LATEST] = n + 1
+                if not keys[key, KEY_TURN + space]:
+                    clocks.now[COUNTS, 3] += 1
+                    keys[key, KEY_TURN + space], keys[key, KEY_BEGIN + space] = clocks.now[COUNTS, 3], begin
+            keys[key, KEY_BEGIN + space] = min(keys[key, KEY_BEGIN + space], begin)
+            keys[key, KEY_END + space] = max(keys[key, KEY_END + space], end_of(blocks, b))
+            layer, number = key + 1, n + 1
         for run in range(blocks[b, OUTER]):
-            first = begin + run * stride
-            for cell in range(first, first + inner):
-                since[key, cell] = n + 1
+            mark(cells.marks, layer, begin + run * stride, begin + run * stride + inner, number)

@@ -36,7 +36,6 @@ from scheduler.stream.clocks import (
     begin,
     complete_after,
     completions_of,
-    done_before,
     enter,
     wait_for,
 )
@@ -45,6 +44,7 @@ from scheduler.stream.footprints import footprint
 from scheduler.stream.hazards import (
     Cells,
     Loads,
+    conflict_in_memory,
     conflict_of,
     note_cells,
     tag_loads,
@@ -57,7 +57,6 @@ from scheduler.stream.spans import (
     Segments,
     Spans,
     experts_of,
-    latest_overlap,
     new_spans,
     note_spans,
     spans,
@@ -158,6 +157,22 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
         np.zeros(instructions + tiles, np.int32), np.zeros(instructions + 1, np.int32), np.zeros((32, 8), np.int64),
         new_spans(),
     )  # fmt: skip
+
+
+@compiled
+def write_out(rows: Rows, notes: Notes, result: Rows) -> None:
+    """Write the stream with its semaphores into `result`."""
+    for n in range(len(result)):
+        for column in range(rows.shape[1]):
+            result[n, column] = rows[notes[n, SOURCE], column]
+        if notes[n, WAITING]:
+            result[n, COL.wait0_sem], result[n, COL.wait0_count] = notes[n, WAITS], notes[n, WAITS + 1]
+        if notes[n, WAITING] > 1:
+            result[n, COL.wait1_sem], result[n, COL.wait1_count] = notes[n, WAITS + 2], notes[n, WAITS + 3]
+        if notes[n, POSTING]:
+            result[n, COL.post0_sem], result[n, COL.post0_en] = notes[n, POSTS], 1
+        if notes[n, POSTING] > 1:
+            result[n, COL.post1_sem], result[n, COL.post1_en] = notes[n, POSTS + 1], 1
 
 
 @compiled
@@ -389,9 +404,7 @@ def run(
         while True:
             worst = conflict_of(clocks, cells, n, blocks, many)
             if reaches:
-                number = latest_overlap(found, reaches, segments, tree) - 1
-                if number > worst and not done_before(clocks, n, number, -1):
-                    worst = number
+                worst = max(worst, conflict_in_memory(clocks, n, found, reaches, segments, tree))
             if worst < 0:
                 break
             n = _order_after(clocks, cells, segments, posted, lists, rows, r, worst, machine)

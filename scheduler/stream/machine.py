@@ -3,7 +3,7 @@
 
 A cell is the smallest thing that two instructions can share without meeting: a V-Cache tile, half a tile's width of
 an activation word (C/2 bytes), a token-list entry, a requantisation word, a combine row, a scalar of the vector unit.
-The routing table is one cell. Cells of a space follow each other, tier by tier, and so do the spaces.
+The routing table is one cell. Cells of a space follow each other, tier by tier.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hdl.config import MachineConfig
+from scheduler.stream.marks import PAGE
 
 __all__ = [
     "ACTIVATION", "COMBINE", "LIST", "PARAMETER", "SCALAR", "SLOTS", "SPACES", "VCACHE", "Machine", "machine_of",
@@ -33,7 +34,7 @@ class Machine(NamedTuple):
     vcache, activation, lists, parameter, combine, scalar, slots : int
         First cell of each space.
     cells : int
-        All cells.
+        All cells, and some between the spaces that stand for nothing.
     """
 
     tiers: int
@@ -70,7 +71,8 @@ def machine_of(config: MachineConfig) -> Machine:
         config.tiers * config.list_depth, config.tiers * config.parameter_words, config.combine_rows,
         config.scalar_depth, 1,
     )  # fmt: skip
-    first = [sum(sizes[:number]) for number in range(len(sizes) + 1)]
+    whole = [-(-size // PAGE) * PAGE for size in sizes]  # a page has cells of one space
+    first = [sum(whole[:number]) for number in range(len(sizes) + 1)]
     return Machine(
         config.tiers, config.rows, config.columns, int(config.stationary_feed == "edge"), int(config.vertical_links),
         config.vcache_tiles, config.activation_words, config.accumulator_depth, config.list_depth,

@@ -12,11 +12,12 @@ from scheduler.stream.clocks import COUNTS, Clocks, done_before
 from scheduler.stream.compiled import compiled
 from scheduler.stream.footprints import footprint
 from scheduler.stream.hazards import (
-    KEY_FIRST,
     KEY_KIND,
-    KEY_SPACES,
     KEY_TIER,
+    KEY_TURN,
+    WRITTEN,
     Cells,
+    conflict_in_memory,
     conflict_of,
     note_cells,
     ordered,
@@ -24,13 +25,13 @@ from scheduler.stream.hazards import (
 )
 from scheduler.stream.lists import TokenLists, apply_lists
 from scheduler.stream.machine import VCACHE, Machine
+from scheduler.stream.marks import marked
 from scheduler.stream.spans import (
     LOADS,
     STORES,
     Segments,
     Spans,
     experts_of,
-    latest_overlap,
     note_spans,
     spans,
 )
@@ -95,20 +96,21 @@ def _with_writers(
 ) -> int:
     """Note the races of one access, blocks `low` up to `high`, with writes; return where they end, -1: no room."""
     kind, tier, space = blocks[low, KIND], blocks[low, TIER], blocks[low, SPACE]
-    at, written = first, cells.written
+    at = first
     for b in range(low, high):
         for run in range(blocks[b, OUTER]):
             begin = blocks[b, BEGIN] + run * blocks[b, STRIDE]
             for cell in range(begin, begin + blocks[b, INNER]):
-                number = (written[cell] >> 4) - 1
+                writer = marked(cells.marks, WRITTEN, cell)
+                number = (writer >> 4) - 1
                 if number < 0:
                     continue
                 if space == VCACHE and kind == READ:
                     fine = done_before(clocks, n, number, -1)
                     fine = fine or tag_orders(clocks, cells, n, number, tier, cell, cell + 1)
                 else:
-                    fine = ordered(clocks, n, number, (written[cell] & 15) - 1, WRITE, tier, kind)
-                at = _add(races, first, at, written[cell], cell, kind == READ, not fine)
+                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
+                at = _add(races, first, at, writer, cell, kind == READ, not fine)
                 if at < 0:
                     return -1
     return _finish(races, first, at, 4, n, space, WRITE, kind)
@@ -125,8 +127,8 @@ def _with_readers(
         for run in range(blocks[b, OUTER]):
             begin = blocks[b, BEGIN] + run * blocks[b, STRIDE]
             for cell in range(begin, begin + blocks[b, INNER]):
-                number = cells.since[key, cell]
-                if number > cells.written[cell] >> 4:
+                number = marked(cells.marks, key + 1, cell)
+                if number > marked(cells.marks, WRITTEN, cell) >> 4:
                     fine = ordered(clocks, n, number - 1, other_tier, other, tier, kind)
                     at = _add(races, first, at, number, cell, kind == READ, not fine)
                     if at < 0:
@@ -139,12 +141,10 @@ def _next_key(cells: Cells, keys: int, space: int, key: int) -> int:
     """Return the key that was met in a space after `key` (-1: the first), or -1."""
     best = -1
     for other in range(keys):
-        if not cells.keys[other, KEY_SPACES] >> space & 1:
+        turn = cells.keys[other, KEY_TURN + space]
+        if not turn or (key >= 0 and turn <= cells.keys[key, KEY_TURN + space]):
             continue
-        first = cells.keys[other, KEY_FIRST + space]
-        if key >= 0 and first <= cells.keys[key, KEY_FIRST + space]:
-            continue
-        if best < 0 or first < cells.keys[best, KEY_FIRST + space]:
+        if best < 0 or turn < cells.keys[best, KEY_TURN + space]:
             best = other
     return best
 
@@ -200,8 +200,7 @@ def find_races(
         if conflict_of(clocks, cells, n, blocks, many) >= 0:
             end = _races_on_chip(clocks, cells, n, blocks, many, races, end)
         if end >= 0 and reaches:
-            earlier = latest_overlap(reach, reaches, segments, STORES if load else LOADS) - 1
-            if earlier >= 0 and not done_before(clocks, n, earlier, -1):
+            if conflict_in_memory(clocks, n, reach, reaches, segments, STORES if load else LOADS) >= 0:
                 if end == len(races):
                     return n
                 races[end, LATER], races[end, WHERE] = n, MEMORY

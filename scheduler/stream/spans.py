@@ -23,7 +23,7 @@ from scheduler.stream.table import COL, Rows
 
 __all__ = [
     "GROUP", "LOADS", "STORES", "Bounds", "Ranges", "Segments", "Spans", "Trees", "element_bytes", "experts_of",
-    "latest_overlap", "load_bytes", "new_spans", "note_spans", "segments_of", "spans",
+    "latest_overlap", "load_bytes", "near_overlap", "new_spans", "note_spans", "segments_of", "spans",
 ]  # fmt: skip
 
 Int64 = npt.NDArray[np.int64]
@@ -44,6 +44,9 @@ Bounds = npt.NDArray[np.int64]
 Trees = npt.NDArray[np.int32]
 """Shape [4, 2 * segments]: two trees, of stores and of loads. For each node, one more than the number of the latest
 instruction of all segments below, and of the latest that covers all below."""
+
+NEAR = 8
+"""Bounds that are looked at one by one."""
 
 STORES: Final = 0
 LOADS: Final = 2
@@ -252,29 +255,59 @@ def _latest(trees: Trees, tree: int, first: int, end: int) -> int:
 
 
 @compiled
+def _ahead(bounds: Bounds, place: int, value: int) -> int:
+    """Return how many bounds are not above `value`, of which there are at least `place`."""
+    for _ in range(NEAR):
+        if place == len(bounds) or bounds[place] > value:
+            return place
+        place += 1
+    return _place(bounds, value)
+
+
+@compiled
+def near_overlap(found: Spans, many: int, segments: Segments, tree: int) -> int:
+    """Return one more than the number of the latest instruction in a tree that comes near spans, or 0.
+
+    What lies in the gaps of a span counts as well.
+    """
+    most, bounds = 0, segments.bounds
+    for s in range(many):
+        begin, end = found[s, 0], found[s, 0] + (found[s, 3] - 1) * found[s, 2] + found[s, 1]
+        if _stored(segments.ranges, begin, end):
+            most = max(most, _latest(segments.trees, tree, _place(bounds, begin) - 1, _place(bounds, end - 1)))
+    return most
+
+
+@compiled
 def latest_overlap(found: Spans, many: int, segments: Segments, tree: int) -> int:
     """Return one more than the number of the latest instruction in a tree that shares a byte with spans, or 0."""
-    ranges, bounds, trees = segments.ranges, segments.bounds, segments.trees
-    most = 0
+    most, bounds = 0, segments.bounds
     for s in range(many):
         begin, width, step, runs = found[s, 0], found[s, 1], found[s, 2], found[s, 3]
-        if not _stored(ranges, begin, begin + (runs - 1) * step + width):
+        if not _stored(segments.ranges, begin, begin + (runs - 1) * step + width):
             continue
+        place = _place(bounds, begin)
         for run in range(runs):
             low = begin + run * step
-            first, end = _place(bounds, low) - 1, _place(bounds, low + width - 1)
-            most = max(most, _latest(trees, tree, first, end))
+            first = _ahead(bounds, place, low)
+            place = _ahead(bounds, first, low + width - 1)
+            most = max(most, _latest(segments.trees, tree, first - 1, place))
+            place = place if step >= width else first
     return most
 
 
 @compiled
 def note_spans(found: Spans, many: int, segments: Segments, tree: int, number: int) -> None:
     """Note in a tree that instruction `number`, later than all before, touches spans."""
-    ranges, bounds, trees = segments.ranges, segments.bounds, segments.trees
+    bounds = segments.bounds
     for s in range(many):
         begin, width, step, runs = found[s, 0], found[s, 1], found[s, 2], found[s, 3]
-        if not _stored(ranges, begin, begin + (runs - 1) * step + width):
+        if not _stored(segments.ranges, begin, begin + (runs - 1) * step + width):
             continue
+        place = _place(bounds, begin)
         for run in range(runs):
             low = begin + run * step
-            _mark(trees, tree, _place(bounds, low) - 1, _place(bounds, low + width - 1), number + 1)
+            first = _ahead(bounds, place, low)
+            place = _ahead(bounds, first, low + width - 1)
+            _mark(segments.trees, tree, first - 1, place, number + 1)
+            place = place if step >= width else first

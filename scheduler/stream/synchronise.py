@@ -40,16 +40,12 @@ from scheduler.stream.insert import (
     OUTSIDE,
     PAIR,
     PLACES,
-    POSTING,
-    POSTS,
-    SOURCE,
     TOO_MANY_WAITS,
-    WAITING,
-    WAITS,
     WRONG,
     Posted,
     new_posted,
     run,
+    write_out,
 )
 from scheduler.stream.legal import illegal, why_illegal
 from scheduler.stream.lists import Memory, token_lists
@@ -118,16 +114,10 @@ def synchronise(
         if posted.state[WRONG] != FULL:
             raise SyncError(_what(Table(rows), config, posted))
         room *= 2
-    notes = posted.notes[:many]
-    result = rows[notes[:, SOURCE]]
-    for place in range(PLACES):
-        waits, posts = notes[:, WAITING] > place, notes[:, POSTING] > place
-        result[:, getattr(COL, f"wait{place}_sem")] = np.where(waits, notes[:, WAITS + 2 * place], 0)
-        result[:, getattr(COL, f"wait{place}_count")] = np.where(waits, notes[:, WAITS + 2 * place + 1], 0)
-        result[:, getattr(COL, f"post{place}_sem")] = np.where(posts, notes[:, POSTS + place], 0)
-        result[:, getattr(COL, f"post{place}_en")] = posts
+    result = np.empty((many, len(COLUMNS)), np.int64)
+    write_out(rows, posted.notes, result)
     _check_counters(result, config, clocks, posted)
-    return Table(result), notes[:, ORIGIN].copy()
+    return Table(result), posted.notes[:many, ORIGIN].copy()
 
 
 def _with_carriers(table: Table, carriers: Carriers) -> tuple[Rows, dict[int, int]]:
