@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a VECTOR is legal: the checks of :mod:`hdl.vector_legality`, compiled."""
+"""Whether a VECTOR is legal: the checks of :mod:`hdl.isa.vector_legality`, compiled."""
 
 from __future__ import annotations
 
 from hdl.isa import VectorBits, VectorDest, VectorOp
-from hdl.vector_legality import INDEX_LIMIT
+from hdl.isa.vector_legality import INDEX_LIMIT
 from scheduler.stream.compiled import compiled
 from scheduler.stream.footprints import has_sum, is_reduction, reads_scalar, scalar_span, two_operands, writes_scalar
 from scheduler.stream.machine import Machine

@@ -74,11 +74,11 @@ def test_no_function_inside() -> None:
 SCRIPT = """
 import sys
 import numpy as np
-from hdl.asm import assemble
+from hdl.isa.asm import assemble
 from hdl.config import PRESETS
 from scheduler.stream.legal import illegal
 from scheduler.stream.table import Table
-from hdl.legality import Limits
+from hdl.isa.legality import Limits
 config = PRESETS["tiny"]
 print(illegal(Table.of(assemble("nop\\nload dest_tiers=0\\nend")), config, Limits.whole(config)).tolist())
 import scheduler.stream.legal as module
