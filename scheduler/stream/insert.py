@@ -77,6 +77,13 @@ PLACES = 2
 CARRIERS = (VECTOR, STORE, LOAD0, LOAD1)
 """Queues that can take a harmless instruction, in the order in which they are asked to."""
 
+RELAY = STORE
+"""The queue that waits for another which takes no carriers, a tier's or a PAIR load's, with more to wait for than
+places."""
+
+MOST_RELAYED = 64
+"""Instructions that one waits for by a relay."""
+
 Notes = npt.NDArray[np.int32]
 """Shape [instructions, 10]: the stream with its semaphores."""
 
@@ -122,6 +129,8 @@ class Posted(NamedTuple):
         Loads whose last tile a GEMM reads by tag: all of them, and where those of each instruction begin.
     blocks, found
         What a carrier touches.
+    wanted, own
+        What one instruction has yet to wait for (the rest: -1), and the waits that it has while others do that.
     """
 
     notes: Notes
@@ -133,6 +142,8 @@ class Posted(NamedTuple):
     tagged_at: Loads
     blocks: Blocks
     found: Spans
+    wanted: Loads
+    own: Loads
 
 
 def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping[int, int]) -> Posted:
@@ -155,7 +166,7 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
         np.zeros((instructions, 10), np.int32), np.full((semaphores, UNITS + 2), -1, np.int32),
         np.full((UNITS, UNITS + 1), -1, np.int32), np.zeros((UNITS, instructions), np.int32), state,
         np.zeros(instructions + tiles, np.int32), np.zeros(instructions + 1, np.int32), np.zeros((32, 8), np.int64),
-        new_spans(),
+        new_spans(), np.full(MOST_RELAYED, -1, np.int32), np.zeros(POSTING - WAITING, np.int32),
     )  # fmt: skip
 
 
@@ -340,7 +351,7 @@ def _poster(
 @compiled
 def _order_after(
     clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, lists: TokenLists, rows: Rows, r: int,
-    earlier: int, machine: Machine,
+    earlier: int, origin: int, machine: Machine,
 ) -> int:  # fmt: skip
     """Let the instruction that was begun, in row `r`, wait for `earlier`; return the number that it has then, or -1."""
     steps, now, notes, semaphores, pairs = clocks.steps, clocks.now, posted.notes, posted.semaphores, posted.pairs
@@ -349,13 +360,13 @@ def _order_after(
     consumer = PAIR if steps[n, OPCODE] == Opcode.LOAD and low < high else low
     if notes[n, WAITING] == PLACES:
         if consumer >= TIER0:  # a carrier cannot wait for it
-            return _fail(posted.state, TOO_MANY_WAITS, r, 0)
-        if _append_carrier(clocks, cells, segments, posted, lists, rows, low, r, machine) < 0:
+            return _fail(posted.state, TOO_MANY_WAITS, origin, 0)
+        if _append_carrier(clocks, cells, segments, posted, lists, rows, low, origin, machine) < 0:
             return -1
         begin(clocks, rows, r)
     number = earlier
     if completions_of(clocks, number) == 1 or notes[number, POSTING] == PLACES:
-        number = _poster(clocks, cells, segments, posted, lists, rows, earlier, r, machine)
+        number = _poster(clocks, cells, segments, posted, lists, rows, earlier, origin, machine)
         if number < 0:
             return -1
     n = now[COUNTS, 0]
@@ -385,12 +396,75 @@ def _order_after(
 
 
 @compiled
+def _takes_carriers(clocks: Clocks, n: int) -> bool:
+    """Return whether a harmless instruction can wait for `n`, in its own queue."""
+    steps = clocks.steps
+    low, high = steps[n, QUEUE_LOW], steps[n, QUEUE_HIGH]
+    return bool(low < TIER0 and low == high)
+
+
+@compiled
+def _left(
+    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, rows: Rows, r: int, blocks: Blocks, many: int,
+    found: Spans, reaches: int, tree: int, wanted: Notes,
+) -> int:  # fmt: skip
+    """Return how many instructions the one that was begun, in row `r`, has yet to wait for, and which: in `wanted`."""
+    n, count = clocks.now[COUNTS, 0], 0
+    while count < len(wanted):
+        worst = conflict_of(clocks, cells, n, blocks, many)
+        if reaches:
+            worst = max(worst, conflict_in_memory(clocks, n, found, reaches, segments, tree))
+        if worst < 0:
+            break
+        wanted[count] = worst
+        count += 1
+        first = clocks.steps[worst, FIRST]
+        for completion in range(first, first + completions_of(clocks, worst)):
+            wait_for(clocks, n, completion)
+    for place in range(count, len(wanted)):
+        wanted[place] = -1
+    _resume(clocks, posted, rows, r)
+    return count
+
+
+@compiled
+def _relay(
+    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, lists: TokenLists, rows: Rows, r: int,
+    machine: Machine, wanted: Notes,
+) -> int:  # fmt: skip
+    """Let another queue wait for all that is `wanted`, and the instruction that was begun, in row `r`, for that."""
+    notes, state, own, n = posted.notes, posted.state, posted.own, clocks.now[COUNTS, 0]
+    for place in range(len(own)):
+        own[place] = notes[n, WAITING + place]
+        notes[n, WAITING + place] = 0
+    row = state[CARRIER + RELAY]
+    if row < 0:
+        return _fail(state, NO_CARRIER, r, RELAY)
+    begin(clocks, rows, row)
+    for number in wanted:
+        if number >= 0:
+            if clocks.now[COUNTS, 0] + 4 >= len(notes):
+                return _fail(state, FULL, 0, 0)
+            if _order_after(clocks, cells, segments, posted, lists, rows, row, number, r, machine) < 0:
+                return -1
+    relay = _append_carrier(clocks, cells, segments, posted, lists, rows, RELAY, r, machine)
+    if relay < 0:
+        return -1
+    n = clocks.now[COUNTS, 0]
+    for place in range(len(own)):
+        notes[n, WAITING + place] = own[place]
+    _resume(clocks, posted, rows, r)
+    return _order_after(clocks, cells, segments, posted, lists, rows, r, relay, r, machine)
+
+
+@compiled
 def run(
     rows: Rows, plain: int, machine: Machine, lists: TokenLists, cells: Cells, clocks: Clocks, segments: Segments,
     posted: Posted, blocks: Blocks, found: Spans,
 ) -> int:  # fmt: skip
     """Put semaphores into the first `plain` rows; return the number of instructions, or -1: see `posted.state`."""
     now, notes, state = clocks.now, posted.notes, posted.state
+    wanted = posted.wanted
     for r in range(plain):
         n = now[COUNTS, 0]
         if n + 2 >= len(notes) or posted.tagged_at[n] + machine.activation - machine.vcache > len(posted.tagged):
@@ -407,7 +481,11 @@ def run(
                 worst = max(worst, conflict_in_memory(clocks, n, found, reaches, segments, tree))
             if worst < 0:
                 break
-            n = _order_after(clocks, cells, segments, posted, lists, rows, r, worst, machine)
+            last = notes[n, WAITING] == PLACES - 1 and not _takes_carriers(clocks, n)
+            if last and _left(clocks, cells, segments, posted, rows, r, blocks, many, found, reaches, tree, wanted) > 1:
+                n = _relay(clocks, cells, segments, posted, lists, rows, r, machine, wanted)
+            else:
+                n = _order_after(clocks, cells, segments, posted, lists, rows, r, worst, r, machine)
             if n < 0:
                 return -1
         _append(clocks, cells, segments, posted, r, r, machine, blocks, many, found, reaches)
