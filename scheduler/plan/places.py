@@ -9,6 +9,8 @@ Experts' intermediate results and the language-model head share space with atten
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 from hdl.config import MachineConfig
 from scheduler.models.description import Experts, LatentAttention, Layer, Scoring
@@ -117,12 +119,11 @@ class Pool:
 
     def __getitem__(self, name: str) -> int:
         """Return the first cell of a region."""
-        place = self.base
-        for key, size in self.sizes.items():
-            if key == name:
-                return place
-            place += size
-        raise KeyError(name)
+        return self._firsts[name]
+
+    @cached_property
+    def _firsts(self) -> dict[str, int]:
+        return dict(zip(self.sizes, accumulate(self.sizes.values(), initial=self.base), strict=False))
 
 
 @dataclass(frozen=True)
