@@ -24,7 +24,8 @@ WAVES  ?= 0
 quote = '$(subst ','\'',$(1))'
 CONFIG_OPTION = $(if $(CONFIG),--config $(call quote,$(CONFIG)))
 SIM_OPTIONS   = $(if $(filter-out 0,$(WAVES)),--waves) $(if $(SEED),--seed $(call quote,$(SEED))) \
-                $(if $(TESTCASE),--testcase $(call quote,$(TESTCASE)))
+                $(if $(TESTCASE),--testcase $(call quote,$(TESTCASE))) \
+                $(if $(SCHEDULE),--schedule $(call quote,$(SCHEDULE)))
 
 ##@ Start here
 
@@ -82,7 +83,7 @@ synth: setup ## Generate, and synthesise the Verilog
 	$(BIN)/a3d synth $(CONFIG_OPTION) $(ARGS)
 
 .PHONY: sim
-sim: setup ## Run a cocotb bench: TEST=name SIM=verilator|icarus WAVES=1 SEED=n TESTCASE=name; no TEST lists them
+sim: setup ## Run a cocotb bench: TEST=name SIM=verilator|icarus WAVES=1 SEED=n TESTCASE=name, or TEST=schedule SCHEDULE=DIR; no TEST lists them
 	$(BIN)/a3d sim $(if $(TEST),$(call quote,$(TEST))) $(CONFIG_OPTION) --sim $(call quote,$(SIM)) $(SIM_OPTIONS) $(ARGS)
 
 bench-%: setup ## Run a measurement; `a3d bench --help` names them

@@ -389,9 +389,10 @@ def _presets() -> dict[str, MachineConfig]:
             address_bits=36, outstanding_bursts=16, skew_fifo_beats=256,
         ),
         "large": _preset(
-            "large", 4, 128, activation_words=4096, parameter_words=1024, combine_rows=2048, expert_slots=128,
-            row_fifo_depth=4 * (128 + 1) + 60, channels_per_group=16, channel_bytes=128, address_bits=37,
-            burst_beats=16, outstanding_bursts=16, skew_fifo_beats=256, result_lanes=2,
+            "large", 4, 128, activation_words=1 << 16, list_depth=4096, parameter_words=1024, combine_rows=1 << 16,
+            scalar_depth=4096, expert_slots=256, row_fifo_depth=4 * (128 + 1) + 60, channels_per_group=16,
+            channel_bytes=128, address_bits=37, burst_beats=16, outstanding_bursts=16, skew_fifo_beats=256,
+            result_lanes=2, semaphore_bits=12,
         ),
     }  # fmt: skip
 

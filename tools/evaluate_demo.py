@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from hdl.errors import A3dError
-from scheduler.checkpoint import read_checkpoint
-from sim.golden.float_model import FloatModel, bits_per_byte, expert_usage, generate
+from scheduler.models.checkpoint import MixtralConfig, read_checkpoint
+from scheduler.models.float_model import FloatModel, bits_per_byte, expert_usage, generate
 from sim.net import run_program
 
 #: Prompts of the card, one for each text of the corpus (none of them is a quotation from it).
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         windows = args.window or [256, 512]
         result: dict[str, object] = {
             "model": str(args.model),
-            "config": dataclasses.asdict(model.config),
+            "config": dataclasses.asdict(MixtralConfig.of(model.description)),
             "text": str(path),
             "text_bytes": len(text),
             "bits_per_byte": {str(w): round(bits_per_byte(model, text, window=w), 4) for w in windows},

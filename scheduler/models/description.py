@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
+from hdl.errors import A3dError
+
 __all__ = [
     "Activation",
     "Attention",
@@ -230,6 +232,12 @@ class Model:
     layers : tuple of Layer
     tied : bool
         The head is the embedding.
+    norm_eps : float
+        Added to the mean square in every RMSNorm.
+    rope_theta : float
+        Base of the rotary frequencies.
+    end_tokens : tuple of int
+        Tokens that end a text.
     missing : str
         What of its arithmetic is not implemented; empty: nothing, it runs bit for bit. With something missing it can
         be planned and timed, on streams without weights.
@@ -242,6 +250,9 @@ class Model:
     context: int
     layers: tuple[Layer, ...]
     tied: bool = False
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    end_tokens: tuple[int, ...] = ()
     missing: str = ""
 
     @cached_property
@@ -255,3 +266,32 @@ class Model:
         """Number of weights that one token uses, embedding and head as in `parameters` (the published way)."""
         own = sum(layer.parameters(self.hidden, active=True) for layer in self.layers) + self.hidden
         return own + self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    def require_complete(self) -> None:
+        """Refuse a model that can be planned and timed only.
+
+        Raises
+        ------
+        A3dError
+            Something of its arithmetic is missing.
+        """
+        if self.missing:
+            raise A3dError(
+                f"{self.name}: {self.family} can be planned and timed only, on streams without weights: not "
+                f"implemented are {self.missing}"
+            )
+
+    @cached_property
+    def attention(self) -> GroupedAttention:
+        """Attention of every layer, in a model whose layers all have the same grouped attention.
+
+        Raises
+        ------
+        A3dError
+            The model is not complete.
+        """
+        self.require_complete()
+        kinds = {layer.attention for layer in self.layers}
+        (only,) = kinds
+        assert isinstance(only, GroupedAttention)
+        return only

@@ -8,8 +8,7 @@ from pathlib import Path
 from hdl.config import PRESETS, MachineConfig, load_config
 from hdl.errors import A3dError
 from hdl.isa import Mapping3D
-from sim.bench.simspeed import measure_speed
-from sim.bench.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
+from scheduler.models.shapes import shape_names
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -24,10 +23,12 @@ from sim.commands._common import (
 )
 from sim.commands._docs import markdown_tables, rewrite_section
 from sim.commands._generation import COMPILING, say
-from sim.moe_demo import DEMO_MODEL
-from sim.system import SimulatedMachine
-from sim.text.generator import ROUTINGS
-from sim.tools import require_simulator
+from sim.machine.generator import ROUTINGS
+from sim.machine.system import SimulatedMachine
+from sim.measure.simspeed import measure_speed
+from sim.measure.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
+from sim.simulator.tools import require_simulator
+from sim.stimulus.moe_demo import DEMO_MODEL
 
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
@@ -37,6 +38,9 @@ MOST_WAVES, MOST_ROUNDS, MOST_CYCLES = 10_000_000, 1_000_000, 1_000_000_000
 
 PRIMITIVES_DOCS = Path("docs") / "primitives.md"
 """The page that ``a3d bench primitives --docs`` rewrites; its picture goes to ``images/`` beside it."""
+
+SCHEDULER_DOCS = Path("docs") / "scheduling.md"
+"""The page that ``a3d bench scheduler --docs`` rewrites."""
 
 LAYERS_DOCS = Path("docs") / "layers.md"
 """The page that ``a3d bench layers --docs`` rewrites."""
@@ -134,6 +138,23 @@ def add_parser(subparsers: Subparsers) -> None:
         help=f"rewrite the table in FILE and the picture beside it; default {PRIMITIVES_DOCS}",
     )
     add_json_option(primitives)
+    scheduler = kinds.add_parser(
+        "scheduler", help="speed of planning, lowering and timing; published shapes' rooflines"
+    )
+    add_config_option(scheduler, "large")
+    scheduler.add_argument(
+        "--shapes", nargs="+", choices=shape_names(), default=list(shape_names()), metavar="NAME",
+        help=f"default all: {', '.join(shape_names())}",
+    )  # fmt: skip
+    scheduler.add_argument(
+        "--layers", type=count(1), metavar="N", help="layers with experts of each shape; default: all of its layers"
+    )
+    scheduler.add_argument("--picture", type=picture_file, default="build/bench/scheduler.png", metavar="FILE")
+    scheduler.add_argument(
+        "--docs", type=Path, nargs="?", const=SCHEDULER_DOCS, metavar="FILE",
+        help=f"rewrite the table in FILE; default {SCHEDULER_DOCS}",
+    )  # fmt: skip
+    add_json_option(scheduler)
     layers = kinds.add_parser("layers", help="errors of the example programs for other models' layers")
     layers.add_argument("--draws", type=count(1, 20_000), default=500, help="random inputs of each; default 500")
     layers.add_argument(
@@ -148,9 +169,46 @@ def run(args: argparse.Namespace) -> int:
     kinds = {
         "utilisation": _utilisation, "experts": _experts, "simspeed": _simspeed, "compile": _compile,
         "generate": _generate, "quality": _quality, "exactness": _exactness, "model": _model,
-        "primitives": _primitives, "layers": _layers,
+        "primitives": _primitives, "layers": _layers, "scheduler": _scheduler,
     }  # fmt: skip
     return kinds[args.bench](args)
+
+
+SCHEDULER_COLUMNS = (
+    "model", "phase", "tokens", "cached", "layers", "instructions", "cycles", "roofline", "bound", "of it", "padding"
+)  # fmt: skip
+
+
+def _scheduler(args: argparse.Namespace) -> int:
+    from sim.measure.scheduler import SchedulerBench
+    from sim.measure.scheduler import draw as draw_scheduler
+
+    config = load_config(args.config)
+    check_page(args.docs)
+    bench = SchedulerBench(config, args.shapes, layers=args.layers)
+    for _ in progress(bench.run(), "scheduling", bench.total):
+        pass
+    result = bench.result()
+    rows: list[list[object]] = [
+        [
+            p["model"], p["phase"], p["tokens"], p["keys"], p["layers"], p["instructions"], p["cycles"],
+            round(p["roofline_cycles"]), p["bound"], f"{100 * p['roofline_fraction']:.1f} %",
+            f"{100 * p['padding_waste']:.1f} %",
+        ]
+        for p in result["shapes"]
+    ]  # fmt: skip
+    print_table(rows, SCHEDULER_COLUMNS, title=f"published shapes on {config.name}, sequential plan")
+    print(f"lowered, synchronised, verified, encoded: {result['lower_instructions_per_s']:,.0f} instructions/s")
+    print(f"cycle model: {result['model_instructions_per_s']:,.0f} instructions/s")
+    print(f"plan of a DeepSeek-V3 layer, 256 tokens at 4,096 keys: {result['layer_plan_s']:.3f} s")
+    draw_scheduler(result, args.picture)
+    print(f"picture: {args.picture}")
+    if args.docs:
+        title = f"`a3d bench scheduler` on `{config.name}`, sequential plan, cycle model"
+        rewrite_section(args.docs, "a3d bench scheduler", markdown_tables([(title, SCHEDULER_COLUMNS, rows)]))
+        print(f"rewritten: {args.docs}")
+    write_json(args.json, result)
+    return 0
 
 
 def _announce(config: MachineConfig) -> Callable[[], None]:
@@ -194,7 +252,7 @@ def _utilisation(args: argparse.Namespace) -> int:
 
 
 def _experts(args: argparse.Namespace) -> int:
-    from sim.bench.experts import draw_works, measure_experts
+    from sim.measure.experts import draw_works, measure_experts
 
     config = load_config(args.config)
     if args.chosen > args.experts:
@@ -228,7 +286,7 @@ def _simspeed(args: argparse.Namespace) -> int:
 
 
 def _compile(args: argparse.Namespace) -> int:
-    from sim.bench.compile import measure_compile
+    from sim.measure.compile import measure_compile
 
     config = load_config(args.config)
     require_simulator("verilator")
@@ -247,7 +305,7 @@ def _compile(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from sim.bench.generation import measure_generation
+    from sim.measure.generation import measure_generation
 
     results = [measure_generation(name) for name in PRESETS]
     print_table(
@@ -259,7 +317,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _quality(args: argparse.Namespace) -> int:
-    from sim.bench.quality import QualityBench
+    from sim.measure.quality import QualityBench
 
     bench = QualityBench(
         args.model, count=args.bytes, window=args.window, calibration=args.calibration, key_block=args.key_block,
@@ -277,7 +335,7 @@ def _quality(args: argparse.Namespace) -> int:
 
 
 def _exactness(args: argparse.Namespace) -> int:
-    from sim.bench.exactness import ExactnessBench
+    from sim.measure.exactness import ExactnessBench
 
     config = load_config(args.config)
     require_simulator("verilator")
@@ -300,7 +358,7 @@ def _exactness(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> int:
-    from sim.bench.model import ModelBench
+    from sim.measure.model import ModelBench
 
     config = load_config(args.config)
     require_simulator("verilator")
@@ -343,7 +401,7 @@ def _shares(cycles: dict[str, int]) -> str:
 
 
 def _primitives(args: argparse.Namespace) -> int:
-    from sim.bench.primitives import draw, measure_primitives
+    from sim.measure.primitives import draw, measure_primitives
 
     check_page(args.docs)
     results = measure_primitives()
@@ -366,7 +424,7 @@ def _primitives(args: argparse.Namespace) -> int:
 
 
 def _layers(args: argparse.Namespace) -> int:
-    from sim.layers import measure_layers
+    from sim.stimulus.layers import measure_layers
 
     check_page(args.docs)
     results = measure_layers(args.draws)

@@ -5,7 +5,8 @@ import argparse
 from pathlib import Path
 
 from hdl.config import load_config
-from scheduler.checkpoint import read_config
+from hdl.errors import A3dError
+from scheduler.models.checkpoint import read_config
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -24,12 +25,14 @@ from sim.commands._generation import (
     say,
     write_files,
 )
-from sim.moe_demo import DEMO_MODEL
-from sim.text.model import read_byte_model
+from sim.commands._replay import run_schedule
+from sim.machine.byte_model import read_byte_model
+from sim.stimulus.moe_demo import DEMO_MODEL
 
 DETAILS = """\
 Prompts are prefilled, then tokens are written one after the other, all sequences together. With the engine rtl every
 byte of both memories is compared with the instruction executor's after every step; a difference stops the run.
+--schedule runs the streams that `a3d schedule` made, on their own configuration and weights, instead of text.
 """
 
 
@@ -39,6 +42,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default models/demo")
     add_config_option(parser, "small")
     add_generation_options(parser, tokens=32, batch=None)
+    parser.add_argument(
+        "--schedule", type=Path, metavar="DIR", help="run a schedule with weights (a3d schedule) instead of prompts"
+    )
     parser.add_argument("--waves", action="store_true", help="record waves into OUT (engine rtl; slow, large)")
     parser.add_argument("-o", "--out", type=output_folder, default="build/run", metavar="DIR", help="default build/run")
     add_json_option(parser, default="OUT/report.json")
@@ -47,8 +53,14 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     sampler = check_options(args)
+    if args.schedule is not None:
+        if args.prompt or args.prompt_file or args.trace or args.clock_mhz:
+            raise A3dError("--schedule: brings its own tokens and no clock; leave prompts, --trace and --clock-mhz out")
+        report = run_schedule(args.schedule, args.engine, waves_to=args.out if args.waves else None)
+        write_json(args.json or args.out / "report.json", report)
+        return 0
     config = load_config(args.config)
-    prompts = prompts_of(args, read_config(args.model).vocab_size)
+    prompts = prompts_of(args, read_config(args.model).vocabulary)
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
     generator = make_generator(args, config, model, prompts, sampler)

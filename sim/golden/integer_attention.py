@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from hdl.isa import StoreFormat
 from hdl.numerics import combine_add, requant, round_shift, saturate, store_convert, wrap
-from hdl.vector_numerics import exp2_q15, float_scale, recip, rsqrt
-from scheduler.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
-from scheduler.quantise import QuantisedMatrix
-from scheduler.quantised_model import AttentionHead, Norm
+from hdl.numerics.vector import exp2_q15, float_scale, recip, rsqrt
+from scheduler.models.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
+from scheduler.models.quantise import QuantisedMatrix
+from scheduler.models.quantised_model import AttentionHead, Norm, WeightedNorm
 
-__all__ = ["attend", "matrix_rows", "normalise", "product", "rotate", "scale_rows", "value_bytes"]
+__all__ = [
+    "attend", "matrix_rows", "normalise", "normalise_heads", "product", "rotate", "scale_rows", "value_bytes",
+]  # fmt: skip
 
 Int = npt.NDArray[np.int64]
 Int8 = npt.NDArray[np.int8]
@@ -55,11 +57,34 @@ def scale_rows(x: Int, mantissa: Int, exponent: Int, shift: npt.ArrayLike, bits:
 
 def normalise(rows: npt.NDArray[np.integer], norm: Norm) -> Int8:
     """Return int8 activations [tokens, hidden] of int32 residual rows: SUMSQ and SCALE."""
+    return _normalised(rows, norm, 8).astype(np.int8)
+
+
+def _normalised(rows: npt.NDArray[np.integer], norm: Norm, bits: int) -> Int:
+    """Return the vectors [..., n] of int32 rows divided by their root mean squares, as integers of `bits` bits."""
     shifted = round_shift(rows, norm.in_shift)
     x16 = saturate(shifted, 16)
     total = (x16 * x16).sum(axis=-1) + (norm.eps << norm.eps_shift & _SUMSQ_MASK) & _SUMSQ_MASK
     mantissa, exponent = float_scale(*rsqrt(total), norm.mult)
-    return scale_rows(shifted, mantissa, exponent, norm.shift, 8).astype(np.int8)
+    return scale_rows(shifted, mantissa, exponent, norm.shift, bits)
+
+
+def normalise_heads(rows: Int, norm: WeightedNorm | None) -> Int:
+    """Return int16 rows [tokens, heads, head_dim] of queries or keys after their norm: SUMSQ, SCALE and MUL.
+
+    Parameters
+    ----------
+    rows : int16 values [tokens, heads, head_dim]
+        As the GEMM makes them.
+    norm : WeightedNorm or None
+        None: the rows as they are. With the weights of one head each head is a vector, else all heads together.
+    """
+    if norm is None:
+        return rows
+    tokens, _, head_dim = rows.shape
+    vectors = rows if norm.weights.size == head_dim else rows.reshape(tokens, -1)
+    weighted = _normalised(vectors, norm.norm, 16) * norm.weights.astype(np.int64)
+    return saturate(round_shift(weighted, norm.shift), 16).reshape(rows.shape)
 
 
 def rotate(rows: Int, cosines: npt.NDArray[np.integer], sines: npt.NDArray[np.integer]) -> Int8:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from hdl.errors import A3dError
 from hdl.isa import StoreFormat
 from hdl.numerics import combine_add, requant, round_shift, saturate, split_nibbles, store_convert, swiglu, wrap
-from hdl.vector_numerics import exp2_q15, float_scale, recip
-from scheduler.fixed_point import (
+from hdl.numerics.vector import exp2_q15, float_scale, recip
+from scheduler.models.description import Experts
+from scheduler.models.fixed_point import (
     GATE_IN_BITS,
     GATE_MULT,
     GATE_RECIP,
@@ -26,13 +27,14 @@ from scheduler.fixed_point import (
     ONE_Q15,
     gate_scale_shift,
 )
-from scheduler.language.batch import Routing
-from scheduler.quantise import GATE_BITS, QuantisedExpert, QuantisedLayer
-from scheduler.quantised_model import DecoderLayer, Norm, QuantisedModel
+from scheduler.models.quantise import GATE_BITS, QuantisedExpert, QuantisedLayer
+from scheduler.models.quantised_model import DecoderLayer, Norm, QuantisedModel
+from scheduler.ops.batch import Routing
 from sim.golden.integer_attention import (
     attend,
     matrix_rows,
     normalise,
+    normalise_heads,
     product,
     rotate,
     scale_rows,
@@ -117,7 +119,7 @@ def _add_experts(
         np.add.at(rows, tokens, combine_add(np.zeros_like(added), gates[tokens, slots][:, None], added))
 
 
-def route(logits: npt.NDArray[np.integer], chosen: int) -> Routing:
+def route(logits: npt.NDArray[np.integer], chosen: int, *, normalised: bool = True) -> Routing:
     """Return the experts and gates of tokens: ARGMAX `chosen` times, GATHER, MAX, MAP EXP2 with SUM_RECIP, SCALE.
 
     Parameters
@@ -126,13 +128,18 @@ def route(logits: npt.NDArray[np.integer], chosen: int) -> Routing:
         Router logits in Q9 of log2 units; of equal ones the lower expert comes first.
     chosen : int
         Experts of a token.
+    normalised : bool
+        The gates of a token's experts are divided by their sum, else by that of all experts.
     """
     values = np.asarray(logits, dtype=np.int64)
     index = np.argsort(-values, axis=-1, kind="stable")[:, :chosen]
     best = np.take_along_axis(values, index, axis=-1)
     # The first of them is the largest: what MAX finds.
-    power = saturate(round_shift(exp2_q15(best - best[:, :1]) * GATE_MULT, GATE_SHIFT), GATE_IN_BITS)
-    mantissa, exponent = float_scale(*recip(power.sum(axis=-1)), GATE_RECIP)
+    power, total = (
+        saturate(round_shift(exp2_q15(own - best[:, :1]) * GATE_MULT, GATE_SHIFT), GATE_IN_BITS)
+        for own in (best, best if normalised else values)
+    )
+    mantissa, exponent = float_scale(*recip(total.sum(axis=-1)), GATE_RECIP)
     gates = scale_rows(power, mantissa, exponent, gate_scale_shift(GATE_BITS), GATE_IN_BITS)
     return Routing(experts=index, gates=gates.astype(np.uint16))
 
@@ -190,7 +197,7 @@ class StepResult:
     logits : int16 array [tokens, vocab]
         Of every token.
     routing : tuple of Routing
-        Chosen experts and gates [tokens, k] of every layer.
+        Chosen experts and gates [tokens, k] of every layer; k is 0 in a dense layer.
     counts : tuple of int
         New tokens of each sequence.
     layers : tuple of IntegerTrace
@@ -228,7 +235,8 @@ class IntegerModel:
 
     def __init__(self, model: QuantisedModel, *, key_block: int | None = None) -> None:
         self.model = model
-        self.config = model.config
+        self.description = model.description
+        self.attention = model.description.attention
         self.key_block = model.key_block if key_block is None else key_block
         if not 1 <= self.key_block <= model.key_block:
             raise A3dError(
@@ -238,12 +246,11 @@ class IntegerModel:
 
     def new_cache(self, positions: int | None = None) -> KeyValueCache:
         """Return the empty cache of a sequence of up to `positions` tokens (default: what the model allows)."""
-        c = self.config
-        longest = c.max_position_embeddings
+        longest = self.description.context
         positions = longest if positions is None else positions
         if not 1 <= positions <= longest:
             raise A3dError(f"positions: {positions}; the model has 1 to {longest} (max_position_embeddings)")
-        shape = (c.num_hidden_layers, c.num_key_value_heads, positions, c.head_dim)
+        shape = (len(self.model.layers), self.attention.kv_heads, positions, self.attention.head_dim)
         return KeyValueCache(np.zeros(shape, np.int8), np.zeros(shape, np.int8))
 
     def prefill(self, tokens: npt.ArrayLike) -> StepResult:
@@ -299,10 +306,10 @@ class IntegerModel:
                     f"sequence {number}: {own.size} new tokens after {cache.length}; its cache has {room} positions: "
                     f"give 1 to {room - cache.length}"
                 )
-            if own.min() < 0 or own.max() >= self.config.vocab_size:
+            if own.min() < 0 or own.max() >= self.description.vocabulary:
                 raise A3dError(
                     f"sequence {number}: tokens from {own.min()} to {own.max()}; the vocabulary is 0 to "
-                    f"{self.config.vocab_size - 1}"
+                    f"{self.description.vocabulary - 1}"
                 )
 
     def _normalise(self, rows: Int, norm: Norm) -> npt.NDArray[Any]:
@@ -319,13 +326,13 @@ class IntegerModel:
         counts: Sequence[int],
     ) -> tuple[Int, Routing, IntegerTrace]:
         """Run a layer on residual rows [tokens, hidden]; keys and values go to the caches."""
-        c = self.config
+        kind, mlp = self.attention, self.description.layers[number].mlp
         x = self._normalise(residual, layer.attention_norm)
-        rows = matrix_rows(x, layer.qkv).reshape(len(x), -1, c.head_dim)
+        rows = matrix_rows(x, layer.qkv).reshape(len(x), -1, kind.head_dim)
         cosines, sines = self.model.rope_cos[positions], self.model.rope_sin[positions]
-        q_heads, k_heads = c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
-        query = rotate(rows[:, :q_heads], cosines, sines)
-        key = rotate(rows[:, q_heads:k_heads], cosines, sines)
+        q_heads, k_heads = kind.heads, kind.heads + kind.kv_heads
+        query = rotate(normalise_heads(rows[:, :q_heads], layer.query_norm), cosines, sines)
+        key = rotate(normalise_heads(rows[:, q_heads:k_heads], layer.key_norm), cosines, sines)
         value = value_bytes(rows[:, k_heads:])
         parts, first = [], 0
         for cache, count in zip(caches, counts, strict=True):
@@ -338,10 +345,15 @@ class IntegerModel:
         context = np.concatenate(parts).reshape(len(x), -1)
         middle = combine_add(residual, ONE_Q15, matrix_rows(context, layer.output))
         y = self._normalise(middle, layer.expert_norm)
-        logits = matrix_rows(y, layer.router)
-        chosen = route(logits, c.num_experts_per_tok)
+        logits = np.zeros((len(x), 0), dtype=np.int64)
+        chosen = Routing(experts=np.zeros((len(x), 0), np.int64), gates=np.zeros((len(x), 0), np.uint16))
         out = middle.copy()
-        _add_experts(out, layer.experts, y, chosen.experts, chosen.gates)
+        if isinstance(mlp, Experts):
+            logits = matrix_rows(y, layer.router)
+            chosen = route(logits, mlp.chosen, normalised=mlp.router.normalised)
+            _add_experts(out, layer.experts, y, chosen.experts, chosen.gates)
+        if layer.common is not None:
+            out = combine_add(out, ONE_Q15, expert_rows(layer.common, y))
         out = wrap(out, 32)
         seen = IntegerTrace(
             attention_input=x, query=query, key=key, value=value, context=context,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.checkpoint import LayerWeights
-from scheduler.quantise import (
+from scheduler.models.checkpoint import LayerWeights
+from scheduler.models.float_model import FloatModel, LayerTrace
+from scheduler.models.quantise import (
     ExpertRanges,
     ExpertWeights,
     QuantisedLayer,
@@ -18,7 +19,6 @@ from scheduler.quantise import (
     quantise_gates,
     quantise_layer,
 )
-from sim.golden.float_model import FloatModel, LayerTrace
 from sim.golden.integer_model import moe_layer
 
 __all__ = ["IntegerMoeModel", "quantise_model"]
@@ -48,7 +48,7 @@ def quantise_model(model: FloatModel, text: bytes, *, window: int = 256, margin:
 def _quantise(weights: LayerWeights, trace: LayerTrace, margin: float) -> QuantisedLayer:
     experts, ranges = [], []
     for number in range(weights.w1.shape[0]):
-        experts.append(ExpertWeights(weights.w1[number], weights.w3[number], weights.w2[number]))
+        experts.append(ExpertWeights(gate=weights.w1[number], up=weights.w3[number], down=weights.w2[number]))
         chosen = trace.expert_index == number
         h = trace.expert_hidden[chosen]
         found = (trace.expert_up[chosen], h, h @ weights.w2[number].T)
@@ -69,11 +69,12 @@ class IntegerMoeModel(FloatModel):
 
     def __init__(self, model: FloatModel, layers: Sequence[QuantisedLayer]) -> None:
         self.__dict__.update(model.__dict__)
-        self._quantised = {id(weights): layer for weights, layer in zip(model.layers, layers, strict=True)}
+        self._quantised = tuple(layers)
 
-    def _layer(self, x: Float, w: LayerWeights) -> LayerTrace:
-        trace = super()._layer(x, w)
-        layer = self._quantised[id(w)]
+    def run_layer(self, x: Float, number: int) -> LayerTrace:
+        """Return what a layer makes of the residual (B, S, hidden)."""
+        trace = super().run_layer(x, number)
+        layer = self._quantised[number]
         flat = trace.moe_input.reshape(-1, trace.moe_input.shape[-1])
         k = trace.expert_index.shape[-1]
         rows = moe_layer(

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS
-from sim import cli, system
-from sim.bench.experts import draw_works, measure_experts
-from sim.compilers import LARGE_CPP_BYTES, BuildRequest, _optimisation
-from sim.crosscheck import check_random, random_knobs
-from sim.moe_demo import edge_variant
-from sim.streams import StreamOptions, random_stream
-from sim.system import SimulatedMachine
+from sim import cli
+from sim.machine import system
+from sim.machine.system import SimulatedMachine
+from sim.measure.crosscheck import check_random, random_knobs
+from sim.measure.experts import draw_works, measure_experts
+from sim.simulator.compilers import LARGE_CPP_BYTES, BuildRequest, _optimisation
+from sim.stimulus.moe_demo import edge_variant
+from sim.stimulus.streams import StreamOptions, random_stream
 
 
 def test_works_repeat_and_choose_distinct_experts() -> None:

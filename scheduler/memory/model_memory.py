@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of a machine that serves a model: weights, tables, caches, and an area for each step's stream and lists.
+
+Everything but the step area stays where it is from one step to the next; the machine itself writes the caches and the
+logits. Addresses are formulas of layer, expert, sequence and head. A shape without weights has addresses only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+
+import numpy as np
+
+from hdl.config import ADDRESS_UNIT
+from hdl.isa import INSTRUCTION_BITS
+from scheduler.memory.contents import Weights
+from scheduler.memory.image import ImageBuilder, ImageError, Symbol
+from scheduler.memory.layout import memory_unit
+from scheduler.memory.placement import Part, Placement, high_plane_group
+from scheduler.models.description import Experts
+from scheduler.plan.places import most_block
+from scheduler.plan.residence import Residence, attention_words
+from scheduler.plan.tiling import LoweringError, Share
+
+__all__ = ["ModelMemory"]
+
+INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
+LIST_ENTRY_BYTES = 8
+RESIDUAL_GATE = 1 << 15
+"""Gate of what is added to the residual as it is, in its token list: 1.0 in Q15."""
+
+_PLANES = ("high", "low")
+
+
+class ModelMemory:
+    """Places in both groups' memories, and their images when there are weights.
+
+    Parameters
+    ----------
+    residence : Residence
+        Dimensions, and the pieces that requantisation words lie in.
+    weights : Weights or None
+        Contents; None: addresses only.
+    slots : int
+        Sequences whose keys and values have a place.
+    context : int
+        Longest sequence.
+    outputs : int
+        Most logits of a step; default: `slots`.
+    step_bytes : int
+        Size of the area for streams and token lists.
+    placement : Placement
+        Which group holds the high planes of experts.
+
+    Attributes
+    ----------
+    images : tuple of two uint8 arrays
+        The memories; of a shape without weights only the bytes up to the end of lists and step area of group 0.
+    placement : Placement
+    block : int
+        Entries of the residual's token list: most tokens of a block.
+
+    Raises
+    ------
+    LoweringError
+        The memory is too small.
+    """
+
+    def __init__(
+        self,
+        residence: Residence,
+        weights: Weights | None,
+        *,
+        slots: int,
+        context: int,
+        outputs: int | None = None,
+        step_bytes: int = 1 << 19,
+        placement: Placement = Placement.EVEN_ODD,
+    ) -> None:
+        self.residence = residence
+        self.tiling = residence.tiling
+        self.config = self.tiling.config
+        self.slots = slots
+        self.context = context
+        self.block = most_block(self.config)
+        self.placement = placement
+        self._unit = memory_unit(self.config)
+        self._builder = ImageBuilder(self.config)
+        self._weights = weights
+        self._strides: dict[tuple[int, str], int] = {}
+        self._step_used = 0
+        try:
+            if weights is None:  # near the front, so that the image of what the scheduler writes stays small
+                self._add_list()
+                self._add_step(step_bytes)
+            self._add_dense()
+            self._add_experts()
+            self._add_tables()
+            self._add_caches()
+            rows = (outputs or slots) * self.tiling.logit_rows
+            self.logits = self._builder.reserve("logits", 1, rows * self.config.columns * 2)
+            if weights is not None:
+                self._add_step(step_bytes)
+        except ImageError as error:
+            raise LoweringError(f"{error} (or serve fewer or shorter sequences, or fewer layers)") from error
+        self.symbols = self._builder.symbols
+        if weights is None:
+            end = self._step.address + self._step.size
+            self.images = (np.zeros(end, dtype=np.uint8), np.zeros(0, dtype=np.uint8))
+            entries = self.symbols["list"]
+            self.images[0][entries.address : entries.address + entries.size] = np.frombuffer(
+                self._residual_list(), "u1"
+            )
+        else:
+            self.images = self._builder.build()
+
+    # Places.
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of both groups that are in use."""
+        sizes: tuple[int, int] = self._builder.sizes
+        return sizes
+
+    def symbol(self, name: str) -> Symbol:
+        """Return a named region."""
+        return self.symbols[name]
+
+    def _part(self, name: str, offset: int, size: int) -> Symbol:
+        whole = self.symbols[name]
+        return Symbol(whole.group, whole.address + offset, size)
+
+    def planes(self, name: str, first: int = 0) -> tuple[Symbol, Symbol]:
+        """Return the high and the low plane of a dense matrix such as ``layer3.qkv`` or ``head``, from a tile on."""
+        offset = first * self.config.plane_bytes
+        high, low = (self._part(f"{name}.{plane}", offset, 0) for plane in _PLANES)
+        return high, low
+
+    def words(self, name: str, number: int, place: int) -> Symbol:
+        """Return the requantisation words of a tier of a share of a streamed dense matrix."""
+        shares = self.residence.head if name == "head" else self._shares(name)
+        before = sum(share.tiers * self._block_bytes(share) for share in shares[:number])
+        own = self._block_bytes(shares[number])
+        return self._part(f"{name}.words", before + place * own, own)
+
+    def expert_planes(self, layer: int, part: Part, expert: int, tile: int = 0) -> tuple[Symbol, Symbol]:
+        """Return the high and the low plane of a part of an expert, from a tile on."""
+        group = high_plane_group(self.placement, expert, part)
+        even_odd = self.placement == Placement.EVEN_ODD
+        offset = (expert // 2 if even_odd else expert) * self.stride(layer, part) * ADDRESS_UNIT
+        offset += tile * self.config.plane_bytes
+        places = []
+        for plane, kind in enumerate(_PLANES):
+            base = self.symbols[f"layer{layer}.{part}.{kind}.{group ^ plane}"]
+            places.append(Symbol(base.group, base.address + offset, 0))
+        return places[0], places[1]
+
+    def expert_words(self, layer: int, expert: int) -> Symbol:
+        """Return the requantisation words of an expert."""
+        return self._part(f"layer{layer}.words", expert * self.stride(layer, "words") * ADDRESS_UNIT, 0)
+
+    def stride(self, layer: int, what: str) -> int:
+        """Return the 32-byte units from one expert's ``words`` or part to the next's.
+
+        Of a part: from one plane to that of the next expert in the same group.
+        """
+        return self._strides[layer, what]
+
+    def cache(self, layer: int, slot: int, head: int, what: str) -> Symbol:
+        """Return the area of a sequence's ``keys`` or ``values`` of one head."""
+        kv_heads, keys, values, bases = self._caches[layer]
+        group = (slot + head) % 2
+        address = bases[group] + (slot * kv_heads + head) // 2 * (keys + values)
+        return Symbol(group, address + (keys if what == "values" else 0), values if what == "values" else keys)
+
+    @cached_property
+    def _caches(self) -> list[tuple[int, int, int, tuple[int, int]]]:
+        """Heads of each layer's cache, bytes of one's keys and values, and where the cache begins in each group."""
+        found = []
+        for number, layer in enumerate(self.tiling.model.layers):
+            bases = tuple(self.symbols[f"layer{number}.cache.{group}"].address for group in (0, 1))
+            found.append((self.tiling.heads(layer).kv_heads, *self._cache_bytes(number), (bases[0], bases[1])))
+        return found
+
+    def _cache_bytes(self, layer: int) -> tuple[int, int]:
+        """Return the bytes of one head's keys and values of the longest sequence."""
+        heads, tiling = self.tiling.heads(self.tiling.model.layers[layer]), self.tiling
+        tile = self.config.tile_bytes
+        return (
+            self._round(tiling.key_tiles(heads, self.context) * tile),
+            self._round(tiling.value_tiles(heads, self.context) * tile),
+        )
+
+    def rope(self, position: int, kind: int = 0) -> Symbol:
+        """Return the rotation table from a position on; `kind` numbers the model's tables."""
+        return self._part(f"rope{kind}", position * self.rope_stride, self.rope_stride)
+
+    def embedding(self, token: int) -> Symbol:
+        """Return the embedding of a token."""
+        return self._part("embedding", token * self.embedding_stride, self.embedding_stride)
+
+    def begin_step(self) -> None:
+        """Give the step area back."""
+        self._step_used = 0
+
+    def add(self, data: bytes) -> Symbol:
+        """Put data into the step area.
+
+        Raises
+        ------
+        LoweringError
+            The area is full.
+        """
+        start = self._step.address + self._step_used
+        self._step_used += self._round(len(data))
+        if self._step_used > self._step.size:
+            raise LoweringError(
+                f"step area: {self._step_used} bytes of streams and lists; it has {self._step.size}: run fewer tokens "
+                "in a step or raise step_bytes"
+            )
+        self.images[self._step.group][start : start + len(data)] = np.frombuffer(data, dtype=np.uint8)
+        return Symbol(self._step.group, start, len(data))
+
+    @property
+    def step(self) -> Symbol:
+        """What the present step has written for itself."""
+        return Symbol(self._step.group, self._step.address, self._step_used)
+
+    @property
+    def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Span of each group that a step may write: caches and logits."""
+        spans = []
+        for group in (0, 1):
+            written = [s for n, s in self.symbols.items() if s.group == group and (".cache." in n or n == "logits")]
+            written = [s for s in written if s.size]
+            low = min((s.address for s in written), default=0)
+            spans.append((low, max((s.address + s.size for s in written), default=0)))
+        return spans[0], spans[1]
+
+    # Contents.
+
+    def _round(self, size: int) -> int:
+        return -(-size // self._unit) * self._unit
+
+    def _fill(self, name: str, group: int, size: int, make: Callable[[Weights], bytes]) -> None:
+        weights = self._weights
+        if weights is None:
+            self._builder.reserve(name, group, size)
+        else:
+            self._builder.add_later(name, group, size, lambda: make(weights))
+
+    def _shares(self, name: str) -> tuple[Share, ...]:
+        layer, matrix = name.split(".", 1)
+        return self.residence.shares[self.tiling.model.layers[int(layer[5:])]][matrix]
+
+    def _block_bytes(self, share: Share) -> int:
+        return self._round(share.each * 2 * self.config.columns)
+
+    def _add_matrix(self, name: str, tiles: int, group: int) -> None:
+        size = tiles * self.config.plane_bytes
+        for plane, kind in enumerate(_PLANES):
+            make = partial(self._matrix_plane, name, plane)
+            self._fill(f"{name}.{kind}", group ^ plane, size, make)
+
+    def _add_norms(self, layer: int, rows: int) -> None:
+        """Reserve the weights of a layer's norms of queries and keys: rows that LOAD ROWS takes."""
+        if rows:
+            make = partial(self._norm_rows, layer)
+            self._fill(f"layer{layer}.norms", 1 - layer % 2, rows * self.config.columns * 2, make)
+
+    @staticmethod
+    def _norm_rows(layer: int, weights: Weights) -> bytes:
+        return weights.norm_rows(layer)
+
+    @staticmethod
+    def _matrix_plane(name: str, plane: int, weights: Weights) -> bytes:
+        return weights.matrix_planes(name)[plane]
+
+    def _add_dense(self) -> None:
+        config, residence, tiling = self.config, self.residence, self.tiling
+        layers = tiling.model.layers
+        for number, layer in enumerate(layers):
+            for name, matrix in residence.matrices[layer].items():
+                self._add_matrix(f"layer{number}.{name}", matrix.tiles, number % 2)
+            self._add_norms(number, sum(tiling.norm_rows(layer)))
+        self._add_matrix("head", tiling.head.tiles, 0)
+        row = 2 * config.columns
+        if residence.resident:
+            size = residence.dense_words * row
+            for tier in range(config.tiers):
+                make = partial(self._resident_words, tier)
+                self._fill(f"words{tier}", 0, size, make)
+        else:
+            for number, layer in enumerate(layers):
+                for name, shares in residence.shares[layer].items():
+                    self._add_words(f"layer{number}.{name}", shares, number % 2)
+                size = attention_words(tiling, layer) * row
+                make = partial(self._attention_words, number)
+                self._fill(f"layer{number}.attention.words", number % 2, size, make)
+            self._add_words("head", residence.head, 0)
+        if self._weights is not None:
+            self._add_list()
+
+    def _add_list(self) -> None:
+        self._fill("list", 0, self.block * LIST_ENTRY_BYTES, lambda _: self._residual_list())
+
+    def _resident_words(self, tier: int, weights: Weights) -> bytes:
+        return weights.resident_words(self.residence, tier)
+
+    @staticmethod
+    def _attention_words(layer: int, weights: Weights) -> bytes:
+        return weights.attention_words(layer).astype("<u2").tobytes()
+
+    def _residual_list(self) -> bytes:
+        entries = np.zeros((self.block, 4), dtype="<u2")
+        entries[:, 1] = np.arange(self.block) * self.tiling.hidden_rows
+        entries[:, 2] = RESIDUAL_GATE
+        return entries.tobytes()
+
+    def _add_words(self, name: str, shares: tuple[Share, ...], group: int) -> None:
+        size = sum(share.tiers * self._block_bytes(share) for share in shares)
+
+        def make(weights: Weights) -> bytes:
+            words = weights.matrix_words(name)
+            parts = []
+            for share in shares:
+                for place in range(share.tiers):
+                    first = share.first + place * share.each
+                    own = words[first : first + share.each].astype("<u2").tobytes()
+                    parts.append(own.ljust(self._block_bytes(share), b"\0"))
+            return b"".join(parts)
+
+        self._fill(f"{name}.words", group, size, make)
+
+    def _add_experts(self) -> None:
+        """Place experts so that one LOAD with a slot finds any of them (with the even-odd placement).
+
+        Of each part, the high planes of the even experts lie one after the other in group 0, those of the odd ones at
+        the same addresses in group 1; the low planes likewise the other way round. A layer's requantisation words lie
+        in one group, the layers' in turn.
+        """
+        config = self.config
+        for number, layer in enumerate(self.tiling.model.layers):
+            mlp = layer.mlp
+            if not isinstance(mlp, Experts):
+                continue
+            tiling = self.tiling.expert(mlp.intermediate)
+            for part, matrix in ((Part.UP, tiling.up), (Part.DOWN, tiling.down)):
+                size = self._round(matrix.tiles * config.plane_bytes)
+                self._strides[number, part] = size // ADDRESS_UNIT
+                for plane, kind in enumerate(_PLANES):
+                    self._builder.level()
+                    for group in (0, 1):
+                        own = [
+                            e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane
+                        ]
+
+                        make = partial(self._expert_planes, number, part, own, plane, size)
+                        self._fill(f"layer{number}.{part}.{kind}.{group}", group, size * len(own), make)
+            size = self._round(tiling.words * 2 * config.columns)
+            self._strides[number, "words"] = size // ADDRESS_UNIT
+
+            make = partial(self._expert_words, number, mlp.count, size)
+            self._fill(f"layer{number}.words", number % 2, size * mlp.count, make)
+            if self.residence.gangs:
+                size = self._gang_bytes(mlp.intermediate) * config.tiers
+                make = partial(self._gang_words, number, mlp)
+                self._fill(f"layer{number}.gang_words", 1 - number % 2, size * mlp.count, make)
+
+    def _gang_bytes(self, inner: int) -> int:
+        """Return the bytes of a tier's requantisation words of an expert that all tiers run together."""
+        return self._round(self.residence.gang_words(inner) * 2 * self.config.columns)
+
+    def _gang_words(self, layer: int, mlp: Experts, weights: Weights) -> bytes:
+        """Return the words of each expert, tier by tier: its output tiles of the shares of up, then of down."""
+        up, down = self.residence.gangs[mlp.intermediate]
+        tiles = self.tiling.expert(mlp.intermediate).up.n_tiles
+        size, parts = self._gang_bytes(mlp.intermediate), []
+        for expert in range(mlp.count):
+            words = weights.expert_words(layer, expert)
+            padded = np.zeros((tiles + self.tiling.hidden_rows, words.shape[1]), dtype="<u2")
+            padded[: len(words)] = words
+            for tier in range(self.config.tiers):
+                own = []
+                for first, shares in ((0, up), (tiles, down)):
+                    for share in shares:
+                        at = first + share.first + tier * share.each
+                        inside = tier < share.tiers
+                        own.append(padded[at : at + share.each] if inside else np.zeros_like(padded[: share.each]))
+                parts.append(np.concatenate(own).tobytes().ljust(size, b"\0"))
+        return b"".join(parts)
+
+    def gang_words(self, layer: int, expert: int, tier: int) -> Symbol:
+        """Return a tier's requantisation words of an expert that all tiers run together."""
+        mlp = self.tiling.model.layers[layer].mlp
+        assert isinstance(mlp, Experts)
+        size = self._gang_bytes(mlp.intermediate)
+        return self._part(f"layer{layer}.gang_words", (expert * self.config.tiers + tier) * size, size)
+
+    @staticmethod
+    def _expert_planes(layer: int, part: Part, own: list[int], plane: int, size: int, weights: Weights) -> bytes:
+        return b"".join(weights.expert_planes(layer, e, part)[plane].ljust(size, b"\0") for e in own)
+
+    @staticmethod
+    def _expert_words(layer: int, count: int, size: int, weights: Weights) -> bytes:
+        own = (weights.expert_words(layer, e).astype("<u2").tobytes() for e in range(count))
+        return b"".join(data.ljust(size, b"\0") for data in own)
+
+    def _add_tables(self) -> None:
+        tiling, columns = self.tiling, self.config.columns
+        self.embedding_stride = self._round(tiling.hidden_rows * columns * 2)
+        rows = max(tiling.heads(layer).rope_rows for layer in tiling.kinds)
+        self.rope_stride = self._round(rows * columns * 2)
+        size = tiling.model.vocabulary * self.embedding_stride
+        self._fill("embedding", 1, size, lambda w: w.embedding(self.embedding_stride))
+        self._fill("rope0", 0, self.context * self.rope_stride, lambda w: w.rope(self.context, self.rope_stride))
+
+    def _add_caches(self) -> None:
+        for number, layer in enumerate(self.tiling.model.layers):
+            count = self.slots * self.tiling.heads(layer).kv_heads
+            for group in (0, 1):
+                own = (count + 1 - group) // 2
+                self._builder.reserve(f"layer{number}.cache.{group}", group, own * sum(self._cache_bytes(number)))
+
+    def _add_step(self, step_bytes: int) -> None:
+        self._step = self._builder.reserve("step", 0, step_bytes)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a file of steps: what a server asks of the machine, one JSON object a line.
+
+::
+
+    {"sequences": [{"id": "a", "cached": 0, "new": 96}, {"id": "b", "cached": 512, "new": 1}]}
+    {"sequences": [{"id": "a", "cached": 96, "new": 1}, {"id": "b", "cached": 513, "tokens": [17]}]}
+
+A sequence has an ``id`` (a text or a number; default: its place in the line), tokens that are ``cached`` (default 0),
+and either a number of ``new`` tokens or the ``tokens`` themselves. ``routing`` may give the experts of all new tokens
+of the step, ``[layers][tokens][chosen]``, layers without experts left out, and ``gates`` their gates from 0 to 1.
+Empty lines are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.errors import A3dError, one_line, shown
+from scheduler.models.description import Experts, Model
+
+__all__ = ["Step", "StepSequence", "StepsError", "parse_steps", "read_steps"]
+
+MOST_BYTES = 1 << 28
+"""Longest file of steps."""
+Q15 = 1 << 15
+
+
+class StepsError(A3dError):
+    """A file of steps that cannot be used; the message names line and field."""
+
+
+@dataclass(frozen=True)
+class StepSequence:
+    """One sequence's part of a step.
+
+    Attributes
+    ----------
+    name : str
+        Its ``id``.
+    cached : int
+        Tokens that have been run before.
+    new : int
+        New tokens.
+    tokens : tuple of int
+        Their numbers; empty: not given.
+    """
+
+    name: str
+    cached: int
+    new: int
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step.
+
+    Attributes
+    ----------
+    line : int
+        Of the file, from 1.
+    sequences : tuple of StepSequence
+    experts : tuple of int arrays [tokens, chosen]
+        Of each layer with experts; empty: not given.
+    gates : tuple of uint16 arrays [tokens, chosen]
+        Q15; as many as `experts`.
+    """
+
+    line: int
+    sequences: tuple[StepSequence, ...]
+    experts: tuple[npt.NDArray[np.int64], ...] = ()
+    gates: tuple[npt.NDArray[np.uint16], ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all sequences."""
+        return sum(sequence.new for sequence in self.sequences)
+
+
+def read_steps(path: Path, model: Model, context: int | None = None) -> list[Step]:
+    """Read a file of steps.
+
+    Parameters
+    ----------
+    path : Path
+    model : Model
+        Whose steps they are.
+    context : int, optional
+        Longest sequence; default: the model's.
+
+    Raises
+    ------
+    StepsError
+        A file that cannot be read, or the first line that is wrong.
+    """
+    name = f"steps {one_line(path)}"
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise StepsError(f"{name}: {why}; name a file with a JSON object for each step") from error
+    if len(data) > MOST_BYTES:
+        raise StepsError(f"{name}: more than {MOST_BYTES} bytes; cut it")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StepsError(f"{name}: byte {error.start} is not UTF-8; save it as UTF-8 text") from error
+    steps = parse_steps(text.split("\n"), model, name, context)
+    if not steps:
+        raise StepsError(f'{name}: no steps; write at least one, such as {{"sequences": [{{"new": 8}}]}}')
+    return steps
+
+
+def parse_steps(lines: Iterable[str], model: Model, name: str = "steps", context: int | None = None) -> list[Step]:
+    """Return the steps that some lines describe; see :func:`read_steps`."""
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            found.append(_Line(f"{name}, line {number}", model, context or model.context).parse(line, number))
+    return found
+
+
+class _Line:
+    """One line while it is read."""
+
+    def __init__(self, where: str, model: Model, context: int) -> None:
+        self._where = where
+        self._model = model
+        self._context = context
+
+    def _error(self, field: str, value: object, use: str) -> StepsError:
+        return StepsError(f"{self._where}: {field}: {shown(value)}; use {use}")
+
+    def parse(self, line: str, number: int) -> Step:
+        try:
+            value = json.loads(line, parse_constant=lambda word: word)
+        except (ValueError, RecursionError) as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
+            raise StepsError(f"{self._where}: no JSON object ({why}); write one object a line") from error
+        if not isinstance(value, dict):
+            raise StepsError(f"{self._where}: {shown(value)}; write an object with sequences")
+        self._known(value, ("sequences", "routing", "gates"), "")
+        own = value.get("sequences")
+        if not isinstance(own, list) or not own:
+            raise self._error("sequences", own, "a list with at least one object")
+        sequences = tuple(self._sequence(item, place) for place, item in enumerate(own))
+        names = [sequence.name for sequence in sequences]
+        for name in names:
+            if names.count(name) > 1:
+                raise self._error("id", name, "each id once in a step")
+        experts, gates = self._routing(value, sum(s.new for s in sequences))
+        return Step(number, sequences, experts, gates)
+
+    def _known(self, value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+        for key in value:
+            if key not in known:
+                raise StepsError(f"{self._where}: {where}{shown(key)}: no such field; use {', '.join(known)}")
+
+    def _int(self, value: Any, field: str, low: int, high: int) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self._error(field, value, f"an integer from {low} to {high}")
+        return value
+
+    def _sequence(self, value: Any, place: int) -> StepSequence:
+        where = f"sequences[{place}]."
+        if not isinstance(value, dict):
+            raise self._error(where[:-1], value, 'an object such as {"cached": 0, "new": 8}')
+        self._known(value, ("id", "cached", "new", "tokens"), where)
+        name = value.get("id", place)
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise self._error(f"{where}id", name, "a text or an integer")
+        tokens = value.get("tokens")
+        if tokens is not None:
+            most = self._model.vocabulary - 1
+            if not isinstance(tokens, list) or not tokens:
+                raise self._error(f"{where}tokens", tokens, "a list of token numbers")
+            tokens = tuple(self._int(token, f"{where}tokens", 0, most) for token in tokens)
+        cached = self._int(value.get("cached", 0), f"{where}cached", 0, self._context - 1)
+        most = self._context - cached
+        if tokens is None:
+            return StepSequence(str(name), cached, self._int(value.get("new"), f"{where}new", 1, most))
+        if len(tokens) > most:
+            raise self._error(f"{where}tokens", len(tokens), f"at most {most} tokens: the context is {self._context}")
+        if value.get("new", len(tokens)) != len(tokens):
+            raise self._error(f"{where}new", value["new"], f"{len(tokens)}, as many as tokens, or leave it out")
+        return StepSequence(str(name), cached, len(tokens), tokens)
+
+    def _routing(
+        self, value: Mapping[str, Any], tokens: int
+    ) -> tuple[tuple[npt.NDArray[np.int64], ...], tuple[npt.NDArray[np.uint16], ...]]:
+        given, weights = value.get("routing"), value.get("gates")
+        if given is None:
+            if weights is not None:
+                raise self._error("gates", weights, "them with routing only")
+            return (), ()
+        layers = [layer.mlp for layer in self._model.layers if isinstance(layer.mlp, Experts)]
+        if not isinstance(given, list) or len(given) != len(layers):
+            raise self._error(
+                "routing", len(given) if isinstance(given, list) else given,
+                f"a list of {len(layers)}, one for each layer with experts",
+            )  # fmt: skip
+        if weights is not None and (not isinstance(weights, list) or len(weights) != len(layers)):
+            raise self._error("gates", weights, f"a list of {len(layers)}, as routing")
+        experts, gates = [], []
+        for place, (own, mlp) in enumerate(zip(given, layers, strict=True)):
+            array = self._array(own, f"routing[{place}]", tokens, mlp.chosen)
+            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= mlp.count:
+                raise self._error(f"routing[{place}]", own[0], f"experts from 0 to {mlp.count - 1}")
+            if any(len(set(row)) < mlp.chosen for row in array.tolist()):
+                raise self._error(f"routing[{place}]", own[0], f"{mlp.chosen} different experts for each token")
+            experts.append(array.astype(np.int64))
+            if weights is None:
+                gates.append(np.full(array.shape, Q15 // mlp.chosen, dtype=np.uint16))
+                continue
+            floats = self._array(weights[place], f"gates[{place}]", tokens, mlp.chosen)
+            if floats.dtype.kind not in "iuf" or not (floats.min() >= 0 and floats.max() <= 1):
+                raise self._error(f"gates[{place}]", weights[place][0], "numbers from 0 to 1")
+            gates.append(np.rint(floats * Q15).astype(np.uint16))
+        return tuple(experts), tuple(gates)
+
+    def _array(self, value: Any, field: str, tokens: int, chosen: int) -> npt.NDArray[Any]:
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            array = np.zeros(0)
+        if array.shape != (tokens, chosen):
+            size = len(value) if isinstance(value, list) else value
+            raise self._error(field, size, f"{tokens} lists, one for each new token, of {chosen}")
+        return array

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routed experts when the host knows the routing: each on a tier, weights in slots that run ahead of their use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.isa import LoadDest
+from scheduler.models.description import Experts
+from scheduler.ops.batch import Routing
+from scheduler.plan.tiling import LoweringError
+from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whole, tiling_of, units_of
+from scheduler.stream.emit.pieces import PieceRunner
+from scheduler.stream.emit.work import Work
+
+__all__ = ["ExpertQueues", "RoutedJob", "routed_jobs"]
+
+
+@dataclass(eq=False, kw_only=True)
+class RoutedJob(LaneJob):
+    """One expert on one tier, with its tokens.
+
+    Attributes
+    ----------
+    tokens, gates : arrays [count]
+        Tokens that chose it.
+    number : int
+        Place in the tier's queue, over all layers.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    gates: npt.NDArray[np.int64]
+    number: int = 0
+
+    def entries(self, work: Work) -> npt.NDArray[np.uint16]:
+        """Return the token-list entries [count, 4]."""
+        table = np.zeros((self.count, 4), dtype="<u2")
+        table[:, 0] = self.tokens * work.tiling.hidden_words
+        table[:, 1] = self.tokens * work.tiling.hidden_rows
+        table[:, 2] = self.gates
+        return table
+
+
+def routed_jobs(layer: int, routing: Routing) -> list[RoutedJob]:
+    """Return a job for each expert that some token chose, by number."""
+    jobs = []
+    for expert in np.unique(routing.experts).tolist():
+        tokens, places = np.nonzero(routing.experts == expert)
+        gates = routing.gates[tokens, places].astype(np.int64)
+        jobs.append(
+            RoutedJob(
+                layer=layer, name=f"expert {expert}", expert=expert, count=tokens.size, tokens=tokens, gates=gates
+            )
+        )  # fmt: skip
+    return jobs
+
+
+class ExpertQueues:
+    """Experts of all layers, each on a tier, in the order in which the tier runs them.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    routing : sequence of Routing or None
+        Of every layer; None: one without experts.
+    before_keys : int
+        Cycles from a layer's begin to its first load of keys.
+    """
+
+    def __init__(self, work: Work, routing: Sequence[Routing | None], before_keys: int) -> None:
+        self._work = work
+        self._before_keys = before_keys
+        tiers = work.config.tiers
+        self._pieces = None if work.residence.resident and self._whole() else PieceRunner(work)
+        self._queues: list[list[RoutedJob]] = [[] for _ in range(tiers)]
+        self._layers: list[list[list[RoutedJob]]] = []
+        self._load_clock = 0  # forecast: when the loads that were emitted are through
+        self._keys_wanted = 0  # forecast: when the next layer first loads keys
+        for layer, route in enumerate(routing):
+            jobs = [] if route is None else routed_jobs(layer, route)
+            lanes: list[list[RoutedJob]] = [[] for _ in range(tiers)]
+            load = [0] * tiers
+            for job in sorted(jobs, key=lambda j: (-self._cost(j), j.expert)):
+                tier = min(range(tiers), key=lambda t: (load[t], t))
+                load[tier] += self._cost(job)
+                lanes[tier].append(job)
+            for tier, lane in enumerate(lanes):
+                for job in lane:
+                    job.number = len(self._queues[tier])
+                    if self._pieces is None:
+                        job.place = job.number % len(work.places.unit_slots)
+                        job.words = work.places.expert_words[job.place]
+                    self._queues[tier].append(job)
+            self._layers.append(lanes)
+            if self._pieces is not None:
+                self._pieces.add(lanes)
+
+    def _whole(self) -> bool:
+        """Return whether the experts of all layers are loaded as a whole."""
+        kinds = enumerate(self._work.tiling.model.layers)
+        return all(len(units_of(self._work, n)) == 1 for n, kind in kinds if isinstance(kind.mlp, Experts))
+
+    def _load(self, tier: int, job: RoutedJob) -> None:
+        """Load a whole expert."""
+        work = self._work
+        job.tag = work.next_tag()
+        before, work.emitter.layer = work.emitter.layer, job.layer
+        load_words(work, tier, job)
+        load_unit(work, tier, job, units_of(work, job.layer)[0], work.places.unit_slots[job.place], job.tag)
+        work.emitter.layer = before
+
+    def _cost(self, job: RoutedJob) -> int:
+        """Return the cycles of a job: its waves, or its weights' share of the bandwidth."""
+        config, tiles = self._work.config, tiling_of(self._work, job.layer).tiles
+        passes = -(-job.count // self._work.places.chunk)
+        return int(max(job.count * tiles, passes * tiles * config.fill_words * config.tiers))
+
+    def prime(self) -> None:
+        """Let the experts that have a slot from the beginning be loaded beside the first layer's attention."""
+        if self._pieces is not None:
+            for tier in range(self._work.config.tiers):
+                self._work.background.append(partial(self._pieces.fill, tier))
+            return
+        for place in range(len(self._work.places.unit_slots)):
+            for tier, queue in enumerate(self._queues):
+                if place < len(queue):
+                    self._work.background.append(partial(self._load, tier, queue[place]))
+
+    def load_lists(self, layer: int) -> None:
+        """Emit the loads of a layer's token lists."""
+        work = self._work
+        for tier, lane in enumerate(self._layers[layer]):
+            entries, count = [], 0
+            for job in lane:
+                entries.append(job.entries(work))
+                count += job.count
+            if not count:
+                continue
+            ring = work.lists[tier]
+            if count > ring.size:
+                raise LoweringError(
+                    f"token lists of layer {layer}: {count} entries in tier {tier}; list_depth leaves {ring.size}: run "
+                    "fewer tokens in a step or raise list_depth"
+                )
+            first = ring.take(count)
+            symbol = work.memory.add(np.concatenate(entries).tobytes())
+            work.emitter.load(
+                "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
+                count=count, addr=symbol.units,
+            )  # fmt: skip
+            for job in lane:
+                job.entry = first
+                first += job.count
+
+    def run(self, layer: int) -> None:
+        """Emit a layer's experts.
+
+        A slot is loaded again as soon as its expert's last GEMM is in the queue, when that load can be done before the
+        next layer loads keys; else beside that layer's attention, whose own loads it would hold up.
+        """
+        while self._work.background:
+            self._work.background.popleft()()
+        if self._pieces is not None:
+            self._pieces.run(layer)
+            return
+        lanes = self._layers[layer]
+        tiers = self._work.emitter.clock.tiers
+        waves = [sum(job.count * tiling_of(self._work, layer).tiles for job in lane) for lane in lanes]
+        self._load_clock = min(tiers)
+        end = max(start + own for start, own in zip(tiers, waves, strict=True))
+        self._keys_wanted = end + self._before_keys
+        run_whole(self._work, lanes, self._next_load)
+
+    def _next_load(self, tier: int, done: RoutedJob) -> None:
+        following = done.number + len(self._work.places.unit_slots)
+        if following >= len(self._queues[tier]):
+            return
+        job, expert = self._queues[tier][following], tiling_of(self._work, done.layer)
+        load = partial(self._load, tier, job)
+        free = self._work.emitter.clock.tiers[tier]
+        end = max(self._load_clock, free) + expert.tiles * self._work.config.fill_words + expert.words
+        if end <= self._keys_wanted or job.layer == done.layer:
+            self._load_clock = end
+            load()
+        else:
+            self._work.background.append(load)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routed experts that all tiers run together, one after the other: each tier has a part of the output tiles.
+
+No tier waits for another whose experts have more tokens. The routing must be known: instructions with a slot run on
+one tier.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hdl.config import ADDRESS_UNIT
+from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode
+from scheduler.memory.placement import Part
+from scheduler.ops.batch import Routing
+from scheduler.plan.tiling import Share
+from scheduler.stream.emit.experts import RoutedJob, routed_jobs
+from scheduler.stream.emit.lanes import tiling_of
+from scheduler.stream.emit.work import Work
+
+__all__ = ["GangQueues"]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A share of one matrix of an expert for some of its tokens.
+
+    Attributes
+    ----------
+    job : RoutedJob
+    number : int
+        Jobs before this one.
+    first : int
+        First token of the job.
+    part : Part
+    share : Share
+    word : int
+        Requantisation words of the expert before this share's.
+    parity : int
+        Which of the two places h has.
+    """
+
+    job: RoutedJob
+    number: int
+    first: int
+    part: Part
+    share: Share
+    word: int
+    parity: int
+
+
+class GangQueues:
+    """Experts of all layers, one after the other on all tiers.
+
+    Takes the place of :class:`scheduler.stream.emit.experts.ExpertQueues`.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    routing : sequence of Routing or None
+        Of every layer; None: one without experts.
+    """
+
+    def __init__(self, work: Work, routing: Sequence[Routing | None]) -> None:
+        self._work = work
+        self._steps: deque[_Step] = deque()  # not loaded yet
+        self._ready: deque[tuple[_Step, int, int]] = deque()  # with base and tag
+        self._slot = 0
+        self._jobs = self._chunks = 0
+        for layer, route in enumerate(routing):
+            if route is not None:
+                jobs = routed_jobs(layer, route)
+                self._add(sorted(jobs, key=lambda job: (-job.count, job.expert)))
+
+    def prime(self) -> None:
+        """Load the first experts, as far as there are slots."""
+        self._fill()
+
+    def load_lists(self, layer: int) -> None:
+        """Lists are loaded expert by expert."""
+
+    def _add(self, jobs: Sequence[RoutedJob]) -> None:
+        """Append a layer's jobs.
+
+        The first share of an expert's up projection comes before the down projection of the one before, so that
+        neither waits for the other's drain.
+        """
+        waiting: list[_Step] = []
+        for job in jobs:
+            for first in range(0, job.count, self._work.places.chunk):
+                ups, downs = self._cut(job, first)
+                self._steps.append(ups[0])
+                self._steps.extend(waiting)
+                self._steps.extend(ups[1:])
+                waiting = downs
+                self._chunks += 1
+            self._jobs += 1
+        self._steps.extend(waiting)
+
+    def _cut(self, job: RoutedJob, first: int) -> tuple[list[_Step], list[_Step]]:
+        shares = self._work.residence.gangs[tiling_of(self._work, job.layer).down.inputs]
+        found: tuple[list[_Step], list[_Step]] = ([], [])
+        word = 0
+        for part, own, steps in zip((Part.UP, Part.DOWN), shares, found, strict=True):
+            for share in own:
+                steps.append(_Step(job, self._jobs, first, part, share, word, self._chunks % 2))
+                word += share.each
+        return found
+
+    def _fill(self) -> None:
+        """Emit loads as far as there are slots."""
+        work, places = self._work, self._work.places
+        while self._steps and len(self._ready) < len(places.unit_slots):
+            step = self._steps[0]
+            oldest = min((one[0].number for one in self._ready), default=step.number)
+            if step.number - oldest >= len(places.expert_words):
+                return
+            self._steps.popleft()
+            if not step.job.loaded:
+                self._load_job(step)
+            base, tag = places.unit_slots[self._slot % len(places.unit_slots)], work.next_tag()
+            self._slot += 1
+            slices = self._slices(step)
+            for place in range(step.share.tiers):
+                tile = (step.share.first + place * step.share.each) * slices
+                high, low = work.memory.expert_planes(step.job.layer, step.part, step.job.expert, tile)
+                work.emitter.load(
+                    f"{step.job.name} {step.part}", format=Format.PAIR, group=high.group, dest_tiers=1 << place,
+                    dest_base=base, count=step.share.each * slices, tag=tag, addr=high.address // ADDRESS_UNIT,
+                    addr_low=low.address // ADDRESS_UNIT,
+                )  # fmt: skip
+            self._ready.append((step, base, tag))
+
+    def _slices(self, step: _Step) -> int:
+        expert = tiling_of(self._work, step.job.layer)
+        return (expert.up if step.part == Part.UP else expert.down).k_slices
+
+    def _load_job(self, step: _Step) -> None:
+        """Emit the loads of an expert's token list and requantisation words."""
+        work, job = self._work, step.job
+        job.loaded = True
+        job.entry = work.lists[0].take(job.count)
+        symbol = work.memory.add(job.entries(work).tobytes())
+        work.emitter.load(
+            f"{job.name} list", dest_kind=LoadDest.LIST, dest_tiers=work.every_tier, group=symbol.group,
+            dest_base=job.entry, count=job.count, addr=symbol.units,
+        )  # fmt: skip
+        job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
+        count = work.residence.gang_words(tiling_of(work, job.layer).down.inputs)
+        for tier in range(work.config.tiers):
+            words = work.memory.gang_words(job.layer, job.expert, tier)
+            work.emitter.load(
+                f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
+                dest_base=job.words, count=count, addr=words.units,
+            )  # fmt: skip
+
+    def run(self, layer: int) -> None:
+        """Emit a layer's experts."""
+        while self._work.background:
+            self._work.background.popleft()()
+        self._fill()
+        while self._ready and self._ready[0][0].job.layer == layer:
+            step, base, tag = self._ready.popleft()
+            self._emit(step, base, tag)
+            self._fill()
+
+    def _emit(self, step: _Step, base: int, tag: int) -> None:
+        work, places, job, share = self._work, self._work.places, step.job, step.share
+        expert, constants = tiling_of(work, job.layer), work.constants_of(job.layer).expert(job.expert)
+        words = places.words["experts"]
+        h = words["h"] + step.parity * places.chunk * expert.inner_words
+        common = {
+            "tier_base": 0, "tier_count": share.tiers, "mapping": Mapping3D.N if share.tiers > 1 else Mapping3D.ALONE,
+            "tokens": min(places.chunk, job.count - step.first), "tag": tag, "list_base": job.entry + step.first,
+            "n_tiles": share.each, "vcache_base": base, "param_base": job.words + step.word,
+            "k_slices": self._slices(step),
+        }  # fmt: skip
+        if step.part == Part.UP:
+            work.emitter.gemm(
+                f"{job.name} up", **common, act_base=words["x"], act_list=1, mode=Mode.SWIGLU,
+                shift=constants.up_shift, post_mult=constants.post_mult, post_shift=constants.post_shift,
+                dest_kind=Dest.ACTIVATION, dest_tiers=1,
+                dest_base=h + share.first * work.config.columns // 2 // work.config.rows,
+                dest_stride=expert.inner_words,
+            )  # fmt: skip
+        else:
+            work.emitter.gemm(
+                f"{job.name} down", **common, act_base=h, act_stride=expert.inner_words, dest_list=1,
+                mode=Mode.REQUANT16, shift=constants.down_shift, dest_kind=Dest.COMBINE, dest_base=share.first,
+                accumulate=1,
+            )  # fmt: skip

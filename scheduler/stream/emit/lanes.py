@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads and GEMMs of experts on single tiers, whole or in pieces, for both ways of knowing the routing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from hdl.config import ADDRESS_UNIT
+from hdl.isa import Dest, Format, LoadDest, Mode
+from scheduler.memory.placement import Part
+from scheduler.models.description import Experts
+from scheduler.plan.residence import Run, Unit
+from scheduler.plan.tiling import ExpertTiling
+from scheduler.stream.emit.work import Work
+
+__all__ = ["LaneJob", "down", "load_unit", "load_words", "run_whole", "tiling_of", "units_of", "up"]
+
+
+@dataclass(eq=False, kw_only=True)
+class LaneJob:
+    """One expert on one tier.
+
+    Attributes
+    ----------
+    layer : int
+    name : str
+        For the timeline.
+    expert : int
+        Whose weights are loaded; with a slot, the expert that addresses count from.
+    count : int
+        Tokens; with a slot, the most that there can be.
+    slot : dict of str to int
+        The fields that make an instruction follow a slot; empty where the routing is known.
+    entry : int
+        First token-list entry; with a slot, counted from the slot's own.
+    words : int
+        First requantisation word of the expert on the chip.
+    place : int
+        Whole experts: which of the tier's places its weights have.
+    tag : int
+        Whole experts: fill tag.
+    loaded : bool
+        Whether its first loads have been emitted.
+    """
+
+    layer: int
+    name: str
+    expert: int
+    count: int
+    slot: Mapping[str, int] = field(default_factory=dict)
+    entry: int = 0
+    words: int = 0
+    place: int = 0
+    tag: int = 0
+    loaded: bool = False
+
+
+Job = TypeVar("Job", bound=LaneJob)
+
+
+def tiling_of(work: Work, layer: int) -> ExpertTiling:
+    """Return a layer's routed experts in units of the machine."""
+    mlp = work.layer(layer).mlp
+    assert isinstance(mlp, Experts)
+    return work.tiling.expert(mlp.intermediate)
+
+
+def units_of(work: Work, layer: int) -> tuple[Unit, ...]:
+    """Return the pieces of a layer's routed experts."""
+    return work.residence.units[tiling_of(work, layer).down.inputs]
+
+
+def load_words(work: Work, tier: int, job: LaneJob) -> None:
+    """Emit the load of a job's requantisation words."""
+    job.loaded = True
+    words = work.memory.expert_words(job.layer, job.expert)
+    stride = {**job.slot, "slot_stride": work.memory.stride(job.layer, "words")} if job.slot else {}
+    work.emitter.load(
+        f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
+        dest_base=job.words, count=tiling_of(work, job.layer).words, addr=words.units, **stride,
+    )  # fmt: skip
+
+
+def load_unit(work: Work, tier: int, job: LaneJob, unit: Unit, base: int, tag: int) -> None:
+    """Emit the loads of a piece of an expert's weights to V-Cache tiles from `base` on."""
+    expert = tiling_of(work, job.layer)
+    for run in unit.runs:
+        slices = (expert.up if run.part == Part.UP else expert.down).k_slices
+        high, low = work.memory.expert_planes(job.layer, run.part, job.expert, run.first * slices)
+        stride = {**job.slot, "slot_stride": work.memory.stride(job.layer, run.part)} if job.slot else {}
+        work.emitter.load(
+            f"{job.name} {run.part}", format=Format.PAIR, group=high.group, dest_tiers=1 << tier, dest_base=base,
+            count=run.count * slices, tag=tag, addr=high.address // ADDRESS_UNIT, addr_low=low.address // ADDRESS_UNIT,
+            **stride,
+        )  # fmt: skip
+        base += run.count * slices
+
+
+def _common(tier: int, job: LaneJob, first: int, count: int, tag: int) -> dict[str, int]:
+    """Return the fields of all GEMMs for `count` tokens of a job from `first` on."""
+    return {
+        "tier_base": tier, "tier_count": 1, "tokens": count, "tag": tag, "list_base": job.entry + first, **job.slot,
+    }  # fmt: skip
+
+
+def up(work: Work, tier: int, job: LaneJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
+    """Emit some output tiles of an up projection."""
+    places, expert = work.places, tiling_of(work, job.layer)
+    constants, words = work.constants_of(job.layer).expert(job.expert), places.words["experts"]
+    h = words["h"] + parity * places.chunk * expert.inner_words
+    count = min(places.chunk, job.count - first)
+    work.emitter.gemm(
+        f"{job.name} up", **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices, n_tiles=run.count,
+        vcache_base=base, act_base=words["x"], act_list=1, mode=Mode.SWIGLU, shift=constants.up_shift,
+        post_mult=constants.post_mult, post_shift=constants.post_shift, param_base=job.words + run.first,
+        dest_kind=Dest.ACTIVATION, dest_base=h + run.first * work.config.columns // 2 // work.config.rows,
+        dest_stride=expert.inner_words,
+    )  # fmt: skip
+
+
+def down(work: Work, tier: int, job: LaneJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
+    """Emit some output tiles of a down projection."""
+    places, expert = work.places, tiling_of(work, job.layer)
+    h = places.words["experts"]["h"] + parity * places.chunk * expert.inner_words
+    count = min(places.chunk, job.count - first)
+    work.emitter.gemm(
+        f"{job.name} down", **_common(tier, job, first, count, tag), k_slices=expert.inner_words, n_tiles=run.count,
+        vcache_base=base, act_base=h, act_stride=expert.inner_words, dest_list=1, mode=Mode.REQUANT16,
+        shift=work.constants_of(job.layer).expert(job.expert).down_shift,
+        param_base=job.words + expert.up.n_tiles + run.first, dest_kind=Dest.COMBINE, dest_base=run.first,
+        accumulate=1,
+    )  # fmt: skip
+
+
+def run_whole(
+    work: Work,
+    lanes: Sequence[Sequence[Job]],
+    finished: Callable[[int, Job], None],
+    begins: Callable[[int, Job], None] | None = None,
+) -> None:
+    """Emit the GEMMs of the jobs of every tier, in chunks of tokens; experts are on the chip as a whole.
+
+    A chunk's down projection comes after the next chunk's up projection, so that neither waits for the other's drain.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    lanes : sequence of sequences of LaneJob
+        Jobs of each tier, in order.
+    finished : callable
+        ``finished(tier, job)`` is called when the last GEMM of a job is in the queue: its place is free then, and the
+        next job's loads may be emitted. A job that is not loaded waits until the one before it has finished.
+    begins : callable, optional
+        ``begins(tier, job)`` is called when the first GEMM of a job is in the queue.
+    """
+
+    def emit_up(tier: int, job: Job, first: int, parity: int) -> None:
+        run = units_of(work, job.layer)[0].runs[0]
+        up(work, tier, job, first, parity, run, work.places.unit_slots[job.place], job.tag)
+        if first == 0 and begins is not None:
+            begins(tier, job)
+
+    steps = [[(job, first) for job in lane for first in range(0, job.count, work.places.chunk)] for lane in lanes]
+    for place in range(max((len(s) for s in steps), default=0) + 1):
+        for tier, own in enumerate(steps):
+            ahead = place < len(own) and own[place][0].loaded
+            if ahead:
+                emit_up(tier, *own[place], place % 2)
+            if 0 < place <= len(own):
+                done, first = own[place - 1]
+                runs = units_of(work, done.layer)[0].runs
+                base = work.places.unit_slots[done.place] + runs[0].count * tiling_of(work, done.layer).up.k_slices
+                down(work, tier, done, first, (place - 1) % 2, runs[1], base, done.tag)
+                if place == len(own) or own[place][0] is not done:
+                    finished(tier, done)
+            if place < len(own) and not ahead:  # its place has only now become free
+                emit_up(tier, *own[place], place % 2)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experts in slots mode: a stream that does not know the routing (``docs/vector.md``, section 6).
+
+After the router, ROUTE sorts the chosen experts by falling numbers of tokens into slots. The stream has as many slots
+as there can be chosen experts, dealt to the tiers in turn, each with GEMMs for as many tokens as it can have: with
+those before it having at least as many, slot s has at most ``tokens * chosen / (s + 1)``. The machine fills in counts,
+addresses and experts, and skips what is empty.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hdl.isa.slots import MAX_CHOICES
+from scheduler.memory.placement import Placement
+from scheduler.models.description import Experts
+from scheduler.plan.tiling import LoweringError
+from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whole, units_of
+from scheduler.stream.emit.pieces import PieceRunner
+from scheduler.stream.emit.work import Work
+
+__all__ = ["SlotQueues"]
+
+
+class SlotQueues:
+    """Slots of all layers; takes the place of :class:`scheduler.stream.emit.experts.ExpertQueues`.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+
+    Raises
+    ------
+    LoweringError
+        The model's experts do not have their constants in common, or the machine's table or lists are too small.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        places, config = work.places, work.config
+        if work.memory.placement != Placement.EVEN_ODD:
+            raise LoweringError(f"slots: placement {work.memory.placement}; place experts {Placement.EVEN_ODD}")
+        for number, layer in enumerate(work.tiling.model.layers):
+            mlp = layer.mlp
+            if not isinstance(mlp, Experts):
+                continue
+            if mlp.count > config.expert_slots:
+                raise LoweringError(
+                    f"slots: {mlp.count} experts; the machine has expert_slots of {config.expert_slots}: raise "
+                    "expert_slots or use a model with fewer experts"
+                )
+            if mlp.chosen > MAX_CHOICES:
+                raise LoweringError(f"slots: {mlp.chosen} experts a token; ROUTE takes up to {MAX_CHOICES}")
+            entries = places.size.tokens * mlp.chosen
+            if entries > places.list_entries[1]:
+                raise LoweringError(
+                    f"slots: {entries} choices of {places.size.tokens} tokens; list_depth leaves "
+                    f"{places.list_entries[1]} entries: run fewer tokens in a step or raise list_depth"
+                )
+            if len(work.constants_of(number).experts) > 1:
+                raise LoweringError(
+                    f"slots: layer {number}: its experts differ in up_shift, post_mult, post_shift or down_shift, "
+                    "which instructions hold for all of them: quantise the model so that they are common"
+                )
+        self._placed = [0] * config.tiers
+
+    def prime(self) -> None:
+        """Nothing can be loaded before the routing is known."""
+
+    def load_lists(self, layer: int) -> None:
+        """ROUTE writes the lists."""
+
+    def run(self, layer: int) -> None:
+        """Emit the ROUTE and the slots of a layer."""
+        work, mlp = self._work, self._work.layer(layer).mlp
+        if not isinstance(mlp, Experts):
+            return
+        while work.background:
+            work.background.popleft()()
+        self._route(mlp)
+        tiers, tokens = work.config.tiers, work.places.size.tokens
+        choices = tokens * mlp.chosen
+        lanes: list[list[LaneJob]] = [[] for _ in range(tiers)]
+        for slot in range(min(mlp.count, choices)):
+            lanes[slot % tiers].append(
+                LaneJob(
+                    layer=layer, name=f"slot {slot}", expert=0, count=min(tokens, choices // (slot + 1)),
+                    slot={"slot_en": 1, "slot": slot},
+                )
+            )  # fmt: skip
+        if work.residence.resident and len(units_of(work, layer)) == 1:
+            self._run_whole(lanes)
+        else:
+            runner = PieceRunner(work)
+            runner.add(lanes)
+            runner.run(layer)
+
+    def _run_whole(self, lanes: list[list[LaneJob]]) -> None:
+        work, places = self._work, self._work.places
+        for tier, lane in enumerate(lanes):
+            for job in lane:
+                job.place = self._placed[tier] % len(places.unit_slots)
+                job.words = places.expert_words[job.place]
+                self._placed[tier] += 1
+        waiting = [deque(lane) for lane in lanes]
+        free = [len(places.unit_slots)] * work.config.tiers  # places for weights
+
+        def load_next(tier: int) -> None:
+            if waiting[tier] and free[tier]:
+                free[tier] -= 1
+                job = waiting[tier].popleft()
+                job.tag = work.next_tag()
+                load_words(work, tier, job)
+                load_unit(work, tier, job, units_of(work, job.layer)[0], places.unit_slots[job.place], job.tag)
+
+        def finish(tier: int, _: LaneJob) -> None:
+            free[tier] += 1
+            load_next(tier)
+
+        # No more loads ahead of the first GEMMs than these need: the dispatcher stands still where a queue is full.
+        for tier in range(work.config.tiers):
+            load_next(tier)
+        run_whole(work, lanes, finish, lambda tier, _: load_next(tier))
+
+    def _route(self, mlp: Experts) -> None:
+        work, places, tiling = self._work, self._work.places, self._work.tiling
+        work.emitter.route(
+            "route", tokens=places.size.tokens, choices=mlp.chosen, experts=mlp.count,
+            s_base=places.scalars["experts"]["choice"], a_base=places.rows["experts"]["gates"], a_stride=1,
+            list_base=work.lists[0].take(places.size.tokens * mlp.chosen), source_stride=tiling.hidden_words,
+            dest_stride=tiling.hidden_rows,
+        )  # fmt: skip

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Emits one step of a language model: prefill, decode or both, for a batch of sequences of different lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from scheduler.memory.model_memory import ModelMemory
+from scheduler.models.constants import Constants
+from scheduler.models.description import Experts
+from scheduler.ops.batch import Chunk, Routing, blocks_of
+from scheduler.plan.places import Places
+from scheduler.stream.emit.attention import emit_attention
+from scheduler.stream.emit.dense import Dense
+from scheduler.stream.emit.emitter import Emitter
+from scheduler.stream.emit.experts import ExpertQueues
+from scheduler.stream.emit.gang import GangQueues
+from scheduler.stream.emit.head import emit_embeddings, emit_head, emit_rotations
+from scheduler.stream.emit.mlp import emit_choices, emit_mlp, emit_router
+from scheduler.stream.emit.project import append_cycles
+from scheduler.stream.emit.slots import SlotQueues
+from scheduler.stream.emit.work import Work
+
+__all__ = ["emit_step"]
+
+
+def emit_step(
+    constants: Constants,
+    memory: ModelMemory,
+    places: Places,
+    chunks: Sequence[Chunk],
+    routing: Sequence[Routing | None] | None,
+    outputs: Sequence[int],
+    done: int = 0,
+) -> Emitter:
+    """Return the emitter with the instructions of a step, or of a part of one.
+
+    Parameters
+    ----------
+    constants : Constants
+        Of the model.
+    memory : ModelMemory
+        Where it lies; token lists are put into its step area.
+    places : Places
+        Where the step's data lie on the chip.
+    chunks : sequence of Chunk
+        New tokens of each sequence.
+    routing : sequence of Routing or None, or None
+        Experts of all tokens, for each layer (None for a layer without experts). None: slots mode.
+    outputs : sequence of int
+        Numbers of the chunks whose last token's logits are wanted.
+    done : int
+        Logits that earlier parts of the step have stored.
+    """
+    work = Work(constants, memory, places)
+    dense = Dense(work)
+    blocks = blocks_of(chunks, places.block)
+    layers = work.tiling.model.layers
+    before_keys = append_cycles(work.heads(0), blocks[0])
+    queues: SlotQueues | GangQueues | ExpertQueues
+    if routing is None:
+        queues = SlotQueues(work)
+    elif work.residence.gangs:
+        queues = GangQueues(work, routing)
+    else:
+        queues = ExpertQueues(work, routing, before_keys)
+
+    emit_embeddings(work, chunks)
+    emit_rotations(work, chunks)
+    dense.load_constants()
+    dense.load_layer(0)
+    queues.prime()
+    for number, layer in enumerate(layers):
+        work.emitter.layer = number
+        queues.load_lists(number)
+        emit_attention(work, dense, number, blocks, _router(work, dense, number))
+        if number + 1 < len(layers):
+            dense.load_layer(number + 1)
+        else:
+            dense.load_head()
+        if isinstance(layer.mlp, Experts):
+            size = places.choice_tokens
+            for first in range(0, places.size.tokens, size):
+                emit_choices(work, number, first, min(size, places.size.tokens - first))
+        emit_mlp(work, dense, number)
+        dense.prefetch_after(number, bool(outputs))
+        queues.run(number)
+    work.emitter.layer = -1
+    if outputs:
+        emit_head(work, dense, chunks, outputs, done)
+    return work.emitter
+
+
+def _router(work: Work, dense: Dense, layer: int) -> partial[Iterator[int]]:
+    return partial(emit_router, work, dense, layer)

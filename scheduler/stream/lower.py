@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowers one step of a language model to a stream: planned, emitted, synchronised, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.isa import Instruction, Opcode
+from scheduler.memory.image import Symbol
+from scheduler.memory.model_memory import ModelMemory
+from scheduler.models.constants import Constants
+from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.estimate import estimate
+from scheduler.plan.places import Places, StepSize, plan_places
+from scheduler.plan.residence import Residence
+from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.stream.emit.emitter import Label, carriers
+from scheduler.stream.emit.head import logit_parts
+from scheduler.stream.emit.step import emit_step
+from scheduler.stream.synchronise import synchronise
+from scheduler.stream.table import Table
+
+__all__ = [
+    "LogitBlock", "Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "gather_logits",
+    "lower_step", "parts_of",
+]  # fmt: skip
+
+
+MOST_PARTS = 8
+"""Parts that are tried once something fits."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a step's tokens that go through all layers together.
+
+    Attributes
+    ----------
+    chunks : tuple of Chunk
+    first : int
+        Tokens of the step before this part.
+    outputs : tuple of int
+        Numbers of the part's chunks whose last token's logits are wanted.
+    places : Places
+        Where the part's data lie on the chip.
+    """
+
+    chunks: tuple[Chunk, ...]
+    first: int
+    outputs: tuple[int, ...]
+    places: Places
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of the part."""
+        return sum(len(chunk.tokens) for chunk in self.chunks)
+
+
+@dataclass(frozen=True, eq=False)
+class StepProgram:
+    """A step's stream and what it needs in memory.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        Tokens that go through the model together; one part where they fit.
+    chunks : tuple of Chunk
+        What the step works on.
+    table : Table
+        The stream, END included.
+    labels : tuple of Label
+        What each instruction is for.
+    stream_base : int
+        Byte address of the stream in group 0.
+    patch : Symbol
+        The part of memory that the host writes for this step (stream and token lists).
+    window : tuple of two (int, int)
+        Output windows of the groups: first byte and end.
+    logits : Symbol
+        Where the logits appear, see :meth:`read_logits`.
+    """
+
+    parts: tuple[Part, ...]
+    chunks: tuple[Chunk, ...]
+    table: Table
+    labels: tuple[Label, ...]
+    stream_base: int
+    patch: Symbol
+    window: tuple[tuple[int, int], tuple[int, int]]
+    logits: Symbol
+
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The stream, one instruction after the other."""
+        return self.table.instructions()
+
+    @property
+    def places(self) -> Places:
+        """Where the first part's data lie on the chip."""
+        return self.parts[0].places
+
+    @property
+    def tiling(self) -> Tiling:
+        """The model on the machine."""
+        return self.places.tiling
+
+    def read_logits(self, memory: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int16]:
+        """Return the logits [sequences, vocabulary] from the groups' memories after the step."""
+        config = self.tiling.config
+        return gather_logits(memory, self.logits, self.logit_blocks, config.columns, self.tiling.model.vocabulary)
+
+    @property
+    def logit_blocks(self) -> list[LogitBlock]:
+        """The blocks of logits in the order in which they lie in memory."""
+        shares, found, done = self.places.residence.head, [], 0
+        for part in self.parts:
+            count = len(part.outputs)
+            for numbers in logit_parts(shares, part.places.head_tiles) if count else ():
+                first = shares[numbers[0]].first
+                found.append(LogitBlock(done, count, first, shares[numbers[-1]].end - first))
+            done += count
+        return found
+
+
+@dataclass(frozen=True)
+class LogitBlock:
+    """Logits that lie together: of each of some sequences, `tiles` rows of C int16.
+
+    Attributes
+    ----------
+    first, count : int
+        Sequences.
+    tile, tiles : int
+        Output tiles of the head.
+    """
+
+    first: int
+    count: int
+    tile: int
+    tiles: int
+
+
+def gather_logits(
+    memory: Sequence[npt.NDArray[np.uint8]], region: Symbol, blocks: Sequence[LogitBlock], columns: int, vocabulary: int
+) -> npt.NDArray[np.int16]:
+    """Return the logits [sequences, vocabulary] whose blocks lie one after the other in a region of memory."""
+    raw = np.asarray(memory[region.group])[region.address : region.address + region.size]
+    rows = raw.copy().view("<i2").reshape(-1, columns)
+    result = np.zeros((max(b.first + b.count for b in blocks), -(-vocabulary // columns) * columns), dtype=np.int16)
+    done = 0
+    for block in blocks:
+        own = rows[done : done + block.count * block.tiles].reshape(block.count, -1)
+        first = block.tile * columns
+        result[block.first : block.first + block.count, first : first + own.shape[1]] = own
+        done += block.count * block.tiles
+    return result[:, :vocabulary]
+
+
+def check_batch(memory: ModelMemory, chunks: Sequence[Chunk]) -> None:
+    """Refuse a batch that the model or its memory has no place for.
+
+    Raises
+    ------
+    LoweringError
+        Names the sequence, its value and the limit.
+    """
+    vocabulary = memory.tiling.model.vocabulary
+    if not chunks:
+        raise LoweringError("batch: no sequences; give at least one")
+    if len({chunk.slot for chunk in chunks}) != len(chunks):
+        raise LoweringError("batch: two sequences have the same slot; give each its own")
+    for chunk in chunks:
+        if not 0 <= chunk.slot < memory.slots:
+            raise LoweringError(f"batch: slot {chunk.slot}; the memory has slots 0 to {memory.slots - 1}")
+        if not chunk.tokens:
+            raise LoweringError(f"sequence {chunk.slot}: no new tokens; give at least one")
+        if chunk.end > memory.context:
+            raise LoweringError(
+                f"sequence {chunk.slot}: {chunk.end} tokens; the context is {memory.context}: shorten the prompt or "
+                "generate fewer tokens"
+            )
+        wrong = [token for token in chunk.tokens if not 0 <= token < vocabulary]
+        if wrong:
+            raise LoweringError(f"sequence {chunk.slot}: token {wrong[0]}; the vocabulary is 0 to {vocabulary - 1}")
+
+
+def _size(chunks: Sequence[Chunk], outputs: int, key_block: int, slots: bool) -> StepSize:
+    return StepSize(
+        tokens=sum(len(c.tokens) for c in chunks), outputs=outputs, longest=max(len(c.tokens) for c in chunks),
+        keys=max(c.end for c in chunks), key_block=key_block, slots=slots,
+    )  # fmt: skip
+
+
+def _cut(chunks: Sequence[Chunk], most: int) -> list[tuple[tuple[Chunk, ...], tuple[int, ...]]]:
+    """Cut a step's tokens into parts of at most `most`; each with the numbers of its chunks that end a sequence's."""
+    parts: list[tuple[list[Chunk], list[int]]] = [([], [])]
+    room = most
+    for chunk in chunks:
+        done = 0
+        while done < len(chunk.tokens):
+            if not room:
+                parts.append(([], []))
+                room = most
+            count = min(room, len(chunk.tokens) - done)
+            own, outputs = parts[-1]
+            if done + count == len(chunk.tokens):
+                outputs.append(len(own))
+            own.append(Chunk(chunk.slot, chunk.position + done, chunk.tokens[done : done + count]))
+            room -= count
+            done += count
+    return [(tuple(own), tuple(outputs)) for own, outputs in parts]
+
+
+def parts_of(residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool) -> tuple[Part, ...]:
+    """Return a step's tokens in parts that fit the chip: one, or as many as take the fewest cycles.
+
+    Raises
+    ------
+    LoweringError
+        Not even single tokens fit.
+    """
+    total = sum(len(chunk.tokens) for chunk in chunks)
+    reason: LoweringError | None = None
+    best: tuple[int, tuple[Part, ...]] | None = None
+    for count in range(1, total + 1):
+        most = -(-total // count)
+        if count > 1 and most == -(-total // (count - 1)):
+            continue
+        try:
+            parts = _plan_parts(residence, _cut(chunks, most), key_block, slots)
+        except LoweringError as error:
+            reason = reason or error
+            continue
+        price = sum(_price(part) for part in parts)
+        if best is None or price < best[0]:
+            best = price, parts
+        elif count >= MOST_PARTS:
+            break
+        if best is not None and (count >= MOST_PARTS or best[1][0].places.block == best[1][0].tokens):
+            break  # more parts read weights more often, and cannot make blocks any larger
+    if best is None:
+        assert reason is not None
+        raise reason
+    return best[1]
+
+
+def _plan_parts(
+    residence: Residence, cuts: Sequence[tuple[tuple[Chunk, ...], tuple[int, ...]]], key_block: int, slots: bool
+) -> tuple[Part, ...]:
+    parts, first = [], 0
+    for own, outputs in cuts:
+        places = plan_places(residence, _size(own, len(outputs), key_block, slots))
+        parts.append(Part(own, first, outputs, places))
+        first += parts[-1].tokens
+    return tuple(parts)
+
+
+def _price(part: Part) -> int:
+    """Return the cycles that a part takes when nothing overlaps."""
+    return sum(one.cycles for one in estimate(part.places, part.chunks, None, len(part.outputs)))
+
+
+def lower_step(
+    constants: Constants,
+    memory: ModelMemory,
+    chunks: Sequence[Chunk],
+    routing: Sequence[Routing | None] | None,
+    *,
+    key_block: int | None = None,
+) -> StepProgram:
+    """Return the stream of a step.
+
+    The step area of `memory` is written anew: stream and token lists.
+
+    Parameters
+    ----------
+    constants : Constants
+        Of the model.
+    memory : ModelMemory
+        Where it lies.
+    chunks : sequence of Chunk
+        New tokens of each sequence.
+    routing : sequence of Routing or None, or None
+        Experts of all tokens, for each layer (None for a layer without experts). None: slots mode, the stream does not
+        depend on the routing, which the machine finds (:mod:`scheduler.stream.emit.slots`).
+    key_block : int, optional
+        Keys that are scored at once; default: :func:`default_key_block`.
+
+    Raises
+    ------
+    LoweringError
+        A batch that does not fit, or a model that cannot run in slots mode.
+    """
+    check_batch(memory, chunks)
+    residence = memory.residence
+    tiling = residence.tiling
+    block = key_block or default_key_block(tiling, constants.key_block)
+    if block % tiling.key_unit:
+        raise LoweringError(f"key_block: {block}; use a multiple of {tiling.key_unit}")
+    if block > constants.key_block:
+        raise LoweringError(
+            f"key_block: {block}; the model was quantised for blocks of up to {constants.key_block} keys: use a "
+            "smaller block, or quantise with a larger one"
+        )
+    parts = parts_of(residence, chunks, block, routing is None)
+    memory.begin_step()
+    labels: list[Label] = []
+    rows, done = [], 0
+    for part in parts:
+        own = None if routing is None else [_slice(route, part) for route in routing]
+        emitter = emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done)
+        rows.append(emitter.stream.table().rows)
+        labels += emitter.labels
+        done += len(part.outputs)
+    config = tiling.config
+    table, origin = synchronise(Table(np.concatenate(rows)), config, memory.images, carriers(config))
+    table = Table(np.concatenate([table.rows, Table.of([Instruction(Opcode.END, {})]).rows]))
+    stream = memory.add(table.to_binary())
+    size = done * tiling.logit_rows * tiling.config.columns * 2
+    return StepProgram(
+        parts=parts, chunks=tuple(chunks), table=table,
+        labels=(*(labels[number] for number in origin.tolist()), Label(-1, "end")),
+        stream_base=stream.address, patch=memory.step, window=memory.window,
+        logits=Symbol(memory.logits.group, memory.logits.address, size),
+    )  # fmt: skip
+
+
+def _slice(route: Routing | None, part: Part) -> Routing | None:
+    if route is None or not route.experts.size:  # a layer without experts
+        return None
+    own = slice(part.first, part.first + part.tokens)
+    return Routing(route.experts[own], route.gates[own])
+
+
+def default_key_block(tiling: Tiling, most: int) -> int:
+    """Return the keys that are scored at once unless something else is asked for.
+
+    Parameters
+    ----------
+    tiling : Tiling
+    most : int
+        What the model is, or will be, quantised for.
+    """
+    return min(tiling.key_block, max(tiling.key_unit, most // tiling.key_unit * tiling.key_unit))
+
+
+def check_smallest_step(residence: Residence, key_block: int) -> None:
+    """Check that the machine has room for a step of one token, before there is a model.
+
+    Parameters
+    ----------
+    residence : Residence
+        The model on the machine.
+    key_block : int
+        What the model will be quantised for.
+
+    Raises
+    ------
+    LoweringError
+        It has not; names the memory, the need and the remedy.
+    """
+    block = default_key_block(residence.tiling, key_block)
+    plan_places(residence, _size([Chunk(0, 0, (0,))], 1, block, False))

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedules: built, saved, read back, run; sources of routing; nothing half-written."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from hdl.config import PRESETS
+from hdl.errors import A3dError
+from scheduler.models.description import DenseMlp, Experts, GroupedAttention, Layer, Model
+from scheduler.models.random_model import random_model
+from scheduler.ops.steps_file import parse_steps
+from scheduler.plan.tiling import LoweringError
+from scheduler.schedule.build import Scheduler
+from scheduler.schedule.files import ScheduleError, load_schedule, save_schedule
+from scheduler.schedule.routing import MachineRouting, TraceRouting, UniformRouting, given_routing
+from sim.machine.engines import IsaEngine
+from sim.machine.replay import replay
+
+CONFIG = PRESETS["small"]
+ATTENTION = GroupedAttention(heads=2, kv_heads=2, head_dim=16)
+MODEL = Model(
+    family="mixtral", name="test", hidden=32, vocabulary=48, context=64,
+    layers=(
+        Layer(attention=ATTENTION, mlp=DenseMlp(intermediate=16)),
+        Layer(attention=ATTENTION, mlp=Experts(count=4, chosen=2, intermediate=16)),
+    ),
+)  # fmt: skip
+LINES = [
+    '{"sequences": [{"id": "a", "new": 6}, {"id": "b", "new": 3}]}',
+    '{"sequences": [{"id": "b", "cached": 3, "new": 1}]}',
+    '{"sequences": [{"id": "c", "tokens": [1, 2]}, {"id": "b", "cached": 4, "new": 1}]}',
+]
+
+
+def scheduler(**options):
+    steps = parse_steps(LINES, MODEL)
+    source = options.pop("source", None) or UniformRouting(MODEL, 3)
+    return Scheduler(CONFIG, MODEL, steps, source, **options)
+
+
+def test_a_sequence_keeps_its_place_in_the_cache_and_gives_it_up():
+    slots = [[chunk.slot for chunk in planned.chunks] for planned in scheduler().run()]
+    assert slots == [[0, 1], [1], [0, 1]]  # c takes the place that a has left
+
+
+@pytest.mark.parametrize("source", [UniformRouting(MODEL, 3), MachineRouting()], ids=["known", "machine"])
+def test_what_is_saved_runs_as_what_was_built(tmp_path, source):
+    weights = random_model(MODEL, 5)
+    made = scheduler(quantised=weights, source=source)
+    programs = []
+    about = save_schedule(made, tmp_path / "out", each=lambda planned, entry: programs.append(planned.program))
+    saved = load_schedule(tmp_path / "out")
+    assert saved.about == json.loads(json.dumps(about)) and saved.config == CONFIG and len(saved) == 3
+    with IsaEngine(CONFIG, verify=True) as engine:
+        for program, (step, outcome) in zip(programs, replay(saved, engine), strict=True):
+            assert step.instructions == program.instructions and step.labels == program.labels
+            assert outcome.logits.shape == (len(program.chunks), MODEL.vocabulary)
+            assert np.array_equal(outcome.logits, program.read_logits(engine.contents))
+            assert outcome.logits.any()
+
+
+def test_a_schedule_without_weights_has_no_images_and_does_not_run(tmp_path):
+    save_schedule(scheduler(), tmp_path / "out", assembler=False)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"schedule.json"} | {
+        f"step000{n}.{end}" for n in range(3) for end in ("bin", "patch.bin", "labels.json")
+    }
+    with IsaEngine(CONFIG) as engine, pytest.raises(A3dError, match="has no weights"):
+        next(replay(load_schedule(tmp_path / "out"), engine))
+
+
+def test_nothing_is_written_when_a_step_does_not_fit(tmp_path):
+    steps = parse_steps(LINES, MODEL)
+    config = CONFIG.replace(activation_words=16, name="narrow")
+    with pytest.raises(LoweringError):
+        save_schedule(Scheduler(config, MODEL, steps, UniformRouting(MODEL, 3)), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_schedule_is_replaced(tmp_path):
+    save_schedule(scheduler(), tmp_path / "out")
+    save_schedule(scheduler(), tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    with pytest.raises(ScheduleError, match="exists and is no schedule"):
+        save_schedule(scheduler(), tmp_path / "other")
+    assert (tmp_path / "other" / "letter.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("schedule.json", "{", "schedule.json is damaged"),
+        ("schedule.json", '{"format": 99}', "not of format 1"),
+        ("schedule.json", '{"format": 1}', "damaged"),
+        ("step0001.labels.json", "[[0]]", "step 1 is damaged"),
+        ("step0001.bin", None, "cannot read .*step0001.bin"),
+    ],
+)
+def test_a_damaged_schedule_is_refused(tmp_path, file, change, message):
+    save_schedule(scheduler(), tmp_path / "out")
+    path = tmp_path / "out" / file
+    if change is None:
+        path.unlink()
+    else:
+        path.write_text(change)
+    with pytest.raises(ScheduleError, match=message):
+        saved = load_schedule(tmp_path / "out")
+        for number in range(len(saved)):
+            saved.step(number)
+
+
+def test_routing_that_the_file_gives_goes_before_a_draw():
+    line = '{"sequences": [{"new": 2}], "routing": [[[3, 0], [1, 2]]]}'
+    (step,) = parse_steps([line], MODEL)
+    given = given_routing(MODEL, step)
+    assert given is not None and given[0] is None and given[1].experts.tolist() == [[3, 0], [1, 2]]
+    assert UniformRouting(MODEL, 1).routing(step)[1].experts.tolist() == [[3, 0], [1, 2]]
+
+
+def test_a_draw_repeats_with_its_seed_and_has_different_experts():
+    (step,) = parse_steps(['{"sequences": [{"new": 50}]}'], MODEL)
+    first, again, other = (UniformRouting(MODEL, seed).routing(step)[1].experts for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert all(len(set(row)) == 2 for row in first.tolist())
+    assert set(first.ravel().tolist()) == {0, 1, 2, 3}
+
+
+def test_a_trace_gives_its_tokens_in_order_and_begins_again(tmp_path):
+    np.save(tmp_path / "r.npy", np.array([[[0, 1]], [[2, 3]], [[1, 0]]], dtype=np.uint8))
+    trace = TraceRouting(MODEL, tmp_path / "r.npy")
+    steps = parse_steps(['{"sequences": [{"new": 2}]}', '{"sequences": [{"new": 3}]}'], MODEL)
+    assert trace.routing(steps[0])[1].experts.tolist() == [[0, 1], [2, 3]]
+    assert trace.routing(steps[1])[1].experts.tolist() == [[1, 0], [0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (None, "No such file"),
+        (b"junk", "is no .npy array"),
+        (np.zeros((3, 1)), "not an array of integers"),
+        (np.zeros((3, 1, 2)), "not an array of integers"),
+        (np.zeros((3, 0, 2), np.int64), "has 0 layers"),
+        (np.zeros((3, 1, 1), np.int64), "1 experts a token"),
+        (np.full((3, 1, 2), 4), "expert 4; test has experts 0 to 3"),
+    ],
+    ids=str,
+)
+def test_a_wrong_trace_is_named(tmp_path, array, message):
+    path = tmp_path / "r.npy"
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    elif array is not None:
+        np.save(path, array)
+    with pytest.raises(A3dError, match=message):
+        TraceRouting(MODEL, path)
+
+
+def test_a_model_with_more_layers_than_fit_memory_is_refused():
+    many = dataclasses.replace(MODEL, layers=MODEL.layers * 2000)
+    steps = parse_steps(LINES, many)
+    with pytest.raises(LoweringError, match="address_bits.*fewer layers"):
+        Scheduler(CONFIG.replace(address_bits=20, name="less"), many, steps, UniformRouting(many, 1))
