@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cycle model's loop, and which load fills which tile."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import MachineConfig
+from hdl.isa import LoadDest, Opcode
+from scheduler.cost.combine import combine_run
+from scheduler.cost.events import DISPATCHER, accept_post, first_unit, unit_count
+from scheduler.cost.fetch import dispatch, start_fetch
+from scheduler.cost.loads import load_step
+from scheduler.cost.state import AGENTS, B, C_NEXT, DONE, Int, MOST_UNITS, NEVER, TIME, new_state, NOTES, NOTE_WIDTH, SLICES, SEGMENTS
+from scheduler.cost.stores import store_step
+from scheduler.cost.tiers import tier_step
+from scheduler.cost.vector import vector_step
+from scheduler.stream.compiled import compiled
+from scheduler.stream.table import COL, Rows
+
+
+@compiled
+def run(rows: Rows, s: Int) -> int:
+    """Run a stream; return the cycle of the last event."""
+    tiers = s[B.tiers]
+    start_fetch(rows, s)
+    while True:
+        now = NEVER
+        for agent in range(AGENTS):
+            now = min(now, s[TIME + agent])
+        if s[C_NEXT] < now:
+            combine_run(rows, s, now)
+            continue
+        if now == NEVER:
+            return s[DONE]
+        for agent in range(AGENTS):
+            if s[TIME + agent] == now:
+                if agent < tiers:
+                    tier_step(rows, s, agent, now)
+                elif agent < tiers + 2:
+                    load_step(rows, s, agent - tiers, now)
+                elif agent == tiers + 2:
+                    store_step(rows, s, now)
+                elif agent == tiers + 3:
+                    vector_step(rows, s, now)
+                elif agent == DISPATCHER:
+                    dispatch(rows, s, now)
+                else:
+                    accept_post(rows, s, agent - MOST_UNITS, now)
+
+
+@compiled
+def slices_of(rows: Rows, tiers: int, firsts: Int, slices: Int) -> int:
+    """Number the slices of a stream, as far as there is room; return how many there are."""
+    at = 0
+    for n in range(len(rows)):
+        count = unit_count(rows, n)
+        if len(firsts):
+            firsts[n] = at
+            for place in range(count):
+                slices[at + place, 0] = n
+                slices[at + place, 1] = first_unit(rows, tiers, n) + place
+        at += count
+    return at
+
+
+@compiled
+def segments_of(rows: Rows, table: Int, firsts: Int, slices: Int, segments: Int) -> int:
+    """Find which load fills each tile that a GEMM reads: runs of tiles of the same load (end, load or -1)."""
+    table[:] = -1
+    at = 0
+    for n in range(len(rows)):
+        if rows[n, COL.opcode] == Opcode.LOAD and rows[n, COL.dest_kind] == LoadDest.VCACHE:
+            low = rows[n, COL.dest_base]
+            for tier in range(table.shape[0]):
+                if rows[n, COL.dest_tiers] >> tier & 1:
+                    table[tier, low : low + rows[n, COL.count]] = n
+        elif rows[n, COL.opcode] == Opcode.GEMM:
+            low = rows[n, COL.vcache_base]
+            high = low + rows[n, COL.k_slices] * rows[n, COL.n_tiles]
+            for place in range(rows[n, COL.tier_count]):
+                tier = rows[n, COL.tier_base] + place
+                if len(segments):
+                    slices[firsts[n] + place, 7] = at
+                tile = low
+                while tile < high:
+                    load = table[tier, tile]
+                    end = tile + 1
+                    while end < high and table[tier, end] == load:
+                        end += 1
+                    if len(segments):
+                        segments[at, 0] = end
+                        segments[at, 1] = load if load >= 0 and rows[load, COL.tag] == rows[n, COL.tag] else -1
+                    at += 1
+                    tile = end
+    return at
+
+
+def simulate(config, rows, *, latency=40, slot_counts=()):
+    n = len(rows)
+    none1, none2 = np.zeros(0, np.int64), np.zeros((0, 8), np.int64)
+    total = slices_of(rows, config.tiers, none1, none2)
+    firsts, slices = np.zeros(n, np.int64), np.full((total, 8), -1, np.int64)
+    slices_of(rows, config.tiers, firsts, slices)
+    table = np.empty((config.tiers, config.vcache_tiles), np.int64)
+    count = segments_of(rows, table, firsts, slices, np.zeros((0, 2), np.int64))
+    segments = np.zeros((count, 2), np.int64)
+    segments_of(rows, table, firsts, slices, segments)
+    width = max([len(c) for c in slot_counts], default=0)
+    counts = np.zeros((len(slot_counts), width), np.int64)
+    for i, cc in enumerate(slot_counts):
+        counts[i, : len(cc)] = cc
+    s = new_state(config, firsts, slices, segments, counts, latency)
+    done = run(rows, s)
+    return s, done + s[B.settle] + 1
