@@ -9,8 +9,9 @@ from scheduler.cost.state import (
     ACTS, ADD, ADDS, AHEAD, AVAIL, A_AT, B, BANK, BLOCKED, B_AT, COMBINE, CREDITS, CYCLE, C_BROWS, C_NEXT, C_OP, C_TIME,
     C_WATCH, DROP, ELEMENT, ENDS, FINISH, FINISHED, HEAD, ISSUING, Int, JOB, KIND, LEFT, LIVE, MASK, NEVER, NOTE_WIDTH,
     NOTES, N_DONE, OUTPUT, OUTPUT_PLACES, OUT_COUNT, OUT_HEAD, PARKED, PENDING, PENDING_AT, PHASE, REQUEST, RESULTS, ROW,
-    ROWS_LEFT, STEP, STORE_TURN, S_NUMBER, S_READ, S_ROW, TABLE, TURN, UNIT, VECTOR, WHICH, WIDTH, WRITES, WRITTEN,
+    ROWS_LEFT, STEP, STORE_TURN, S_NUMBER, S_READ, S_ROW, TABLE, TURN, UNIT, VECTOR, WHICH, WIDTH, WRITES, WRITTEN, WORD, W_AT, W_ROWS, W_WHERE, ROW_OWNER, UNIT_OWNER, LANE_TURN, LOAD_TURN,
 )
+from scheduler.cost.loads import word_leaves
 from scheduler.cost.stores import store_row
 from scheduler.cost.tiers import next_run
 from scheduler.cost.vector import A, THIRD, accept_row, finish_job, start_vector
@@ -152,13 +153,47 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
             else:
                 store_goes = False
 
+        # Words of loads: rows of the combine buffer, and words for the tiers, one of each a cycle for both engines.
+        loads_to, lane_tiers = -1, 0
+        unit, row = -1, -1
+        for engine in range(2):
+            w = WORD + 8 * engine
+            if s[w] >= 0:
+                if s[w + W_AT] > now:
+                    soon = min(soon, s[w + W_AT])
+                elif s[w + W_ROWS]:
+                    row = engine if row < 0 else 1 - s[ROW_OWNER]
+                else:
+                    unit = engine if unit < 0 else 1 - s[UNIT_OWNER]
+        if row >= 0:
+            soon = after
+            s[ROW_OWNER] = row
+            loads_to = s[WORD + 8 * row + W_WHERE] & bank_mask
+            if writes >> loads_to & 1:
+                loads_to = -1
+        if unit >= 0:
+            soon = after
+            s[UNIT_OWNER] = unit
+            lane_tiers = s[WORD + 8 * unit + W_WHERE]
+            if lane_tiers & acts:
+                lane_tiers = 0
+
         starts = s[PENDING] >= 0 and not s[ISSUING] and not s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]
         # Results of the vector unit.
         if s[OUT_COUNT]:
             e = OUTPUT + 3 * s[OUT_HEAD]
             if s[e] <= now:
                 dest = s[e + 1]
-                if not (writes >> dest & 1 if dest >= 0 else -dest & acts):
+                free = not (writes >> dest & 1 if dest >= 0 else -dest & acts)
+                if free and dest >= 0 and loads_to == dest:
+                    free = not s[LOAD_TURN] >> dest & 1
+                    s[LOAD_TURN] ^= 1 << dest
+                    loads_to = -1 if free else loads_to
+                elif free and dest < 0 and lane_tiers:
+                    free = s[LANE_TURN] != 0
+                    s[LANE_TURN] ^= 1
+                    lane_tiers = 0 if free else lane_tiers
+                if free:
                     job = JOB + 16 * s[e + 2]
                     s[OUT_HEAD] = (s[OUT_HEAD] + 1) % OUTPUT_PLACES
                     s[OUT_COUNT] -= 1
@@ -169,6 +204,10 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
                 soon = after
             else:
                 soon = min(soon, s[e])
+        if loads_to >= 0 and word_leaves(rows, s, row, now):
+            limit = min(limit, after)
+        if lane_tiers and word_leaves(rows, s, unit, now):
+            limit = min(limit, after)
         if store_bank >= 0:
             soon = after
             if store_goes:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import LoadDest, Opcode
+from hdl.isa import LoadDest, Mapping3D, Opcode
 from scheduler.cost.combine import combine_run
 from scheduler.cost.events import DISPATCHER, accept_post, first_unit, unit_count
 from scheduler.cost.fetch import dispatch, start_fetch
@@ -66,6 +66,22 @@ def slices_of(rows: Rows, tiers: int, firsts: Int, slices: Int) -> int:
 
 
 @compiled
+def chains_of(rows: Rows, chained: Int) -> None:
+    """Find the K GEMMs that directly follow another one of the same gang in the queues of all its tiers."""
+    last = np.zeros(8, dtype=np.int64)
+    for n in range(len(rows)):
+        if rows[n, COL.opcode] != Opcode.GEMM:
+            continue
+        low, count = rows[n, COL.tier_base], rows[n, COL.tier_count]
+        gang = (low << 8) + count if rows[n, COL.mapping] == Mapping3D.K and count > 1 else 0
+        same = gang > 0
+        for tier in range(low, low + count):
+            same = same and last[tier] == gang
+            last[tier] = gang
+        chained[n] = 1 if same else 0
+
+
+@compiled
 def segments_of(rows: Rows, table: Int, firsts: Int, slices: Int, segments: Int) -> int:
     """Find which load fills each tile that a GEMM reads: runs of tiles of the same load (end, load or -1)."""
     table[:] = -1
@@ -97,7 +113,21 @@ def segments_of(rows: Rows, table: Int, firsts: Int, slices: Int, segments: Int)
     return at
 
 
-def simulate(config, rows, *, latency=40, slot_counts=()):
+def memory_of(channels, latency, jitter, stall):
+    p = stall / 256
+    # the largest of `channels` geometric waits
+    wait, k, none = 0.0, 0, 1.0
+    while p and k < 2000:
+        k += 1
+        none = 1 - (1 - p ** k) ** channels
+        wait += none
+        if none < 1e-9: break
+    beat = 1 + wait
+    lat = latency + jitter / 2 + 2 * wait
+    return (round(lat), round(256 * beat), int(jitter > 0), round(latency + jitter / 2 + 2 * wait))
+
+
+def simulate(config, rows, *, latency=40, slot_counts=(), jitter=0, stall=0):
     n = len(rows)
     none1, none2 = np.zeros(0, np.int64), np.zeros((0, 8), np.int64)
     total = slices_of(rows, config.tiers, none1, none2)
@@ -111,6 +141,8 @@ def simulate(config, rows, *, latency=40, slot_counts=()):
     counts = np.zeros((len(slot_counts), width), np.int64)
     for i, cc in enumerate(slot_counts):
         counts[i, : len(cc)] = cc
-    s = new_state(config, firsts, slices, segments, counts, latency)
+    chained = np.zeros(n, np.int64)
+    chains_of(rows, chained)
+    s = new_state(config, firsts, chained, slices, segments, counts, memory_of(config.channels_per_group, latency, jitter, stall))
     done = run(rows, s)
     return s, done + s[B.settle] + 1

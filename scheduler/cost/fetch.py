@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from scheduler.cost.events import DISPATCHER, first_unit, unit_count, wake
 from scheduler.cost.state import (
-    B, BURST, BURST_PLACES, BURSTS, BUS0, DISPATCHED, FETCH, FETCH_PLACES, HEAD_AT, HISTORY0, Int, LATENCY, NEVER, NEXT,
-    NOTE_WIDTH, NOTES, N_CONSUMED, N_DISPATCHED, QUEUE, QUEUE_PLACES, QUEUED, STALL, TIME, UNIT, WIDTH,
+    B, BEAT, BURST, BURST_PLACES, BURSTS, BUS0, DISPATCHED, FETCH, FETCHED, FETCH_PLACES, HEAD_AT, HISTORY0, Int, LATENCY, NEVER, NEXT,
+    NOTE_WIDTH, NOTES, N_CONSUMED, N_DISPATCHED, QUEUE, QUEUE_PLACES, QUEUED, REORDERS, TIME, UNIT, WIDTH,
 )
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import Rows
@@ -15,22 +15,26 @@ from scheduler.stream.table import Rows
 @compiled
 def read_burst(s: Int, group: int, asked: int, beats: int) -> int:
     """Return the cycle in which the first beat of a load's burst is on the bus; the memory has its address at `asked`."""
-    start = max(asked + s[LATENCY], s[BUS0 + group])
-    s[BUS0 + group] = start + (beats * s[STALL] >> 8)
-    return start
+    start = max(asked + s[LATENCY] << 8, s[BUS0 + group])
+    s[BUS0 + group] = start + beats * s[BEAT]
+    return start >> 8
 
 
 @compiled
 def fetch_burst(s: Int, asked: int) -> int:
     """Return the same for a burst of instructions, which comes behind what loads had asked for before."""
+    if s[REORDERS]:
+        s[BUS0] += s[B.fetch_burst] * s[BEAT]
+        return asked + s[LATENCY]
     at = s[HISTORY0] - 1
     low = max(0, s[HISTORY0] - BURST_PLACES)
     while at >= low and s[BURST + 4 * (at % BURST_PLACES)] > asked:
         at -= 1
-    start = asked + s[LATENCY]
+    start = max(asked + s[LATENCY], s[FETCHED])
     if at >= low:
         start = max(start, s[BURST + 4 * (at % BURST_PLACES) + 1])
-    s[BUS0] = max(s[BUS0], start) + (s[B.fetch_burst] * s[STALL] >> 8)
+    s[BUS0] = max(s[BUS0], start << 8) + s[B.fetch_burst] * s[BEAT]
+    s[FETCHED] = start + (s[B.fetch_burst] * s[BEAT] >> 8)
     return start
 
 
@@ -42,7 +46,7 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     per, beats = s[B.beat_instructions], s[B.instruction_beats]
     beat = n // per if beats == 1 else (n + 1) * beats - 1
     length = s[B.fetch_burst]
-    arrival = s[FETCH + 16 + beat // length % FETCH_PLACES] + (beat % length * s[STALL] >> 8) + s[B.fetch_beat]
+    arrival = s[FETCH + 16 + beat // length % FETCH_PLACES] + (beat % length * s[BEAT] >> 8) + s[B.fetch_beat]
     cycle = max(earliest, arrival)
     if n:
         cycle = max(cycle, s[FETCH + (n - 1) % 16] + 1)

@@ -7,11 +7,11 @@ from hdl.isa import Format, LoadDest
 from scheduler.cost.events import grant, post, slice_of, slot_tokens, take, waits, wake
 from scheduler.cost.fetch import read_burst
 from scheduler.cost.state import (
-    B, BEATS, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, HISTORY0, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
+    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, HISTORY0, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
     NOTES, N_BEGUN, N_DONE, N_TILE0, N_TILES, PARKED, SPLIT, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TIME, UNIT, VALID,
     WIDTH,
 )
-from scheduler.cost.work import load_beats, load_steps
+from scheduler.cost.work import load_beats, load_steps, load_words
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
@@ -49,7 +49,7 @@ def ask(s: Int, engine: int, earliest: int, beats: int) -> int:
     s[x + BEATS] += beats
     s[x + SPLIT] = issue
     s[e + ASKED] = issue + s[B.load_request]
-    s[e + ENDED] = start + beats - 1
+    s[e + ENDED] = (s[BUS0 + engine] >> 8) - 1
     s[e + UP_TO] = s[x + BEATS]
     if engine == 0:
         s[HISTORY0] = count + 1
@@ -57,11 +57,8 @@ def ask(s: Int, engine: int, earliest: int, beats: int) -> int:
 
 
 @compiled
-def fetch_data(rows: Rows, s: Int, n: int, low: int, high: int) -> int:
-    """Work out when the data of a LOAD come; return the cycle in which its first step is at the data side.
-
-    `DATA` of the engines is the cycle after the last step then.
-    """
+def fetch_data(rows: Rows, s: Int, n: int, low: int, high: int) -> None:
+    """Work out when the data of a LOAD come, and when its steps at the data side are if nothing is in their way."""
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
     left = load_beats(s[B.tile_bytes], s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
     steps = load_steps(s[B.tile_bytes], s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
@@ -73,29 +70,130 @@ def fetch_data(rows: Rows, s: Int, n: int, low: int, high: int) -> int:
     while left > 0:
         beats = min(left, s[B.burst_beats])
         start = ask(s, low, issue0, beats)
+        end = s[BUS0 + low] >> 8
         issue0 = s[x0 + SPLIT] + 1
         if high > low:
             start = max(start, ask(s, high, issue1, beats))
+            end = max(end, s[BUS0 + high] >> 8)
             issue1 = s[x1 + SPLIT] + 1
         begin = max(step, start + s[B.load_fifo])
         if first < 0:
             first = begin
-        step = max(begin + beats * per, start + beats + s[B.load_fifo])
+        step = max(begin + min(beats * per, steps), end + s[B.load_fifo])
         for engine in range(low, high + 1):
             x = UNIT + WIDTH * (s[B.tiers] + engine)
             s[BURST + 4 * (BURST_PLACES * engine + (s[x + COUNT] - 1) % BURST_PLACES) + TAKEN_OUT] = step - 1
         left -= beats
+        steps -= beats * per
     s[x0 + DATA] = step
     s[x1 + DATA] = step
-    return first
+    s[s[NOTES] + NOTE_WIDTH * n + N_TILE0] = first
+    s[s[NOTES] + NOTE_WIDTH * n + N_TILES] = step - 1
+
+
+@compiled
+def begin_words(rows: Rows, s: Int, n: int, engine: int) -> None:
+    """Let the words of a LOAD be written one by one, as buses and banks permit."""
+    w = WORD + 8 * engine
+    f = s[NOTES] + NOTE_WIDTH * n
+    dest = rows[n, COL.dest_kind]
+    s[w + W_NUMBER] = n
+    s[w + W_COUNT] = load_words(
+        s[B.tile_bytes], s[B.rows], s[B.columns], s[B.group_bytes], dest, rows[n, COL.format], rows[n, COL.count]
+    )
+    s[w + W_LEFT] = s[w + W_COUNT]
+    s[w + W_FIRST] = s[f + N_TILE0]
+    s[w + W_LAST] = s[f + N_TILES]
+    s[w + W_AT] = s[f + N_TILE0] + 1
+    s[w + W_ROWS] = dest == LoadDest.ROWS
+    s[w + W_WHERE] = rows[n, COL.dest_base] if dest == LoadDest.ROWS else rows[n, COL.dest_tiers]
+    s[C_NEXT] = min(s[C_NEXT], s[w + W_AT])
+
+
+@compiled
+def finish_load(rows: Rows, s: Int, n: int, engine: int, done: int, now: int) -> None:
+    """End a LOAD whose last word leaves in a cycle: tiles are known to come, and the semaphores are posted."""
+    high = 1 if rows[n, COL.format] == Format.PAIR else engine
+    for e in range(engine, high + 1):
+        s[slice_of(rows, s, n, s[B.tiers] + e) + S_END] = done + 1
+    f = s[NOTES] + NOTE_WIDTH * n
+    s[f + N_DONE] = done
+    if rows[n, COL.dest_kind] == LoadDest.VCACHE:
+        s[f + N_BEGUN] = now
+        for tier in range(s[B.tiers]):
+            if s[UNIT + WIDTH * tier + PARKED] == n + 1:
+                wake(s, tier, now)
+    post(rows, s, engine, n, done + 1)
+
+
+@compiled
+def settle_loads(rows: Rows, s: Int, now: int) -> None:
+    """Let the LOADs that have asked for their data go on at the data side, in order, as far as that is known."""
+    moved = True
+    while moved:
+        moved = False
+        for engine in range(2):
+            x = UNIT + WIDTH * (s[B.tiers] + engine)
+            if s[x + OPEN] == s[x + OPENED] or s[WORD + 8 * engine + W_NUMBER] >= 0:
+                continue
+            n = s[OPENS + OPEN_PLACES * engine + s[x + OPEN] % OPEN_PLACES]
+            pair = rows[n, COL.format] == Format.PAIR
+            free = s[x + BUSY]
+            if pair:
+                y = UNIT + WIDTH * (s[B.tiers] + 1 - engine)
+                at = OPENS + OPEN_PLACES * (1 - engine) + s[y + OPEN] % OPEN_PLACES
+                if s[WORD + 8 * (1 - engine) + W_NUMBER] >= 0 or s[y + OPEN] == s[y + OPENED] or s[at] != n:
+                    continue
+                free = max(free, s[y + BUSY])
+                s[y + OPEN] += 1
+            s[x + OPEN] += 1
+            moved = True
+            f = s[NOTES] + NOTE_WIDTH * n
+            late = max(0, free - s[f + N_TILE0])
+            s[f + N_TILE0] += late
+            dest, form, count = rows[n, COL.dest_kind], rows[n, COL.format], rows[n, COL.count]
+            empty = slot_tokens(rows, s, n, 1) == 0
+            if not empty:
+                steps = load_steps(s[B.tile_bytes], s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
+                s[f + N_TILES] = max(s[f + N_TILES], s[f + N_TILE0] + steps - 1)
+            last = s[f + N_TILES]
+            if dest != LoadDest.VCACHE and dest != LoadDest.LIST and not empty:
+                begin_words(rows, s, n, engine)
+                continue
+            s[x + BUSY] = last + 1
+            if pair:
+                s[UNIT + WIDTH * (s[B.tiers] + 1 - engine) + BUSY] = last + 1
+            if not empty and dest == LoadDest.VCACHE:
+                # From steps to the last words of the first and of the last tile.
+                s[f + N_TILE0] = min(last, s[f + N_TILE0] + max(1, (last + 1 - s[f + N_TILE0]) // count) - 1) + 1
+            s[f + N_TILES] = last + 1
+            finish_load(rows, s, n, 0 if pair else engine, last + 1, now)
+
+
+@compiled
+def word_leaves(rows: Rows, s: Int, engine: int, now: int) -> bool:
+    """A word leaves in this cycle; return whether it is the last one of its LOAD."""
+    w = WORD + 8 * engine
+    s[w + W_LEFT] -= 1
+    if s[w + W_LEFT]:
+        place = s[w + W_COUNT] - s[w + W_LEFT]
+        nominal = s[w + W_FIRST] + (s[w + W_LAST] - s[w + W_FIRST]) * place // (s[w + W_COUNT] - 1) + 1
+        s[w + W_AT] = max(now + 1, nominal)
+        s[w + W_WHERE] += s[w + W_ROWS]
+        return False
+    n = s[w + W_NUMBER]
+    s[w + W_NUMBER] = -1
+    s[UNIT + WIDTH * (s[B.tiers] + engine) + BUSY] = now
+    finish_load(rows, s, n, engine, now, now)
+    settle_loads(rows, s, now)
+    return True
 
 
 @compiled
 def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) -> None:
     """Begin a LOAD: from `start` on, and when the load before has asked for all its data, it asks for its own."""
     tiers = s[B.tiers]
-    pair = rows[n, COL.format] == Format.PAIR
-    high = 1 if pair else engine
+    high = 1 if rows[n, COL.format] == Format.PAIR else engine
     empty = slot_tokens(rows, s, n, 1) == 0
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
     beats = load_beats(s[B.tile_bytes], s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
@@ -104,33 +202,23 @@ def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) ->
         x = UNIT + WIDTH * (tiers + e)
         s[x + SPLIT] = max(start, s[x + SPLIT])
         begun = max(begun, s[x + SPLIT])
-        s[x + GRANT] = n
+        s[x + FREE] = s[x + SPLIT]
+        s[x + HELD] = -1
         at = slice_of(rows, s, n, tiers + e)
         s[at + S_GRANT] = now
         s[at + S_BEGIN] = s[x + SPLIT]
         s[at + S_WORK] = 0 if empty else beats
-        wake(s, tiers + e, max(now + 1, s[x + SPLIT]))
-    x = UNIT + WIDTH * (tiers + engine)
+        wake(s, tiers + e, max(now, s[x + SPLIT]))
+        s[OPENS + OPEN_PLACES * e + s[x + OPENED] % OPEN_PLACES] = n
+        s[x + OPENED] += 1
     if empty:
-        first = max(s[x + DATA], s[UNIT + WIDTH * (tiers + high) + DATA], begun + s[B.load_fifo])
-        s[x + DATA] = first + 1
-        s[UNIT + WIDTH * (tiers + high) + DATA] = first + 1
+        f = s[NOTES] + NOTE_WIDTH * n
+        at = max(s[UNIT + WIDTH * (tiers + engine) + DATA], s[UNIT + WIDTH * (tiers + high) + DATA])
+        s[f + N_TILE0] = max(at, begun + s[B.load_fifo])
+        s[f + N_TILES] = s[f + N_TILE0]
     else:
-        first = fetch_data(rows, s, n, engine, high)
-    done = s[x + DATA]  # the last word leaves
-    for e in range(engine, high + 1):
-        s[UNIT + WIDTH * (tiers + e) + HELD] = -1
-        s[slice_of(rows, s, n, tiers + e) + S_END] = done + 1
-    f = s[NOTES] + NOTE_WIDTH * n
-    s[f + N_DONE] = done
-    if dest == LoadDest.VCACHE:
-        s[f + N_BEGUN] = now
-        s[f + N_TILE0] = min(done, first + max(1, beats // count))
-        s[f + N_TILES] = done
-        for tier in range(tiers):
-            if s[UNIT + WIDTH * tier + PARKED] == n + 1:
-                wake(s, tier, now)
-    post(rows, s, engine, n, done + 1)
+        fetch_data(rows, s, n, engine, high)
+    settle_loads(rows, s, now)
 
 
 @compiled
@@ -140,7 +228,7 @@ def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     s[TIME + unit] = NEVER
     x = UNIT + WIDTH * unit
     for _ in range(2):
-        if s[x + NEXT_OP] < 0:
+        if s[x + NEXT_OP] < 0 and s[x + OPENED] - s[x + OPEN] < OPEN_PLACES - 2:
             n = take(rows, s, unit, now)
             if n >= 0:
                 s[x + NEXT_OP] = n
@@ -181,7 +269,3 @@ def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     if rows[n, COL.slot_en]:
         start += s[B.load_slot]
     begin_load(rows, s, n, engine, start, now)
-    for e in range(2):
-        y = UNIT + WIDTH * (s[B.tiers] + e)
-        if s[y + GRANT] == n:
-            s[y + FREE] = s[slice_of(rows, s, n, s[B.tiers] + e) + S_BEGIN]

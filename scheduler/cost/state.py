@@ -35,12 +35,13 @@ AGENTS: Final = MOST_UNITS + 6
 
 MISC: Final = 64
 (
-    LATENCY, STALL, JITTER, NEXT, DISPATCHED, BURSTS, ROUTED, GRANTED, POSTED, BUS0, BUS1, HISTORY0, HISTORY1, DONE,
-    COUNTS, COUNTS_WIDTH, NOTES, SEGMENTS, SLICES,
-) = range(MISC, MISC + 19)  # fmt: skip
+    LATENCY, BEAT, REORDERS, REPLIES, NEXT, DISPATCHED, BURSTS, ROUTED, GRANTED, POSTED, BUS0, BUS1, HISTORY0, HISTORY1, DONE,
+    COUNTS, COUNTS_WIDTH, NOTES, SEGMENTS, SLICES, FETCHED,
+) = range(MISC, MISC + 21)  # fmt: skip
 """Cells of their own.
 
-Memory: latency, 256 x the cycles of a beat, mean of the random addition to the latency. Dispatcher: the instruction that
+Memory: cycles from an address to the first beat, 256 x the cycles of a beat, whether it reorders, cycles from a written
+beat to its response. Dispatcher: the instruction that
 comes next, the cycle of the last one, bursts of instructions that were asked for. ROUTEs that are through. Cycles of the
 last grant and the last post. First cycle in which each group's bus is free; entries of each group's history. Last cycle
 in which anything happened. First cell of the slot counts and their number for a ROUTE, of the notes, of the segments, of the slices."""
@@ -81,13 +82,20 @@ OUTPUT: Final = SCALAR + 2 * SCALAR_PLACES
 """Result rows of the vector unit: first cycle of the write, bank (or tiers, negative), job."""
 REPLY: Final = OUTPUT + 3 * OUTPUT_PLACES
 """Cycles of the store's last 128 write responses, then those in which its last 8 rows were taken."""
-FIXED: Final = REPLY + 128 + 8
+WORD: Final = REPLY + 128 + 8
+"""For each load engine the words that it writes one by one: instruction, words, words left, next one's first cycle,
+first and last step at the data side, whether they are rows, tiers or next row."""
+W_NUMBER, W_COUNT, W_LEFT, W_AT, W_FIRST, W_LAST, W_ROWS, W_WHERE = range(8)
+OPEN_PLACES: Final = 32
+OPENS: Final = WORD + 2 * 8
+"""For each load engine the instructions that have asked for their data and come after such words."""
+FIXED: Final = OPENS + 2 * OPEN_PLACES
 
 # Cells of a unit's record.
 (
     HEAD_AT, QUEUED, ASKS, HELD, TAKEN, VALID, FREE, OP, READY, LAST, HOLD, FIRST, TILE, TOKEN, CYCLE, TILES, TOKENS,
-    PARKED, FRONT, NEXT_OP, NEXT_SINCE, SPLIT, DATA, COUNT, BEATS, BUSY, GRANT,
-) = range(27)  # fmt: skip
+    PARKED, FRONT, NEXT_OP, NEXT_SINCE, SPLIT, DATA, COUNT, BEATS, BUSY, GRANT, OPEN, OPENED,
+) = range(29)  # fmt: skip
 
 # Cells of a tier's head of rows.
 AVAIL, LEFT, BANK, STEP, KIND, ADD, MASK, ENDS, RUN_HEAD, RUN_TAIL, AHEAD = range(11)
@@ -105,13 +113,13 @@ CELLS: Final = FIXED
     BLOCKED, CREDITS, VECTOR, ROW, PHASE, TABLE, ELEMENT, A_AT, B_AT, D_AT, FINISHED, OUT_HEAD, OUT_COUNT, LAST_ACCEPT,
     S_NUMBER, S_ROW, S_LEFT, S_READ, S_COUNT, S_TAKEN, S_BEAT, S_START, S_STEP, S_PACE, S_APART, S_PLACE, S_PLACES,
     S_DISCARD, C_OP, C_VECTORS, C_ROWS, C_DEST, C_FINAL, C_REDUCES, C_DEST_TIERS, C_BROWS, C_ASTRIDE, C_BSTRIDE,
-    C_DSTRIDE, C_WATCH,
-) = range(CELLS, CELLS + 53)  # fmt: skip
+    C_DSTRIDE, C_WATCH, UNIT_OWNER, ROW_OWNER, LANE_TURN, LOAD_TURN,
+) = range(CELLS, CELLS + 57)  # fmt: skip
 END_OF_FIXED: Final = CELLS + 64
 
 # Cells of the notes on an instruction.
 NOTE_WIDTH: Final = 8
-N_DISPATCHED, N_DONE, N_BEGUN, N_TILE0, N_TILES, N_SLICE, N_WAITED, N_CONSUMED = range(8)
+N_DISPATCHED, N_DONE, N_BEGUN, N_TILE0, N_TILES, N_SLICE, N_CHAINED, N_CONSUMED = range(8)
 
 # Columns of the slices.
 SLICE_COLUMNS = ("number", "unit", "taken", "granted", "start", "end", "work", "segment")
@@ -119,7 +127,7 @@ S_NUM, S_UNIT, S_TAKE, S_GRANT, S_BEGIN, S_END, S_WORK, S_SEGMENT = range(8)
 
 
 def new_state(
-    config: MachineConfig, firsts: Int, slices: Int, segments: Int, counts: Int, latency: int
+    config: MachineConfig, firsts: Int, chained: Int, slices: Int, segments: Int, counts: Int, memory: tuple[int, int, int, int]
 ) -> Int:
     """Return the state before a stream."""
     blocks = blocks_of(config)
@@ -127,8 +135,7 @@ def new_state(
     size = notes + NOTE_WIDTH * instructions + counts.size + segments.size + slices.size
     s = np.zeros(size, dtype=np.int64)
     s[: len(blocks)] = blocks
-    s[LATENCY] = latency
-    s[STALL] = 256
+    s[LATENCY : LATENCY + 4] = memory
     s[[DISPATCHED, GRANTED, POSTED]] = -1
     s[NOTES] = notes
     s[COUNTS] = notes + NOTE_WIDTH * instructions
@@ -153,4 +160,6 @@ def new_state(
     made = s[notes : notes + NOTE_WIDTH * instructions].reshape(instructions, NOTE_WIDTH)
     made[:, [N_DISPATCHED, N_DONE, N_BEGUN, N_CONSUMED]] = -1
     made[:, N_SLICE] = firsts
+    made[:, N_CHAINED] = chained
+    s[[WORD, WORD + 8]] = -1
     return s

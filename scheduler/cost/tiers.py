@@ -6,8 +6,8 @@ from __future__ import annotations
 from hdl.isa import Dest, Mapping3D, Order
 from scheduler.cost.events import grant, slice_of, slot_tokens, take, waits, wake
 from scheduler.cost.state import (
-    ACTIVATION, ADD, AHEAD, AVAIL, B, BANK, C_NEXT, C_TIME, C_WATCH, COMBINE, CYCLE, DROP, ENDS, FIRST, FREE, FRONT, HEAD, HELD,
-    HOLD, Int, KIND, LAST, LEFT, MASK, NEVER, NOTE_WIDTH, NOTES, N_BEGUN, N_SLICE, N_TILE0, N_TILES, OP, PARKED, READY,
+    ACTIVATION, ADD, AHEAD, AVAIL, B, BANK, BUSY, C_NEXT, C_TIME, C_WATCH, COMBINE, CYCLE, DROP, ENDS, FIRST, FREE, FRONT, HEAD, HELD,
+    HOLD, Int, KIND, LAST, LEFT, MASK, NEVER, NOTE_WIDTH, NOTES, N_BEGUN, N_CHAINED, N_SLICE, N_TILE0, N_TILES, OP, PARKED, READY,
     RUN, RUN_HEAD, RUN_PLACES, RUN_TAIL, R_ADD, R_BANK, R_COUNT, R_ENDS, R_KIND, R_MASK, R_STEP, R_TIME, SEGMENTS,
     S_BEGIN, S_END, S_GRANT, S_SEGMENT, S_TAKE, S_WORK, STEP, TAKEN, TILE, TILES, TIME, TOKEN, TOKENS, UNIT, VALID, WIDTH,
    )
@@ -98,7 +98,7 @@ def first_wave(rows: Rows, s: Int, n: int, cycle: int) -> None:
     for place in range(gang):
         own = cycle + (place * (s[B.skew_k] - 1) if rows[n, COL.mapping] == Mapping3D.K else 0)
         s[slice_of(rows, s, n, low + place) + S_BEGIN] = own
-        if gang > 1:
+        if gang > 1 and s[UNIT + WIDTH * (low + place) + OP] == n:
             s[UNIT + WIDTH * (low + place) + HOLD] = own + 1
             wake(s, low + place, own + 1)
 
@@ -110,12 +110,13 @@ def last_wave(rows: Rows, s: Int, n: int, cycle: int, work: int) -> None:
     for place in range(rows[n, COL.tier_count]):
         tier = low + place
         own = cycle + (place * (s[B.skew_k] - 1) if rows[n, COL.mapping] == Mapping3D.K else 0)
-        s[UNIT + WIDTH * tier + LAST] = own
-        s[UNIT + WIDTH * tier + FRONT] = s[UNIT + WIDTH * low + FRONT]
         at = slice_of(rows, s, n, tier)
         s[at + S_END] = own + 1
         s[at + S_WORK] = work
-        wake(s, tier, own - 1)
+        if s[UNIT + WIDTH * tier + OP] == n:
+            s[UNIT + WIDTH * tier + LAST] = own
+            s[UNIT + WIDTH * tier + FRONT] = s[UNIT + WIDTH * low + FRONT]
+            wake(s, tier, own - 1)
 
 
 @compiled
@@ -221,13 +222,20 @@ def plan(rows: Rows, s: Int, low: int) -> None:
 def begin_gemm(rows: Rows, s: Int, n: int) -> None:
     """Begin a GEMM, if all tiers of its gang have it."""
     low, gang = rows[n, COL.tier_base], rows[n, COL.tier_count]
-    ready = 0
-    for tier in range(low, low + gang):
-        if s[UNIT + WIDTH * tier + OP] != n:
-            return
-        late = 1 if tier > low and rows[n, COL.mapping] == Mapping3D.K else 0  # the comparison is registered
-        ready = max(ready, s[UNIT + WIDTH * tier + READY] + late)
     x = UNIT + WIDTH * low
+    if s[s[NOTES] + NOTE_WIDTH * n + N_CHAINED]:
+        # The followers repeat the leader's steps; it leaves their setup the time between two operations.
+        if s[x + OP] != n or s[x + BUSY] == n:
+            return
+        ready = max(s[x + READY], s[x + FIRST] + s[B.setup] + 1)
+    else:
+        ready = 0
+        for tier in range(low, low + gang):
+            if s[UNIT + WIDTH * tier + OP] != n:
+                return
+            late = 1 if tier > low and rows[n, COL.mapping] == Mapping3D.K else 0  # the comparison is registered
+            ready = max(ready, s[UNIT + WIDTH * tier + READY] + late)
+    s[x + BUSY] = n
     most = rows[n, COL.tokens]
     if rows[n, COL.slot_en]:
         most = max(0, min(most, slot_tokens(rows, s, n, NEVER) - rows[n, COL.list_base]))
@@ -294,9 +302,12 @@ def tier_step(rows: Rows, s: Int, tier: int, now: int) -> None:
     n = s[x + HELD]
     s[x + OP] = n
     s[x + READY] = max(now + s[B.nest], s[x + LAST] + 1)
-    s[x + LAST] = NEVER
+    at = slice_of(rows, s, n, tier)
+    # A follower in a chain of K gangs may come to what its leader has long begun.
+    s[x + LAST] = s[at + S_END] - 1 if s[at + S_END] >= 0 else NEVER
+    s[x + HOLD] = 0 if rows[n, COL.tier_count] == 1 else s[at + S_BEGIN] + 1 if s[at + S_BEGIN] >= 0 else NEVER
     s[x + HELD] = -1
     s[x + FREE] = now + 1
-    s[x + HOLD] = NEVER if rows[n, COL.tier_count] > 1 else 0
     wake(s, tier, now + 1)
-    begin_gemm(rows, s, n)
+    if s[at + S_END] < 0:
+        begin_gemm(rows, s, n)

@@ -40,3 +40,9 @@ def load_steps(tile: int, rows: int, columns: int, group: int, dest: int, form: 
     """Return the cycles that the data side of a load engine takes: a beat or a word each."""
     words = count * load_unit(tile, rows, columns, dest, form) // load_word(rows, columns, group, dest, form)
     return max(load_beats(tile, rows, columns, group, dest, form, count), words)
+
+
+@compiled
+def load_words(tile: int, rows: int, columns: int, group: int, dest: int, form: int, count: int) -> int:
+    """Return the words that a LOAD writes."""
+    return count * load_unit(tile, rows, columns, dest, form) // load_word(rows, columns, group, dest, form)
