@@ -3,38 +3,77 @@
 
 from __future__ import annotations
 
-from scheduler.cost.events import DISPATCHER, first_unit, unit_count, wake
+from hdl.isa import Format
+from scheduler.cost.events import DISPATCHER, first_unit, slice_of, unit_count, wake
 from scheduler.cost.state import (
-    B, BEAT, BURST, BURST_PLACES, BURSTS, BUS0, DISPATCHED, FETCH, FETCHED, FETCH_PLACES, HEAD_AT, HISTORY0, Int, LATENCY, NEVER, NEXT,
+    B, BEAT, BURST, BURST_PLACES, BURSTS, BUS0, DISPATCHED, FETCH, FETCHED, FETCH_PLACES, HEAD_AT, ASKED, BURST_WIDTH, BUSY, COUNT, DATA, ENDED, LENGTH, MOST_UNITS, N_DONE, N_TILES, POST, POST_PLACES, S_END, WHOSE, WORD, W_LAST, W_NUMBER, Int, LATENCY, NEVER, NEXT,
     NOTE_WIDTH, NOTES, N_CONSUMED, N_DISPATCHED, QUEUE, QUEUE_PLACES, QUEUED, REORDERS, TIME, UNIT, WIDTH,
 )
 from scheduler.stream.compiled import compiled
-from scheduler.stream.table import Rows
+from scheduler.stream.table import COL, Rows
 
 
 @compiled
-def read_burst(s: Int, group: int, asked: int, beats: int) -> int:
-    """Return the cycle in which the first beat of a load's burst is on the bus; the memory has its address at `asked`."""
-    start = max(asked + s[LATENCY] << 8, s[BUS0 + group])
-    s[BUS0 + group] = start + beats * s[BEAT]
-    return start >> 8
+def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
+    """Let the data of a LOAD of the first engine that are on their way come later."""
+    f = s[NOTES] + NOTE_WIDTH * n
+    s[f + N_TILES] += by
+    if s[WORD + W_NUMBER] == n:
+        s[WORD + W_LAST] += by
+        return
+    if s[f + N_DONE] < 0:
+        return
+    s[f + N_DONE] += by
+    pair = rows[n, COL.format] == Format.PAIR
+    for engine in range(2 if pair else 1):
+        x = UNIT + WIDTH * (s[B.tiers] + engine)
+        s[slice_of(rows, s, n, s[B.tiers] + engine) + S_END] += by
+        s[x + BUSY] = max(s[x + BUSY], s[f + N_DONE])
+        s[x + DATA] = max(s[x + DATA], s[f + N_DONE])
+    for place in range(s[POST + 1]):
+        at = POST + 2 + 2 * ((s[POST] + place) % POST_PLACES)
+        if s[at + 1] == n:
+            s[at] += by
+            if place == 0:
+                s[TIME + MOST_UNITS] = max(s[TIME + MOST_UNITS], s[at])
 
 
 @compiled
-def fetch_burst(s: Int, asked: int) -> int:
-    """Return the same for a burst of instructions, which comes behind what loads had asked for before."""
+def fetch_burst(rows: Rows, s: Int, asked: int) -> int:
+    """Return the cycle in which the first beat of a burst of instructions is on the bus.
+
+    It comes behind what loads had asked for before, and what they ask for later comes behind it.
+    """
+    length = s[B.fetch_burst] * s[BEAT]
+    x = UNIT + WIDTH * s[B.tiers]
     if s[REORDERS]:
-        s[BUS0] += s[B.fetch_burst] * s[BEAT]
+        s[BUS0] += length
         return asked + s[LATENCY]
-    at = s[HISTORY0] - 1
-    low = max(0, s[HISTORY0] - BURST_PLACES)
-    while at >= low and s[BURST + 4 * (at % BURST_PLACES)] > asked:
+    count = s[x + COUNT]
+    at = count
+    low = max(0, count - BURST_PLACES + 1)
+    while at > low and s[BURST + BURST_WIDTH * ((at - 1) % BURST_PLACES) + ASKED] > asked:
         at -= 1
     start = max(asked + s[LATENCY], s[FETCHED])
-    if at >= low:
-        start = max(start, s[BURST + 4 * (at % BURST_PLACES) + 1])
-    s[BUS0] = max(s[BUS0], start << 8) + s[B.fetch_burst] * s[BEAT]
-    s[FETCHED] = start + (s[B.fetch_burst] * s[BEAT] >> 8)
+    if at > low:
+        start = max(start, s[BURST + BURST_WIDTH * ((at - 1) % BURST_PLACES) + ENDED])
+    bus = (start << 8) + length
+    s[FETCHED] = bus >> 8
+    while at < count:
+        e = BURST + BURST_WIDTH * (at % BURST_PLACES)
+        bus = max(bus, s[e + ASKED] + s[LATENCY] << 8) + s[e + LENGTH] * s[BEAT]
+        late = (bus >> 8) - s[e + ENDED]
+        if late <= 0:
+            return start
+        s[e + ENDED] += late
+        n = s[e + WHOSE]
+        if at + 1 == count or s[BURST + BURST_WIDTH * ((at + 1) % BURST_PLACES) + WHOSE] != n:
+            # Its last burst: what the data side has to wait for.
+            slack = s[s[NOTES] + NOTE_WIDTH * n + N_TILES] - s[B.load_fifo] - (s[e + ENDED] - late)
+            if late > slack:
+                delay_load(rows, s, n, late - max(0, slack))
+        at += 1
+    s[BUS0] = max(s[BUS0], bus)
     return start
 
 
@@ -54,7 +93,7 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     s[s[NOTES] + NOTE_WIDTH * n + N_CONSUMED] = cycle
     consumed = (n + 1) // per if beats == 1 else beat + 1
     while (s[BURSTS] + 1) * length - s[B.fetch_depth] <= consumed:
-        s[FETCH + 16 + s[BURSTS] % FETCH_PLACES] = fetch_burst(s, cycle + s[B.fetch_again])
+        s[FETCH + 16 + s[BURSTS] % FETCH_PLACES] = fetch_burst(rows, s, cycle + s[B.fetch_again])
         s[BURSTS] += 1
 
 
@@ -62,7 +101,7 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
 def start_fetch(rows: Rows, s: Int) -> None:
     """Ask for the first instructions."""
     for burst in range(s[B.fetch_depth] // s[B.fetch_burst]):
-        s[FETCH + 16 + burst] = fetch_burst(s, s[B.fetch_first] + burst)
+        s[FETCH + 16 + burst] = fetch_burst(rows, s, s[B.fetch_first] + burst)
         s[BURSTS] += 1
     for n in range(s[B.dispatch]):
         consume(rows, s, n, 0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from hdl.isa import Format, LoadDest
 from scheduler.cost.events import grant, post, slice_of, slot_tokens, take, waits, wake
-from scheduler.cost.fetch import read_burst
 from scheduler.cost.state import (
-    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, HISTORY0, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
+    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BEAT, BURST_WIDTH, ENDED, LATENCY, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
     NOTES, N_BEGUN, N_DONE, N_TILE0, N_TILES, PARKED, SPLIT, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TIME, UNIT, VALID,
     WIDTH,
 )
@@ -15,8 +14,11 @@ from scheduler.cost.work import load_beats, load_steps, load_words
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
-# Cells of a burst.
-ASKED, ENDED, TAKEN_OUT, UP_TO = range(4)
+
+@compiled
+def burst_cell(engine: int, number: int) -> int:
+    """Return the first cell of a burst of a load engine."""
+    return BURST + BURST_WIDTH * (BURST_PLACES * engine + number % BURST_PLACES)
 
 
 @compiled
@@ -25,35 +27,35 @@ def room_at(s: Int, engine: int, beats: int) -> int:
     need = beats - s[B.skew_beats]
     if need <= 0:
         return 0
-    x = UNIT + WIDTH * (s[B.tiers] + engine)
-    base = BURST + 4 * BURST_PLACES * engine
-    at = s[x + COUNT] - 1
-    while at > 0 and s[x + COUNT] - at < BURST_PLACES and s[base + 4 * ((at - 1) % BURST_PLACES) + UP_TO] >= need:
+    count = s[UNIT + WIDTH * (s[B.tiers] + engine) + COUNT]
+    at = count - 1
+    while at > 0 and count - at < BURST_PLACES and s[burst_cell(engine, at - 1) + UP_TO] >= need:
         at -= 1
-    e = base + 4 * (at % BURST_PLACES)
+    e = burst_cell(engine, at)
     return s[e + TAKEN_OUT] - (s[e + UP_TO] - need) + 1
 
 
 @compiled
-def ask(s: Int, engine: int, earliest: int, beats: int) -> int:
+def ask(s: Int, n: int, engine: int, earliest: int, beats: int) -> int:
     """Ask for a burst as soon as the engine may; return its first beat's cycle on the bus."""
     x = UNIT + WIDTH * (s[B.tiers] + engine)
-    base = BURST + 4 * BURST_PLACES * engine
     count = s[x + COUNT]
     issue = max(earliest, room_at(s, engine, s[x + BEATS] + beats))
     if count >= s[B.outstanding]:
-        issue = max(issue, s[base + 4 * ((count - s[B.outstanding]) % BURST_PLACES) + ENDED] + 1)
-    start = read_burst(s, engine, issue + s[B.load_request], beats)
-    e = base + 4 * (count % BURST_PLACES)
+        issue = max(issue, s[burst_cell(engine, count - s[B.outstanding]) + ENDED])
+    asked = issue + s[B.load_request]
+    start = max(asked + s[LATENCY] << 8, s[BUS0 + engine])
+    s[BUS0 + engine] = start + beats * s[BEAT]
     s[x + COUNT] = count + 1
     s[x + BEATS] += beats
     s[x + SPLIT] = issue
-    s[e + ASKED] = issue + s[B.load_request]
-    s[e + ENDED] = (s[BUS0 + engine] >> 8) - 1
+    e = burst_cell(engine, count)
+    s[e + ASKED] = asked
+    s[e + LENGTH] = beats
+    s[e + ENDED] = s[BUS0 + engine] >> 8
     s[e + UP_TO] = s[x + BEATS]
-    if engine == 0:
-        s[HISTORY0] = count + 1
-    return start
+    s[e + WHOSE] = n
+    return start >> 8
 
 
 @compiled
@@ -69,11 +71,11 @@ def fetch_data(rows: Rows, s: Int, n: int, low: int, high: int) -> None:
     first = -1
     while left > 0:
         beats = min(left, s[B.burst_beats])
-        start = ask(s, low, issue0, beats)
+        start = ask(s, n, low, issue0, beats)
         end = s[BUS0 + low] >> 8
         issue0 = s[x0 + SPLIT] + 1
         if high > low:
-            start = max(start, ask(s, high, issue1, beats))
+            start = max(start, ask(s, n, high, issue1, beats))
             end = max(end, s[BUS0 + high] >> 8)
             issue1 = s[x1 + SPLIT] + 1
         begin = max(step, start + s[B.load_fifo])
@@ -82,7 +84,7 @@ def fetch_data(rows: Rows, s: Int, n: int, low: int, high: int) -> None:
         step = max(begin + min(beats * per, steps), end + s[B.load_fifo])
         for engine in range(low, high + 1):
             x = UNIT + WIDTH * (s[B.tiers] + engine)
-            s[BURST + 4 * (BURST_PLACES * engine + (s[x + COUNT] - 1) % BURST_PLACES) + TAKEN_OUT] = step - 1
+            s[burst_cell(engine, s[x + COUNT] - 1) + TAKEN_OUT] = step - 1
         left -= beats
         steps -= beats * per
     s[x0 + DATA] = step

@@ -65,9 +65,11 @@ FETCH: Final = POST + POST_WIDTH * POST_SOURCES
 FETCH_PLACES: Final = 256
 BURST_PLACES: Final = 1024
 BURST: Final = FETCH + 16 + FETCH_PLACES
-"""For each load engine its last bursts: cycles of address and of the end on the bus, last cycle at the data side, beats
-of the engine up to its end."""
-HEAD: Final = BURST + 2 * 4 * BURST_PLACES
+"""For each load engine its last bursts: cycle of the address, beats, cycle after the end on the bus, last cycle at the
+data side, beats of the engine up to its end, instruction."""
+BURST_WIDTH: Final = 8
+ASKED, LENGTH, ENDED, TAKEN_OUT, UP_TO, WHOSE = range(6)
+HEAD: Final = BURST + 2 * BURST_WIDTH * BURST_PLACES
 """For each tier the rows at the head of its FIFO."""
 RUN_PLACES: Final = 512
 RUN: Final = HEAD + 16 * 8
