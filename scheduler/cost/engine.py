@@ -113,21 +113,7 @@ def segments_of(rows: Rows, table: Int, firsts: Int, slices: Int, segments: Int)
     return at
 
 
-def memory_of(channels, latency, jitter, stall):
-    p = stall / 256
-    # the largest of `channels` geometric waits
-    wait, k, none = 0.0, 0, 1.0
-    while p and k < 2000:
-        k += 1
-        none = 1 - (1 - p ** k) ** channels
-        wait += none
-        if none < 1e-9: break
-    beat = 1 + wait
-    lat = latency + jitter / 2 + 2 * wait
-    return (round(lat), round(256 * beat), int(jitter > 0), round(latency + jitter / 2 + 2 * wait))
-
-
-def simulate(config, rows, *, latency=40, slot_counts=(), jitter=0, stall=0):
+def simulate(config, rows, *, latency=40, slot_counts=(), jitter=0, stall=0, seed=1):
     n = len(rows)
     none1, none2 = np.zeros(0, np.int64), np.zeros((0, 8), np.int64)
     total = slices_of(rows, config.tiers, none1, none2)
@@ -143,6 +129,6 @@ def simulate(config, rows, *, latency=40, slot_counts=(), jitter=0, stall=0):
         counts[i, : len(cc)] = cc
     chained = np.zeros(n, np.int64)
     chains_of(rows, chained)
-    s = new_state(config, firsts, chained, slices, segments, counts, memory_of(config.channels_per_group, latency, jitter, stall))
+    s = new_state(config, firsts, chained, slices, segments, counts, (latency, jitter, stall, config.channels_per_group, seed))
     done = run(rows, s)
     return s, done + s[B.settle] + 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from hdl.isa import Format
 from scheduler.cost.events import DISPATCHER, first_unit, slice_of, unit_count, wake
+from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import (
-    B, BEAT, BURST, BURST_PLACES, BURSTS, BUS0, DISPATCHED, FETCH, FETCHED, FETCH_PLACES, HEAD_AT, ASKED, BURST_WIDTH, BUSY, COUNT, DATA, ENDED, LENGTH, MOST_UNITS, N_DONE, N_TILES, POST, POST_PLACES, S_END, WHOSE, WORD, W_LAST, W_NUMBER, Int, LATENCY, NEVER, NEXT,
-    NOTE_WIDTH, NOTES, N_CONSUMED, N_DISPATCHED, QUEUE, QUEUE_PLACES, QUEUED, REORDERS, TIME, UNIT, WIDTH,
+    B, BURST, BURST_PLACES, BURSTS, BUS0, DISPATCHED, FETCH, FETCHED, FETCH_PLACES, HEAD_AT, ASKED, BURST_WIDTH, BUSY, COUNT, DATA, ENDED, LENGTH, MOST_UNITS, N_DONE, N_TILES, POST, POST_PLACES, S_END, WHOSE, WORD, W_LAST, W_NUMBER, Int, NEVER, NEXT,
+    NOTE_WIDTH, NOTES, N_CONSUMED, N_DISPATCHED, QUEUE, QUEUE_PLACES, QUEUED, JITTER, FIRST_BEAT, TIME, UNIT, WIDTH,
 )
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
@@ -39,32 +40,47 @@ def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
 
 
 @compiled
-def fetch_burst(rows: Rows, s: Int, asked: int) -> int:
-    """Return the cycle in which the first beat of a burst of instructions is on the bus.
+def fetch_burst(rows: Rows, s: Int, asked: int) -> None:
+    """Put a burst of instructions on the bus; its address arrives in cycle `asked`.
 
-    It comes behind what loads had asked for before, and what they ask for later comes behind it.
+    It comes behind what loads had asked for before, and what they ask for later comes behind it. Memories that reorder
+    send both in turns.
     """
-    length = s[B.fetch_burst] * s[BEAT]
-    x = UNIT + WIDTH * s[B.tiers]
-    if s[REORDERS]:
-        s[BUS0] += length
-        return asked + s[LATENCY]
-    count = s[x + COUNT]
+    length = transfers(s, s[B.fetch_burst])
+    first = max(asked + latency(s), s[FETCHED])
+    count = s[UNIT + WIDTH * s[B.tiers] + COUNT]
     at = count
     low = max(0, count - BURST_PLACES + 1)
-    while at > low and s[BURST + BURST_WIDTH * ((at - 1) % BURST_PLACES) + ASKED] > asked:
+    turns = s[JITTER] > 0
+    while at > low:
+        e = BURST + BURST_WIDTH * ((at - 1) % BURST_PLACES)
+        if s[e + ENDED] <= first if turns else s[e + ASKED] <= asked:
+            break
         at -= 1
-    start = max(asked + s[LATENCY], s[FETCHED])
-    if at > low:
-        start = max(start, s[BURST + BURST_WIDTH * ((at - 1) % BURST_PLACES) + ENDED])
-    bus = (start << 8) + length
-    s[FETCHED] = bus >> 8
+    start, end = first, first + length
+    if turns:
+        if at < count:
+            e = BURST + BURST_WIDTH * (at % BURST_PLACES)
+            end += min(length, max(0, s[BUS0] - max(first, s[e + ENDED] - s[e + LENGTH])))
+            bus = s[e + ENDED] + length - s[e + LENGTH]
+        else:
+            bus = end
+    else:
+        if at > low:
+            start = max(start, s[BURST + BURST_WIDTH * ((at - 1) % BURST_PLACES) + ENDED])
+        end = start + length
+        bus = end
+    s[FETCHED] = end
+    b = FETCH + 16 + 2 * (s[BURSTS] % FETCH_PLACES)
+    s[b] = start
+    s[b + 1] = end
+    s[BURSTS] += 1
     while at < count:
         e = BURST + BURST_WIDTH * (at % BURST_PLACES)
-        bus = max(bus, s[e + ASKED] + s[LATENCY] << 8) + s[e + LENGTH] * s[BEAT]
-        late = (bus >> 8) - s[e + ENDED]
+        bus = max(bus, s[e + FIRST_BEAT]) + s[e + LENGTH]
+        late = bus - s[e + ENDED]
         if late <= 0:
-            return start
+            return
         s[e + ENDED] += late
         n = s[e + WHOSE]
         if at + 1 == count or s[BURST + BURST_WIDTH * ((at + 1) % BURST_PLACES) + WHOSE] != n:
@@ -74,7 +90,6 @@ def fetch_burst(rows: Rows, s: Int, asked: int) -> int:
                 delay_load(rows, s, n, late - max(0, slack))
         at += 1
     s[BUS0] = max(s[BUS0], bus)
-    return start
 
 
 @compiled
@@ -85,24 +100,27 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     per, beats = s[B.beat_instructions], s[B.instruction_beats]
     beat = n // per if beats == 1 else (n + 1) * beats - 1
     length = s[B.fetch_burst]
-    arrival = s[FETCH + 16 + beat // length % FETCH_PLACES] + (beat % length * s[BEAT] >> 8) + s[B.fetch_beat]
+    b = FETCH + 16 + 2 * (beat // length % FETCH_PLACES)
+    arrival = s[b] + (s[b + 1] - s[b]) * (beat % length + 1) // length - 1 + s[B.fetch_beat]
     cycle = max(earliest, arrival)
     if n:
-        cycle = max(cycle, s[FETCH + (n - 1) % 16] + 1)
+        cycle = max(cycle, s[FETCH + (n - 1) % 16] + beats)
     s[FETCH + n % 16] = cycle
     s[s[NOTES] + NOTE_WIDTH * n + N_CONSUMED] = cycle
     consumed = (n + 1) // per if beats == 1 else beat + 1
-    while (s[BURSTS] + 1) * length - s[B.fetch_depth] <= consumed:
-        s[FETCH + 16 + s[BURSTS] % FETCH_PLACES] = fetch_burst(rows, s, cycle + s[B.fetch_again])
-        s[BURSTS] += 1
+    while True:
+        # All beats of an instruction but the last one leave the buffer as soon as the one before is complete.
+        more = (s[BURSTS] + 1) * length - s[B.fetch_depth] - consumed
+        if more >= beats:
+            return
+        fetch_burst(rows, s, cycle + max(0, more) + s[B.fetch_again])
 
 
 @compiled
 def start_fetch(rows: Rows, s: Int) -> None:
     """Ask for the first instructions."""
     for burst in range(s[B.fetch_depth] // s[B.fetch_burst]):
-        s[FETCH + 16 + burst] = fetch_burst(rows, s, s[B.fetch_first] + burst)
-        s[BURSTS] += 1
+        fetch_burst(rows, s, s[B.fetch_first] + burst)
     for n in range(s[B.dispatch]):
         consume(rows, s, n, 0)
     wake(s, DISPATCHER, s[FETCH] + s[B.dispatch])

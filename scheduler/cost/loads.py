@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from hdl.isa import Format, LoadDest
 from scheduler.cost.events import grant, post, slice_of, slot_tokens, take, waits, wake
+from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import (
-    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BEAT, BURST_WIDTH, ENDED, LATENCY, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
+    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BURST_WIDTH, ENDED, FIRST_BEAT, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
     NOTES, N_BEGUN, N_DONE, N_TILE0, N_TILES, PARKED, SPLIT, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TIME, UNIT, VALID,
     WIDTH,
 )
@@ -44,18 +45,21 @@ def ask(s: Int, n: int, engine: int, earliest: int, beats: int) -> int:
     if count >= s[B.outstanding]:
         issue = max(issue, s[burst_cell(engine, count - s[B.outstanding]) + ENDED])
     asked = issue + s[B.load_request]
-    start = max(asked + s[LATENCY] << 8, s[BUS0 + engine])
-    s[BUS0 + engine] = start + beats * s[BEAT]
+    first = asked + latency(s)
+    start = max(first, s[BUS0 + engine])
+    length = transfers(s, beats)
+    s[BUS0 + engine] = start + length
     s[x + COUNT] = count + 1
     s[x + BEATS] += beats
     s[x + SPLIT] = issue
     e = burst_cell(engine, count)
     s[e + ASKED] = asked
-    s[e + LENGTH] = beats
-    s[e + ENDED] = s[BUS0 + engine] >> 8
+    s[e + FIRST_BEAT] = first
+    s[e + LENGTH] = length
+    s[e + ENDED] = s[BUS0 + engine]
     s[e + UP_TO] = s[x + BEATS]
     s[e + WHOSE] = n
-    return start >> 8
+    return start
 
 
 @compiled
@@ -72,11 +76,11 @@ def fetch_data(rows: Rows, s: Int, n: int, low: int, high: int) -> None:
     while left > 0:
         beats = min(left, s[B.burst_beats])
         start = ask(s, n, low, issue0, beats)
-        end = s[BUS0 + low] >> 8
+        end = s[BUS0 + low]
         issue0 = s[x0 + SPLIT] + 1
         if high > low:
             start = max(start, ask(s, n, high, issue1, beats))
-            end = max(end, s[BUS0 + high] >> 8)
+            end = max(end, s[BUS0 + high])
             issue1 = s[x1 + SPLIT] + 1
         begin = max(step, start + s[B.load_fifo])
         if first < 0:

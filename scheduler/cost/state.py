@@ -35,13 +35,13 @@ AGENTS: Final = MOST_UNITS + 6
 
 MISC: Final = 64
 (
-    LATENCY, BEAT, REORDERS, REPLIES, NEXT, DISPATCHED, BURSTS, ROUTED, GRANTED, POSTED, BUS0, BUS1, HISTORY0, HISTORY1, DONE,
+    LATENCY, JITTER, STALL, CHANNELS, SEED, NEXT, DISPATCHED, BURSTS, ROUTED, GRANTED, POSTED, BUS0, BUS1, HISTORY0, HISTORY1, DONE,
     COUNTS, COUNTS_WIDTH, NOTES, SEGMENTS, SLICES, FETCHED,
-) = range(MISC, MISC + 21)  # fmt: skip
+) = range(MISC, MISC + 22)  # fmt: skip
 """Cells of their own.
 
-Memory: cycles from an address to the first beat, 256 x the cycles of a beat, whether it reorders, cycles from a written
-beat to its response. Dispatcher: the instruction that
+Memory: latency, largest random addition to it, chance of a stall in 1/256, channels of a group, state of the random
+numbers. Dispatcher: the instruction that
 comes next, the cycle of the last one, bursts of instructions that were asked for. ROUTEs that are through. Cycles of the
 last grant and the last post. First cycle in which each group's bus is free; entries of each group's history. Last cycle
 in which anything happened. First cell of the slot counts and their number for a ROUTE, of the notes, of the segments, of the slices."""
@@ -61,14 +61,15 @@ POST: Final = VALUE + 64
 """For each source head, number, and pairs of cycle and instruction."""
 POST_WIDTH: Final = 2 + 2 * POST_PLACES
 FETCH: Final = POST + POST_WIDTH * POST_SOURCES
-"""First the cycles in which the last 16 instructions left the fetch buffer, then those in which bursts begin."""
+"""First the cycles in which the last 16 instructions left the fetch buffer, then for each burst of instructions the
+cycle in which it begins on the bus and the one after its end."""
 FETCH_PLACES: Final = 256
 BURST_PLACES: Final = 1024
-BURST: Final = FETCH + 16 + FETCH_PLACES
-"""For each load engine its last bursts: cycle of the address, beats, cycle after the end on the bus, last cycle at the
-data side, beats of the engine up to its end, instruction."""
+BURST: Final = FETCH + 16 + 2 * FETCH_PLACES
+"""For each load engine its last bursts: cycle of the address, first cycle in which the memory has a beat, cycles on the
+bus, cycle after them, last cycle at the data side, beats of the engine up to its end, instruction."""
 BURST_WIDTH: Final = 8
-ASKED, LENGTH, ENDED, TAKEN_OUT, UP_TO, WHOSE = range(6)
+ASKED, FIRST_BEAT, LENGTH, ENDED, TAKEN_OUT, UP_TO, WHOSE = range(7)
 HEAD: Final = BURST + 2 * BURST_WIDTH * BURST_PLACES
 """For each tier the rows at the head of its FIFO."""
 RUN_PLACES: Final = 512
@@ -129,7 +130,7 @@ S_NUM, S_UNIT, S_TAKE, S_GRANT, S_BEGIN, S_END, S_WORK, S_SEGMENT = range(8)
 
 
 def new_state(
-    config: MachineConfig, firsts: Int, chained: Int, slices: Int, segments: Int, counts: Int, memory: tuple[int, int, int, int]
+    config: MachineConfig, firsts: Int, chained: Int, slices: Int, segments: Int, counts: Int, memory: tuple[int, int, int, int, int]
 ) -> Int:
     """Return the state before a stream."""
     blocks = blocks_of(config)
@@ -137,7 +138,7 @@ def new_state(
     size = notes + NOTE_WIDTH * instructions + counts.size + segments.size + slices.size
     s = np.zeros(size, dtype=np.int64)
     s[: len(blocks)] = blocks
-    s[LATENCY : LATENCY + 4] = memory
+    s[LATENCY : LATENCY + 5] = memory
     s[[DISPATCHED, GRANTED, POSTED]] = -1
     s[NOTES] = notes
     s[COUNTS] = notes + NOTE_WIDTH * instructions

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from hdl.isa import StoreFormat
 from scheduler.cost.events import grant, post, slice_of, take, waits, wake
+from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import (
-    B, BEAT, BUSY, C_NEXT, FREE, GRANT, HELD, Int, REPLIES, NEVER, NOTE_WIDTH, NOTES, N_DONE, REPLY, S_APART, S_BEAT, S_BEGIN,
+    B, BUSY, C_NEXT, FREE, GRANT, HELD, Int, NEVER, NOTE_WIDTH, NOTES, N_DONE, REPLY, S_APART, S_BEAT, S_BEGIN,
     S_COUNT, S_DISCARD, S_END, S_GRANT, S_LEFT, S_NUMBER, S_PACE, S_PLACE, S_PLACES, S_READ, S_ROW, S_START, S_STEP,
     S_TAKE, S_TAKEN, S_WORK, TAKEN, TIME, UNIT, VALID, WIDTH,
 )
@@ -52,13 +53,10 @@ def store_row(rows: Rows, s: Int, now: int) -> None:
         s[S_PLACE] += 1
         if last or s[S_APART] or s[S_PLACE] == s[S_PLACES]:
             s[S_PLACE] = 0
-            beat = max(taken + 2, asked + 1)
-            if count:
-                beat = max(beat, s[S_BEAT] + (s[BEAT] >> 8))
-            beat += s[S_PACE] - 1
-            s[S_BEAT] = beat
+            s[S_BEAT] = max(taken + 2, asked + 1, s[S_BEAT]) + transfers(s, s[S_PACE])
+            beat = s[S_BEAT] - 1
             taken = max(taken, beat - 1 - s[S_PACE])
-            answered = max(beat + 1, asked + 3) + s[REPLIES]
+            answered = max(beat + 1, asked + 3) + latency(s)
             s[REPLY + count % 128] = answered
             if last:
                 finish_store(rows, s, n, beat, answered)
