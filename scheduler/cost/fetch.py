@@ -64,7 +64,7 @@ def fetch_burst(rows: Rows, s: Int, asked: int) -> None:
             end += min(length, max(0, s[BUS0] - max(first, s[e + ENDED] - s[e + LENGTH])))
             bus = s[e + ENDED] + length - s[e + LENGTH]
         else:
-            bus = end
+            bus = s[BUS0]
     else:
         if at > low:
             start = max(start, s[BURST + BURST_WIDTH * ((at - 1) % BURST_PLACES) + ENDED])

@@ -7,7 +7,7 @@ from hdl.isa import Format, LoadDest
 from scheduler.cost.events import grant, post, slice_of, slot_tokens, take, waits, wake
 from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import (
-    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BURST_WIDTH, ENDED, FIRST_BEAT, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
+    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BURST_WIDTH, ENDED, FETCHED, FIRST_BEAT, JITTER, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
     NOTES, N_BEGUN, N_DONE, N_TILE0, N_TILES, PARKED, SPLIT, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TIME, UNIT, VALID,
     WIDTH,
 )
@@ -48,6 +48,10 @@ def ask(s: Int, n: int, engine: int, earliest: int, beats: int) -> int:
     first = asked + latency(s)
     start = max(first, s[BUS0 + engine])
     length = transfers(s, beats)
+    if engine == 0 and s[JITTER] and s[FETCHED] > start:  # both come in turns
+        shared = min(length, s[FETCHED] - start)
+        length += shared
+        s[FETCHED] += shared
     s[BUS0 + engine] = start + length
     s[x + COUNT] = count + 1
     s[x + BEATS] += beats
