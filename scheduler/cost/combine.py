@@ -9,7 +9,7 @@ from scheduler.cost.state import (
     ACTS, ADD, ADDS, AHEAD, AVAIL, A_AT, B, BANK, BLOCKED, B_AT, COMBINE, CREDITS, CYCLE, C_BROWS, C_NEXT, C_OP, C_TIME,
     C_WATCH, DROP, ELEMENT, ENDS, FINISH, FINISHED, HEAD, ISSUING, Int, JOB, KIND, LEFT, LIVE, MASK, NEVER, NOTE_WIDTH,
     NOTES, N_DONE, OUTPUT, OUTPUT_PLACES, OUT_COUNT, OUT_HEAD, PARKED, PENDING, PENDING_AT, PHASE, REQUEST, RESULTS, ROW,
-    ROWS_LEFT, STEP, STORE_TURN, S_NUMBER, S_READ, S_ROW, TABLE, TURN, UNIT, VECTOR, WHICH, WIDTH, WRITES, WRITTEN, WORD, W_AT, W_ROWS, W_WHERE, ROW_OWNER, UNIT_OWNER, LANE_TURN, LOAD_TURN,
+    ROWS_LEFT, STEP, STORE_TURN, S_NUMBER, S_READ, S_ROW, TABLE, TURN, UNIT, VECTOR, WHICH, WIDTH, WRITES, WRITTEN, WORD, W_AT, W_KIND, TO_COMBINE, TO_LISTS, LIST_OWNER, W_WHERE, ROW_OWNER, UNIT_OWNER, LANE_TURN, LOAD_TURN,
 )
 from scheduler.cost.loads import word_leaves
 from scheduler.cost.stores import store_row
@@ -155,16 +155,21 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
 
         # Words of loads: rows of the combine buffer, and words for the tiers, one of each a cycle for both engines.
         loads_to, lane_tiers = -1, 0
-        unit, row = -1, -1
+        unit, row, entry = -1, -1, -1
         for engine in range(2):
             w = WORD + 8 * engine
             if s[w] >= 0:
                 if s[w + W_AT] > now:
                     soon = min(soon, s[w + W_AT])
-                elif s[w + W_ROWS]:
+                elif s[w + W_KIND] == TO_COMBINE:
                     row = engine if row < 0 else 1 - s[ROW_OWNER]
+                elif s[w + W_KIND] == TO_LISTS:
+                    entry = engine if entry < 0 else 1 - s[LIST_OWNER]
                 else:
                     unit = engine if unit < 0 else 1 - s[UNIT_OWNER]
+        if entry >= 0:
+            soon = after
+            s[LIST_OWNER] = entry
         if row >= 0:
             soon = after
             s[ROW_OWNER] = row
@@ -207,6 +212,8 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
         if loads_to >= 0 and word_leaves(rows, s, row, now):
             limit = min(limit, after)
         if lane_tiers and word_leaves(rows, s, unit, now):
+            limit = min(limit, after)
+        if entry >= 0 and word_leaves(rows, s, entry, now):
             limit = min(limit, after)
         if store_bank >= 0:
             soon = after

@@ -7,7 +7,7 @@ from hdl.isa import Format, LoadDest
 from scheduler.cost.events import grant, post, slice_of, slot_tokens, take, waits, wake
 from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import (
-    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_ROWS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BURST_WIDTH, ENDED, FETCHED, FIRST_BEAT, JITTER, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
+    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_KIND, TO_COMBINE, TO_LISTS, TO_TIERS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BURST_WIDTH, ENDED, FETCHED, FIRST_BEAT, JITTER, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
     NOTES, N_BEGUN, N_DONE, N_TILE0, N_TILES, PARKED, SPLIT, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TIME, UNIT, VALID,
     WIDTH,
 )
@@ -115,7 +115,7 @@ def begin_words(rows: Rows, s: Int, n: int, engine: int) -> None:
     s[w + W_FIRST] = s[f + N_TILE0]
     s[w + W_LAST] = s[f + N_TILES]
     s[w + W_AT] = s[f + N_TILE0] + 1
-    s[w + W_ROWS] = dest == LoadDest.ROWS
+    s[w + W_KIND] = TO_COMBINE if dest == LoadDest.ROWS else TO_LISTS if dest == LoadDest.LIST else TO_TIERS
     s[w + W_WHERE] = rows[n, COL.dest_base] if dest == LoadDest.ROWS else rows[n, COL.dest_tiers]
     s[C_NEXT] = min(s[C_NEXT], s[w + W_AT])
 
@@ -167,13 +167,13 @@ def settle_loads(rows: Rows, s: Int, now: int) -> None:
                 steps = load_steps(s[B.tile_bytes], s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
                 s[f + N_TILES] = max(s[f + N_TILES], s[f + N_TILE0] + steps - 1)
             last = s[f + N_TILES]
-            if dest != LoadDest.VCACHE and dest != LoadDest.LIST and not empty:
+            if dest != LoadDest.VCACHE and not empty:
                 begin_words(rows, s, n, engine)
                 continue
             s[x + BUSY] = last + 1
             if pair:
                 s[UNIT + WIDTH * (s[B.tiers] + 1 - engine) + BUSY] = last + 1
-            if not empty and dest == LoadDest.VCACHE:
+            if not empty:
                 # From steps to the last words of the first and of the last tile.
                 s[f + N_TILE0] = min(last, s[f + N_TILE0] + max(1, (last + 1 - s[f + N_TILE0]) // count) - 1) + 1
             s[f + N_TILES] = last + 1
@@ -189,7 +189,7 @@ def word_leaves(rows: Rows, s: Int, engine: int, now: int) -> bool:
         place = s[w + W_COUNT] - s[w + W_LEFT]
         nominal = s[w + W_FIRST] + (s[w + W_LAST] - s[w + W_FIRST]) * place // (s[w + W_COUNT] - 1) + 1
         s[w + W_AT] = max(now + 1, nominal)
-        s[w + W_WHERE] += s[w + W_ROWS]
+        s[w + W_WHERE] += s[w + W_KIND] == TO_COMBINE
         return False
     n = s[w + W_NUMBER]
     s[w + W_NUMBER] = -1

@@ -87,8 +87,9 @@ REPLY: Final = OUTPUT + 3 * OUTPUT_PLACES
 """Cycles of the store's last 128 write responses, then those in which its last 8 rows were taken."""
 WORD: Final = REPLY + 128 + 8
 """For each load engine the words that it writes one by one: instruction, words, words left, next one's first cycle,
-first and last step at the data side, whether they are rows, tiers or next row."""
-W_NUMBER, W_COUNT, W_LEFT, W_AT, W_FIRST, W_LAST, W_ROWS, W_WHERE = range(8)
+first and last step at the data side, kind, tiers or next row."""
+W_NUMBER, W_COUNT, W_LEFT, W_AT, W_FIRST, W_LAST, W_KIND, W_WHERE = range(8)
+TO_TIERS, TO_COMBINE, TO_LISTS = range(3)
 OPEN_PLACES: Final = 32
 OPENS: Final = WORD + 2 * 8
 """For each load engine the instructions that have asked for their data and come after such words."""
@@ -116,8 +117,8 @@ CELLS: Final = FIXED
     BLOCKED, CREDITS, VECTOR, ROW, PHASE, TABLE, ELEMENT, A_AT, B_AT, D_AT, FINISHED, OUT_HEAD, OUT_COUNT, LAST_ACCEPT,
     S_NUMBER, S_ROW, S_LEFT, S_READ, S_COUNT, S_TAKEN, S_BEAT, S_START, S_STEP, S_PACE, S_APART, S_PLACE, S_PLACES,
     S_DISCARD, C_OP, C_VECTORS, C_ROWS, C_DEST, C_FINAL, C_REDUCES, C_DEST_TIERS, C_BROWS, C_ASTRIDE, C_BSTRIDE,
-    C_DSTRIDE, C_WATCH, UNIT_OWNER, ROW_OWNER, LANE_TURN, LOAD_TURN,
-) = range(CELLS, CELLS + 57)  # fmt: skip
+    C_DSTRIDE, C_WATCH, UNIT_OWNER, ROW_OWNER, LIST_OWNER, LANE_TURN, LOAD_TURN,
+) = range(CELLS, CELLS + 58)  # fmt: skip
 END_OF_FIXED: Final = CELLS + 64
 
 # Cells of the notes on an instruction.
