@@ -6,6 +6,7 @@ from __future__ import annotations
 from hdl.isa import VectorOp
 from scheduler.cost.events import post, wake
 from scheduler.cost.state import (
+    FINISH_AT, OFFER_LIST, OFFER_ROW, OFFER_TIERS, W_NUMBER, NEEDS,
     ACTS, ADD, ADDS, AHEAD, AVAIL, A_AT, B, BANK, BLOCKED, B_AT, COMBINE, CREDITS, CYCLE, C_BROWS, C_NEXT, C_OP, C_TIME,
     C_WATCH, DROP, ELEMENT, ENDS, FINISH, FINISHED, HEAD, ISSUING, Int, JOB, KIND, LEFT, LIVE, MASK, NEVER, NOTE_WIDTH,
     NOTES, N_DONE, OUTPUT, OUTPUT_PLACES, OUT_COUNT, OUT_HEAD, PARKED, PENDING, PENDING_AT, PHASE, REQUEST, RESULTS, ROW,
@@ -15,11 +16,11 @@ from scheduler.cost.loads import word_leaves
 from scheduler.cost.stores import store_row
 from scheduler.cost.tiers import next_run
 from scheduler.cost.vector import A, THIRD, accept_row, finish_job, start_vector
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import Rows
 
 
-@compiled
+@inlined
 def request_row(s: Int) -> int:
     """Return the row that the vector unit's running job asks for."""
     phase = s[PHASE]
@@ -30,20 +31,26 @@ def request_row(s: Int) -> int:
     return s[B_AT] + (s[TABLE] if small else s[ROW] % s[C_BROWS]) + (s[C_BROWS] if phase == THIRD else 0)
 
 
-@compiled
+@inlined
 def give_credit(s: Int, tier: int, now: int) -> bool:
-    """A row of a tier is off its FIFO: let the operation that waits for that go on; return whether there is one."""
+    """A row of a tier is off its FIFO: let an operation that waits for room go on; return whether there is one.
+
+    It does so when there is room for some rows at once: one by one would take long, and the FIFO is full meanwhile.
+    """
     found = False
+    room = s[B.row_fifo] - s[HEAD + 16 * tier + AHEAD]
     for low in range(tier + 1):
         x = UNIT + WIDTH * low
         if s[x + PARKED] == -1:
-            s[x + CYCLE] = max(s[x + CYCLE], now + s[B.credit])
-            wake(s, low, now + 1)
-            found = True
+            if room >= s[x + NEEDS]:
+                # The last of them goes when this place is known to be free.
+                s[x + CYCLE] = max(s[x + CYCLE], now + s[B.credit] - (s[x + NEEDS] - 1))
+                wake(s, low, now + 1)
+                found = True
     return found
 
 
-@compiled
+@inlined
 def move_rows(rows: Rows, s: Int, now: int, limit: int) -> int:
     """Move result rows over the bus in one cycle; return the cycle before which nothing else needs to know."""
     tiers, lanes = s[B.tiers], s[B.lanes]
@@ -104,151 +111,178 @@ def move_rows(rows: Rows, s: Int, now: int, limit: int) -> int:
     return limit
 
 
+@inlined
+def turn_over(s: Int, now: int) -> None:
+    """Clear what the result bus moved before the cycle before."""
+    s[WRITES] = s[RESULTS] if now == s[C_TIME] + 1 else 0
+    s[RESULTS] = 0
+    s[ADDS] = 0
+    s[ACTS] = 0
+
+
+@compiled
+def finish_jobs(rows: Rows, s: Int, now: int) -> bool:
+    """End jobs of the vector unit that are complete, in order; return whether there was one."""
+    done = False
+    s[FINISH_AT] = NEVER
+    for place in range(2):
+        older = s[WHICH] ^ 1
+        job = JOB + 16 * (older ^ place)
+        if s[job + FINISH] < NEVER and not (place and s[JOB + 16 * older + LIVE]):
+            at = max(s[job + FINISH], s[FINISHED])
+            if at <= now and not done:
+                finish_job(rows, s, job, now)
+                done = True
+            else:
+                s[FINISH_AT] = min(s[FINISH_AT], max(at, now + 1))
+    return done
+
+
+@compiled
+def offer_words(s: Int, now: int) -> None:
+    """Find the words of loads that could leave in this cycle: one for the tiers, one row, one list entry."""
+    s[OFFER_TIERS] = -1
+    s[OFFER_ROW] = -1
+    s[OFFER_LIST] = -1
+    for engine in range(2):
+        w = WORD + 8 * engine
+        if s[w + W_NUMBER] < 0 or s[w + W_AT] > now:
+            continue
+        if s[w + W_KIND] == TO_COMBINE:
+            s[OFFER_ROW] = engine if s[OFFER_ROW] < 0 else 1 - s[ROW_OWNER]
+        elif s[w + W_KIND] == TO_LISTS:
+            s[OFFER_LIST] = engine if s[OFFER_LIST] < 0 else 1 - s[LIST_OWNER]
+        else:
+            s[OFFER_TIERS] = engine if s[OFFER_TIERS] < 0 else 1 - s[UNIT_OWNER]
+    if s[OFFER_ROW] >= 0:
+        s[ROW_OWNER] = s[OFFER_ROW]
+        if s[WRITES] >> s[WORD + 8 * s[OFFER_ROW] + W_WHERE] % s[B.lanes] & 1:
+            s[OFFER_ROW] = -1
+    if s[OFFER_LIST] >= 0:
+        s[LIST_OWNER] = s[OFFER_LIST]
+    if s[OFFER_TIERS] >= 0:
+        s[UNIT_OWNER] = s[OFFER_TIERS]
+        if s[WORD + 8 * s[OFFER_TIERS] + W_WHERE] & s[ACTS]:
+            s[OFFER_TIERS] = -1
+
+
+@compiled
+def move_words(rows: Rows, s: Int, now: int) -> bool:
+    """Let the words that are left of those leave; return whether a LOAD is complete with that."""
+    done = False
+    if s[OFFER_ROW] >= 0:
+        done |= word_leaves(rows, s, s[OFFER_ROW], now)
+    if s[OFFER_TIERS] >= 0:
+        done |= word_leaves(rows, s, s[OFFER_TIERS], now)
+    if s[OFFER_LIST] >= 0:
+        done |= word_leaves(rows, s, s[OFFER_LIST], now)
+    s[OFFER_TIERS] = -1
+    s[OFFER_ROW] = -1
+    return done
+
+
+@inlined
+def write_result(s: Int, now: int) -> None:
+    """Write the vector unit's oldest result row, if its bank or its tiers are free."""
+    e = OUTPUT + 3 * s[OUT_HEAD]
+    dest = s[e + 1]
+    if dest >= 0:
+        if s[WRITES] >> dest & 1:
+            return
+        if s[OFFER_ROW] >= 0 and s[WORD + 8 * s[OFFER_ROW] + W_WHERE] % s[B.lanes] == dest:
+            loads_turn = s[LOAD_TURN] >> dest & 1
+            s[LOAD_TURN] ^= 1 << dest
+            if loads_turn:
+                return
+            s[OFFER_ROW] = -1
+    else:
+        if -dest & s[ACTS]:
+            return
+        if s[OFFER_TIERS] >= 0:
+            mine = s[LANE_TURN]
+            s[LANE_TURN] ^= 1
+            if not mine:
+                return
+            s[OFFER_TIERS] = -1
+    job = JOB + 16 * s[e + 2]
+    s[OUT_HEAD] = (s[OUT_HEAD] + 1) % OUTPUT_PLACES
+    s[OUT_COUNT] -= 1
+    s[CREDITS] += 1
+    s[job + ROWS_LEFT] -= 1
+    if s[job + ROWS_LEFT] == 0:
+        s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
+        s[FINISH_AT] = min(s[FINISH_AT], s[job + FINISH])
+
+
 @compiled
 def combine_run(rows: Rows, s: Int, until: int) -> None:
     """Advance bus, banks, vector unit and the store's reads up to a cycle, or until something else has to act."""
     tiers, lanes = s[B.tiers], s[B.lanes]
-    bank_mask = lanes - 1
     now, limit = s[C_NEXT], until
     while now < limit:
         if now > s[C_TIME]:
-            s[WRITES] = s[RESULTS] if now == s[C_TIME] + 1 else 0
-            s[RESULTS] = 0
-            s[ADDS] = 0
-            s[ACTS] = 0
+            turn_over(s, now)
         after = now + 1
-        soon = NEVER
-        results, adds, writes, acts = s[RESULTS], s[ADDS], s[WRITES], s[ACTS]
+        if s[FINISH_AT] <= now and finish_jobs(rows, s, now):
+            limit = min(limit, after)
+        results = s[RESULTS]
 
-        # Jobs of the vector unit that are complete, in order.
-        for place in range(2):
-            job = JOB + 16 * (s[WHICH] ^ 1 ^ place)
-            if s[job + FINISH] < NEVER and not (place and s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]):
-                at = max(s[job + FINISH], s[FINISHED])
-                if at <= now:
-                    finish_job(rows, s, job, now)
-                    limit = min(limit, after)
-                    soon = after
-                else:
-                    soon = min(soon, at)
-
-        store_bank, vector_bank = -1, -1
-        if s[S_NUMBER] >= 0:
-            if s[S_READ] <= now:
-                store_bank = s[S_ROW] & bank_mask
-            else:
-                soon = min(soon, s[S_READ])
-        if s[ISSUING]:
-            if s[REQUEST] > now:
-                soon = min(soon, s[REQUEST])
-            elif not s[BLOCKED] and s[CREDITS] > 0:
-                vector_bank = request_row(s) & bank_mask
+        # Who asks for rows of the banks; the store and the vector unit take turns.
+        store_bank = s[S_ROW] % lanes if s[S_READ] <= now else -1
+        vector_bank = -1
+        if s[REQUEST] <= now and not s[BLOCKED] and s[CREDITS] > 0:
+            vector_bank = request_row(s) % lanes
         store_goes = store_bank >= 0 and not results >> store_bank & 1
-        vector_goes = vector_bank >= 0 and not adds >> vector_bank & 1
+        vector_goes = vector_bank >= 0 and not s[ADDS] >> vector_bank & 1
         if store_goes and vector_bank == store_bank:
             turn = s[STORE_TURN] >> store_bank & 1
             s[STORE_TURN] ^= 1 << store_bank
-            if turn:
-                vector_goes = False
-            else:
-                store_goes = False
+            vector_goes = vector_goes and not turn
+            store_goes = turn != 0
+        starts = s[PENDING_AT] <= now and not s[ISSUING] and not s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]
 
-        # Words of loads: rows of the combine buffer, and words for the tiers, one of each a cycle for both engines.
-        loads_to, lane_tiers = -1, 0
-        unit, row, entry = -1, -1, -1
-        for engine in range(2):
-            w = WORD + 8 * engine
-            if s[w] >= 0:
-                if s[w + W_AT] > now:
-                    soon = min(soon, s[w + W_AT])
-                elif s[w + W_KIND] == TO_COMBINE:
-                    row = engine if row < 0 else 1 - s[ROW_OWNER]
-                elif s[w + W_KIND] == TO_LISTS:
-                    entry = engine if entry < 0 else 1 - s[LIST_OWNER]
-                else:
-                    unit = engine if unit < 0 else 1 - s[UNIT_OWNER]
-        if entry >= 0:
-            soon = after
-            s[LIST_OWNER] = entry
-        if row >= 0:
-            soon = after
-            s[ROW_OWNER] = row
-            loads_to = s[WORD + 8 * row + W_WHERE] & bank_mask
-            if writes >> loads_to & 1:
-                loads_to = -1
-        if unit >= 0:
-            soon = after
-            s[UNIT_OWNER] = unit
-            lane_tiers = s[WORD + 8 * unit + W_WHERE]
-            if lane_tiers & acts:
-                lane_tiers = 0
+        # Who writes rows and words.
+        words = s[WORD + W_AT] <= now or s[WORD + 8 + W_AT] <= now
+        if words:
+            offer_words(s, now)
+        if s[OUT_COUNT] and s[OUTPUT + 3 * s[OUT_HEAD]] <= now:
+            write_result(s, now)
+        if words and move_words(rows, s, now):
+            limit = min(limit, after)
+        if store_goes:
+            store_row(rows, s, now)
+            if s[S_NUMBER] < 0:
+                limit = min(limit, after)
+        if vector_goes:
+            accept_row(rows, s, now)
+        if starts and s[FINISHED] - 1 <= now:
+            start_vector(rows, s, now)
+            limit = min(limit, after)
 
-        starts = s[PENDING] >= 0 and not s[ISSUING] and not s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]
-        # Results of the vector unit.
-        if s[OUT_COUNT]:
-            e = OUTPUT + 3 * s[OUT_HEAD]
-            if s[e] <= now:
-                dest = s[e + 1]
-                free = not (writes >> dest & 1 if dest >= 0 else -dest & acts)
-                if free and dest >= 0 and loads_to == dest:
-                    free = not s[LOAD_TURN] >> dest & 1
-                    s[LOAD_TURN] ^= 1 << dest
-                    loads_to = -1 if free else loads_to
-                elif free and dest < 0 and lane_tiers:
-                    free = s[LANE_TURN] != 0
-                    s[LANE_TURN] ^= 1
-                    lane_tiers = 0 if free else lane_tiers
-                if free:
-                    job = JOB + 16 * s[e + 2]
-                    s[OUT_HEAD] = (s[OUT_HEAD] + 1) % OUTPUT_PLACES
-                    s[OUT_COUNT] -= 1
-                    s[CREDITS] += 1
-                    s[job + ROWS_LEFT] -= 1
-                    if s[job + ROWS_LEFT] == 0:
-                        s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
-                soon = after
-            else:
-                soon = min(soon, s[e])
-        if loads_to >= 0 and word_leaves(rows, s, row, now):
-            limit = min(limit, after)
-        if lane_tiers and word_leaves(rows, s, unit, now):
-            limit = min(limit, after)
-        if entry >= 0 and word_leaves(rows, s, entry, now):
-            limit = min(limit, after)
-        if store_bank >= 0:
-            soon = after
-            if store_goes:
-                store_row(rows, s, now)
-                if s[S_NUMBER] < 0:
-                    limit = min(limit, after)
-        if vector_bank >= 0:
-            soon = after
-            if vector_goes:
-                accept_row(rows, s, now)
-        if starts:
-            if s[PENDING_AT] <= now:
-                if s[FINISHED] - 1 <= now:
-                    start_vector(rows, s, now)
-                    limit = min(limit, after)
-                soon = after
-            else:
-                soon = min(soon, s[PENDING_AT])
-
+        # Result rows, which the banks see in the next cycle.
         waiting = NEVER
         for tier in range(tiers):
             waiting = min(waiting, s[HEAD + 16 * tier + AVAIL])
         if waiting <= now:
             limit = move_rows(rows, s, now, limit)
+            waiting = NEVER
             for tier in range(tiers):
-                soon = min(soon, max(after, s[HEAD + 16 * tier + AVAIL]))
+                waiting = min(waiting, s[HEAD + 16 * tier + AVAIL])
+        elif results or s[ACTS]:
+            turn_over(s, after)
         else:
-            soon = min(soon, waiting)
-            s[WRITES] = results
-            s[RESULTS] = 0
-            s[ADDS] = 0
-            s[ACTS] = 0
+            s[WRITES] = 0
         s[C_TIME] = after
-        now = max(after, soon)
-        s[C_NEXT] = now if soon < NEVER else NEVER
+
+        soon = min(waiting, s[FINISH_AT], s[S_READ], s[WORD + W_AT], s[WORD + 8 + W_AT])
+        if s[OUT_COUNT]:
+            soon = min(soon, s[OUTPUT + 3 * s[OUT_HEAD]])
+        if not s[BLOCKED] and s[CREDITS] > 0:
+            soon = min(soon, s[REQUEST])
+        if not s[ISSUING] and not s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]:
+            soon = min(soon, max(s[PENDING_AT], s[FINISHED] - 1))
         if soon == NEVER:
+            s[C_NEXT] = NEVER
             return
+        now = max(after, soon)
+        s[C_NEXT] = now

@@ -8,13 +8,13 @@ from scheduler.cost.state import (
     ASKS, B, COUNTS, COUNTS_WIDTH, DISPATCHED, DONE, GRANTED, HEAD_AT, Int, NEVER, NEXT, NOTE_WIDTH, NOTES, N_SLICE, POST,
     POST_PLACES, POST_WIDTH, POSTED, QUEUE, QUEUE_PLACES, QUEUED, ROUTED, SLICES, TIME, UNIT, VALUE, WIDTH, MOST_UNITS,
 )
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
 DISPATCHER = MOST_UNITS + 5
 
 
-@compiled
+@inlined
 def wake(s: Int, agent: int, cycle: int) -> None:
     """Let an agent act in a cycle, if it does not act before."""
     if cycle < s[TIME + agent]:

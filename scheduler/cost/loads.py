@@ -193,6 +193,7 @@ def word_leaves(rows: Rows, s: Int, engine: int, now: int) -> bool:
         return False
     n = s[w + W_NUMBER]
     s[w + W_NUMBER] = -1
+    s[w + W_AT] = NEVER
     s[UNIT + WIDTH * (s[B.tiers] + engine) + BUSY] = now
     finish_load(rows, s, n, engine, now, now)
     settle_loads(rows, s, now)

@@ -6,16 +6,17 @@ from __future__ import annotations
 from hdl.isa import Dest, Mapping3D, Order
 from scheduler.cost.events import grant, slice_of, slot_tokens, take, waits, wake
 from scheduler.cost.state import (
+    NEEDS,
     ACTIVATION, ADD, AHEAD, AVAIL, B, BANK, BUSY, C_NEXT, C_TIME, C_WATCH, COMBINE, CYCLE, DROP, ENDS, FIRST, FREE, FRONT, HEAD, HELD,
     HOLD, Int, KIND, LAST, LEFT, MASK, NEVER, NOTE_WIDTH, NOTES, N_BEGUN, N_CHAINED, N_SLICE, N_TILE0, N_TILES, OP, PARKED, READY,
     RUN, RUN_HEAD, RUN_PLACES, RUN_TAIL, R_ADD, R_BANK, R_COUNT, R_ENDS, R_KIND, R_MASK, R_STEP, R_TIME, SEGMENTS,
     S_BEGIN, S_END, S_GRANT, S_SEGMENT, S_TAKE, S_WORK, STEP, TAKEN, TILE, TILES, TIME, TOKEN, TOKENS, UNIT, VALID, WIDTH,
    )
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
 
-@compiled
+@inlined
 def next_run(s: Int, tier: int) -> None:
     """Bring a tier's next run of rows to the head."""
     h = HEAD + 16 * tier
@@ -206,6 +207,7 @@ def plan(rows: Rows, s: Int, low: int) -> None:
         count = min(tokens - s[x + TOKEN], room)
         if count <= 0:
             s[x + PARKED] = -1
+            s[x + NEEDS] = min(16, tokens - s[x + TOKEN])
             s[C_WATCH] += 1
             return
         ends = s[x + TOKEN] + count == tokens and tile == tiles - 1

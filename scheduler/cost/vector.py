@@ -8,19 +8,19 @@ from scheduler.cost.events import grant, post, slice_of, take, waits, wake
 from scheduler.cost.state import (
     A_AT, B, BLOCKED, B_AT, COUNTS, COUNTS_WIDTH, CREDITS, C_ASTRIDE, C_BROWS, C_BSTRIDE, C_DEST, C_DEST_TIERS,
     C_DSTRIDE, C_FINAL, C_NEXT, C_OP, C_REDUCES, C_ROWS, C_VECTORS, D_AT, D_HIGH, D_LOW, D_SCALAR, ELEMENT, FINISH,
-    FINISHED, FREE, GRANT, HEAD_AT, HELD, ISSUING, Int, JOB, LIVE, NEVER, NOTE_WIDTH, NOTES, NUMBER, N_DONE, OUTPUT,
+    FINISHED, FINISH_AT, FREE, GRANT, HEAD_AT, HELD, ISSUING, Int, JOB, LIVE, NEVER, NOTE_WIDTH, NOTES, NUMBER, N_DONE, OUTPUT,
     OUTPUT_PLACES, OUT_COUNT, OUT_HEAD, PENDING, PENDING_AT, PHASE, QUEUE, QUEUED, QUEUE_PLACES, REDUCES, REQUEST, ROUTED, ROW,
     ROWS_LEFT, SCALAR, SCALAR_PLACES, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TABLE, TAKEN, TIME, TO_ROWS, UNIT, VALID,
     VECTOR, VECTORS, WHICH, WIDTH, WRITTEN,
 )
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
 A, SECOND, THIRD = range(3)
 """What a row that is asked for is: operand A, operand B (ROTATE: the first table), ROTATE's second table."""
 
 
-@compiled
+@inlined
 def reads_scalar(rows: Rows, n: int) -> bool:
     """Return whether a VECTOR reads the scalars from ``s_base`` on."""
     op = rows[n, COL.op]
@@ -31,13 +31,13 @@ def reads_scalar(rows: Rows, n: int) -> bool:
     return op == VectorOp.SCALE or op == VectorOp.RESCALE or op == VectorOp.GATHER
 
 
-@compiled
+@inlined
 def sums(rows: Rows, n: int) -> bool:
     """Return whether a VECTOR is a MAP with a sum."""
     return rows[n, COL.op] == VectorOp.MAP and rows[n, COL.sum] != VectorSum.NONE
 
 
-@compiled
+@inlined
 def await_scalar(rows: Rows, s: Int, n: int) -> None:
     """Let the next row wait for the scalar that the job before the running one is still to write."""
     other = 1 - s[WHICH]
@@ -69,6 +69,7 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
     gather = op == VectorOp.GATHER
     s[WHICH] = which
     s[PENDING] = -1
+    s[PENDING_AT] = NEVER
     s[ISSUING] = 1
     s[job + NUMBER] = n
     s[job + LIVE] = 1
@@ -121,7 +122,7 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
     wake(s, unit, now + 1)
 
 
-@compiled
+@inlined
 def accept_row(rows: Rows, s: Int, now: int) -> None:
     """The row that the running job has asked for is read in this cycle; go on to the next one."""
     which, op, phase = s[WHICH], s[C_OP], s[PHASE]
@@ -176,6 +177,7 @@ def accept_row(rows: Rows, s: Int, now: int) -> None:
                 s[slice_of(rows, s, n, s[B.tiers] + 3) + S_END] = now + 1
                 if s[job + ROWS_LEFT] == 0:
                     s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
+                    s[FINISH_AT] = min(s[FINISH_AT], s[job + FINISH])
                 return
             await_scalar(rows, s, n)
 
