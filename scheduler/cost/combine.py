@@ -5,19 +5,19 @@ from __future__ import annotations
 
 from hdl.isa import VectorOp
 from scheduler.cost.events import post, wake
-from scheduler.cost.state import (
-    FINISH_AT, OFFER_LIST, OFFER_ROW, OFFER_TIERS, W_NUMBER, NEEDS,
-    ACTS, ADD, ADDS, AHEAD, AVAIL, A_AT, B, BANK, BLOCKED, B_AT, COMBINE, CREDITS, CYCLE, C_BROWS, C_NEXT, C_OP, C_TIME,
-    C_WATCH, DROP, ELEMENT, ENDS, FINISH, FINISHED, HEAD, ISSUING, Int, JOB, KIND, LEFT, LIVE, MASK, NEVER, NOTE_WIDTH,
-    NOTES, N_DONE, OUTPUT, OUTPUT_PLACES, OUT_COUNT, OUT_HEAD, PARKED, PENDING, PENDING_AT, PHASE, REQUEST, RESULTS, ROW,
-    ROWS_LEFT, STEP, STORE_TURN, S_NUMBER, S_READ, S_ROW, TABLE, TURN, UNIT, VECTOR, WHICH, WIDTH, WRITES, WRITTEN, WORD, W_AT, W_KIND, TO_COMBINE, TO_LISTS, LIST_OWNER, W_WHERE, ROW_OWNER, UNIT_OWNER, LANE_TURN, LOAD_TURN,
-)
 from scheduler.cost.loads import word_leaves
+from scheduler.cost.state import *
 from scheduler.cost.stores import store_row
 from scheduler.cost.tiers import next_run
 from scheduler.cost.vector import A, THIRD, accept_row, finish_job, start_vector
 from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import Rows
+
+
+@inlined
+def lanes_mask(lanes: int) -> int:
+    """Return as many ones as there are banks."""
+    return (1 << lanes) - 1
 
 
 @inlined
@@ -54,30 +54,21 @@ def give_credit(s: Int, tier: int, now: int) -> bool:
 def move_rows(rows: Rows, s: Int, now: int, limit: int) -> int:
     """Move result rows over the bus in one cycle; return the cycle before which nothing else needs to know."""
     tiers, lanes = s[B.tiers], s[B.lanes]
-    banks, adds, acts, used = 0, 0, 0, 0
+    taken, used = 0, 0
     posted = False
     loser, winner = -1, -1
-    tier = s[TURN]
+    tier, at = s[TURN], NEVER
     for _ in range(tiers):
         h = HEAD + 16 * tier
         if s[h + AVAIL] <= now:
-            kind = s[h + KIND]
-            ends = s[h + ENDS] if s[h + LEFT] == 1 else -1
-            bit = 1 << s[h + BANK]
-            if (kind != DROP and used == lanes) or (ends >= 0 and posted):
-                free = False
-            elif kind == COMBINE:
-                free = not banks & bit
+            need, left = s[h + NEED], s[h + LEFT]
+            ends = s[h + ENDS] if left == 1 else -1
+            if need & taken or (need and used == lanes) or (ends >= 0 and posted):
+                if loser < 0:
+                    loser = tier
             else:
-                free = kind == DROP or not acts & s[h + MASK]
-            if free:
-                if kind == COMBINE:
-                    banks |= bit
-                    used += 1
-                    if s[h + ADD]:
-                        adds |= bit
-                elif kind != DROP:
-                    acts |= s[h + MASK]
+                taken |= need
+                if need:
                     used += 1
                 if winner < 0:
                     winner = tier
@@ -87,37 +78,27 @@ def move_rows(rows: Rows, s: Int, now: int, limit: int) -> int:
                     s[s[NOTES] + NOTE_WIDTH * ends + N_DONE] = now
                     post(rows, s, 4, ends, now + s[B.post])
                     limit = min(limit, now + s[B.post])
-                s[h + LEFT] -= 1
-                if s[h + LEFT]:
+                if left > 1:
+                    s[h + LEFT] = left - 1
                     s[h + AVAIL] = now + 1
-                    bank = s[h + BANK] + s[h + STEP]
-                    s[h + BANK] = bank - lanes if bank >= lanes else bank
+                    if s[h + STEP] and need >> TIERS == 0:
+                        # The next bank, in both of the ports.
+                        need <<= s[h + STEP]
+                        over = need & ((lanes_mask(lanes) << ADDS | lanes_mask(lanes)) << lanes)
+                        s[h + NEED] = need ^ over | over >> lanes
                 else:
-                    s[C_TIME] = now + 1
-                    next_run(s, tier)
+                    next_run(s, tier, now + 1)
                 if s[C_WATCH] and give_credit(s, tier, now):
                     limit = min(limit, now + 1)
-            elif loser < 0:
-                loser = tier
+        at = min(at, max(s[h + AVAIL], now + 1))
         tier = tier + 1 if tier + 1 < tiers else 0
     if loser >= 0:
         s[TURN] = loser
     elif winner >= 0:
         s[TURN] = winner + 1 if winner + 1 < tiers else 0
-    s[WRITES] = s[RESULTS]
-    s[RESULTS] = banks
-    s[ADDS] = adds
-    s[ACTS] = acts
+    s[ROWS_AT] = at
+    s[PORTS] = taken | (s[PORTS] >> BANK & 255) << WRITE
     return limit
-
-
-@inlined
-def turn_over(s: Int, now: int) -> None:
-    """Clear what the result bus moved before the cycle before."""
-    s[WRITES] = s[RESULTS] if now == s[C_TIME] + 1 else 0
-    s[RESULTS] = 0
-    s[ADDS] = 0
-    s[ACTS] = 0
 
 
 @compiled
@@ -156,13 +137,13 @@ def offer_words(s: Int, now: int) -> None:
             s[OFFER_TIERS] = engine if s[OFFER_TIERS] < 0 else 1 - s[UNIT_OWNER]
     if s[OFFER_ROW] >= 0:
         s[ROW_OWNER] = s[OFFER_ROW]
-        if s[WRITES] >> s[WORD + 8 * s[OFFER_ROW] + W_WHERE] % s[B.lanes] & 1:
+        if s[PORTS] >> (WRITE + s[WORD + 8 * s[OFFER_ROW] + W_WHERE] % s[B.lanes]) & 1:
             s[OFFER_ROW] = -1
     if s[OFFER_LIST] >= 0:
         s[LIST_OWNER] = s[OFFER_LIST]
     if s[OFFER_TIERS] >= 0:
         s[UNIT_OWNER] = s[OFFER_TIERS]
-        if s[WORD + 8 * s[OFFER_TIERS] + W_WHERE] & s[ACTS]:
+        if s[WORD + 8 * s[OFFER_TIERS] + W_WHERE] << TIERS & s[PORTS]:
             s[OFFER_TIERS] = -1
 
 
@@ -181,72 +162,70 @@ def move_words(rows: Rows, s: Int, now: int) -> bool:
     return done
 
 
-@inlined
-def write_result(s: Int, now: int) -> None:
-    """Write the vector unit's oldest result row, if its bank or its tiers are free."""
-    e = OUTPUT + 3 * s[OUT_HEAD]
-    dest = s[e + 1]
-    if dest >= 0:
-        if s[WRITES] >> dest & 1:
-            return
-        if s[OFFER_ROW] >= 0 and s[WORD + 8 * s[OFFER_ROW] + W_WHERE] % s[B.lanes] == dest:
-            loads_turn = s[LOAD_TURN] >> dest & 1
-            s[LOAD_TURN] ^= 1 << dest
-            if loads_turn:
-                return
+@compiled
+def gives_way(s: Int, dest: int) -> bool:
+    """Return whether the vector unit's result gives way to a word of a load for the same place; they take turns."""
+    if dest >> TIERS == 0:
+        row = s[OFFER_ROW]
+        if row < 0 or dest != 1 << (WRITE + s[WORD + 8 * row + W_WHERE] % s[B.lanes]):
+            return False
+        mine = s[LOAD_TURN] & dest == 0
+        s[LOAD_TURN] ^= dest
+        if mine:
             s[OFFER_ROW] = -1
-    else:
-        if -dest & s[ACTS]:
-            return
-        if s[OFFER_TIERS] >= 0:
-            mine = s[LANE_TURN]
-            s[LANE_TURN] ^= 1
-            if not mine:
-                return
-            s[OFFER_TIERS] = -1
-    job = JOB + 16 * s[e + 2]
-    s[OUT_HEAD] = (s[OUT_HEAD] + 1) % OUTPUT_PLACES
-    s[OUT_COUNT] -= 1
-    s[CREDITS] += 1
-    s[job + ROWS_LEFT] -= 1
-    if s[job + ROWS_LEFT] == 0:
-        s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
-        s[FINISH_AT] = min(s[FINISH_AT], s[job + FINISH])
+        return not mine
+    if s[OFFER_TIERS] < 0:
+        return False
+    mine = s[LANE_TURN] != 0
+    s[LANE_TURN] ^= 1
+    if mine:
+        s[OFFER_TIERS] = -1
+    return not mine
 
 
 @compiled
 def combine_run(rows: Rows, s: Int, until: int) -> None:
     """Advance bus, banks, vector unit and the store's reads up to a cycle, or until something else has to act."""
-    tiers, lanes = s[B.tiers], s[B.lanes]
+    last_lane = s[B.lanes] - 1
     now, limit = s[C_NEXT], until
     while now < limit:
         if now > s[C_TIME]:
-            turn_over(s, now)
+            s[PORTS] = (s[PORTS] >> BANK & 255) << WRITE if now == s[C_TIME] + 1 else 0
         after = now + 1
         if s[FINISH_AT] <= now and finish_jobs(rows, s, now):
             limit = min(limit, after)
-        results = s[RESULTS]
+        ports = s[PORTS]
 
         # Who asks for rows of the banks; the store and the vector unit take turns.
-        store_bank = s[S_ROW] % lanes if s[S_READ] <= now else -1
-        vector_bank = -1
+        store_goes, vector_goes = False, False
         if s[REQUEST] <= now and not s[BLOCKED] and s[CREDITS] > 0:
-            vector_bank = request_row(s) % lanes
-        store_goes = store_bank >= 0 and not results >> store_bank & 1
-        vector_goes = vector_bank >= 0 and not s[ADDS] >> vector_bank & 1
-        if store_goes and vector_bank == store_bank:
-            turn = s[STORE_TURN] >> store_bank & 1
-            s[STORE_TURN] ^= 1 << store_bank
-            vector_goes = vector_goes and not turn
-            store_goes = turn != 0
+            bank = request_row(s) & last_lane
+            vector_goes = not ports >> (ADDS + bank) & 1
+            if s[S_READ] <= now and s[S_ROW] & last_lane == bank and not ports >> (BANK + bank) & 1:
+                store_goes = s[STORE_TURN] >> bank & 1 != 0
+                vector_goes = vector_goes and not store_goes
+                s[STORE_TURN] ^= 1 << bank
+            elif s[S_READ] <= now:
+                store_goes = not ports >> (BANK + (s[S_ROW] & last_lane)) & 1
+        elif s[S_READ] <= now:
+            store_goes = not ports >> (BANK + (s[S_ROW] & last_lane)) & 1
         starts = s[PENDING_AT] <= now and not s[ISSUING] and not s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]
 
         # Who writes rows and words.
         words = s[WORD + W_AT] <= now or s[WORD + 8 + W_AT] <= now
         if words:
             offer_words(s, now)
-        if s[OUT_COUNT] and s[OUTPUT + 3 * s[OUT_HEAD]] <= now:
-            write_result(s, now)
+        if s[OUT_COUNT]:
+            e = OUTPUT + 3 * s[OUT_HEAD]
+            if s[e] <= now and not s[e + 1] & ports and not (words and gives_way(s, s[e + 1])):
+                job = JOB + 16 * s[e + 2]
+                s[OUT_HEAD] = (s[OUT_HEAD] + 1) % OUTPUT_PLACES
+                s[OUT_COUNT] -= 1
+                s[CREDITS] += 1
+                s[job + ROWS_LEFT] -= 1
+                if s[job + ROWS_LEFT] == 0:
+                    s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
+                    s[FINISH_AT] = min(s[FINISH_AT], s[job + FINISH])
         if words and move_words(rows, s, now):
             limit = min(limit, after)
         if store_goes:
@@ -260,21 +239,13 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
             limit = min(limit, after)
 
         # Result rows, which the banks see in the next cycle.
-        waiting = NEVER
-        for tier in range(tiers):
-            waiting = min(waiting, s[HEAD + 16 * tier + AVAIL])
-        if waiting <= now:
+        if s[ROWS_AT] <= now:
             limit = move_rows(rows, s, now, limit)
-            waiting = NEVER
-            for tier in range(tiers):
-                waiting = min(waiting, s[HEAD + 16 * tier + AVAIL])
-        elif results or s[ACTS]:
-            turn_over(s, after)
         else:
-            s[WRITES] = 0
+            s[PORTS] = (ports >> BANK & 255) << WRITE
         s[C_TIME] = after
 
-        soon = min(waiting, s[FINISH_AT], s[S_READ], s[WORD + W_AT], s[WORD + 8 + W_AT])
+        soon = min(s[ROWS_AT], s[FINISH_AT], s[S_READ], s[WORD + W_AT], s[WORD + 8 + W_AT])
         if s[OUT_COUNT]:
             soon = min(soon, s[OUTPUT + 3 * s[OUT_HEAD]])
         if not s[BLOCKED] and s[CREDITS] > 0:

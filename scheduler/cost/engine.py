@@ -12,7 +12,7 @@ from scheduler.cost.combine import combine_run
 from scheduler.cost.events import DISPATCHER, accept_post, first_unit, unit_count
 from scheduler.cost.fetch import dispatch, start_fetch
 from scheduler.cost.loads import load_step
-from scheduler.cost.state import AGENTS, B, C_NEXT, DONE, Int, MOST_UNITS, NEVER, TIME, new_state, NOTES, NOTE_WIDTH, SLICES, SEGMENTS
+from scheduler.cost.state import *
 from scheduler.cost.stores import store_step
 from scheduler.cost.tiers import tier_step
 from scheduler.cost.vector import vector_step

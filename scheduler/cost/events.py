@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 from hdl.isa import Format, Opcode
-from scheduler.cost.state import (
-    ASKS, B, COUNTS, COUNTS_WIDTH, DISPATCHED, DONE, GRANTED, HEAD_AT, Int, NEVER, NEXT, NOTE_WIDTH, NOTES, N_SLICE, POST,
-    POST_PLACES, POST_WIDTH, POSTED, QUEUE, QUEUE_PLACES, QUEUED, ROUTED, SLICES, TIME, UNIT, VALUE, WIDTH, MOST_UNITS,
-)
+from scheduler.cost.state import *
 from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 

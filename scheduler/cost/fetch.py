@@ -6,10 +6,7 @@ from __future__ import annotations
 from hdl.isa import Format
 from scheduler.cost.events import DISPATCHER, first_unit, slice_of, unit_count, wake
 from scheduler.cost.memory import latency, transfers
-from scheduler.cost.state import (
-    B, BURST, BURST_PLACES, BURSTS, BUS0, DISPATCHED, FETCH, FETCHED, FETCH_PLACES, HEAD_AT, ASKED, BURST_WIDTH, BUSY, COUNT, DATA, ENDED, LENGTH, MOST_UNITS, N_DONE, N_TILES, POST, POST_PLACES, S_END, WHOSE, WORD, W_LAST, W_NUMBER, Int, NEVER, NEXT,
-    NOTE_WIDTH, NOTES, N_CONSUMED, N_DISPATCHED, QUEUE, QUEUE_PLACES, QUEUED, JITTER, FIRST_BEAT, TIME, UNIT, WIDTH,
-)
+from scheduler.cost.state import *
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 

@@ -6,11 +6,7 @@ from __future__ import annotations
 from hdl.isa import Format, LoadDest
 from scheduler.cost.events import grant, post, slice_of, slot_tokens, take, waits, wake
 from scheduler.cost.memory import latency, transfers
-from scheduler.cost.state import (
-    B, BEATS, BUS0, BUSY, C_NEXT, OPEN, OPENED, OPENS, OPEN_PLACES, WORD, W_AT, W_COUNT, W_FIRST, W_LAST, W_LEFT, W_NUMBER, W_KIND, TO_COMBINE, TO_LISTS, TO_TIERS, W_WHERE, BURST, BURST_PLACES, COUNT, DATA, FREE, GRANT, HELD, ASKED, BURST_WIDTH, ENDED, FETCHED, FIRST_BEAT, JITTER, LENGTH, TAKEN_OUT, UP_TO, WHOSE, Int, NEVER, NEXT_OP, NEXT_SINCE, NOTE_WIDTH,
-    NOTES, N_BEGUN, N_DONE, N_TILE0, N_TILES, PARKED, SPLIT, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TIME, UNIT, VALID,
-    WIDTH,
-)
+from scheduler.cost.state import *
 from scheduler.cost.work import load_beats, load_steps, load_words
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows

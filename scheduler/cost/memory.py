@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from scheduler.cost.state import CHANNELS, JITTER, LATENCY, SEED, STALL, Int
+from scheduler.cost.state import *
 from scheduler.stream.compiled import compiled
 
 __all__ = ["latency", "transfers"]

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from scheduler.cost.blocks import Blocks, blocks_of
 
-__all__ = ["NEVER", "Int", "new_state"]
 
 Int = npt.NDArray[np.int64]
 
@@ -82,7 +81,7 @@ SCALAR: Final = JOB + 2 * 16
 """For each of the two jobs and each vector the cycle in which its last row was accepted."""
 OUTPUT_PLACES: Final = 32
 OUTPUT: Final = SCALAR + 2 * SCALAR_PLACES
-"""Result rows of the vector unit: first cycle of the write, bank (or tiers, negative), job."""
+"""Result rows of the vector unit: first cycle of the write, ports that it takes, job."""
 REPLY: Final = OUTPUT + 3 * OUTPUT_PLACES
 """Cycles of the store's last 128 write responses, then those in which its last 8 rows were taken."""
 WORD: Final = REPLY + 128 + 8
@@ -101,11 +100,19 @@ FIXED: Final = OPENS + 2 * OPEN_PLACES
     PARKED, FRONT, NEXT_OP, NEXT_SINCE, SPLIT, DATA, COUNT, BEATS, BUSY, GRANT, OPEN, OPENED, NEEDS,
 ) = range(30)  # fmt: skip
 
-# Cells of a tier's head of rows.
-AVAIL, LEFT, BANK, STEP, KIND, ADD, MASK, ENDS, RUN_HEAD, RUN_TAIL, AHEAD = range(11)
+# Cells of a tier's head of rows: first cycle in which the next one can move, rows left of its run, what it takes of
+# the ports (below), banks from one to the next, the operation that ends with the run (-1: none); runs that came and
+# those that are through; rows that are ahead of the bus.
+AVAIL, LEFT, NEED, STEP, ENDS, RUN_HEAD, RUN_TAIL, AHEAD = range(8)
 # Cells of a run of rows.
-R_TIME, R_COUNT, R_BANK, R_STEP, R_KIND, R_ADD, R_MASK, R_ENDS = range(8)
-COMBINE, ACTIVATION, DROP = range(3)
+R_TIME, R_COUNT, R_NEED, R_STEP, R_ENDS = range(5)
+
+BANK: Final = 0
+ADDS: Final = 8
+WRITE: Final = 16
+TIERS: Final = 24
+"""Ports, eight bits each, of the banks of the combine buffer and of the tiers: a result row is at the bank, it reads the
+old row, it is written (a cycle later); a result row is written to a tier's activation buffer."""
 
 # Cells of a job of the vector unit.
 NUMBER, LIVE, ROWS_LEFT, FINISH, WRITTEN, REDUCES, D_SCALAR, VECTORS, TO_ROWS, D_LOW, D_HIGH, POSTS = range(12)
@@ -113,12 +120,12 @@ NUMBER, LIVE, ROWS_LEFT, FINISH, WRITTEN, REDUCES, D_SCALAR, VECTORS, TO_ROWS, D
 # Cells of result bus, combine buffer, vector unit and store, in `COMBINE_CELLS`.
 CELLS: Final = FIXED
 (
-    C_TIME, C_NEXT, RESULTS, ADDS, WRITES, ACTS, TURN, STORE_TURN, PENDING, PENDING_AT, WHICH, ISSUING, REQUEST,
+    C_TIME, C_NEXT, PORTS, ROWS_AT, TURN, STORE_TURN, PENDING, PENDING_AT, WHICH, ISSUING, REQUEST,
     BLOCKED, CREDITS, VECTOR, ROW, PHASE, TABLE, ELEMENT, A_AT, B_AT, D_AT, FINISHED, OUT_HEAD, OUT_COUNT, LAST_ACCEPT,
     S_NUMBER, S_ROW, S_LEFT, S_READ, S_COUNT, S_TAKEN, S_BEAT, S_START, S_STEP, S_PACE, S_APART, S_PLACE, S_PLACES,
     S_DISCARD, C_OP, C_VECTORS, C_ROWS, C_DEST, C_FINAL, C_REDUCES, C_DEST_TIERS, C_BROWS, C_ASTRIDE, C_BSTRIDE,
     C_DSTRIDE, C_WATCH, UNIT_OWNER, ROW_OWNER, LIST_OWNER, LANE_TURN, LOAD_TURN, FINISH_AT, OFFER_TIERS, OFFER_ROW, OFFER_LIST,
-) = range(CELLS, CELLS + 62)  # fmt: skip
+) = range(CELLS, CELLS + 60)  # fmt: skip
 END_OF_FIXED: Final = CELLS + 64
 
 # Cells of the notes on an instruction.
@@ -157,7 +164,7 @@ def new_state(
         s[HEAD + 16 * tier + AVAIL] = NEVER
     for job in range(2):
         s[JOB + 16 * job + FINISH] = NEVER
-    s[[C_NEXT, S_READ, REQUEST, FINISH_AT, PENDING_AT, WORD + W_AT, WORD + 8 + W_AT]] = NEVER
+    s[[C_NEXT, ROWS_AT, S_READ, REQUEST, FINISH_AT, PENDING_AT, WORD + W_AT, WORD + 8 + W_AT]] = NEVER
     s[[PENDING, S_NUMBER]] = -1
     s[FINISHED] = -8
     s[CREDITS] = blocks.output_depth

@@ -6,11 +6,7 @@ from __future__ import annotations
 from hdl.isa import StoreFormat
 from scheduler.cost.events import grant, post, slice_of, take, waits, wake
 from scheduler.cost.memory import latency, transfers
-from scheduler.cost.state import (
-    B, BUSY, C_NEXT, FREE, GRANT, HELD, Int, NEVER, NOTE_WIDTH, NOTES, N_DONE, REPLY, S_APART, S_BEAT, S_BEGIN,
-    S_COUNT, S_DISCARD, S_END, S_GRANT, S_LEFT, S_NUMBER, S_PACE, S_PLACE, S_PLACES, S_READ, S_ROW, S_START, S_STEP,
-    S_TAKE, S_TAKEN, S_WORK, TAKEN, TIME, UNIT, VALID, WIDTH,
-)
+from scheduler.cost.state import *
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 

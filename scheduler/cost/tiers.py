@@ -5,19 +5,13 @@ from __future__ import annotations
 
 from hdl.isa import Dest, Mapping3D, Order
 from scheduler.cost.events import grant, slice_of, slot_tokens, take, waits, wake
-from scheduler.cost.state import (
-    NEEDS,
-    ACTIVATION, ADD, AHEAD, AVAIL, B, BANK, BUSY, C_NEXT, C_TIME, C_WATCH, COMBINE, CYCLE, DROP, ENDS, FIRST, FREE, FRONT, HEAD, HELD,
-    HOLD, Int, KIND, LAST, LEFT, MASK, NEVER, NOTE_WIDTH, NOTES, N_BEGUN, N_CHAINED, N_SLICE, N_TILE0, N_TILES, OP, PARKED, READY,
-    RUN, RUN_HEAD, RUN_PLACES, RUN_TAIL, R_ADD, R_BANK, R_COUNT, R_ENDS, R_KIND, R_MASK, R_STEP, R_TIME, SEGMENTS,
-    S_BEGIN, S_END, S_GRANT, S_SEGMENT, S_TAKE, S_WORK, STEP, TAKEN, TILE, TILES, TIME, TOKEN, TOKENS, UNIT, VALID, WIDTH,
-   )
+from scheduler.cost.state import *
 from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
 
 @inlined
-def next_run(s: Int, tier: int) -> None:
+def next_run(s: Int, tier: int, earliest: int) -> None:
     """Bring a tier's next run of rows to the head."""
     h = HEAD + 16 * tier
     at = s[h + RUN_HEAD]
@@ -27,13 +21,10 @@ def next_run(s: Int, tier: int) -> None:
         return
     e = RUN + 8 * (RUN_PLACES * tier + at % RUN_PLACES)
     s[h + RUN_HEAD] = at + 1
-    s[h + AVAIL] = max(s[e + R_TIME], s[C_TIME])
+    s[h + AVAIL] = max(s[e + R_TIME], earliest)
     s[h + LEFT] = s[e + R_COUNT]
-    s[h + BANK] = s[e + R_BANK]
+    s[h + NEED] = s[e + R_NEED]
     s[h + STEP] = s[e + R_STEP]
-    s[h + KIND] = s[e + R_KIND]
-    s[h + ADD] = s[e + R_ADD]
-    s[h + MASK] = s[e + R_MASK]
     s[h + ENDS] = s[e + R_ENDS]
 
 
@@ -46,34 +37,33 @@ def add_rows(rows: Rows, s: Int, n: int, cycle: int, tile: int, token: int, coun
     skipped = s[UNIT + WIDTH * low + TOKENS] == 0
     for place in range(gang - 1 if mapping == Mapping3D.K else 0, gang):
         tier = low + place
-        kind, bank, step, mask = COMBINE, 0, 0, 0
+        need, step = 0, 0
         if skipped:
-            kind = DROP
+            pass  # the row is dropped
         elif rows[n, COL.dest_kind] == Dest.COMBINE:
             # Where the list names rows, a token's first row is taken to lie in bank 0.
             step = 0 if rows[n, COL.dest_list] else rows[n, COL.dest_stride]
             first = token + (place * rows[n, COL.tokens] if mapping == Mapping3D.M else 0)
             bank = rows[n, COL.dest_base] + first * step + column + (place * along if mapping == Mapping3D.N else 0)
+            need = 1 << (BANK + bank % s[B.lanes])
+            if rows[n, COL.accumulate]:
+                need |= need << (ADDS - BANK)
         else:
-            kind = ACTIVATION
-            mask = rows[n, COL.dest_tiers] if rows[n, COL.dest_tiers] else 1 << tier
+            need = (rows[n, COL.dest_tiers] if rows[n, COL.dest_tiers] else 1 << tier) << TIERS
         h = HEAD + 16 * tier
         e = RUN + 8 * (RUN_PLACES * tier + s[h + RUN_TAIL] % RUN_PLACES)
         skew = place * (s[B.skew_k] - 1) if mapping == Mapping3D.K else 0
         s[e + R_TIME] = cycle + skew + s[B.result] + s[B.hop] * tier
         s[e + R_COUNT] = count
-        s[e + R_BANK] = bank % s[B.lanes]
+        s[e + R_NEED] = need
         s[e + R_STEP] = step % s[B.lanes]
-        s[e + R_KIND] = kind
-        s[e + R_ADD] = rows[n, COL.accumulate]
-        s[e + R_MASK] = mask
         s[e + R_ENDS] = n if ends else -1
         s[h + RUN_TAIL] += 1
         s[h + AHEAD] += count
         if s[h + LEFT] == 0:
-            next_run(s, tier)
-        if s[h + AVAIL] < s[C_NEXT]:
-            s[C_NEXT] = s[h + AVAIL]
+            next_run(s, tier, s[C_TIME])
+            s[ROWS_AT] = min(s[ROWS_AT], s[h + AVAIL])
+            s[C_NEXT] = min(s[C_NEXT], s[h + AVAIL])
 
 
 @compiled

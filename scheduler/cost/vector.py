@@ -5,14 +5,7 @@ from __future__ import annotations
 
 from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum
 from scheduler.cost.events import grant, post, slice_of, take, waits, wake
-from scheduler.cost.state import (
-    A_AT, B, BLOCKED, B_AT, COUNTS, COUNTS_WIDTH, CREDITS, C_ASTRIDE, C_BROWS, C_BSTRIDE, C_DEST, C_DEST_TIERS,
-    C_DSTRIDE, C_FINAL, C_NEXT, C_OP, C_REDUCES, C_ROWS, C_VECTORS, D_AT, D_HIGH, D_LOW, D_SCALAR, ELEMENT, FINISH,
-    FINISHED, FINISH_AT, FREE, GRANT, HEAD_AT, HELD, ISSUING, Int, JOB, LIVE, NEVER, NOTE_WIDTH, NOTES, NUMBER, N_DONE, OUTPUT,
-    OUTPUT_PLACES, OUT_COUNT, OUT_HEAD, PENDING, PENDING_AT, PHASE, QUEUE, QUEUED, QUEUE_PLACES, REDUCES, REQUEST, ROUTED, ROW,
-    ROWS_LEFT, SCALAR, SCALAR_PLACES, S_BEGIN, S_END, S_GRANT, S_TAKE, S_WORK, TABLE, TAKEN, TIME, TO_ROWS, UNIT, VALID,
-    VECTOR, VECTORS, WHICH, WIDTH, WRITTEN,
-)
+from scheduler.cost.state import *
 from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
@@ -136,9 +129,9 @@ def accept_row(rows: Rows, s: Int, now: int) -> None:
         at = OUTPUT + 3 * ((s[OUT_HEAD] + s[OUT_COUNT]) % OUTPUT_PLACES)
         s[at] = now + s[B.row_write]
         if s[C_DEST] == VectorDest.ROWS:
-            s[at + 1] = (s[D_AT] + (0 if gather else s[ROW])) % s[B.lanes]
+            s[at + 1] = 1 << (WRITE + (s[D_AT] + (0 if gather else s[ROW]) & s[B.lanes] - 1))
         else:
-            s[at + 1] = -s[C_DEST_TIERS]
+            s[at + 1] = s[C_DEST_TIERS] << TIERS
         s[at + 2] = which
         s[OUT_COUNT] += 1
         s[CREDITS] -= 1
