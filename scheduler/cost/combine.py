@@ -9,7 +9,7 @@ from scheduler.cost.loads import word_leaves
 from scheduler.cost.state import *
 from scheduler.cost.stores import store_row
 from scheduler.cost.tiers import next_run
-from scheduler.cost.vector import A, THIRD, accept_row, finish_job, start_vector
+from scheduler.cost.vector import A, THIRD, accept_row, finish_job, may_ask, start_vector
 from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import Rows
 
@@ -157,8 +157,7 @@ def move_words(rows: Rows, s: Int, now: int) -> bool:
         done |= word_leaves(rows, s, s[OFFER_TIERS], now)
     if s[OFFER_LIST] >= 0:
         done |= word_leaves(rows, s, s[OFFER_LIST], now)
-    s[OFFER_TIERS] = -1
-    s[OFFER_ROW] = -1
+    s[WORDS_AT] = max(now + 1, min(s[WORD + W_AT], s[WORD + 8 + W_AT]))
     return done
 
 
@@ -198,30 +197,31 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
 
         # Who asks for rows of the banks; the store and the vector unit take turns.
         store_goes, vector_goes = False, False
-        if s[REQUEST] <= now and not s[BLOCKED] and s[CREDITS] > 0:
+        if s[S_READ] <= now:
+            store_goes = not ports >> (BANK + (s[S_ROW] & last_lane)) & 1
+        if s[ASK_AT] <= now:
             bank = request_row(s) & last_lane
             vector_goes = not ports >> (ADDS + bank) & 1
-            if s[S_READ] <= now and s[S_ROW] & last_lane == bank and not ports >> (BANK + bank) & 1:
+            if store_goes and s[S_ROW] & last_lane == bank:
                 store_goes = s[STORE_TURN] >> bank & 1 != 0
                 vector_goes = vector_goes and not store_goes
                 s[STORE_TURN] ^= 1 << bank
-            elif s[S_READ] <= now:
-                store_goes = not ports >> (BANK + (s[S_ROW] & last_lane)) & 1
-        elif s[S_READ] <= now:
-            store_goes = not ports >> (BANK + (s[S_ROW] & last_lane)) & 1
-        starts = s[PENDING_AT] <= now and not s[ISSUING] and not s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]
+        starts = s[START_AT] <= now
 
         # Who writes rows and words.
-        words = s[WORD + W_AT] <= now or s[WORD + 8 + W_AT] <= now
+        words = s[WORDS_AT] <= now
         if words:
             offer_words(s, now)
-        if s[OUT_COUNT]:
+        if s[OUT_AT] <= now:
             e = OUTPUT + 3 * s[OUT_HEAD]
-            if s[e] <= now and not s[e + 1] & ports and not (words and gives_way(s, s[e + 1])):
+            if not s[e + 1] & ports and not (words and gives_way(s, s[e + 1])):
                 job = JOB + 16 * s[e + 2]
                 s[OUT_HEAD] = (s[OUT_HEAD] + 1) % OUTPUT_PLACES
                 s[OUT_COUNT] -= 1
+                s[OUT_AT] = s[OUTPUT + 3 * s[OUT_HEAD]] if s[OUT_COUNT] else NEVER
                 s[CREDITS] += 1
+                if s[CREDITS] == 1:
+                    may_ask(s)
                 s[job + ROWS_LEFT] -= 1
                 if s[job + ROWS_LEFT] == 0:
                     s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
@@ -234,7 +234,7 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
                 limit = min(limit, after)
         if vector_goes:
             accept_row(rows, s, now)
-        if starts and s[FINISHED] - 1 <= now:
+        if starts:
             start_vector(rows, s, now)
             limit = min(limit, after)
 
@@ -244,16 +244,7 @@ def combine_run(rows: Rows, s: Int, until: int) -> None:
         else:
             s[PORTS] = (ports >> BANK & 255) << WRITE
         s[C_TIME] = after
-
-        soon = min(s[ROWS_AT], s[FINISH_AT], s[S_READ], s[WORD + W_AT], s[WORD + 8 + W_AT])
-        if s[OUT_COUNT]:
-            soon = min(soon, s[OUTPUT + 3 * s[OUT_HEAD]])
-        if not s[BLOCKED] and s[CREDITS] > 0:
-            soon = min(soon, s[REQUEST])
-        if not s[ISSUING] and not s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]:
-            soon = min(soon, max(s[PENDING_AT], s[FINISHED] - 1))
-        if soon == NEVER:
-            s[C_NEXT] = NEVER
-            return
-        now = max(after, soon)
+        now = min(s[ROWS_AT], s[FINISH_AT], s[S_READ], s[WORDS_AT], s[OUT_AT], s[ASK_AT], s[START_AT])
+        if now < after:
+            now = after
         s[C_NEXT] = now

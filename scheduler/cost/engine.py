@@ -16,12 +16,12 @@ from scheduler.cost.state import *
 from scheduler.cost.stores import store_step
 from scheduler.cost.tiers import tier_step
 from scheduler.cost.vector import vector_step
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import bare, compiled
 from scheduler.stream.table import COL, Rows
 
 
 @compiled
-def run(rows: Rows, s: Int) -> int:
+def run_all(rows: Rows, s: Int) -> int:
     """Run a stream; return the cycle of the last event."""
     tiers = s[B.tiers]
     start_fetch(rows, s)
@@ -48,6 +48,15 @@ def run(rows: Rows, s: Int) -> int:
                     dispatch(rows, s, now)
                 else:
                     accept_post(rows, s, agent - MOST_UNITS, now)
+
+
+@compiled
+def run(rows: Rows, s: Int) -> int:
+    """Run a stream; return the cycle of the last event.
+
+    The arrays are handed on as bare memory: counting the references to an array would take as long as all the rest.
+    """
+    return run_all(bare(rows), bare(s))
 
 
 @compiled

@@ -113,6 +113,7 @@ def begin_words(rows: Rows, s: Int, n: int, engine: int) -> None:
     s[w + W_AT] = s[f + N_TILE0] + 1
     s[w + W_KIND] = TO_COMBINE if dest == LoadDest.ROWS else TO_LISTS if dest == LoadDest.LIST else TO_TIERS
     s[w + W_WHERE] = rows[n, COL.dest_base] if dest == LoadDest.ROWS else rows[n, COL.dest_tiers]
+    s[WORDS_AT] = min(s[WORDS_AT], s[w + W_AT])
     s[C_NEXT] = min(s[C_NEXT], s[w + W_AT])
 
 

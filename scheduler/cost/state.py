@@ -125,8 +125,9 @@ CELLS: Final = FIXED
     S_NUMBER, S_ROW, S_LEFT, S_READ, S_COUNT, S_TAKEN, S_BEAT, S_START, S_STEP, S_PACE, S_APART, S_PLACE, S_PLACES,
     S_DISCARD, C_OP, C_VECTORS, C_ROWS, C_DEST, C_FINAL, C_REDUCES, C_DEST_TIERS, C_BROWS, C_ASTRIDE, C_BSTRIDE,
     C_DSTRIDE, C_WATCH, UNIT_OWNER, ROW_OWNER, LIST_OWNER, LANE_TURN, LOAD_TURN, FINISH_AT, OFFER_TIERS, OFFER_ROW, OFFER_LIST,
-) = range(CELLS, CELLS + 60)  # fmt: skip
-END_OF_FIXED: Final = CELLS + 64
+    ASK_AT, OUT_AT, START_AT, WORDS_AT, C_SIMPLE, C_WAITS,
+) = range(CELLS, CELLS + 66)  # fmt: skip
+END_OF_FIXED: Final = CELLS + 72
 
 # Cells of the notes on an instruction.
 NOTE_WIDTH: Final = 8
@@ -164,7 +165,7 @@ def new_state(
         s[HEAD + 16 * tier + AVAIL] = NEVER
     for job in range(2):
         s[JOB + 16 * job + FINISH] = NEVER
-    s[[C_NEXT, ROWS_AT, S_READ, REQUEST, FINISH_AT, PENDING_AT, WORD + W_AT, WORD + 8 + W_AT]] = NEVER
+    s[[C_NEXT, ROWS_AT, S_READ, REQUEST, FINISH_AT, ASK_AT, OUT_AT, START_AT, WORDS_AT, PENDING_AT, WORD + W_AT, WORD + 8 + W_AT]] = NEVER
     s[[PENDING, S_NUMBER]] = -1
     s[FINISHED] = -8
     s[CREDITS] = blocks.output_depth

@@ -52,6 +52,12 @@ def await_scalar(rows: Rows, s: Int, n: int) -> None:
             s[REQUEST] = max(s[REQUEST], s[at + place] + s[B.scalar_write] + 1)
 
 
+@inlined
+def may_ask(s: Int) -> None:
+    """Note when the running job can ask for its next row."""
+    s[ASK_AT] = s[REQUEST] if s[CREDITS] > 0 and not s[BLOCKED] else NEVER
+
+
 @compiled
 def start_vector(rows: Rows, s: Int, now: int) -> None:
     """Start the VECTOR that is set up."""
@@ -62,7 +68,7 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
     gather = op == VectorOp.GATHER
     s[WHICH] = which
     s[PENDING] = -1
-    s[PENDING_AT] = NEVER
+    s[START_AT] = NEVER
     s[ISSUING] = 1
     s[job + NUMBER] = n
     s[job + LIVE] = 1
@@ -100,6 +106,8 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
     s[C_DEST] = dest
     s[C_FINAL] = final
     s[C_REDUCES] = s[job + REDUCES]
+    s[C_SIMPLE] = final == A and op != VectorOp.ROTATE and not gather
+    s[C_WAITS] = s[old + LIVE] and s[old + REDUCES] and (reads_scalar(rows, n) or (sums(rows, n) and not rows[n, COL.first]))
     s[C_DEST_TIERS] = rows[n, COL.dest_tiers]
     s[C_BROWS] = rows[n, COL.b_rows]
     s[C_ASTRIDE] = rows[n, COL.a_stride]
@@ -107,6 +115,7 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
     s[C_DSTRIDE] = rows[n, COL.dest_stride]
     s[REQUEST] = now + 1 + (s[B.lookup] if gather else 0)
     await_scalar(rows, s, n)
+    may_ask(s)
     unit = s[B.tiers] + 3
     x = UNIT + WIDTH * unit
     s[slice_of(rows, s, n, unit) + S_BEGIN] = now + 1
@@ -116,30 +125,72 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
 
 
 @inlined
-def accept_row(rows: Rows, s: Int, now: int) -> None:
-    """The row that the running job has asked for is read in this cycle; go on to the next one."""
-    which, op, phase = s[WHICH], s[C_OP], s[PHASE]
-    job = JOB + 16 * which
-    gather = op == VectorOp.GATHER
+def may_start(s: Int) -> None:
+    """Note when the VECTOR that is set up can start: the job before has issued its rows, the one before that is done."""
+    waits = s[PENDING] < 0 or s[ISSUING] or s[JOB + 16 * (s[WHICH] ^ 1) + LIVE]
+    s[START_AT] = NEVER if waits else max(s[PENDING_AT], s[FINISHED] - 1)
+    s[C_NEXT] = min(s[C_NEXT], s[START_AT])
+
+
+@inlined
+def put_result(s: Int, now: int, row: int) -> None:
+    """A result row is on its way; it will be written to a combine row, or to activation buffers."""
+    at = OUTPUT + 3 * ((s[OUT_HEAD] + s[OUT_COUNT]) % OUTPUT_PLACES)
+    s[at] = now + s[B.row_write]
+    if s[C_DEST] == VectorDest.ROWS:
+        s[at + 1] = 1 << (WRITE + (row & s[B.lanes] - 1))
+    else:
+        s[at + 1] = s[C_DEST_TIERS] << TIERS
+    s[at + 2] = s[WHICH]
+    if s[OUT_COUNT] == 0:
+        s[OUT_AT] = s[at]
+    s[OUT_COUNT] += 1
+    s[CREDITS] -= 1
+
+
+@compiled
+def end_vector(rows: Rows, s: Int, now: int) -> None:
+    """All rows of a vector are read: go on to the next one, or end."""
+    job = JOB + 16 * s[WHICH]
+    n = s[job + NUMBER]
+    s[ROW] = 0
+    s[ELEMENT] = 0
+    s[VECTOR] += 1
+    s[A_AT] += s[C_ASTRIDE]
+    s[B_AT] += s[C_BSTRIDE]
+    s[D_AT] += s[C_DSTRIDE]
+    if s[VECTOR] < s[C_VECTORS]:
+        if s[C_WAITS]:
+            await_scalar(rows, s, n)
+        return
+    s[ISSUING] = 0
+    s[REQUEST] = NEVER
+    s[slice_of(rows, s, n, s[B.tiers] + 3) + S_END] = now + 1
+    if s[job + ROWS_LEFT] == 0:
+        s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
+        s[FINISH_AT] = min(s[FINISH_AT], s[job + FINISH])
+    may_start(s)
+
+
+@compiled
+def accept_other(rows: Rows, s: Int, now: int) -> None:
+    """Do what :func:`accept_row` does for the operations that read more than one row for a result, and for GATHER."""
+    op, phase = s[C_OP], s[PHASE]
     final = phase == s[C_FINAL]
     last_row = s[ROW] + 1 == s[C_ROWS]
-    n = s[job + NUMBER]
-    last_element = not gather or s[ELEMENT] + 1 == rows[n, COL.length]
-    if final and s[C_DEST] != VectorDest.NONE and last_element:
-        at = OUTPUT + 3 * ((s[OUT_HEAD] + s[OUT_COUNT]) % OUTPUT_PLACES)
-        s[at] = now + s[B.row_write]
-        if s[C_DEST] == VectorDest.ROWS:
-            s[at + 1] = 1 << (WRITE + (s[D_AT] + (0 if gather else s[ROW]) & s[B.lanes] - 1))
-        else:
-            s[at + 1] = s[C_DEST_TIERS] << TIERS
-        s[at + 2] = which
-        s[OUT_COUNT] += 1
-        s[CREDITS] -= 1
-    if final and last_row and s[C_REDUCES]:
-        s[SCALAR + SCALAR_PLACES * which + s[VECTOR]] = now
-        s[job + WRITTEN] = now + s[B.scalar_write]
-    s[PHASE] = A if final else phase + 1
     s[REQUEST] = now + 1
+    if op == VectorOp.GATHER:
+        n = s[JOB + 16 * s[WHICH] + NUMBER]
+        s[ELEMENT] += 1
+        if s[ELEMENT] < rows[n, COL.length]:
+            await_scalar(rows, s, n)
+            return
+        put_result(s, now, s[D_AT])
+        end_vector(rows, s, now)
+        return
+    if final:
+        put_result(s, now, s[D_AT] + s[ROW])
+    s[PHASE] = A if final else phase + 1
     if op == VectorOp.ROTATE:
         many = s[C_BROWS] > 2
         if phase == A:
@@ -152,27 +203,28 @@ def accept_row(rows: Rows, s: Int, now: int) -> None:
             s[PHASE] = phase
     elif op == VectorOp.ADD and final:
         s[REQUEST] += s[B.add_pause]
-    if not last_element:
-        s[ELEMENT] += 1
-        await_scalar(rows, s, n)
-    elif final:
+    if final:
         s[ROW] += 1
-        s[ELEMENT] = 0
-        if last_row or gather:
-            s[ROW] = 0
-            s[VECTOR] += 1
-            s[A_AT] += s[C_ASTRIDE]
-            s[B_AT] += s[C_BSTRIDE]
-            s[D_AT] += s[C_DSTRIDE]
-            if s[VECTOR] == s[C_VECTORS]:
-                s[ISSUING] = 0
-                s[REQUEST] = NEVER
-                s[slice_of(rows, s, n, s[B.tiers] + 3) + S_END] = now + 1
-                if s[job + ROWS_LEFT] == 0:
-                    s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
-                    s[FINISH_AT] = min(s[FINISH_AT], s[job + FINISH])
-                return
-            await_scalar(rows, s, n)
+        if last_row:
+            end_vector(rows, s, now)
+
+
+@inlined
+def accept_row(rows: Rows, s: Int, now: int) -> None:
+    """The row that the running job has asked for is read in this cycle; go on to the next one."""
+    if s[C_SIMPLE]:
+        s[REQUEST] = now + 1
+        if s[C_DEST] != VectorDest.NONE:
+            put_result(s, now, s[D_AT] + s[ROW])
+        s[ROW] += 1
+        if s[ROW] == s[C_ROWS]:
+            if s[C_REDUCES]:
+                s[SCALAR + SCALAR_PLACES * s[WHICH] + s[VECTOR]] = now
+                s[JOB + 16 * s[WHICH] + WRITTEN] = now + s[B.scalar_write]
+            end_vector(rows, s, now)
+    else:
+        accept_other(rows, s, now)
+    may_ask(s)
 
 
 @compiled
@@ -182,9 +234,11 @@ def finish_job(rows: Rows, s: Int, job: int, now: int) -> None:
     s[job + LIVE] = 0
     s[job + FINISH] = NEVER
     s[BLOCKED] = 0
+    may_ask(s)
     # The next one can end when the post is through.
     s[FINISHED] = now + 1 + (1 if rows[n, COL.post0_en] or rows[n, COL.post1_en] else 0)
     s[s[NOTES] + NOTE_WIDTH * n + N_DONE] = now
+    may_start(s)
     post(rows, s, 3, n, now + 1)
     wake(s, s[B.tiers] + 3, s[FINISHED])
 
@@ -254,4 +308,4 @@ def vector_step(rows: Rows, s: Int, now: int) -> None:
         return
     s[PENDING] = n
     s[PENDING_AT] = s[x + VALID]
-    s[C_NEXT] = min(s[C_NEXT], s[x + VALID])
+    may_start(s)
