@@ -3,248 +3,228 @@
 
 from __future__ import annotations
 
-from hdl.isa import VectorOp
 from scheduler.cost.events import post, wake
-from scheduler.cost.loads import word_leaves
-from scheduler.cost.state import *
+from scheduler.cost.load_data import TO_LISTS, TO_ROWS, word_leaves
+from scheduler.cost.state import AT, HEAD, JOB, NEVER, NOTE, OUTPUTS, RECORD, WORDS, B, C, H, Int, J, M, N, U, W
 from scheduler.cost.stores import store_row
-from scheduler.cost.tiers import next_run
-from scheduler.cost.vector import A, THIRD, accept_row, finish_job, may_ask, start_vector
+from scheduler.cost.vector import finish_jobs, start_vector
+from scheduler.cost.vector_rows import accept_row, may_ask, request_row
+from scheduler.cost.waves import PORT_ADD, PORT_BANK, PORT_TIERS, PORT_WRITE, next_run
 from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import Rows
 
+__all__ = ["combine_run"]
 
-@inlined
-def lanes_mask(lanes: int) -> int:
-    """Return as many ones as there are banks."""
-    return (1 << lanes) - 1
-
-
-@inlined
-def request_row(s: Int) -> int:
-    """Return the row that the vector unit's running job asks for."""
-    phase = s[PHASE]
-    if phase == A:
-        # The rows of GATHER depend on data.
-        return s[A_AT] + (5 * s[ELEMENT] + 3 * s[VECTOR] if s[C_OP] == VectorOp.GATHER else s[ROW])
-    small = s[C_OP] == VectorOp.ROTATE and s[C_BROWS] <= 2
-    return s[B_AT] + (s[TABLE] if small else s[ROW] % s[C_BROWS]) + (s[C_BROWS] if phase == THIRD else 0)
+_COLLECTOR = 4
+"""Source of the posts."""
 
 
 @inlined
 def give_credit(s: Int, tier: int, now: int) -> bool:
-    """A row of a tier is off its FIFO: let an operation that waits for room go on; return whether there is one.
+    """A row of a tier has moved: let an operation that waits for room go on; return whether there is one.
 
-    It does so when there is room for some rows at once: one by one would take long, and the FIFO is full meanwhile.
+    It goes on when there is room for some rows at once: one by one would take long, and the FIFO is full meanwhile.
     """
     found = False
-    room = s[B.row_fifo] - s[HEAD + 16 * tier + AHEAD]
+    room = s[B.row_fifo_depth] - s[AT.head + HEAD * tier + H.ahead]
     for low in range(tier + 1):
-        x = UNIT + WIDTH * low
-        if s[x + PARKED] == -1:
-            if room >= s[x + NEEDS]:
-                # The last of them goes when this place is known to be free.
-                s[x + CYCLE] = max(s[x + CYCLE], now + s[B.credit] - (s[x + NEEDS] - 1))
-                wake(s, low, now + 1)
-                found = True
+        x = AT.unit + RECORD * low
+        if s[x + U.parked] == -1 and room >= s[x + U.needs]:
+            # The last of them goes when its place is known to be free.
+            s[x + U.cycle] = max(s[x + U.cycle], now + s[B.credit] - (s[x + U.needs] - 1))
+            wake(s, low, now + 1)
+            found = True
     return found
 
 
 @inlined
+def next_bank(s: Int, ports: int, step: int) -> int:
+    """Return the ports that a row needs `step` banks after another one."""
+    lanes = s[B.result_lanes]
+    ports <<= step
+    over = ports & ((1 << lanes) - 1) << lanes | ports & ((1 << lanes) - 1) << (lanes + PORT_ADD)
+    return ports ^ over | over >> lanes
+
+
+@inlined
 def move_rows(rows: Rows, s: Int, now: int, limit: int) -> int:
-    """Move result rows over the bus in one cycle; return the cycle before which nothing else needs to know."""
-    tiers, lanes = s[B.tiers], s[B.lanes]
-    taken, used = 0, 0
-    posted = False
+    """Move result rows over the bus in one cycle; return the cycle before which nobody else needs to know."""
+    tiers, lanes = s[B.tiers], s[B.result_lanes]
+    taken, used, posted = 0, 0, False
     loser, winner = -1, -1
-    tier, at = s[TURN], NEVER
+    tier, at = s[C.turn], NEVER
     for _ in range(tiers):
-        h = HEAD + 16 * tier
-        if s[h + AVAIL] <= now:
-            need, left = s[h + NEED], s[h + LEFT]
-            ends = s[h + ENDS] if left == 1 else -1
-            if need & taken or (need and used == lanes) or (ends >= 0 and posted):
+        h = AT.head + HEAD * tier
+        if s[h + H.at] <= now:
+            ports, left = s[h + H.ports], s[h + H.left]
+            ends = s[h + H.ends] if left == 1 else -1
+            if ports & taken or (ports and used == lanes) or (ends >= 0 and posted):
                 if loser < 0:
                     loser = tier
             else:
-                taken |= need
-                if need:
+                taken |= ports
+                if ports:
                     used += 1
                 if winner < 0:
                     winner = tier
-                s[h + AHEAD] -= 1
+                s[h + H.ahead] -= 1
                 if ends >= 0:
                     posted = True
-                    s[s[NOTES] + NOTE_WIDTH * ends + N_DONE] = now
-                    post(rows, s, 4, ends, now + s[B.post])
+                    s[s[M.notes] + NOTE * ends + N.done] = now
+                    post(rows, s, _COLLECTOR, ends, now + s[B.post])
                     limit = min(limit, now + s[B.post])
                 if left > 1:
-                    s[h + LEFT] = left - 1
-                    s[h + AVAIL] = now + 1
-                    if s[h + STEP] and need >> TIERS == 0:
-                        # The next bank, in both of the ports.
-                        need <<= s[h + STEP]
-                        over = need & ((lanes_mask(lanes) << ADDS | lanes_mask(lanes)) << lanes)
-                        s[h + NEED] = need ^ over | over >> lanes
+                    s[h + H.left] = left - 1
+                    s[h + H.at] = now + 1
+                    if s[h + H.step] and ports >> PORT_TIERS == 0:
+                        s[h + H.ports] = next_bank(s, ports, s[h + H.step])
                 else:
                     next_run(s, tier, now + 1)
-                if s[C_WATCH] and give_credit(s, tier, now):
+                if s[M.parked] and give_credit(s, tier, now):
                     limit = min(limit, now + 1)
-        at = min(at, max(s[h + AVAIL], now + 1))
+        at = min(at, max(s[h + H.at], now + 1))
         tier = tier + 1 if tier + 1 < tiers else 0
     if loser >= 0:
-        s[TURN] = loser
+        s[C.turn] = loser
     elif winner >= 0:
-        s[TURN] = winner + 1 if winner + 1 < tiers else 0
-    s[ROWS_AT] = at
-    s[PORTS] = taken | (s[PORTS] >> BANK & 255) << WRITE
+        s[C.turn] = winner + 1 if winner + 1 < tiers else 0
+    s[C.rows_at] = at
+    s[C.ports] = taken | (s[C.ports] >> PORT_BANK & 255) << PORT_WRITE
     return limit
-
-
-@compiled
-def finish_jobs(rows: Rows, s: Int, now: int) -> bool:
-    """End jobs of the vector unit that are complete, in order; return whether there was one."""
-    done = False
-    s[FINISH_AT] = NEVER
-    for place in range(2):
-        older = s[WHICH] ^ 1
-        job = JOB + 16 * (older ^ place)
-        if s[job + FINISH] < NEVER and not (place and s[JOB + 16 * older + LIVE]):
-            at = max(s[job + FINISH], s[FINISHED])
-            if at <= now and not done:
-                finish_job(rows, s, job, now)
-                done = True
-            else:
-                s[FINISH_AT] = min(s[FINISH_AT], max(at, now + 1))
-    return done
 
 
 @compiled
 def offer_words(s: Int, now: int) -> None:
     """Find the words of loads that could leave in this cycle: one for the tiers, one row, one list entry."""
-    s[OFFER_TIERS] = -1
-    s[OFFER_ROW] = -1
-    s[OFFER_LIST] = -1
-    for engine in range(2):
-        w = WORD + 8 * engine
-        if s[w + W_NUMBER] < 0 or s[w + W_AT] > now:
+    s[C.word_offer] = -1
+    s[C.row_offer] = -1
+    s[C.list_offer] = -1
+    for engine in range(2):  # in turns, when both have one
+        w = AT.word + WORDS * engine
+        if s[w + W.at] > now:
             continue
-        if s[w + W_KIND] == TO_COMBINE:
-            s[OFFER_ROW] = engine if s[OFFER_ROW] < 0 else 1 - s[ROW_OWNER]
-        elif s[w + W_KIND] == TO_LISTS:
-            s[OFFER_LIST] = engine if s[OFFER_LIST] < 0 else 1 - s[LIST_OWNER]
+        if s[w + W.kind] == TO_ROWS:
+            s[C.row_offer] = engine if s[C.row_offer] < 0 else 1 - s[C.rows_from]
+        elif s[w + W.kind] == TO_LISTS:
+            s[C.list_offer] = engine if s[C.list_offer] < 0 else 1 - s[C.lists_from]
         else:
-            s[OFFER_TIERS] = engine if s[OFFER_TIERS] < 0 else 1 - s[UNIT_OWNER]
-    if s[OFFER_ROW] >= 0:
-        s[ROW_OWNER] = s[OFFER_ROW]
-        if s[PORTS] >> (WRITE + s[WORD + 8 * s[OFFER_ROW] + W_WHERE] % s[B.lanes]) & 1:
-            s[OFFER_ROW] = -1
-    if s[OFFER_LIST] >= 0:
-        s[LIST_OWNER] = s[OFFER_LIST]
-    if s[OFFER_TIERS] >= 0:
-        s[UNIT_OWNER] = s[OFFER_TIERS]
-        if s[WORD + 8 * s[OFFER_TIERS] + W_WHERE] << TIERS & s[PORTS]:
-            s[OFFER_TIERS] = -1
+            s[C.word_offer] = engine if s[C.word_offer] < 0 else 1 - s[C.words_from]
+    if s[C.row_offer] >= 0:
+        s[C.rows_from] = s[C.row_offer]
+        if s[C.ports] >> (PORT_WRITE + s[AT.word + WORDS * s[C.row_offer] + W.where] % s[B.result_lanes]) & 1:
+            s[C.row_offer] = -1
+    if s[C.list_offer] >= 0:
+        s[C.lists_from] = s[C.list_offer]
+    if s[C.word_offer] >= 0:
+        s[C.words_from] = s[C.word_offer]
+        if s[AT.word + WORDS * s[C.word_offer] + W.where] << PORT_TIERS & s[C.ports]:
+            s[C.word_offer] = -1
 
 
 @compiled
-def move_words(rows: Rows, s: Int, now: int) -> bool:
-    """Let the words that are left of those leave; return whether a LOAD is complete with that."""
-    done = False
-    if s[OFFER_ROW] >= 0:
-        done |= word_leaves(rows, s, s[OFFER_ROW], now)
-    if s[OFFER_TIERS] >= 0:
-        done |= word_leaves(rows, s, s[OFFER_TIERS], now)
-    if s[OFFER_LIST] >= 0:
-        done |= word_leaves(rows, s, s[OFFER_LIST], now)
-    s[WORDS_AT] = max(now + 1, min(s[WORD + W_AT], s[WORD + 8 + W_AT]))
-    return done
-
-
-@compiled
-def gives_way(s: Int, dest: int) -> bool:
-    """Return whether the vector unit's result gives way to a word of a load for the same place; they take turns."""
-    if dest >> TIERS == 0:
-        row = s[OFFER_ROW]
-        if row < 0 or dest != 1 << (WRITE + s[WORD + 8 * row + W_WHERE] % s[B.lanes]):
+def gives_way(s: Int, ports: int) -> bool:
+    """Return whether a result of the vector unit gives way to a load's word for the same place; they take turns."""
+    if ports >> PORT_TIERS == 0:
+        row = s[C.row_offer]
+        if row < 0 or ports != 1 << (PORT_WRITE + s[AT.word + WORDS * row + W.where] % s[B.result_lanes]):
             return False
-        mine = s[LOAD_TURN] & dest == 0
-        s[LOAD_TURN] ^= dest
+        mine = s[C.load_turn] & ports == 0
+        s[C.load_turn] ^= ports
         if mine:
-            s[OFFER_ROW] = -1
+            s[C.row_offer] = -1
         return not mine
-    if s[OFFER_TIERS] < 0:
+    if s[C.word_offer] < 0:
         return False
-    mine = s[LANE_TURN] != 0
-    s[LANE_TURN] ^= 1
+    mine = s[C.tiers_turn] != 0
+    s[C.tiers_turn] ^= 1
     if mine:
-        s[OFFER_TIERS] = -1
+        s[C.word_offer] = -1
     return not mine
 
 
 @compiled
-def combine_run(rows: Rows, s: Int, until: int) -> None:
-    """Advance bus, banks, vector unit and the store's reads up to a cycle, or until something else has to act."""
-    last_lane = s[B.lanes] - 1
-    now, limit = s[C_NEXT], until
-    while now < limit:
-        if now > s[C_TIME]:
-            s[PORTS] = (s[PORTS] >> BANK & 255) << WRITE if now == s[C_TIME] + 1 else 0
-        after = now + 1
-        if s[FINISH_AT] <= now and finish_jobs(rows, s, now):
-            limit = min(limit, after)
-        ports = s[PORTS]
+def move_words(rows: Rows, s: Int, now: int) -> bool:
+    """Let the words leave that are still offered; return whether a LOAD is complete with that."""
+    done = False
+    for offer in (s[C.row_offer], s[C.word_offer], s[C.list_offer]):
+        if offer >= 0 and word_leaves(rows, s, offer, now):
+            done = True
+    s[C.words_at] = max(now + 1, min(s[AT.word + W.at], s[AT.word + WORDS + W.at]))
+    return done
 
-        # Who asks for rows of the banks; the store and the vector unit take turns.
+
+@inlined
+def write_result(s: Int, now: int, words: bool) -> None:
+    """Write the vector unit's oldest result, if its bank or its tiers are free."""
+    e = AT.output + 3 * s[C.output_head]
+    if s[e + 1] & s[C.ports] or (words and gives_way(s, s[e + 1])):
+        return
+    job = AT.job + JOB * s[e + 2]
+    s[C.output_head] = (s[C.output_head] + 1) % OUTPUTS
+    s[C.outputs] -= 1
+    s[C.output_at] = s[AT.output + 3 * s[C.output_head]] if s[C.outputs] else NEVER
+    s[C.credits] += 1
+    if s[C.credits] == 1:
+        may_ask(s)
+    s[job + J.rows_left] -= 1
+    if s[job + J.rows_left] == 0:
+        s[job + J.finish] = max(now, s[job + J.written]) + s[B.vector_done]
+        s[C.finish_at] = min(s[C.finish_at], s[job + J.finish])
+
+
+@compiled
+def combine_run(rows: Rows, s: Int, until: int) -> None:
+    """Advance bus, banks, vector unit and the store's reads up to a cycle, or until somebody else has to act."""
+    last_lane = s[B.result_lanes] - 1
+    now, limit = s[C.next], until
+    while now < limit:
+        if now > s[C.time]:
+            s[C.ports] = (s[C.ports] >> PORT_BANK & 255) << PORT_WRITE if now == s[C.time] + 1 else 0
+        if s[C.finish_at] <= now and finish_jobs(rows, s, now):
+            limit = min(limit, now + 1)
+        ports = s[C.ports]
+
+        # Who reads rows; where both want a bank, the store and the vector unit take turns.
         store_goes, vector_goes = False, False
-        if s[S_READ] <= now:
-            store_goes = not ports >> (BANK + (s[S_ROW] & last_lane)) & 1
-        if s[ASK_AT] <= now:
+        if s[C.read_at] <= now:
+            store_goes = not ports >> (PORT_BANK + (s[C.store_row] & last_lane)) & 1
+        if s[C.ask_at] <= now:
             bank = request_row(s) & last_lane
-            vector_goes = not ports >> (ADDS + bank) & 1
-            if store_goes and s[S_ROW] & last_lane == bank:
-                store_goes = s[STORE_TURN] >> bank & 1 != 0
+            vector_goes = not ports >> (PORT_ADD + bank) & 1
+            if store_goes and s[C.store_row] & last_lane == bank:
+                store_goes = s[C.store_turn] >> bank & 1 != 0
                 vector_goes = vector_goes and not store_goes
-                s[STORE_TURN] ^= 1 << bank
-        starts = s[START_AT] <= now
+                s[C.store_turn] ^= 1 << bank
+        starts = s[C.start_at] <= now
 
         # Who writes rows and words.
-        words = s[WORDS_AT] <= now
+        words = s[C.words_at] <= now
         if words:
             offer_words(s, now)
-        if s[OUT_AT] <= now:
-            e = OUTPUT + 3 * s[OUT_HEAD]
-            if not s[e + 1] & ports and not (words and gives_way(s, s[e + 1])):
-                job = JOB + 16 * s[e + 2]
-                s[OUT_HEAD] = (s[OUT_HEAD] + 1) % OUTPUT_PLACES
-                s[OUT_COUNT] -= 1
-                s[OUT_AT] = s[OUTPUT + 3 * s[OUT_HEAD]] if s[OUT_COUNT] else NEVER
-                s[CREDITS] += 1
-                if s[CREDITS] == 1:
-                    may_ask(s)
-                s[job + ROWS_LEFT] -= 1
-                if s[job + ROWS_LEFT] == 0:
-                    s[job + FINISH] = max(now, s[job + WRITTEN]) + 1
-                    s[FINISH_AT] = min(s[FINISH_AT], s[job + FINISH])
+        if s[C.output_at] <= now:
+            write_result(s, now, words)
         if words and move_words(rows, s, now):
-            limit = min(limit, after)
+            limit = min(limit, now + 1)
         if store_goes:
             store_row(rows, s, now)
-            if s[S_NUMBER] < 0:
-                limit = min(limit, after)
+            if s[C.store] < 0:
+                limit = min(limit, now + 1)
         if vector_goes:
             accept_row(rows, s, now)
         if starts:
             start_vector(rows, s, now)
-            limit = min(limit, after)
+            limit = min(limit, now + 1)
 
         # Result rows, which the banks see in the next cycle.
-        if s[ROWS_AT] <= now:
+        if s[C.rows_at] <= now:
             limit = move_rows(rows, s, now, limit)
         else:
-            s[PORTS] = (ports >> BANK & 255) << WRITE
-        s[C_TIME] = after
-        now = min(s[ROWS_AT], s[FINISH_AT], s[S_READ], s[WORDS_AT], s[OUT_AT], s[ASK_AT], s[START_AT])
-        if now < after:
-            now = after
-        s[C_NEXT] = now
+            s[C.ports] = (ports >> PORT_BANK & 255) << PORT_WRITE
+        s[C.time] = now + 1
+        now = max(
+            now + 1,
+            min(
+                s[C.rows_at], s[C.finish_at], s[C.read_at], s[C.words_at], s[C.output_at], s[C.ask_at], s[C.start_at]
+            ),
+        )  # fmt: skip
+        s[C.next] = now

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the memories behave: latency, random additions to it, channels that pause."""
+"""How the memories behave, as the benches' model does: latency, random additions to it, channels that pause."""
 
 from __future__ import annotations
 
-from scheduler.cost.state import *
+from scheduler.cost.state import Int, M
 from scheduler.stream.compiled import compiled
 
 __all__ = ["latency", "transfers"]
@@ -12,24 +12,24 @@ __all__ = ["latency", "transfers"]
 @compiled
 def draw(s: Int) -> int:
     """Return the next random number, 0 to 2**24 - 1."""
-    x = s[SEED]
+    x = s[M.random]
     x ^= x << 13 & 0xFFFFFFFF
     x ^= x >> 17
     x ^= x << 5 & 0xFFFFFFFF
-    s[SEED] = x
+    s[M.random] = x
     return x >> 8
 
 
 @compiled
 def transfers(s: Int, count: int) -> int:
-    """Return the cycles that some transfers take, one after the other, when all channels of a group take part in each."""
+    """Return the cycles that transfers one after the other take, all channels of a group taking part in each."""
     cycles = count
-    if s[STALL]:
+    if s[M.stall]:
         for _ in range(count):
             longest = 0
-            for _ in range(s[CHANNELS]):
+            for _ in range(s[M.channels]):
                 pauses = 0
-                while draw(s) & 255 < s[STALL]:
+                while draw(s) & 255 < s[M.stall]:
                     pauses += 1
                 longest = max(longest, pauses)
             cycles += longest
@@ -38,9 +38,9 @@ def transfers(s: Int, count: int) -> int:
 
 @compiled
 def latency(s: Int) -> int:
-    """Return the cycles from a request, which may have to wait for its channels, to what is asked for."""
+    """Return the cycles from a request at the memory, which may have to wait for its channels, to what it asks for."""
     longest = 0
-    if s[JITTER]:
-        for _ in range(s[CHANNELS]):
-            longest = max(longest, draw(s) % (s[JITTER] + 1))
-    return s[LATENCY] + longest + transfers(s, 1) - 1
+    if s[M.jitter]:
+        for _ in range(s[M.channels]):
+            longest = max(longest, draw(s) % (s[M.jitter] + 1))
+    return s[M.latency] + longest + transfers(s, 1) - 1

@@ -1,138 +1,156 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store unit: when a STORE reads its rows, when its beats and their responses come."""
+"""The store unit: when a STORE reads its rows, when its beats go and their responses come."""
 
 from __future__ import annotations
 
+from hdl.config import ADDRESS_UNIT
 from hdl.isa import StoreFormat
 from scheduler.cost.events import grant, post, slice_of, take, waits, wake
 from scheduler.cost.memory import latency, transfers
-from scheduler.cost.state import *
+from scheduler.cost.state import AT, NEVER, NOTE, RECORD, REPLIES, TAKEN_ROWS, B, C, Int, M, N, S, U
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
+
+__all__ = ["store_row", "store_step"]
+
+_STORE = 2
+"""Source of the posts."""
 
 
 @compiled
 def finish_store(rows: Rows, s: Int, n: int, beat: int, answered: int) -> None:
-    """End a store whose last beat goes out in a cycle, and whose last response comes in another."""
+    """End a store: its last beat goes out in a cycle, its last response comes in another one."""
     unit = s[B.tiers] + 2
-    s[S_NUMBER] = -1
-    s[S_READ] = NEVER
-    s[UNIT + WIDTH * unit + BUSY] = beat + 1
-    wake(s, unit, beat + 1)
-    s[slice_of(rows, s, n, unit) + S_END] = answered + 1
-    s[s[NOTES] + NOTE_WIDTH * n + N_DONE] = answered
-    post(rows, s, 3 - 1, n, answered + 1)
+    s[C.store] = -1
+    s[C.read_at] = NEVER
+    s[AT.unit + RECORD * unit + U.busy] = beat + s[B.store_next]
+    wake(s, unit, beat + s[B.store_next])
+    s[slice_of(rows, s, n, unit) + S.end] = answered + 1
+    s[s[M.notes] + NOTE * n + N.done] = answered
+    post(rows, s, _STORE, n, answered + s[B.store_post])
+
+
+@compiled
+def write_row(s: Int, taken: int, count: int, last: bool) -> int:
+    """Send a row that was taken as a beat (or several, or a part of one); return when the response comes.
+
+    `C.store_taken` is then when the row was taken: the beat may have had to wait for its address.
+    """
+    s[C.store_taken] = taken
+    asked = s[C.store_start] + s[B.store_request]
+    if s[C.store_apart]:  # a burst a row, and as many on their way as there are places for
+        asked += count
+        if count >= s[B.tracker]:
+            asked = max(asked, s[AT.reply + (count - s[B.tracker]) % REPLIES] + 1)
+    s[C.store_place] += 1
+    if not (last or s[C.store_apart] or s[C.store_place] == s[C.store_places]):
+        return 0
+    s[C.store_place] = 0
+    start = max(taken + s[B.store_beat], asked + 1, s[C.store_beat])
+    s[C.store_beat] = start + transfers(s, s[C.store_pace])
+    beat = s[C.store_beat] - 1
+    s[C.store_taken] = max(taken, beat - s[C.store_pace] - 1)
+    answered = max(beat + s[B.write], asked + s[B.write] + 2) + latency(s)
+    s[AT.reply + count % REPLIES] = answered
+    return answered
 
 
 @compiled
 def store_row(rows: Rows, s: Int, now: int) -> None:
     """Read a row of the store that runs: when does it leave, and when can the next one be read?"""
-    n, count = s[S_NUMBER], s[S_COUNT]
-    s[S_COUNT] = count + 1
-    s[S_LEFT] -= 1
-    s[S_ROW] += s[S_STEP]
-    last = s[S_LEFT] == 0
+    n, count = s[C.store], s[C.store_count]
+    s[C.store_count] = count + 1
+    s[C.store_left] -= 1
+    s[C.store_row] += s[C.store_step]
+    last = s[C.store_left] == 0
     taken = now + s[B.store_row]
     if count:
-        taken = max(taken, s[S_TAKEN] + s[S_PACE])
-    if s[S_DISCARD]:
-        s[S_TAKEN] = taken
+        taken = max(taken, s[C.store_taken] + s[C.store_pace])
+    if s[C.discards]:
+        s[C.store_taken] = taken
         if last:
-            finish_store(rows, s, n, taken, taken + 2)
+            finish_store(rows, s, n, taken, taken + s[B.discard])
             return
     else:
-        asked = s[S_START] + 2
-        if s[S_APART]:
-            asked += count
-            if count >= s[B.tracker]:
-                asked = max(asked, s[REPLY + (count - s[B.tracker]) % 128] + 1)
-        s[S_PLACE] += 1
-        if last or s[S_APART] or s[S_PLACE] == s[S_PLACES]:
-            s[S_PLACE] = 0
-            s[S_BEAT] = max(taken + 2, asked + 1, s[S_BEAT]) + transfers(s, s[S_PACE])
-            beat = s[S_BEAT] - 1
-            taken = max(taken, beat - 1 - s[S_PACE])
-            answered = max(beat + 1, asked + 3) + latency(s)
-            s[REPLY + count % 128] = answered
-            if last:
-                finish_store(rows, s, n, beat, answered)
-                return
-        s[S_TAKEN] = taken
-    s[REPLY + 128 + count % 8] = taken
-    s[S_READ] = now + 1
-    if count >= 7:
-        s[S_READ] = max(now + 1, s[REPLY + 128 + (count - 7) % 8] + 1)
+        answered = write_row(s, taken, count, last)
+        if last:
+            finish_store(rows, s, n, s[C.store_beat] - 1, answered)
+            return
+    # Rows are read ahead as far as there is room for them.
+    s[AT.taken + count % TAKEN_ROWS] = s[C.store_taken]
+    s[C.read_at] = now + 1
+    if count >= TAKEN_ROWS - 1:
+        s[C.read_at] = max(now + 1, s[AT.taken + (count + 1) % TAKEN_ROWS] + 1)
 
 
 @compiled
 def start_store(rows: Rows, s: Int, n: int, now: int) -> None:
     """Start a store."""
     form = rows[n, COL.format]
-    s[S_NUMBER] = n
-    s[S_START] = now
-    s[S_LEFT] = rows[n, COL.rows]
-    s[S_ROW] = rows[n, COL.row_base]
-    s[S_STEP] = 1 + rows[n, COL.row_gap]
-    s[S_READ] = now + 1
-    s[S_COUNT] = 0
-    s[S_TAKEN] = 0
-    s[S_BEAT] = 0
-    s[S_PLACE] = 0
-    s[S_DISCARD] = form == StoreFormat.DISCARD
-    s[S_APART] = rows[n, COL.addr_gap] != 0
-    width = s[B.columns] << form if form != StoreFormat.DISCARD else s[B.group_bytes]
-    s[S_PACE] = max(1, width // s[B.group_bytes])
-    s[S_PLACES] = max(1, s[B.group_bytes] // width)
-    if form != StoreFormat.DISCARD:
-        s[S_PLACE] = (32 * rows[n, COL.addr] + rows[n, COL.offset]) // width % s[S_PLACES]
+    discards = form == StoreFormat.DISCARD
+    width = s[B.group_bytes] if discards else s[B.columns] << form
+    s[C.store] = n
+    s[C.store_start] = now
+    s[C.store_left] = rows[n, COL.rows]
+    s[C.store_row] = rows[n, COL.row_base]
+    s[C.store_step] = 1 + rows[n, COL.row_gap]
+    s[C.store_count] = 0
+    s[C.store_taken] = 0
+    s[C.store_beat] = 0
+    s[C.store_pace] = max(1, width // s[B.group_bytes])
+    s[C.store_places] = max(1, s[B.group_bytes] // width)
+    s[C.store_apart] = rows[n, COL.addr_gap] != 0
+    s[C.store_place] = (ADDRESS_UNIT * rows[n, COL.addr] + rows[n, COL.offset]) // width % s[C.store_places]
+    s[C.discards] = discards
+    s[C.read_at] = now + s[B.store_read]
+    s[C.next] = min(s[C.next], s[C.read_at])
     at = slice_of(rows, s, n, s[B.tiers] + 2)
-    s[at + S_BEGIN] = now
-    s[at + S_WORK] = rows[n, COL.rows]
-    s[C_NEXT] = min(s[C_NEXT], now + 1)
+    s[at + S.start] = now
+    s[at + S.work] = rows[n, COL.rows]
 
 
 @compiled
 def store_step(rows: Rows, s: Int, now: int) -> None:
     """Let the store unit go on: take and check an instruction, wait for semaphores and for the store before."""
     unit = s[B.tiers] + 2
-    s[TIME + unit] = NEVER
-    x = UNIT + WIDTH * unit
-    if s[x + HELD] < 0:
-        if s[x + FREE] > now:
-            wake(s, unit, s[x + FREE])
+    s[AT.time + unit] = NEVER
+    x = AT.unit + RECORD * unit
+    if s[x + U.held] < 0:
+        if s[x + U.free] > now:
+            wake(s, unit, s[x + U.free])
             return
         n = take(rows, s, unit, now)
         if n < 0:
             return
-        s[x + HELD] = n
-        s[x + TAKEN] = now
-        extent = 0
+        s[x + U.held] = n
+        s[x + U.granted] = 0
+        s[x + U.valid] = now + s[B.store_check]
         if rows[n, COL.addr_gap] and rows[n, COL.format] != StoreFormat.DISCARD:
             left = rows[n, COL.rows] - 1
-            while left:
-                extent += 1
+            while left:  # how far it reaches is added up bit by bit
+                s[x + U.valid] += 1
                 left >>= 1
-        s[x + VALID] = now + s[B.store_check] + extent
-        s[x + GRANT] = 0
-        s[slice_of(rows, s, n, unit) + S_TAKE] = now
-    n = s[x + HELD]
-    if now < s[x + VALID]:
-        wake(s, unit, s[x + VALID])
+        s[slice_of(rows, s, n, unit) + S.taken] = now
+    n = s[x + U.held]
+    if now < s[x + U.valid]:
+        wake(s, unit, s[x + U.valid])
         return
-    if not s[x + GRANT]:
+    if not s[x + U.granted]:
         if waits(rows, n):
             if not grant(rows, s, unit, n, now):
                 return
-            s[x + VALID] = now + 1
-        s[x + GRANT] = 1
-        s[slice_of(rows, s, n, unit) + S_GRANT] = now
-    at = max(s[x + VALID], s[x + BUSY])
-    if s[S_NUMBER] >= 0:
+            s[x + U.valid] = now + s[B.store_grant]
+        s[x + U.granted] = 1
+        at = slice_of(rows, s, n, unit)
+        s[at + S.granted] = now
+        s[at + S.ready] = s[x + U.valid]
+    if s[C.store] >= 0:
         return  # woken when the store that runs ends
+    at = max(s[x + U.valid], s[x + U.busy])
     if now < at:
         wake(s, unit, at)
         return
     start_store(rows, s, n, now)
-    s[x + HELD] = -1
-    s[x + FREE] = now + 1
+    s[x + U.held] = -1
+    s[x + U.free] = now + 1
     wake(s, unit, now + 1)
