@@ -12,6 +12,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hdl.common.sram_fifo import TIMING as FIFO_TIMING
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import (
@@ -25,7 +26,6 @@ from hdl.interfaces import (
     write_layout,
 )
 from hdl.isa import Opcode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.result.fifo import TIMING as FIFO_TIMING
 from hdl.vector.function import FUNCTION_STAGES
 from hdl.vector.issue import ADD_PAUSE, OUTPUT_DEPTH, VectorIssue, token_layout
 from hdl.vector.lane import LANE_STAGES, STAGE_F, STAGE_X, Phase

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What things cost in cycles: the blocks' latencies and rates, the work of instructions, whole streams."""
+"""What instructions cost in cycles, bytes and arithmetic: the one interface, the blocks' timing, the cycle model."""

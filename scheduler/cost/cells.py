@@ -359,10 +359,10 @@ class WordCells(NamedTuple):
 
 
 class PostCells(NamedTuple):
-    """Cells of a source of posts: place of the oldest, how many, and pairs of cycle and instruction from `first` on."""
+    """Cells of a source of posts: place of the oldest, how many are due, and pairs of cycle and instruction from `first` on."""
 
     head: int
-    count: int
+    due: int
     first: int
 
 

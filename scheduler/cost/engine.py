@@ -14,15 +14,15 @@ from scheduler.cost.state import AGENTS, AT, DISPATCHER, MOST_UNITS, NEVER, NOTE
 from scheduler.cost.stores import store_step
 from scheduler.cost.tiers import tier_step
 from scheduler.cost.vector import vector_step
-from scheduler.stream.compiled import bare, compiled
+from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
 __all__ = ["notes_of", "run", "segments_of", "slices_of"]
 
 
 @compiled
-def loop(rows: Rows, s: Int) -> None:
-    """Let whoever acts next act, until nobody does."""
+def run(rows: Rows, s: Int) -> None:
+    """Run a stream on its state: let whoever acts next act, until nobody does."""
     tiers = s[B.tiers]
     start_fetch(rows, s)
     while True:
@@ -51,34 +51,27 @@ def loop(rows: Rows, s: Int) -> None:
 
 
 @compiled
-def run(rows: Rows, s: Int) -> None:
-    """Run a stream on its state."""
-    loop(bare(rows), bare(s))
-
-
-@compiled
-def slices_of(rows: Rows, tiers: int) -> Int:
-    """Return a stream's slices before it runs: shape [slices, SLICE], in program order."""
+def find_slices(rows: Rows, tiers: int, slices: Int) -> int:
+    """Number a stream's slices, in program order, as far as there is room; return how many there are."""
     count = 0
     for n in range(len(rows)):
-        count += unit_count(rows, n)
-    slices = np.full((count, SLICE), -1, dtype=np.int64)
-    at = 0
-    for n in range(len(rows)):
-        for place in range(unit_count(rows, n)):
-            slices[at, S.number] = n
-            slices[at, S.unit] = first_unit(rows, tiers, n) + place
-            slices[at, S.work] = 0
-            slices[at, S.tiles] = 0
-            at += 1
-    return slices
+        units = unit_count(rows, n)
+        if len(slices):
+            for place in range(units):
+                slices[count + place, S.number] = n
+                slices[count + place, S.unit] = first_unit(rows, tiers, n) + place
+                slices[count + place, S.work] = 0
+                slices[count + place, S.tiles] = 0
+        count += units
+    return count
 
 
 @compiled
-def notes_of(rows: Rows) -> Int:
-    """Return the notes on a stream's instructions before it runs: shape [instructions, NOTE]."""
-    notes = np.full((len(rows), NOTE), -1, dtype=np.int64)
-    last = np.zeros(8, dtype=np.int64)  # of each tier: the gang of its last GEMM, if that was one of a K gang
+def find_notes(rows: Rows, last: Int, notes: Int) -> None:
+    """Note each instruction's first slice, and K GEMMs that directly follow another one of their gang in all queues.
+
+    `last` has a place for each tier: the gang of its last GEMM, if that was one of a K gang, else 0.
+    """
     at = 0
     for n in range(len(rows)):
         notes[n, N.slice] = at
@@ -92,7 +85,6 @@ def notes_of(rows: Rows) -> Int:
                 chained = chained and last[tier] == gang
                 last[tier] = gang
             notes[n, N.chained] = chained
-    return notes
 
 
 @compiled
@@ -130,6 +122,21 @@ def find_segments(rows: Rows, table: Int, notes: Int, slices: Int, segments: Int
                         segments[count, 1] = load if here else -1
                     count += 1
     return count
+
+
+def slices_of(rows: Rows, tiers: int) -> Int:
+    """Return a stream's slices before it runs: shape [slices, SLICE], in program order."""
+    none = np.zeros((0, SLICE), dtype=np.int64)
+    slices = np.full((find_slices(rows, tiers, none), SLICE), -1, dtype=np.int64)
+    find_slices(rows, tiers, slices)
+    return slices
+
+
+def notes_of(rows: Rows) -> Int:
+    """Return the notes on a stream's instructions before it runs: shape [instructions, NOTE]."""
+    notes = np.full((len(rows), NOTE), -1, dtype=np.int64)
+    find_notes(rows, np.zeros(8, dtype=np.int64), notes)
+    return notes
 
 
 def segments_of(rows: Rows, tiers: int, vcache_tiles: int, notes: Int, slices: Int) -> Int:

@@ -135,11 +135,11 @@ def post(rows: Rows, s: Int, source: int, n: int, cycle: int) -> None:
     if not (rows[n, COL.post0_en] or rows[n, COL.post1_en]):
         return
     p = AT.post + (P.first + 2 * POSTS) * source
-    at = p + P.first + 2 * ((s[p + P.head] + s[p + P.count]) % POSTS)
+    at = p + P.first + 2 * ((s[p + P.head] + s[p + P.due]) % POSTS)
     s[at] = cycle
     s[at + 1] = n
-    s[p + P.count] += 1
-    if s[p + P.count] == 1:
+    s[p + P.due] += 1
+    if s[p + P.due] == 1:
         wake(s, MOST_UNITS + source, cycle)
 
 
@@ -156,8 +156,8 @@ def accept_post(rows: Rows, s: Int, source: int, now: int) -> None:
     p = AT.post + (P.first + 2 * POSTS) * source
     n = s[p + P.first + 2 * s[p + P.head] + 1]
     s[p + P.head] = (s[p + P.head] + 1) % POSTS
-    s[p + P.count] -= 1
-    if s[p + P.count]:
+    s[p + P.due] -= 1
+    if s[p + P.due]:
         wake(s, agent, max(now + 1, s[p + P.first + 2 * s[p + P.head]]))
     if rows[n, COL.post0_en]:
         s[AT.value + rows[n, COL.post0_sem]] += 1

@@ -49,7 +49,7 @@ def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
         s[slice_of(rows, s, n, unit) + S.end] += by
         s[x + U.words_end] = max(s[x + U.words_end], s[note + N.done])
         s[x + U.steps_end] = max(s[x + U.steps_end], s[note + N.done])
-    for place in range(s[AT.post + P.count]):
+    for place in range(s[AT.post + P.due]):
         at = AT.post + P.first + 2 * ((s[AT.post + P.head] + place) % POSTS)
         if s[at + 1] == n:
             s[at] += by

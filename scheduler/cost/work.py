@@ -10,7 +10,7 @@ the cycle model's (:mod:`scheduler.cost.model`).
 from __future__ import annotations
 
 from hdl.isa import Format, LoadDest, Mapping3D, Order, StoreFormat, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.legality import LIST_ENTRY_BYTES
+from hdl.isa.legality import LIST_ENTRY_BYTES
 from scheduler.cost.blocks import Blocks
 from scheduler.stream.compiled import compiled
 

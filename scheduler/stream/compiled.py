@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, TypeVar, cast
 
-from numba import carray, njit, types
-from numba.extending import intrinsic
+import numpy as np
+from numba import njit
 
-__all__ = ["compiled"]
+__all__ = ["NONE", "ONE", "ZERO", "compiled", "constant", "inlined", "wide"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,12 +29,37 @@ def compiled(function: F) -> F:
     made of: other compiled functions, constants such as the numbers of columns, fields of its arguments. With no folder
     to write to, functions are compiled anew in each process.
     """
-    text = "\n".join(_parts(function))
-    function.__qualname__ += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    _name(function)
     try:
-        return cast(F, njit(cache=True)(function))
+        return cast(F, njit(cache=True, _nrt=False)(function))
     except RuntimeError:  # nowhere to keep it
         return cast(F, njit(function))
+
+
+def inlined(function: F) -> F:
+    """Return a compiled function whose body takes the place of its calls in others: for what is short and called often.
+
+    What is said of :func:`compiled` holds for it as well.
+    """
+    _name(function)
+    return cast(F, njit(inline="always", _nrt=False)(function))
+
+
+def _name(function: Callable[..., Any]) -> None:
+    """Add a digest of all that a function is made of to its name."""
+    text = "\n".join(_parts(function))
+    function.__qualname__ += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def constant(value: int) -> int:
+    """Return a number for compiled functions to pass to others.
+
+    A function that is called with a plain constant is compiled for that value alone.
+    """
+    return cast(int, np.int64(value))
+
+
+ZERO, ONE, NONE = constant(0), constant(1), constant(-1)
 
 
 def _parts(function: Callable[..., Any]) -> Iterator[str]:
@@ -46,7 +71,7 @@ def _parts(function: Callable[..., Any]) -> Iterator[str]:
     yield repr((code.co_consts, code.co_names, code.co_varnames))
     used = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
     for name in sorted(used | set(function.__annotations__.values())):
-        value = function.__globals__.get(name)
+        value: Any = function.__globals__.get(name)
         if name in used and name not in function.__globals__ and not hasattr(builtins, name):
             raise ValueError(f"{function.__qualname__}: {name} must be defined before a compiled function that uses it")
         if hasattr(value, "__globals__") or hasattr(value, "py_func"):
@@ -59,26 +84,7 @@ def _parts(function: Callable[..., Any]) -> Iterator[str]:
             yield f"{name}: {value!r}"
 
 
-def inlined(function: F) -> F:
-    """Return a compiled function whose body takes the place of its calls in other compiled functions."""
-    text = "\n".join(_parts(function))
-    function.__qualname__ += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    return cast(F, njit(inline="always")(function))
-
-
-@intrinsic
-def _pointer(context: Any, address: Any) -> Any:
-    """Take an address for a pointer to int64."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.int64)(address), generate
-
-
-def _bare(array: Any) -> Any:
-    return carray(_pointer(array.ctypes.data), array.shape)
-
-
-bare = njit(_bare)
-"""Return an int64 array's memory as an array whose references are not counted, which takes as long as all the rest."""
+@compiled
+def wide(value: int) -> int:
+    """Return a number from a narrow array as the functions that it is passed to expect all numbers."""
+    return value + 0
