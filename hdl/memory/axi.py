@@ -23,8 +23,9 @@ from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 
 __all__ = [
-    "FETCH_ID", "LOAD_ID", "TIMING", "GroupMaster", "MasterTiming", "address_layout", "axi_signature", "channel_address_bits",
-    "fetch_buffer_beats", "group_read_signature", "group_write_signature", "read_beat_layout", "write_beat_layout",
+    "FETCH_ID", "LOAD_ID", "TIMING", "GroupMaster", "MasterTiming", "address_layout", "axi_signature",
+    "channel_address_bits", "fetch_buffer_beats", "group_read_signature", "group_write_signature", "read_beat_layout",
+    "write_beat_layout",
 ]  # fmt: skip
 
 LOAD_ID = 0

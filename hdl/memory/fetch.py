@@ -41,7 +41,7 @@ class FetchTiming(NamedTuple):
 
 
 TIMING: Final = FetchTiming(start=2 + BURST_TIMING.issue + BURST_TIMING.request, again=1 + BURST_TIMING.request, word=1)
-"""A start is registered and gives a range one cycle later; the count of free beats is a register, and so is the word."""
+"""A start is registered and gives a range one cycle later; the count of free beats is a register, as is the word."""
 
 
 def longest_burst(config: MachineConfig) -> int:

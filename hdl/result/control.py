@@ -23,7 +23,8 @@ from hdl.result.arbiter import BusArbiter
 from hdl.result.bank import BankArbiter
 
 __all__ = [
-    "STORE_DEPTH", "TIMING", "CollectorControl", "CollectorTiming", "collector_parameters", "collector_stats_layout", "store_read_layout",
+    "STORE_DEPTH", "TIMING", "CollectorControl", "CollectorTiming", "collector_parameters", "collector_stats_layout",
+    "store_read_layout",
 ]  # fmt: skip
 
 POST_DEPTH = 8

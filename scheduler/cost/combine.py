@@ -43,7 +43,7 @@ def next_bank(s: Int, ports: int, step: int) -> int:
     lanes = s[B.result_lanes]
     ports <<= step
     over = ports & ((1 << lanes) - 1) << lanes | ports & ((1 << lanes) - 1) << (lanes + PORT_ADD)
-    return ports ^ over | over >> lanes
+    return int(ports ^ over | over >> lanes)
 
 
 @inlined

@@ -40,7 +40,7 @@ def wake(s: Int, agent: int, cycle: int) -> None:
 @compiled
 def is_pair(rows: Rows, n: int) -> bool:
     """Return whether a LOAD takes both engines."""
-    return rows[n, COL.dest_kind] == LoadDest.VCACHE and rows[n, COL.format] == Format.PAIR
+    return bool(rows[n, COL.dest_kind] == LoadDest.VCACHE and rows[n, COL.format] == Format.PAIR)
 
 
 @compiled
@@ -48,7 +48,7 @@ def first_unit(rows: Rows, tiers: int, n: int) -> int:
     """Return the first unit that an instruction goes to; the others follow it."""
     opcode = rows[n, COL.opcode]
     if opcode == Opcode.GEMM:
-        return rows[n, COL.tier_base]
+        return int(rows[n, COL.tier_base])
     if opcode == Opcode.LOAD:
         return tiers if is_pair(rows, n) else tiers + rows[n, COL.group]
     return tiers + 2 if opcode == Opcode.STORE else tiers + 3
@@ -59,7 +59,7 @@ def unit_count(rows: Rows, n: int) -> int:
     """Return how many units an instruction goes to."""
     opcode = rows[n, COL.opcode]
     if opcode == Opcode.GEMM:
-        return rows[n, COL.tier_count]
+        return int(rows[n, COL.tier_count])
     if opcode == Opcode.LOAD:
         return 2 if is_pair(rows, n) else 1
     return 1 if opcode == Opcode.STORE or opcode == Opcode.VECTOR or opcode == Opcode.ROUTE else 0
@@ -68,7 +68,7 @@ def unit_count(rows: Rows, n: int) -> int:
 @compiled
 def slice_of(rows: Rows, s: Int, n: int, unit: int) -> int:
     """Return the first cell of an instruction's slice on a unit."""
-    return s[M.slices] + SLICE * (s[s[M.notes] + NOTE * n + N.slice] + unit - first_unit(rows, s[B.tiers], n))
+    return int(s[M.slices] + SLICE * (s[s[M.notes] + NOTE * n + N.slice] + unit - first_unit(rows, s[B.tiers], n)))
 
 
 @compiled
@@ -94,22 +94,20 @@ def take(rows: Rows, s: Int, unit: int, now: int) -> int:
     s[x + U.queued] -= 1
     if s[M.next] < len(rows):
         wake(s, DISPATCHER, now + 1)
-    return s[at]
+    return int(s[at])
 
 
 @compiled
 def waits(rows: Rows, n: int) -> bool:
     """Return whether an instruction waits for semaphores."""
-    return rows[n, COL.wait0_count] > 0 or rows[n, COL.wait1_count] > 0
+    return bool(rows[n, COL.wait0_count] > 0 or rows[n, COL.wait1_count] > 0)
 
 
 @compiled
 def satisfied(rows: Rows, s: Int, n: int) -> bool:
     """Return whether the semaphores hold what an instruction waits for."""
-    return (
-        s[AT.value + rows[n, COL.wait0_sem]] >= rows[n, COL.wait0_count]
-        and s[AT.value + rows[n, COL.wait1_sem]] >= rows[n, COL.wait1_count]
-    )
+    first = s[AT.value + rows[n, COL.wait0_sem]] >= rows[n, COL.wait0_count]
+    return bool(first and s[AT.value + rows[n, COL.wait1_sem]] >= rows[n, COL.wait1_count])
 
 
 @compiled

@@ -31,7 +31,7 @@ def room_at(s: Int, engine: int, beats: int) -> int:
     while at > 0 and count - at < BURSTS and s[burst_cell(engine, at - 1) + BURST.beats] >= need:
         at -= 1
     e = burst_cell(engine, at)
-    return s[e + BURST.taken] - (s[e + BURST.beats] - need) + 1
+    return int(s[e + BURST.taken] - (s[e + BURST.beats] - need) + 1)
 
 
 @compiled
@@ -62,7 +62,7 @@ def request(s: Int, n: int, engine: int, earliest: int, beats: int) -> int:
     s[e + BURST.end] = start + cycles
     s[e + BURST.beats] = s[x + U.beats]
     s[e + BURST.number] = n
-    return start
+    return int(start)
 
 
 @compiled

@@ -17,7 +17,7 @@ def draw(s: Int) -> int:
     x ^= x >> 17
     x ^= x << 5 & 0xFFFFFFFF
     s[M.random] = x
-    return x >> 8
+    return int(x >> 8)
 
 
 @compiled
@@ -43,4 +43,4 @@ def latency(s: Int) -> int:
     if s[M.jitter]:
         for _ in range(s[M.channels]):
             longest = max(longest, draw(s) % (s[M.jitter] + 1))
-    return s[M.latency] + longest + transfers(s, 1) - 1
+    return int(s[M.latency] + longest + transfers(s, 1) - 1)

@@ -2,8 +2,8 @@
 """What the cycle model keeps while a stream runs: one array of numbers, so that compiled functions pass it cheaply.
 
 Named tuples name its cells. Cells of their own: the machine's numbers (``s[B.setup]``), those of the stream as a whole
-(``s[M.next]``), those of result bus, combine buffer, store and vector unit (``s[C.ports]``). Regions hold records, whose
-cells are named likewise: ``s[AT.unit + RECORD * unit + U.taken]``.
+(``s[M.next]``), those of result bus, combine buffer, store and vector unit (``s[C.ports]``). Regions hold records,
+whose cells are named likewise: ``s[AT.unit + RECORD * unit + U.taken]``.
 
 Units are numbered as their queues are: the tiers from 0 on, both load engines, the store unit, the vector unit.
 """

@@ -52,7 +52,7 @@ def write_row(s: Int, taken: int, count: int, last: bool) -> int:
     s[C.store_taken] = max(taken, beat - s[C.store_pace] - 1)
     answered = max(beat + s[B.write], asked + s[B.write] + 2) + latency(s)
     s[AT.reply + count % REPLIES] = answered
-    return answered
+    return int(answered)
 
 
 @compiled

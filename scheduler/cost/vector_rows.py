@@ -29,7 +29,7 @@ def may_ask(s: Int) -> None:
 
 @inlined
 def may_start(s: Int) -> None:
-    """Note when the VECTOR that is set up can start: the job before has issued its rows, the one before that is done."""
+    """Note when the VECTOR that is set up can start: the job before has its rows, the one before that is complete."""
     waits = s[C.pending] < 0 or s[C.issuing] or s[AT.job + JOB * (s[C.which] ^ 1) + J.live]
     s[C.start_at] = NEVER if waits else max(s[C.pending_at], s[C.finished] - 1)
     s[C.next] = min(s[C.next], s[C.start_at])
@@ -41,9 +41,9 @@ def request_row(s: Int) -> int:
     phase = s[C.phase]
     if phase == FIRST:
         # The rows of GATHER depend on data: any will do.
-        return s[C.a] + (5 * s[C.element] + 3 * s[C.vector] if s[C.op] == VectorOp.GATHER else s[C.row])
+        return int(s[C.a] + (5 * s[C.element] + 3 * s[C.vector] if s[C.op] == VectorOp.GATHER else s[C.row]))
     small = s[C.op] == VectorOp.ROTATE and s[C.b_rows] <= 2
-    return s[C.b] + (s[C.table] if small else s[C.row] % s[C.b_rows]) + (s[C.b_rows] if phase == THIRD else 0)
+    return int(s[C.b] + (s[C.table] if small else s[C.row] % s[C.b_rows]) + (s[C.b_rows] if phase == THIRD else 0))
 
 
 @compiled

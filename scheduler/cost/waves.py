@@ -59,7 +59,7 @@ def ports_of(rows: Rows, s: Int, n: int, tile: int, token: int, place: int) -> i
         return 0  # a slot without tokens: the row is dropped
     if rows[n, COL.dest_kind] != Dest.COMBINE:
         tiers = rows[n, COL.dest_tiers] if rows[n, COL.dest_tiers] else 1 << (low + place)
-        return tiers << PORT_TIERS
+        return int(tiers << PORT_TIERS)
     row = rows[n, COL.dest_base]
     row += tile % along if rows[n, COL.order] == Order.N_INNER else tile // rows[n, COL.k_slices]
     if mapping == Mapping3D.N:
@@ -67,7 +67,7 @@ def ports_of(rows: Rows, s: Int, n: int, tile: int, token: int, place: int) -> i
     if not rows[n, COL.dest_list]:
         row += (token + (place * rows[n, COL.tokens] if mapping == Mapping3D.M else 0)) * rows[n, COL.dest_stride]
     port = 1 << (PORT_BANK + row % s[B.result_lanes])
-    return port | port << (PORT_ADD - PORT_BANK) if rows[n, COL.accumulate] else port
+    return int(port | port << (PORT_ADD - PORT_BANK) if rows[n, COL.accumulate] else port)
 
 
 @compiled
@@ -115,7 +115,7 @@ def tile_ready(rows: Rows, s: Int, load: int, tile: int) -> int:
     count, cycle = rows[load, COL.count], s[note + N.tile0]
     if count > 1:
         cycle += (s[note + N.tiles] - cycle) * (tile - rows[load, COL.dest_base]) // (count - 1)
-    return cycle + s[B.tile]
+    return int(cycle + s[B.tile])
 
 
 @compiled
@@ -133,7 +133,7 @@ def tiles_ready(rows: Rows, s: Int, n: int, tile: int) -> int:
         load = s[s[M.segments] + 2 * s[at] + 1]
         cycle = tile_ready(rows, s, load, place)
         if cycle == NEVER:
-            return -1 - load
+            return int(-1 - load)
         there = max(there, cycle)
     return there
 
@@ -144,7 +144,7 @@ def segment_end(rows: Rows, s: Int, n: int) -> int:
     low, end = rows[n, COL.tier_base], NEVER
     for tier in range(low, low + (1 if rows[n, COL.mapping] == Mapping3D.M else rows[n, COL.tier_count])):
         end = min(end, s[s[M.segments] + 2 * s[slice_of(rows, s, n, tier) + S.segment]])
-    return end - rows[n, COL.vcache_base]
+    return int(end - rows[n, COL.vcache_base])
 
 
 @compiled
@@ -191,7 +191,7 @@ def tile_start(rows: Rows, s: Int, n: int, there: int) -> int:
         first_wave(rows, s, n, start)
     else:
         s[slice_of(rows, s, n, low) + S.tiles] += start - s[x + U.cycle]
-    return start
+    return int(start)
 
 
 @compiled

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one cost interface: how much work an instruction is, and how many cycles it takes on a unit that it has for itself.
+"""The one cost interface: how much work an instruction is, how many cycles it takes on a unit that it has for itself.
 
 Plain functions of numbers, for planner and emitter as for the cycle model's compiled loops; the machine's numbers come
 from :func:`scheduler.cost.blocks.blocks_of`. Work is what a unit does at its rate: waves, beats, requests of rows.
