@@ -10,13 +10,11 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp
-from hdl.isa.legality import gang_tiers
-from scheduler.cost.cycle_model import ROW
-from scheduler.cost.vector_timing import VectorTiming
+from scheduler.cost.clock import Clock
 from scheduler.plan.chip import Chip
 from scheduler.stream.sync import Synchroniser
 
-__all__ = ["Clock", "Emitter", "Label"]
+__all__ = ["Emitter", "Label"]
 
 Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
@@ -39,49 +37,6 @@ class Label:
     def __str__(self) -> str:
         """Return one text, as timelines show it."""
         return f"L{self.layer} {self.operation}" if self.layer >= 0 else self.operation
-
-
-class Clock:
-    """A rough forecast of when the vector unit and the tiers come to what is emitted; it guides the order of emission.
-
-    Attributes
-    ----------
-    vector : int
-        Cycle in which the vector unit can begin something new.
-    tiers : list of int
-        The same for each tier.
-    """
-
-    def __init__(self, config: MachineConfig) -> None:
-        self.tiers = [0] * config.tiers
-        self._vector = VectorTiming()
-        self._pass = config.rows + ROW
-
-    @property
-    def vector(self) -> int:
-        return self._vector.free
-
-    @property
-    def done(self) -> int:
-        """Cycle in which what the vector unit was given is complete."""
-        return self._vector.done
-
-    def wait(self, cycle: int) -> None:
-        """Let the vector unit wait until a cycle."""
-        self._vector.free = max(self._vector.free, cycle)
-
-    def add_vector(self, instruction: Instruction) -> None:
-        """Let the vector unit work on a VECTOR or ROUTE."""
-        self._vector.add(instruction)
-
-    def add_gemm(self, instruction: Instruction) -> int:
-        """Let the gang's tiers work on an instruction, not before the vector unit; return when its rows are there."""
-        tiers = gang_tiers(instruction)
-        start = max(self.done, *(self.tiers[tier] for tier in tiers))
-        end = start + instruction["tokens"] * instruction["k_slices"] * instruction["n_tiles"]
-        for tier in tiers:
-            self.tiers[tier] = end
-        return end + self._pass
 
 
 class Emitter:
@@ -130,17 +85,17 @@ class Emitter:
     def gemm(self, operation: str, **fields: int) -> int:
         """Emit a GEMM; return the cycle in which its rows are expected."""
         self._emit(Opcode.GEMM, operation, fields)
-        return self.clock.add_gemm(Instruction(Opcode.GEMM, fields))
+        return self.clock.add_gemm(fields)
 
     def vector(self, operation: str, **fields: int) -> None:
         """Emit a VECTOR."""
         self._emit(Opcode.VECTOR, operation, fields)
-        self.clock.add_vector(Instruction(Opcode.VECTOR, fields))
+        self.clock.add_vector(fields)
 
     def route(self, operation: str, **fields: int) -> None:
         """Emit a ROUTE."""
         self._emit(Opcode.ROUTE, operation, fields)
-        self.clock.add_vector(Instruction(Opcode.ROUTE, fields))
+        self.clock.add_route(fields)
 
     def finish(self) -> tuple[Instruction, ...]:
         """Return all instructions with their semaphores, END included."""
