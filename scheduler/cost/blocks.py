@@ -21,6 +21,7 @@ from hdl.memory.axi import fetch_buffer_beats
 from hdl.memory.bursts import TIMING as BURSTS
 from hdl.memory.fetch import TIMING as FETCH
 from hdl.memory.fetch import longest_burst
+from hdl.memory.jobs import job_fifo_depth
 from hdl.memory.load_address import TIMING as ADDRESSES
 from hdl.memory.loads import TIMING as LOADS
 from hdl.memory.store import TIMING as STORE
@@ -71,6 +72,8 @@ class Blocks(NamedTuple):
         Load engines: from the queue to the request for semaphores, from the grant to the begin, with a slot.
     load_issue, load_request : int
         From the begin to the first burst, from a burst to its address at the memory.
+    load_jobs : int
+        Loads that have begun and whose data side has not.
     load_beat, load_word, load_post : int
         From a beat on the bus to the data side, from its last beat there to a word, from the last word to the post.
     store_check, store_grant : int
@@ -132,6 +135,7 @@ class Blocks(NamedTuple):
     load_slot: int
     load_issue: int
     load_request: int
+    load_jobs: int
     load_beat: int
     load_word: int
     load_post: int
@@ -181,7 +185,8 @@ def blocks_of(config: MachineConfig) -> Blocks:
         tile=SEQUENCER.tile, hold=SEQUENCER.hold, credit=COLLECTOR.credit + SEQUENCER.credit,
         result=first_row, hop=result_latency(c, 1) - result_latency(c, 0), post=COLLECTOR.post,
         load_decode=ADDRESSES.decode, load_grant=ADDRESSES.grant, load_slot=ADDRESSES.slot, load_issue=BURSTS.issue,
-        load_request=BURSTS.request + MASTER.request, load_beat=LOADS.beat, load_word=LOADS.word, load_post=LOADS.post,
+        load_request=BURSTS.request + MASTER.request, load_jobs=job_fifo_depth(c) + 1, load_beat=LOADS.beat,
+        load_word=LOADS.word, load_post=LOADS.post,
         store_check=STORE_FRONT.check, store_grant=STORE_FRONT.grant, store_read=STORE.read,
         store_row=COLLECTOR.store_row, store_beat=STORE.beat, store_request=STORE.request, write=MASTER.request,
         store_next=STORE.next, store_post=STORE.post, discard=STORE.discard, tracker=tracker_depth(c) + 1,

@@ -183,10 +183,11 @@ class UnitCells(NamedTuple):
         Instruction that waits for its semaphores (-1: none), when it left the queue, when it is ready (tiers: -1 before
         the grant), first cycle in which the next one can be taken.
     granted : int
-        Store and vector unit: the waits are granted.
+        All but tiers: the waits are granted.
     op, ready, first, last, hold, begun : int
         Tiers: GEMM in the loop nest (-1: none), first cycle in which its first wave can go, that of its first and of
         its last wave, first cycle in which what comes next may ask for semaphores; leaders: GEMM whose waves go.
+        Loads: `ready` is the first cycle in which a load whose waits are granted can begin.
     tile, token, cycle, tiles, tokens, front : int
         Leaders: wave that comes next, first cycle in which it can go, tiles and tokens of the operation; when the last
         tile became active.

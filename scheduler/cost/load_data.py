@@ -54,6 +54,9 @@ def finish_load(rows: Rows, s: Int, n: int, engine: int, done: int, now: int) ->
     for e in range(first, 2 if is_pair(rows, n) else engine + 1):
         s[AT.unit + RECORD * (s[B.tiers] + e) + U.words_end] = done
         s[slice_of(rows, s, n, s[B.tiers] + e) + S.end] = done + 1
+    for e in range(2):  # a load may wait until this one makes room
+        if s[AT.unit + RECORD * (s[B.tiers] + e) + U.granted]:
+            wake(s, s[B.tiers] + e, now)
     note = s[M.notes] + NOTE * n
     s[note + N.done] = done
     if rows[n, COL.dest_kind] == LoadDest.VCACHE:

@@ -101,6 +101,19 @@ def request_data(rows: Rows, s: Int, n: int, low: int, high: int) -> None:
 
 
 @compiled
+def job_room_at(s: Int, engine: int) -> int:
+    """Return the first cycle in which one more load can begin, ahead of the data side; NEVER: not known yet."""
+    x = AT.unit + RECORD * (s[B.tiers] + engine)
+    before = s[x + U.opened] - s[B.load_jobs] - 1
+    if before < 0:
+        return 0
+    if before >= s[x + U.settled]:
+        return NEVER
+    done = s[s[M.notes] + NOTE * s[AT.open + OPEN_LOADS * engine + before % OPEN_LOADS] + N.done]
+    return int(done - s[B.load_word] + 1) if done >= 0 else NEVER
+
+
+@compiled
 def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) -> None:
     """Begin a LOAD: from `start` on, and when the load before has asked for all its data, it asks for its own."""
     tiers = s[B.tiers]
@@ -115,10 +128,8 @@ def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) ->
         begun = max(begun, s[x + U.issued])
         step = max(step, s[x + U.steps_end])
         s[x + U.free] = s[x + U.issued]
-        s[x + U.held] = -1
+        s[x + U.held], s[x + U.granted] = -1, 0
         at = slice_of(rows, s, n, tiers + e)
-        s[at + S.granted] = now
-        s[at + S.ready] = start
         s[at + S.start] = s[x + U.issued]
         s[at + S.work] = 0 if empty else beats
         wake(s, tiers + e, max(now, s[x + U.issued]))
@@ -139,7 +150,7 @@ def next_load(rows: Rows, s: Int, engine: int, now: int) -> None:
     unit = s[B.tiers] + engine
     x = AT.unit + RECORD * unit
     for _ in range(2):
-        if s[x + U.decoded] < 0 and s[x + U.opened] - s[x + U.settled] < OPEN_LOADS - 2:
+        if s[x + U.decoded] < 0:
             n = take(rows, s, unit, now)
             if n >= 0:
                 s[x + U.decoded] = n
@@ -158,6 +169,36 @@ def next_load(rows: Rows, s: Int, engine: int, now: int) -> None:
 
 
 @compiled
+def load_granted(rows: Rows, s: Int, n: int, engine: int, now: int) -> bool:
+    """Try to have a LOAD's waits granted and, if it takes both engines, both together; engine 0 does that for both."""
+    unit = s[B.tiers] + engine
+    start, high = now, engine
+    if is_pair(rows, n):
+        partner = AT.unit + RECORD * (s[B.tiers] + 1 - engine)
+        if s[partner + U.held] != n:
+            return False
+        if now < s[partner + U.valid]:
+            wake(s, s[B.tiers], s[partner + U.valid])
+            return False
+        if engine == 1:
+            wake(s, s[B.tiers], now)
+            return False
+        start, high = now + s[B.load_grant], 1
+    if waits(rows, n):
+        if not grant(rows, s, unit, n, now):
+            return False
+        start = now + s[B.load_grant]
+    if rows[n, COL.slot_en]:
+        start += s[B.load_slot]
+    for e in range(engine, high + 1):
+        x = AT.unit + RECORD * (s[B.tiers] + e)
+        s[x + U.granted], s[x + U.ready] = 1, start
+        at = slice_of(rows, s, n, s[B.tiers] + e)
+        s[at + S.granted], s[at + S.ready] = now, start
+    return True
+
+
+@compiled
 def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     """Let a load engine's front go on."""
     unit = s[B.tiers] + engine
@@ -170,22 +211,12 @@ def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     if now < s[x + U.valid]:
         wake(s, unit, s[x + U.valid])
         return
-    start = now
-    if is_pair(rows, n):
-        partner = AT.unit + RECORD * (s[B.tiers] + 1 - engine)
-        if s[partner + U.held] != n:
-            return
-        if now < s[partner + U.valid]:
-            wake(s, s[B.tiers], s[partner + U.valid])
-            return
-        if engine == 1:  # the first engine does the waits
-            wake(s, s[B.tiers], now)
-            return
-        start = now + s[B.load_grant]
-    if waits(rows, n):
-        if not grant(rows, s, unit, n, now):
-            return
-        start = now + s[B.load_grant]
-    if rows[n, COL.slot_en]:
-        start += s[B.load_slot]
-    begin_load(rows, s, n, engine, start, now)
+    if is_pair(rows, n) and engine == 1 and s[x + U.granted]:
+        return  # the first engine begins for both
+    if not s[x + U.granted] and not load_granted(rows, s, n, engine, now):
+        return
+    start = s[x + U.ready]
+    for e in range(engine, 2 if is_pair(rows, n) else engine + 1):
+        start = max(start, job_room_at(s, e))
+    if start < NEVER:
+        begin_load(rows, s, n, engine, start, now)

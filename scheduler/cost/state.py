@@ -104,7 +104,7 @@ SLICE: Final = 10
 """Cells of the records; those of a burst are eight as well."""
 
 QUEUE: Final = 66
-POSTS: Final = 64
+POSTS: Final = 128
 FETCHES: Final = 256
 BURSTS: Final = 1024
 RUNS: Final = 512
@@ -112,7 +112,7 @@ VECTORS: Final = 1024
 OUTPUTS: Final = 32
 REPLIES: Final = 128
 TAKEN_ROWS: Final = 8
-OPEN_LOADS: Final = 32
+OPEN_LOADS: Final = 128
 """Places of the rings: at least what the largest machine can have under way."""
 
 
