@@ -8,7 +8,7 @@ logits. Addresses are formulas of layer, expert, sequence and head. A shape with
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -146,12 +146,19 @@ class ModelMemory:
 
     def cache(self, layer: int, slot: int, head: int, what: str) -> Symbol:
         """Return the area of a sequence's ``keys`` or ``values`` of one head."""
-        heads = self.tiling.heads(self.tiling.model.layers[layer])
-        number = slot * heads.kv_heads + head
-        keys, values = self._cache_bytes(layer)
-        base = self.symbols[f"layer{layer}.cache.{(slot + head) % 2}"]
-        address = base.address + number // 2 * (keys + values)
-        return Symbol(base.group, address + (keys if what == "values" else 0), values if what == "values" else keys)
+        kv_heads, keys, values, bases = self._caches[layer]
+        group = (slot + head) % 2
+        address = bases[group] + (slot * kv_heads + head) // 2 * (keys + values)
+        return Symbol(group, address + (keys if what == "values" else 0), values if what == "values" else keys)
+
+    @cached_property
+    def _caches(self) -> list[tuple[int, int, int, tuple[int, int]]]:
+        """Heads of each layer's cache, bytes of one's keys and values, and where the cache begins in each group."""
+        found = []
+        for number, layer in enumerate(self.tiling.model.layers):
+            bases = tuple(self.symbols[f"layer{number}.cache.{group}"].address for group in (0, 1))
+            found.append((self.tiling.heads(layer).kv_heads, *self._cache_bytes(number), (bases[0], bases[1])))
+        return found
 
     def _cache_bytes(self, layer: int) -> tuple[int, int]:
         """Return the bytes of one head's keys and values of the longest sequence."""

@@ -9,13 +9,27 @@ Experts' intermediate results and the language-model head share space with atten
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 from hdl.config import MachineConfig
 from scheduler.models.description import Experts, LatentAttention, Layer, Scoring
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import MOST_COUNT, MOST_STRIDE, HeadTiling, LoweringError, Tiling
 
-__all__ = ["AHEAD", "NORM_TURNS", "Places", "Pool", "Ring", "StepSize", "latent_words", "most_block", "plan_places"]
+__all__ = [
+    "AHEAD",
+    "NORM_TURNS",
+    "SPARE_ROWS",
+    "SPARE_SCALARS",
+    "Places",
+    "Pool",
+    "Ring",
+    "StepSize",
+    "latent_words",
+    "most_block",
+    "plan_places",
+]
 
 TAGS = 64
 AHEAD = 2
@@ -24,6 +38,9 @@ MOST_UNITS = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
 MOST_BLOCK, MOST_RESIDENT_BLOCK = 256, 64
 """Tokens of a block; with resident matrices small ones cost nothing."""
+SPARE_ROWS, SPARE_SCALARS = 3, 1
+"""Last combine rows and scalars, which no step uses: one row for each load engine, one that is only read, a scalar.
+Instructions that only carry waits work on them."""
 NORM_TURNS = 3
 """Norms of heads whose scalars are on the chip at a time."""
 MOST_HEAD_ROWS = 1 << 12
@@ -102,12 +119,11 @@ class Pool:
 
     def __getitem__(self, name: str) -> int:
         """Return the first cell of a region."""
-        place = self.base
-        for key, size in self.sizes.items():
-            if key == name:
-                return place
-            place += size
-        raise KeyError(name)
+        return self._firsts[name]
+
+    @cached_property
+    def _firsts(self) -> dict[str, int]:
+        return dict(zip(self.sizes, accumulate(self.sizes.values(), initial=self.base), strict=False))
 
 
 @dataclass(frozen=True)
@@ -298,7 +314,6 @@ def _row_pools(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Cho
         "context": min(2, choice.copies) * choice.block * sizes.context_rows,
         "scores": choice.regions * choice.job_vectors * size.key_block // columns,
         "weights": 2 * tiling.most_norm_rows,  # of two layers in turn
-        "spare": 3,  # one for each load engine, one that is only read
     }
     experts = {"router": size.tokens * sizes.router_rows, "gates": choices}
     if sizes.sigmoid:
@@ -347,7 +362,6 @@ def _scalar_pools(size: StepSize, sizes: _Sizes, choice: _Choice, choices: int) 
         "norm": choice.copies * choice.block,
         "heads": max(sizes.norm_scalars, choice.block) if sizes.norm_scalars else 0,
         "jobs": 2 * choice.regions * choice.job_vectors,
-        "spare": 1,
     }
     experts = {
         "norm": min(size.tokens, MOST_COUNT), "choice": sizes.chosen * choices, "top": choices, "sum": choices
@@ -363,7 +377,11 @@ def _end(pools: dict[str, Pool]) -> int:
 def _fit(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Choice) -> Places | None:
     tiling, config = residence.tiling, residence.tiling.config
     choices = size.tokens
-    while not size.slots and choices > 1 and _end(_scalar_pools(size, sizes, choice, choices)) > config.scalar_depth:
+    while (
+        not size.slots
+        and choices > 1
+        and _end(_scalar_pools(size, sizes, choice, choices)) + SPARE_SCALARS > config.scalar_depth
+    ):
         choices = -(-choices // 2)
     rows = _row_pools(residence, size, sizes, choice, choices)
     scalars = _scalar_pools(size, sizes, choice, choices)
@@ -371,7 +389,9 @@ def _fit(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Choice) -
     chunk = min(size.tokens, left // (2 * sizes.inner_words), config.accumulator_depth)
     if choice.job_vectors * sizes.value_rows > config.accumulator_depth:
         return None
-    if chunk < 1 or _end(rows) > config.combine_rows or _end(scalars) > config.scalar_depth:
+    if chunk < 1 or _end(rows) + SPARE_ROWS > config.combine_rows:
+        return None
+    if _end(scalars) + SPARE_SCALARS > config.scalar_depth:
         return None
     words = _word_pools(tiling, size, sizes, choice, chunk)
     if _end(words) > config.activation_words or choice.block > config.list_depth // 2:
@@ -455,9 +475,9 @@ def _why(residence: Residence, size: StepSize, sizes: _Sizes) -> str:
     tiles = residence.dense_tiles + residence.unit_tiles
     tiles += max(_key_tiles(tiling, h, min(size.keys, size.key_block)) for h in sizes.heads)
     for need, name, remedy in (
-        (_end(rows), "combine_rows", "run fewer tokens in a step"),
+        (_end(rows) + SPARE_ROWS, "combine_rows", "run fewer tokens in a step"),
         (_end(words), "activation_words", "run fewer tokens in a step"),
-        (_end(scalars), "scalar_depth", "run fewer tokens in a step"),
+        (_end(scalars) + SPARE_SCALARS, "scalar_depth", "run fewer tokens in a step"),
         (tiles, "vcache_tiles", "use shorter sequences or a smaller model"),
     ):
         if need > getattr(config, name):

@@ -272,6 +272,7 @@ class Tiling:
         self.config = config
         self.model = model
         self._heads: dict[Attention, HeadTiling] = {}
+        self._known: dict[int, tuple[Attention, HeadTiling]] = {}
         self._experts: dict[int, ExpertTiling] = {}
         for layer in self.kinds:
             self._check(layer)
@@ -358,6 +359,9 @@ class Tiling:
     def heads(self, layer: Layer) -> HeadTiling:
         """Return a layer's attention."""
         attention = layer.attention
+        known = self._known.get(id(attention))  # asked for very often, and a description's hash takes long
+        if known is not None and known[0] is attention:
+            return known[1]
         if attention not in self._heads:
             rows, columns = self.config.rows, self.config.columns
 
@@ -381,6 +385,7 @@ class Tiling:
                     attention.heads, attention.kv_heads, own * columns // rows, own, own * columns // rows, own, own,
                     attention.window,
                 )  # fmt: skip
+        self._known[id(attention)] = attention, self._heads[attention]
         return self._heads[attention]
 
     def router_rows(self, mlp: Experts) -> int:

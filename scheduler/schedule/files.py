@@ -21,6 +21,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
 from hdl.isa import Instruction
-from hdl.isa.asm import from_binary, to_binary, to_text
+from hdl.isa.asm import from_binary, to_text
 from hdl.scratch import scratch_folder
 from scheduler.memory.image import Symbol
 from scheduler.models.description import Model
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.stream.emit.emitter import Label
 from scheduler.stream.lower import LogitBlock, gather_logits
+from scheduler.stream.table import Table
 
 __all__ = ["SavedSchedule", "SavedStep", "ScheduleError", "load_schedule", "save_schedule"]
 
@@ -58,7 +60,8 @@ class SavedStep:
     name : str
     about : mapping
         Its entry in ``schedule.json``.
-    instructions : tuple of Instruction
+    table : Table
+        The stream.
     labels : tuple of Label
     stream_base : int
     patch : Symbol
@@ -69,12 +72,17 @@ class SavedStep:
 
     name: str
     about: Mapping[str, Any]
-    instructions: tuple[Instruction, ...]
+    table: Table
     labels: tuple[Label, ...]
     stream_base: int
     patch: Symbol
     window: tuple[tuple[int, int], tuple[int, int]]
     data: bytes
+
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The stream, one instruction after the other."""
+        return self.table.instructions()
 
     def read_logits(self, memory: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int16]:
         """Return the logits [sequences, vocabulary] from the groups' memories after the step."""
@@ -119,14 +127,15 @@ class SavedSchedule:
             stream = (self.folder / f"{about['name']}.bin").read_bytes()
             data = (self.folder / f"{about['name']}.patch.bin").read_bytes()
             changes = json.loads((self.folder / f"{about['name']}.labels.json").read_text(encoding="utf-8"))
-            instructions = tuple(from_binary(stream))
-            ends = [first for first, _, _ in changes[1:]] + [len(instructions)]
+            from_binary(stream)  # refuses what is no instruction
+            table = Table.from_binary(stream)
+            ends = [first for first, _, _ in changes[1:]] + [len(table)]
             labels: list[Label] = []
             for (_, layer, operation), end in zip(changes, ends, strict=True):
                 labels += [Label(layer, operation)] * (end - len(labels))
             window = about["window"]
             return SavedStep(
-                about["name"], about, instructions, tuple(labels), about["stream_base"], Symbol(**about["patch"]),
+                about["name"], about, table, tuple(labels), about["stream_base"], Symbol(**about["patch"]),
                 ((window[0][0], window[0][1]), (window[1][0], window[1][1])), data,
             )  # fmt: skip
         except OSError as error:
@@ -264,7 +273,7 @@ def _entry(name: str, planned: Planned) -> dict[str, Any]:
         "tokens": planned.step.tokens,
         "parts": [part.tokens for part in program.parts],
         "routing": "machine" if planned.routing is None else "known",
-        "instructions": len(program.instructions),
+        "instructions": len(program.table),
         "stream_base": program.stream_base,
         "patch": asdict(program.patch),
         "window": program.window,
@@ -286,7 +295,7 @@ def _write_step(
     assembler: bool,
 ) -> None:  # fmt: skip
     program = planned.program
-    (folder / f"{name}.bin").write_bytes(to_binary(program.instructions))
+    (folder / f"{name}.bin").write_bytes(program.table.to_binary())
     patch = program.patch
     (folder / f"{name}.patch.bin").write_bytes(
         images[patch.group][patch.address : patch.address + patch.size].tobytes()

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Instruction, Opcode
-from hdl.isa.asm import to_binary
 from scheduler.memory.image import Symbol
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.models.constants import Constants
@@ -19,10 +19,11 @@ from scheduler.plan.estimate import estimate
 from scheduler.plan.places import Places, StepSize, plan_places
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import LoweringError, Tiling
-from scheduler.stream.emit.emitter import Label
+from scheduler.stream.emit.emitter import Label, carriers
 from scheduler.stream.emit.head import logit_parts
 from scheduler.stream.emit.step import emit_step
-from scheduler.stream.sync import Synchroniser
+from scheduler.stream.synchronise import synchronise
+from scheduler.stream.table import Table
 
 __all__ = [
     "LogitBlock", "Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "gather_logits",
@@ -70,7 +71,7 @@ class StepProgram:
         Tokens that go through the model together; one part where they fit.
     chunks : tuple of Chunk
         What the step works on.
-    instructions : tuple of Instruction
+    table : Table
         The stream, END included.
     labels : tuple of Label
         What each instruction is for.
@@ -86,12 +87,17 @@ class StepProgram:
 
     parts: tuple[Part, ...]
     chunks: tuple[Chunk, ...]
-    instructions: tuple[Instruction, ...]
+    table: Table
     labels: tuple[Label, ...]
     stream_base: int
     patch: Symbol
     window: tuple[tuple[int, int], tuple[int, int]]
     logits: Symbol
+
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The stream, one instruction after the other."""
+        return self.table.instructions()
 
     @property
     def places(self) -> Places:
@@ -304,23 +310,21 @@ def lower_step(
     parts = parts_of(residence, chunks, block, routing is None)
     memory.begin_step()
     labels: list[Label] = []
-    emitters, done = [], 0
+    rows, done = [], 0
     for part in parts:
         own = None if routing is None else [_slice(route, part) for route in routing]
-        emitters.append(emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done))
+        emitter = emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done)
+        rows.append(emitter.stream.table().rows)
+        labels += emitter.labels
         done += len(part.outputs)
-    current = emitters[0]
-    sync = Synchroniser(tiling.config, memory.images, lambda queue: current.carrier(queue))
-    for current in emitters:
-        for (opcode, fields), label in zip(current.stream, current.labels, strict=True):
-            number = sync.emit(opcode, **fields)
-            labels += [label] * (number + 1 - len(labels))  # a carrier belongs to what it carries for
-    labels.append(Label(-1, "end"))
-    instructions = (*sync.instructions(), Instruction(Opcode.END, {}))
-    stream = memory.add(to_binary(instructions))
+    config = tiling.config
+    table, origin = synchronise(Table(np.concatenate(rows)), config, memory.images, carriers(config))
+    table = Table(np.concatenate([table.rows, Table.of([Instruction(Opcode.END, {})]).rows]))
+    stream = memory.add(table.to_binary())
     size = done * tiling.logit_rows * tiling.config.columns * 2
     return StepProgram(
-        parts=parts, chunks=tuple(chunks), instructions=instructions, labels=tuple(labels),
+        parts=parts, chunks=tuple(chunks), table=table,
+        labels=(*(labels[number] for number in origin.tolist()), Label(-1, "end")),
         stream_base=stream.address, patch=memory.step, window=memory.window,
         logits=Symbol(memory.logits.group, memory.logits.address, size),
     )  # fmt: skip

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -146,8 +147,9 @@ class Builder:
         """Return what was collected."""
         rows = np.zeros((len(self), len(COLUMNS)), dtype=np.int64)
         rows[:, COL.opcode] = self._opcodes
-        lengths: Sequence[int] = [len(values) for values in self._values]
-        at = np.repeat(np.arange(len(self)), lengths)
-        column = [_NUMBER[name] for values in self._values for name in values]
-        rows[at, column] = [value for values in self._values for value in values.values()]
+        lengths = np.fromiter(map(len, self._values), np.int64, len(self))
+        at = np.repeat(np.arange(len(self)) * len(COLUMNS), lengths)
+        count = len(at)
+        at += np.fromiter(map(_NUMBER.__getitem__, chain.from_iterable(self._values)), np.int64, count)
+        rows.reshape(-1)[at] = np.fromiter(chain.from_iterable(v.values() for v in self._values), np.int64, count)
         return Table(rows)

@@ -129,7 +129,7 @@ def check_distinct(args: argparse.Namespace, more: Sequence[Path] = ()) -> None:
                 written.append(item)
             elif isinstance(item, OutputFolder):
                 continue
-            elif isinstance(item, Path) or (isinstance(item, str) and name in ("config", "source", "file")):
+            elif isinstance(item, Path) or (isinstance(item, str) and name in ("config", "source", "file", "model")):
                 read += _files_of(Path(item))
     places = [Path(os.path.realpath(path)) for path in written]
     for place, path in zip(places, written, strict=True):

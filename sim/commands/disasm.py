@@ -12,7 +12,8 @@ from hdl.errors import A3dError, CheckError
 from hdl.isa.asm import from_binary, to_text
 from hdl.isa.explain import explain
 from scheduler.stream.program import Program
-from scheduler.stream.verify import verify_stream
+from scheduler.stream.prove import prove
+from scheduler.stream.table import Table
 from sim.commands._common import Subparsers, add_config_option, new_parser, read_limited
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if program is None:
             raise A3dError("--verify needs a program directory: token lists lie in its memory images")
         images = (np.asarray(program.images[0]), np.asarray(program.images[1]))
-        findings = verify_stream(instructions, config, images, program.limits)
+        findings = prove(Table.of(instructions), config, images, program.limits)
         for finding in findings:
             print(f"; {finding.kind}: {finding.message}")
         if findings:

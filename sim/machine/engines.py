@@ -20,7 +20,8 @@ from hdl.isa.legality import Limits
 from scheduler.memory.image import Symbol
 from scheduler.stream.emit.emitter import Label
 from scheduler.stream.footprint import Lists, footprint
-from scheduler.stream.verify import check_stream
+from scheduler.stream.prove import check
+from scheduler.stream.table import Table
 from sim.golden.executor import Executor
 from sim.machine.session import MachineSession
 from sim.machine.system import Job, JobResult, SimulatedMachine
@@ -91,8 +92,12 @@ class Step(Protocol):
     """What an engine must know of a step: a `StepProgram`, or one that was read from a file."""
 
     @property
-    def instructions(self) -> tuple[Instruction, ...]:
+    def table(self) -> Table:
         """The stream, END included."""
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The same, one instruction after the other."""
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -183,7 +188,7 @@ class IsaEngine:
         assert self._memory is not None and self._executor is not None
         limits = self.limits(program)
         if self.verify:
-            check_stream(program.instructions, self.config, self._memory.images, limits)
+            check(program.table, self.config, self._memory.images, limits)
         executor, patch = self._executor, program.patch
         span = slice(patch.address, patch.address + patch.size)
         executor.memory[patch.group][span] = self._memory.images[patch.group][span]

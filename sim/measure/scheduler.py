@@ -25,7 +25,7 @@ from scheduler.plan.tiling import Tiling
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.routing import UniformRouting
 from scheduler.stream.lower import default_key_block, parts_of
-from scheduler.stream.verify import check_stream
+from scheduler.stream.prove import check
 
 __all__ = ["PHASES", "Phase", "SchedulerBench", "draw", "layer_plan_seconds", "some_layers"]
 
@@ -120,7 +120,7 @@ class SchedulerBench:
         for name, phase in self._cases:
             model = some_layers(load_shape(name), self._layers)
             planned, cycles, lower_s, time_s = self._measure(model, phase)
-            count = len(planned.program.instructions)
+            count = len(planned.program.table)
             self._lowered, self._timed = self._lowered + count, self._timed + count
             self._lower_s, self._time_s = self._lower_s + lower_s, self._time_s + time_s
             self._shapes.append(self._point(name, phase, planned, cycles) | {"lower_s": lower_s, "model_s": time_s})
@@ -132,7 +132,7 @@ class SchedulerBench:
         started = time.perf_counter()
         planned = next(scheduler.run())
         program, memory = planned.program, scheduler.memory
-        check_stream(program.instructions, self.config, memory.images, Limits(memory.sizes, program.window))
+        check(program.table, self.config, memory.images, Limits(memory.sizes, program.window))
         lowered = time.perf_counter()
         cycles = simulate(self.config, program.instructions).cycles
         return planned, cycles, lowered - started, time.perf_counter() - lowered
@@ -144,7 +144,7 @@ class SchedulerBench:
         return {
             "model": name, "config": self.config.name, "phase": phase.name, "tokens": phase.tokens,
             "keys": phase.keys, "layers": len(planned.program.tiling.model.layers),
-            "parts": len(planned.program.parts), "instructions": len(planned.program.instructions), "cycles": cycles,
+            "parts": len(planned.program.parts), "instructions": len(planned.program.table), "cycles": cycles,
             "roofline_cycles": line.cycles, "bound": line.bound, "roofline_fraction": line.cycles / cycles,
             "padding_waste": 1 - sum(one.waves * (1 - one.padding) for one in estimates) / waves,
         }  # fmt: skip

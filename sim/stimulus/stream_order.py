@@ -15,7 +15,7 @@ from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import to_binary
 from hdl.isa.legality import Limits, check_instruction
 from scheduler.stream.footprint import Lists, footprint
-from scheduler.stream.hazards import HazardTracker, self_conflict
+from scheduler.stream.hazard_tracker import HazardTracker, self_conflict
 from scheduler.stream.ordering import Ordering, row_completions
 from sim.golden.executor import ExecutionError, Executor
 

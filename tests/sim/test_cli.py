@@ -164,7 +164,7 @@ def test_every_command_exists() -> None:
     modules = {m.name for m in pkgutil.iter_modules(sim.commands.__path__) if not m.name.startswith("_")}
     assert modules == set(cli.COMMANDS)
     with pytest.raises(ModuleNotFoundError):
-        cli.make_parser(["schedule"])
+        cli.make_parser(["absent"])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,6 +184,9 @@ OUTPUTS = [
     (["synth"], "-o"),
     (["sim", "system"], "--json"),
     (["sim", "system"], "--work-dir"),
+    (["schedule", "--model", "m", "--steps", "s"], "--json"),
+    (["schedule", "--model", "m", "--steps", "s"], "-o"),
+    (["time", "s"], "--json"),
     (["run"], "--json"),
     (["run"], "--trace"),
     (["run"], "-o"),
@@ -256,6 +259,9 @@ def test_files_are_distinct(
         (["run", "--prompt-file", "p.txt", "--json", "link.txt"], over),
         (["run", "--calibration", "p.txt", "--json", "p.txt"], over),
         (["asm", "s.asm", "s.asm"], over),
+        (["schedule", "--model", "model", "--steps", "p.txt", "--json", "p.txt"], over),
+        (["schedule", "--model", "c.toml", "--steps", "p.txt", "--json", "c.toml"], over),
+        (["time", "s.asm", "--json", "s.asm"], over),
         (["info", "--config", "c.toml", "--json", "c.toml"], over),
         (["run", "--model", "model", "--json", "model/config.json"], over),
         (["bench", "primitives", "--picture", "x.png", "--json", "x.png"], twice),
@@ -300,7 +306,17 @@ def test_endless_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_every_output_option_is_listed() -> None:
     """A new option that names a file or a folder must be checked too, or be one that is read."""
-    read = {"--config", "--model", "--prompt-file", "--calibration", "--build", "--docs"}
+    read = {
+        "--config",
+        "--model",
+        "--prompt-file",
+        "--calibration",
+        "--build",
+        "--docs",
+        "--schedule",
+        "--steps",
+        "path",
+    }
     found = set()
     for name, parser in _parsers(cli.make_parser(), ()):
         for action in parser._actions:

@@ -125,6 +125,7 @@ class _Attention:
         jobs = sum(self._job_count(piece) for pieces in blocks for piece in pieces)
         self.pipeline = JobPipeline(work, dense, layer, jobs)
         self.projections: list[Chain] = []
+        self._places: dict[int, BlockPlace] = {}
         self.appends = Appends(work, layer)
         resident = work.residence.resident
         copies = work.places.copies  # what is projected ahead must not overwrite what is attended to
@@ -134,6 +135,11 @@ class _Attention:
 
     def place(self, number: int) -> BlockPlace:
         """Return where a block's rows, words and scalars lie."""
+        if number not in self._places:
+            self._places[number] = self._place(number)
+        return self._places[number]
+
+    def _place(self, number: int) -> BlockPlace:
         places, heads = self.work.places, self.heads
         own = number % places.copies
         contexts = min(2, places.copies)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from hdl.config import MachineConfig
 from hdl.isa import LoadDest, Opcode, StoreFormat, VectorOp
 from scheduler.cost.cycle_model import ROW
-from scheduler.plan.places import Places
+from scheduler.plan.places import SPARE_ROWS, SPARE_SCALARS
 from scheduler.stream.emit.forecast import VectorForecast
+from scheduler.stream.table import Builder
 
-__all__ = ["Clock", "Emitter", "Label"]
+__all__ = ["Clock", "Emitter", "Label", "carriers"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,28 @@ class Clock:
         return end + self._pass
 
 
+def carriers(config: MachineConfig) -> dict[str, dict[str, int]]:
+    """Return a harmless instruction of each queue that can have one; it takes waits that another has no room for."""
+    spare, scalar = config.combine_rows - SPARE_ROWS, config.scalar_depth - SPARE_SCALARS
+    loads = {
+        f"load{group}": {"dest_kind": LoadDest.ROWS, "dest_base": spare + group, "count": 1, "group": group}
+        for group in (0, 1)
+    }
+    return {
+        "store": {"format": StoreFormat.DISCARD, "row_base": spare + 2, "rows": 1},
+        "vector": {
+            "op": VectorOp.MAX, "first": 1, "vectors": 1, "rows": 1, "a_base": spare + 2, "d_scalar": scalar
+        },
+        **loads,
+    }  # fmt: skip
+
+
 class Emitter:
     """Collects a step's instructions as if they ran one after the other.
 
     Parameters
     ----------
-    places : Places
-        Where a spare combine row and scalar lie: carriers of waits use them.
+    config : MachineConfig
 
     Attributes
     ----------
@@ -92,29 +108,16 @@ class Emitter:
         Of the instructions that come now.
     labels : list of Label
         What each instruction is for.
-    stream : list of (Opcode, dict of str to int)
+    stream : Builder
         The instructions, without semaphores and END.
     """
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self.config: MachineConfig = places.config
+    def __init__(self, config: MachineConfig) -> None:
         self.layer = -1
         self.labels: list[Label] = []
-        self.stream: list[tuple[Opcode, dict[str, int]]] = []
-        self.clock = Clock(self.config)
+        self.stream = Builder()
+        self.clock = Clock(config)
         self._known: dict[tuple[int, str], Label] = {}
-
-    def carrier(self, queue: str) -> dict[str, int]:
-        """Return a harmless instruction of a queue; it takes the waits that another has no room for."""
-        spare = self._places.rows["attention"]["spare"]
-        if queue == "store":
-            return {"format": StoreFormat.DISCARD, "row_base": spare + 2, "rows": 1}
-        if queue == "vector":
-            scalar = self._places.scalars["attention"]["spare"]
-            return {"op": VectorOp.MAX, "first": 1, "vectors": 1, "rows": 1, "a_base": spare + 2, "d_scalar": scalar}
-        group = int(queue == "load1")
-        return {"dest_kind": LoadDest.ROWS, "dest_base": spare + group, "count": 1, "group": group}
 
     def _emit(self, opcode: Opcode, operation: str, fields: dict[str, int]) -> None:
         key = (self.layer, operation)
@@ -122,7 +125,7 @@ class Emitter:
         if label is None:
             label = self._known[key] = Label(*key)
         self.labels.append(label)
-        self.stream.append((opcode, fields))
+        self.stream.add(opcode, fields)
 
     def load(self, operation: str, **fields: int) -> None:
         """Emit a LOAD."""

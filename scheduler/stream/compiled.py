@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loops over instructions, compiled by numba; what was compiled is kept between runs where a folder can be written."""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import hashlib
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+__all__ = ["compiled"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Return a function that is compiled when it is first called with some types of arguments.
+
+    It may use arguments, local variables, constants (numbers, enumerations, named tuples of numbers) and functions that
+    are compiled as well and defined before it; no other state, and no function inside it.
+
+    numba keeps compiled code beside the source file or, where that cannot be written, in the user's cache folder, and
+    looks for changes in that file alone. So the name under which it is kept has a digest of all that the function is
+    made of: other compiled functions, constants such as the numbers of columns, fields of its arguments. With no folder
+    to write to, functions are compiled anew in each process.
+    """
+    text = "\n".join(_parts(function))
+    function.__qualname__ += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    try:
+        return cast(F, njit(cache=True, _nrt=False)(function))
+    except RuntimeError:  # nowhere to keep it
+        return cast(F, njit(function))
+
+
+def _parts(function: Callable[..., Any]) -> Iterator[str]:
+    """Yield texts that change when anything that the function is made of does."""
+    code = function.__code__
+    if any(isinstance(constant, CodeType) for constant in code.co_consts):
+        raise ValueError(f"{function.__qualname__}: a compiled function cannot have another one inside")
+    yield code.co_code.hex()
+    yield repr((code.co_consts, code.co_names, code.co_varnames))
+    used = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    for name in sorted(used | set(function.__annotations__.values())):
+        value: Any = function.__globals__.get(name)
+        if name in used and name not in function.__globals__ and not hasattr(builtins, name):
+            raise ValueError(f"{function.__qualname__}: {name} must be defined before a compiled function that uses it")
+        if hasattr(value, "__globals__") or hasattr(value, "py_func"):
+            yield f"{name}: {getattr(value, 'py_func', value).__qualname__}"  # which has its own digest
+        elif hasattr(value, "__members__"):
+            yield f"{name}: {list(value)!r}"
+        elif isinstance(value, type):
+            yield f"{name}: {getattr(value, '_fields', value)!r}"
+        else:
+            yield f"{name}: {value!r}"

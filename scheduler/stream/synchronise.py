@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts semaphores into a stream that was written as if instructions ran one after the other.
+
+A lowering emits instructions in program order with nothing but their work. What each touches is known
+(:mod:`scheduler.stream.footprints`), and so is what queues and fill tags order by themselves
+(:mod:`scheduler.stream.clocks`). For every pair of instructions that conflict and are not ordered yet, the earlier one
+gets a post and the later one a wait.
+
+Two kinds of semaphores:
+
+- one for each pair of a completing unit (a tier, a load engine, the stores, the vector unit) and a waiting queue. Posts
+  come in order and are taken in order, one at a time, so it never has to be given back;
+- a pool for gangs, whose tiers each post. One of these is used again only by a gang that starts after the last wait for
+  it was granted, and for a waiter that asks after that.
+
+What comes out is what :func:`scheduler.stream.prove.prove` proves free of races and deadlocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import MachineConfig
+from hdl.errors import A3dError
+from hdl.isa import Opcode
+from hdl.isa.legality import Limits
+from scheduler.stream.blocks import KINDS, new_blocks
+from scheduler.stream.claims import overflows, semaphores_of, settle
+from scheduler.stream.clocks import STORE, VECTOR, Clocks, new_clocks, unit_name
+from scheduler.stream.hazards import new_cells
+from scheduler.stream.insert import (
+    CARRIERS,
+    FULL,
+    NO_CARRIER,
+    NO_SEMAPHORE,
+    ORIGIN,
+    OUTSIDE,
+    PAIR,
+    PLACES,
+    TOO_MANY_WAITS,
+    WRONG,
+    Posted,
+    new_posted,
+    run,
+    write_out,
+)
+from scheduler.stream.legal import illegal, why_illegal
+from scheduler.stream.lists import Memory, token_lists
+from scheduler.stream.machine import SPACES, machine_of
+from scheduler.stream.spans import new_spans, segments_of
+from scheduler.stream.table import COL, COLUMNS, Builder, Rows, Table
+
+__all__ = ["SyncError", "synchronise"]
+
+CONTROL = tuple(getattr(COL, name) for name in COLUMNS if name.startswith(("wait", "post")) and name[4].isdigit())
+"""Columns of waits and posts."""
+
+Carriers = Mapping[str, Mapping[str, int]]
+
+
+class SyncError(A3dError):
+    """A stream that needs more semaphores, waits or posts than the machine has."""
+
+
+def synchronise(
+    table: Table, config: MachineConfig, memory: Memory, carriers: Carriers | None = None
+) -> tuple[Table, npt.NDArray[np.int32]]:
+    """Return a stream with the waits and posts that order it.
+
+    Parameters
+    ----------
+    table : Table
+        Instructions in program order without waits and posts, END excluded.
+    config : MachineConfig
+        The machine.
+    memory : Memory
+        Where token lists are read from.
+    carriers : mapping of str to mapping of str to int, optional
+        Fields of a harmless instruction of the queues ``load0``, ``load1``, ``store`` and ``vector``; it is put in
+        where an instruction has no room for a wait or a post. An instruction that needs one that is not here is an
+        error.
+
+    Returns
+    -------
+    table : Table
+        The stream.
+    origin : int32 array [instructions]
+        For each of its instructions the one of `table` that it is, or that it carries for.
+
+    Raises
+    ------
+    SyncError
+        The machine has too few semaphores, an instruction too few waits or posts, or a unit may run so far ahead of
+        those that wait for it that a counter of ``semaphore_bits`` overflows; an instruction is not legal.
+    """
+    machine = machine_of(config)
+    rows, carrier_rows = _with_carriers(table, carriers or {})
+    _check_plain(Table(rows), len(table), config)
+    room = len(table) + len(table) // 8 + 64
+    while True:
+        lists = token_lists(Table(rows), machine, memory)
+        posted = new_posted(room, config.semaphores, config.tiers * config.vcache_tiles, carrier_rows)
+        completions = int(np.where(rows[:, COL.opcode] == Opcode.GEMM, rows[:, COL.tier_count], 1).sum()) + room
+        clocks = new_clocks(room, completions)
+        many = run(
+            rows, len(table), machine, lists, new_cells(rows, machine), clocks, segments_of(rows, machine),
+            posted, new_blocks(machine), new_spans(),
+        )  # fmt: skip
+        if many >= 0:
+            break
+        if posted.state[WRONG] != FULL:
+            raise SyncError(_what(Table(rows), config, posted))
+        room *= 2
+    result = np.empty((many, len(COLUMNS)), np.int64)
+    write_out(rows, posted.notes, result)
+    _check_counters(result, config, clocks, posted)
+    return Table(result), posted.notes[:many, ORIGIN].copy()
+
+
+def _with_carriers(table: Table, carriers: Carriers) -> tuple[Rows, dict[int, int]]:
+    """Return the rows of a stream and of carriers behind it, and where in it each queue's carrier is."""
+    builder, at = Builder(), {}
+    for queue in CARRIERS:
+        if unit_name(queue) in carriers:
+            opcode = {STORE: Opcode.STORE, VECTOR: Opcode.VECTOR}.get(queue, Opcode.LOAD)
+            at[queue] = len(table) + builder.add(opcode, carriers[unit_name(queue)])
+    return np.concatenate([table.rows, builder.table().rows]), at
+
+
+def _check_plain(table: Table, plain: int, config: MachineConfig) -> None:
+    """Refuse what is not legal, which could be anywhere on the chip, and what has semaphores already."""
+    wrong = illegal(table, config, Limits.whole(config))
+    if wrong.size:
+        number = int(wrong[0])
+        name = f"instruction {number}" if number < plain else "a carrier"
+        raise SyncError(f"{name}: {why_illegal(table, number, config, Limits.whole(config))}")
+    rows = table.rows
+    for number in np.flatnonzero(rows[:, CONTROL].any(axis=1) | (rows[:, COL.opcode] == Opcode.END))[:1].tolist():
+        raise SyncError(
+            f"instruction {number} ({Opcode(int(rows[number, COL.opcode])).name}): a stream gets its waits, posts and "
+            "END here; give it without"
+        )
+
+
+def _check_counters(rows: Rows, config: MachineConfig, clocks: Clocks, posted: Posted) -> None:
+    """Refuse a stream in which a unit may run so far ahead of those that wait for it that a counter overflows."""
+    most = (1 << config.semaphore_bits) - 1
+    semaphores = semaphores_of(rows, clocks, config.semaphores)
+    if np.diff(semaphores.turn_at).max() <= most:
+        return
+    settle(rows, clocks, semaphores, posted.tagged, posted.tagged_at)
+    if overflows(clocks, semaphores, most):
+        raise SyncError(
+            f"semaphores: one may count beyond {most}, the most that semaphore_bits of {config.semaphore_bits} can "
+            "hold; raise semaphore_bits, or run fewer tokens in a step"
+        )
+
+
+def _what(table: Table, config: MachineConfig, posted: Posted) -> str:
+    """Return one line about what went wrong."""
+    code, first, second = posted.state[WRONG : WRONG + 3].tolist()
+    if code == NO_SEMAPHORE:
+        queues = "" if second < 0 else "load0+load1" if second == PAIR else unit_name(second)
+        what = f"from {unit_name(first)} to {queues}" if first >= 0 else "a gang's results"
+        return f"semaphores: {config.semaphores} are not enough ({what} needs another one); raise semaphores"
+    name = f"instruction {first} ({Opcode(int(table.rows[first, COL.opcode])).name})"
+    if code == OUTSIDE:
+        return f"{name}: it {KINDS[second % 3]}s beyond the {SPACES[second // 3]} memory through its token list"
+    if code == NO_CARRIER:
+        return f"{name}: the semaphores need a carrier in queue {unit_name(second)}"
+    way = "wait for" if code == TOO_MANY_WAITS else "post to"
+    return f"{name} has to {way} more than {PLACES} units: split the work differently"

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams for tests of what is done to streams: drawn ones, broken ones, and those of a language model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scheduler.language.step import lower_step
+from scheduler.memory.model import ModelMemory
+from scheduler.plan.shape import ModelShape
+from sim.stimulus.random_model import random_model
+
+from hdl.config import PRESETS, MachineConfig
+from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp, fields_of
+from hdl.isa.legality import Limits
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.ops.batch import Chunk, Routing
+from scheduler.stream import emitter
+from scheduler.stream.sync import Synchroniser
+from sim.stimulus.streams import StreamOptions, random_stream
+
+__all__ = ["CONFIGS", "DEMO", "END", "ModelStep", "carriers_of", "drawn", "model_step", "mutant", "plain_of"]
+
+END = Instruction(Opcode.END, {})
+
+CONFIGS = {
+    "nano": PRESETS["nano"],
+    "tiny": PRESETS["tiny"],
+    "small": PRESETS["small"],
+    # Gangs of all sizes, words of two rows of the vector unit, few semaphores.
+    "stack": PRESETS["nano"].replace(name="stack", tiers=8, row_fifo_depth=128, result_lanes=2, semaphores=64),
+    "wide": PRESETS["tiny"].replace(name="wide", columns=4, tiers=4, row_fifo_depth=64, semaphores=16),
+}
+
+Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+
+def drawn(
+    config: MachineConfig, seed: int, length: int = 40, *, slots: bool = False
+) -> tuple[list[Instruction], Images, Limits]:
+    """Return a random stream without races, its memory and its limits."""
+    stream = random_stream(config, seed, length, StreamOptions.everything(slots=slots))
+    images = (np.frombuffer(stream.images[0], np.uint8), np.frombuffer(stream.images[1], np.uint8))
+    return list(stream.instructions), images, stream.limits
+
+
+def plain_of(instructions: Iterable[Instruction]) -> list[Instruction]:
+    """Return instructions without waits, posts and END."""
+    return [
+        Instruction(i.opcode, {k: v for k, v in i.values.items() if k[:4] not in ("wait", "post") or k[4] == "_"})
+        for i in instructions
+        if i.opcode != Opcode.END
+    ]
+
+
+def carriers_of(config: MachineConfig) -> dict[str, dict[str, int]]:
+    """Return a legal instruction of each queue that takes carriers."""
+    last, scalar = config.combine_rows - 1, config.scalar_depth - 1
+    return {
+        "store": {"format": StoreFormat.DISCARD, "row_base": last, "rows": 1},
+        "vector": {"op": VectorOp.MAX, "first": 1, "vectors": 1, "rows": 1, "a_base": last, "d_scalar": scalar},
+        "load0": {"dest_kind": LoadDest.ROWS, "dest_base": last - 1, "count": 1},
+        "load1": {"dest_kind": LoadDest.ROWS, "dest_base": last - 2, "count": 1, "group": 1},
+    }
+
+
+def mutant(rng: random.Random, instructions: Sequence[Instruction], config: MachineConfig) -> list[Instruction]:
+    """Return a stream in which one to four things were changed; every field still fits its width."""
+    stream = list(instructions[:-1])
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        place = rng.randrange(len(stream))
+        values = dict(stream[place].values)
+        kind = rng.choice(("wait", "count", "post", "semaphore", "field", "tag", "swap", "twice", "drop"))
+        if kind == "swap":
+            other = min(place + rng.choice((1, 1, 2, 5)), len(stream) - 1)
+            stream[place], stream[other] = stream[other], stream[place]
+            continue
+        if kind == "twice":
+            stream.insert(place, stream[place])
+            continue
+        if kind == "drop":
+            del stream[place]
+            continue
+        if kind == "wait":
+            values.pop("wait0_count", None)
+        elif kind == "post":
+            values.pop("post0_en", None)
+        elif kind == "count" and "wait0_count" in values:
+            values["wait0_count"] = min(values["wait0_count"] + 1, 31)
+        elif kind == "semaphore" and "wait0_count" in values:
+            values["wait0_sem"] = rng.randrange(config.semaphores)
+        elif kind == "tag" and "tag" in values:
+            values["tag"] = (values["tag"] + 1) % 64
+        elif kind == "field" and values:
+            field = {f.name: f for f in fields_of(stream[place].opcode)}[rng.choice(sorted(values))]
+            most = (1 << field.width) - 1 if field.enum is None else max(field.enum)
+            values[field.name] = min(max(values[field.name] + rng.choice((-1, 1, 3)), 0), most)
+        stream[place] = Instruction(stream[place].opcode, {k: v for k, v in values.items() if v})
+    return [*stream, END]
+
+
+DEMO = MixtralConfig(
+    vocab_size=256, hidden_size=128, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=32, num_local_experts=16, num_experts_per_tok=2, max_position_embeddings=512,
+    rms_norm_eps=1e-5, rope_theta=10_000.0,
+)  # fmt: skip
+"""The shape of the demo model."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelStep:
+    """A step of a language model.
+
+    Attributes
+    ----------
+    plain : list of Instruction
+        What the lowering emits.
+    stream : list of Instruction
+        The same with semaphores, by the synchroniser that goes one instruction at a time, and END.
+    carriers : mapping of str to mapping of str to int
+        Fields of the carriers.
+    images, limits
+        Memory.
+    """
+
+    plain: list[Instruction]
+    stream: list[Instruction]
+    carriers: Mapping[str, Mapping[str, int]]
+    images: Images
+    limits: Limits
+
+
+def model_step(
+    config: MachineConfig, shape: MixtralConfig, lengths: Sequence[tuple[int, int]], *, slots: bool, seed: int = 0
+) -> ModelStep:
+    """Return a step of a random model in which sequences with (cached, new) tokens go to random experts."""
+    model, rng = random_model(shape, seed), np.random.default_rng(seed)
+    memory = ModelMemory(ModelShape.of(config, shape), model, slots=len(lengths), step_bytes=1 << 20)
+    chunks = [
+        Chunk(n, cached, tuple(int(t) for t in rng.integers(0, shape.vocab_size, new)))
+        for n, (cached, new) in enumerate(lengths)
+    ]
+    tokens, experts, chosen = sum(new for _, new in lengths), shape.num_local_experts, shape.num_experts_per_tok
+    routing = [
+        Routing(
+            np.array([rng.choice(experts, chosen, replace=False) for _ in range(tokens)], dtype=np.int64),
+            rng.integers(1, 1 << 14, (tokens, chosen)).astype(np.uint16),
+        )
+        for _ in range(shape.num_hidden_layers)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        recorders: list[_Recorder] = []
+        patch.setattr(emitter, "Synchroniser", lambda *args: recorders.append(_Recorder(*args)) or recorders[-1])
+        program = lower_step(model, memory, chunks, None if slots else routing)
+    (recorder,) = recorders
+    carriers = {queue: recorder._carrier(queue) for queue in carriers_of(config)}
+    limits = Limits((memory.images[0].size, memory.images[1].size), program.window)
+    return ModelStep(recorder.plain, list(program.instructions), carriers, memory.images, limits)
+
+
+class _Recorder(Synchroniser):
+    """Notes what is emitted."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.plain: list[Instruction] = []
+
+    def emit(self, opcode: Opcode, **values: int) -> int:
+        self.plain.append(Instruction(opcode, {k: int(v) for k, v in values.items() if v}))
+        return super().emit(opcode, **values)
