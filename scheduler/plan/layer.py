@@ -13,14 +13,12 @@ from enum import StrEnum
 
 from scheduler.memory.layout import memory_unit
 from scheduler.models.description import Experts, GroupedAttention, Layer, Model
-from scheduler.plan.places import Places, Pool, StepSize
+from scheduler.plan.places import SPARE_ROWS, Places, Pool, StepSize
 from scheduler.plan.residence import Residence, tiles_of_unit, units_of_expert, up_step
 from scheduler.plan.tiling import ExpertTiling, LoweringError, Tiling, shares_of
 
 __all__ = ["LayerPlan", "Way", "experts_alone", "plan_layer"]
 
-SPARE_ROWS = 3
-"""Combine rows for carriers of waits: one for each load engine, one that is only read."""
 MOST_WHOLE = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
 PIECES = (6, 4, 3, 2)
@@ -181,9 +179,8 @@ def _places(residence: Residence, inner: int, tokens: int, chunk: int) -> Places
     return Places(
         residence=residence, size=StepSize(tokens=tokens, outputs=0, longest=0, keys=0, key_block=0), block=0, copies=0,
         job_vectors=0, chunk=chunk, choice_tokens=0, regions=0, turns=0,
-        rows={"attention": Pool(tokens * tiling.hidden_rows, {"spare": SPARE_ROWS})},
-        words={"experts": Pool(0, {"x": tokens * tiling.hidden_words, "h": 2 * chunk * expert.inner_words})},
-        scalars={"attention": Pool(0, {"spare": 1})}, score_rows=0, score_words=0, head_tiles=0,
+        rows={}, words={"experts": Pool(0, {"x": tokens * tiling.hidden_words, "h": 2 * chunk * expert.inner_words})},
+        scalars={}, score_rows=0, score_words=0, head_tiles=0,
         unit_slots=tuple(n * residence.unit_tiles for n in range(residence.unit_slots)), keys=(0, 0), key_piece=0,
         words_base=0, attention_base=0,
         expert_words=tuple(n * words for n in range(_word_places(residence, inner, words, unit))),

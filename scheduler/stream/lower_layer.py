@@ -23,10 +23,11 @@ from scheduler.models.quantise import QuantisedLayer
 from scheduler.ops.batch import Routing
 from scheduler.plan.layer import LayerPlan, Way, experts_alone, plan_layer
 from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.layer import emit_layer
 from scheduler.stream.emit.work import Work
 from scheduler.stream.program import OutputRegion, Program
-from scheduler.stream.sync import Synchroniser
+from scheduler.stream.synchronise import synchronise
 
 __all__ = ["LayerOptions", "lower_layer"]
 
@@ -149,10 +150,8 @@ def _lower(
     work = Work(_constants(tiling, layer), memory, plan.places)
     own = [Routing(routing.experts[f : f + n], routing.gates[f : f + n]) for f, n in parts]
     lanes = emit_layer(work, memory, plan, own, options.high_only)
-    sync = Synchroniser(config, memory.build(), work.emitter.carrier)
-    for opcode, fields in work.emitter.stream:
-        sync.emit(opcode, **fields)
-    instructions = (*sync.instructions(), Instruction(Opcode.END, {}))
+    table, _ = synchronise(work.emitter.stream.table(), config, memory.build(), carriers(config))
+    instructions = (*table.instructions(), Instruction(Opcode.END, {}))
     return _Lowered(plan, memory, parts, lanes, instructions, simulate(config, instructions).cycles)
 
 

@@ -22,7 +22,8 @@ from scheduler.models.quantised_model import QuantisedModel
 from scheduler.plan.layer import Way
 from scheduler.stream.lower_layer import LayerOptions, lower_layer
 from scheduler.stream.program import Program
-from scheduler.stream.verify import check_stream
+from scheduler.stream.prove import check
+from scheduler.stream.table import Table
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel, moe_layer
 from sim.machine.system import Job, JobResult, SimulatedMachine
@@ -176,7 +177,7 @@ def lower_layers(config: MachineConfig, works: Sequence[LayerWork], way: Way | N
     programs = []
     for work in works:
         program = lower_layer(config, work.layer, work.x, work.experts, work.gates, LayerOptions(way=way))
-        check_stream(program.instructions, config, program.images, program.limits)
+        check(Table.of(program.instructions), config, program.images, program.limits)
         programs.append(program)
     return programs
 

@@ -9,7 +9,8 @@ from hdl.config import PRESETS, MachineConfig
 from scheduler.models.quantise import QuantisedExpert, QuantisedLayer
 from scheduler.stream.lower_layer import LayerOptions, lower_layer
 from scheduler.stream.program import Program
-from scheduler.stream.verify import check_stream
+from scheduler.stream.prove import check
+from scheduler.stream.table import Table
 from sim.golden.executor import Executor
 from sim.golden.integer_model import moe_layer
 
@@ -56,7 +57,7 @@ def run_and_compare(
 ) -> Program:
     """Lower a layer, prove its stream, run it, and compare every result; return the program."""
     program = lower_layer(config, layer, x, chosen, gates, options)
-    check_stream(program.instructions, config, program.images, program.limits)
+    check(Table.of(program.instructions), config, program.images, program.limits)
     machine = Executor(config, program.images, program.limits, strict=True)
     machine.combine[:] = 12345  # what an earlier stream left
     report = machine.run(program.stream)

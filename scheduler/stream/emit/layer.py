@@ -13,6 +13,7 @@ from scheduler.memory.layer import LayerMemory
 from scheduler.models.quantise import GATE_BITS
 from scheduler.ops.batch import Routing
 from scheduler.plan.layer import LayerPlan, Way
+from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import RoutedJob, load_list, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.lanes import LaneJob, LaneRunner, tiling_of
@@ -83,9 +84,8 @@ def emit_layer(
 
 def _post_to(work: Work, lanes: list[list[int]]) -> None:
     """Emit harmless stores: every lane waits for the rows to be clear, and an instruction has two posts."""
-    spare = work.places.rows["attention"]["spare"]
     for _ in range(2, sum(map(bool, lanes)), 2):
-        work.emitter.store("clear", format=StoreFormat.DISCARD, row_base=spare, rows=1)
+        work.emitter.store("clear", **carriers(work.config)["store"])
 
 
 def _run_alone(work: Work, runner: LaneRunner | None, queues: list[list[RoutedJob]]) -> None:

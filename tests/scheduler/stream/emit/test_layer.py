@@ -159,7 +159,7 @@ def test_a_layer_takes_no_longer_than_recorded(tokens: int, most: int) -> None:
         (
             NANO.replace(vcache_tiles=16),
             (128, 8),
-            "matrix|model intermediate: 8; 2 output tiles of an expert's up .* 64",
+            "2 output tiles of an expert's up projection take 64 tiles of V-Cache, .* room for 16: raise",
         ),
         (
             NANO.replace(activation_words=64, vcache_tiles=256, parameter_words=256),
