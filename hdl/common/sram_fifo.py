@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -10,7 +12,23 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.sram import Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
-__all__ = ["SramFifo"]
+__all__ = ["TIMING", "SramFifo", "SramFifoTiming"]
+
+
+class SramFifoTiming(NamedTuple):
+    """Cycles of the FIFO.
+
+    Attributes
+    ----------
+    through : int
+        From the push of a word into the empty FIFO to the first cycle in which ``valid`` shows it.
+    """
+
+    through: int
+
+
+TIMING: Final = SramFifoTiming(through=2)
+"""The memory is written, then read into its output register."""
 
 
 class SramFifo(wiring.Component):

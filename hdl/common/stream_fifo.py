@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from amaranth.hdl import Module, Shape, Signal
 from amaranth.lib import stream, wiring
@@ -12,7 +12,23 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.sram import Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
-__all__ = ["StreamFifo"]
+__all__ = ["TIMING", "FifoTiming", "StreamFifo"]
+
+
+class FifoTiming(NamedTuple):
+    """Cycles of a first-word-fall-through FIFO.
+
+    Attributes
+    ----------
+    through : int
+        From a word's transfer at the input to the first cycle in which the output shows it.
+    """
+
+    through: int
+
+
+TIMING: Final = FifoTiming(through=2)
+"""The memory is written, then read into the output register."""
 
 
 class StreamFifo(wiring.Component):

@@ -3,18 +3,41 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import queue_count
+from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.control.checker import InstructionChecker, InstructionScan, InstructionVerdict, findings_layout
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout
 
-__all__ = ["Dispatcher", "InstructionChecker"]
+__all__ = ["TIMING", "Dispatcher", "DispatcherTiming", "InstructionChecker"]
+
+
+class DispatcherTiming(NamedTuple):
+    """Cycles of the dispatcher.
+
+    Attributes
+    ----------
+    checks : int
+        From an instruction's transfer to its entry into its queues, when all have room; there are as many places for
+        instructions on the way.
+    queue : int
+        From its entry to the head of an empty queue.
+    """
+
+    checks: int
+    queue: int
+
+
+TIMING: Final = DispatcherTiming(checks=3, queue=FIFO_TIMING.through)
+"""The word, what the scan found in it, and what follows from that are registers."""
 
 
 class Dispatcher(wiring.Component):

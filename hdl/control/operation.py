@@ -8,6 +8,8 @@ then needs only incremental adders.
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -20,13 +22,40 @@ from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout, slot_write
 from hdl.isa import Dest, Mapping3D, Mode, Opcode, Order, instruction_layout
 from hdl.isa.error_codes import ErrorCode
 
-__all__ = ["TIER_INDEX_BITS", "OperationSetup", "loop_layout", "operation_layout", "start_layout"]
+__all__ = [
+    "TIER_INDEX_BITS", "TIMING", "OperationSetup", "SetupTiming", "loop_layout", "operation_layout", "start_layout",
+]  # fmt: skip
 
 TIER_INDEX_BITS = 3
 """Width of a tier number."""
 
 TOKEN_BITS = 13
 """Width of a token or output-tile number across a gang of eight tiers."""
+
+
+class SetupTiming(NamedTuple):
+    """Cycles of a sequencer's setup stage.
+
+    Attributes
+    ----------
+    setup : int
+        From an instruction's transfer to the first cycle in which it is offered to the loop nest.
+    ask : int
+        From its transfer to the first cycle in which it asks for semaphores.
+    grant : int
+        From the grant to the offer, at the earliest.
+    slot : int
+        Cycles that a look-up of the slot adds after the grant.
+    """
+
+    setup: int
+    ask: int
+    grant: int
+    slot: int
+
+
+TIMING: Final = SetupTiming(setup=6, ask=1, grant=1, slot=2)
+"""Five steps of address arithmetic after the holding register."""
 
 
 def operation_layout(config: MachineConfig) -> data.StructLayout:
@@ -133,7 +162,7 @@ class OperationSetup(wiring.Component):
         RANGE or ILLEGAL_FIELD (semaphore number); level, and the operation is never offered.
     """
 
-    LATENCY = 6
+    LATENCY = TIMING.setup
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -12,7 +14,23 @@ from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import post_layout, wait_layout
 
-__all__ = ["POST_SOURCES", "SemaphoreUnit"]
+__all__ = ["POST_SOURCES", "TIMING", "SemaphoreTiming", "SemaphoreUnit"]
+
+
+class SemaphoreTiming(NamedTuple):
+    """Cycles of the semaphores.
+
+    Attributes
+    ----------
+    post : int
+        From the transfer of a post to the first grant that can take it.
+    """
+
+    post: int
+
+
+TIMING: Final = SemaphoreTiming(post=1)
+"""The counters are registers; one grant and one post a cycle."""
 
 POST_SOURCES = 5
 """Sources of posts: the collector, the two load engines, the store unit, the vector unit."""

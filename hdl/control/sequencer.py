@@ -8,7 +8,7 @@ S0 and S1 advance together. While a wave waits in S1 the memories read its addre
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
@@ -33,7 +33,35 @@ from hdl.interfaces import (
 from hdl.isa import Mode
 from hdl.isa.error_codes import ErrorCode
 
-__all__ = ["TierSequencer"]
+__all__ = ["TIMING", "SequencerTiming", "TierSequencer"]
+
+
+class SequencerTiming(NamedTuple):
+    """Cycles of a tier's sequencer.
+
+    Attributes
+    ----------
+    nest : int
+        From an operation's transfer into the loop nest to the cycle in which its first wave can go.
+    dispatch : int
+        From the cycle in which a wave goes to the dispatch lane.
+    tile : int
+        From the launch of a tile's last fill word to the cycle in which a wave that waits for it can go.
+    hold : int
+        From the first wave of a gang's operation to the first cycle in which the next instruction asks for semaphores.
+    credit : int
+        From the return of a credit to the cycle in which a wave that waits for it can go.
+    """
+
+    nest: int
+    dispatch: int
+    tile: int
+    hold: int
+    credit: int
+
+
+TIMING: Final = SequencerTiming(nest=2, dispatch=1, tile=2, hold=1, credit=1)
+"""S0 and S1; the output register; the tag is written, then read; hold and credits are registers."""
 
 
 class TierSequencer(wiring.Component):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -11,7 +13,7 @@ from hdl.config import MachineConfig
 from hdl.interfaces import PC_BITS, error_layout
 from hdl.isa.error_codes import ErrorCode
 
-__all__ = ["ERROR_SOURCES", "Supervisor"]
+__all__ = ["ERROR_SOURCES", "TIMING", "Supervisor", "SupervisorTiming"]
 
 ERROR_SOURCES = 7
 """Error reports: dispatcher, sequencers, collector, loads, store, vector unit, fetch; in the same cycle the earlier
@@ -19,6 +21,25 @@ one wins."""
 
 SETTLE_CYCLES = 16
 """Idle cycles required before END counts as reached: covers work on its way between two units."""
+
+
+class SupervisorTiming(NamedTuple):
+    """Cycles of the supervisor.
+
+    Attributes
+    ----------
+    start : int
+        From the start of the fetch to the first cycle that counts.
+    settle : int
+        Cycles that count from the first one in which all units are idle after END, that one included.
+    """
+
+    start: int
+    settle: int
+
+
+TIMING: Final = SupervisorTiming(start=1, settle=SETTLE_CYCLES + 1)
+"""The fetch starts in the last cycle of the state before."""
 
 
 class Supervisor(wiring.Component):

@@ -11,17 +11,21 @@ Writes use id 0 only.
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 
 __all__ = [
-    "FETCH_ID", "LOAD_ID", "GroupMaster", "address_layout", "axi_signature", "channel_address_bits",
-    "fetch_buffer_beats", "group_read_signature", "group_write_signature", "read_beat_layout", "write_beat_layout",
+    "FETCH_ID", "LOAD_ID", "TIMING", "GroupMaster", "MasterTiming", "address_layout", "axi_signature",
+    "channel_address_bits", "fetch_buffer_beats", "group_read_signature", "group_write_signature", "read_beat_layout",
+    "write_beat_layout",
 ]  # fmt: skip
 
 LOAD_ID = 0
@@ -31,6 +35,25 @@ FETCH_ID = 1
 """AXI id of instruction fetches."""
 
 _FETCH_BUFFER_BYTES = 512
+
+
+class MasterTiming(NamedTuple):
+    """Cycles of a group's masters.
+
+    Attributes
+    ----------
+    request : int
+        From a request or a written beat, read or write, to its channel.
+    fetched : int
+        From a fetched beat on the channel to the fetch unit; loads see theirs at once.
+    """
+
+    request: int
+    fetched: int
+
+
+TIMING: Final = MasterTiming(request=1, fetched=FIFO_TIMING.through)
+"""A register on AR, AW and W; the fetch buffer."""
 
 
 def channel_address_bits(config: MachineConfig) -> int:

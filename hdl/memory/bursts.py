@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -11,10 +13,29 @@ from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.memory.axi import address_layout
 
-__all__ = ["BEATS_BITS", "BurstSplitter", "range_layout"]
+__all__ = ["BEATS_BITS", "TIMING", "BurstSplitter", "BurstTiming", "range_layout"]
 
 BEATS_BITS = 32
 """Width of a beat count: 65,535 units of at most 64 KiB fit."""
+
+
+class BurstTiming(NamedTuple):
+    """Cycles of the burst splitter.
+
+    Attributes
+    ----------
+    issue : int
+        From a range's transfer to the first cycle in which its first burst can be made (``issued``).
+    request : int
+        From there to ``request``.
+    """
+
+    issue: int
+    request: int
+
+
+TIMING: Final = BurstTiming(issue=1, request=1)
+"""The range is registered, and so is the request."""
 
 
 def range_layout(config: MachineConfig) -> data.StructLayout:

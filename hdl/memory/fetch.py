@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -13,10 +15,38 @@ from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout
 from hdl.isa import INSTRUCTION_BITS, Opcode
 from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import fetch_buffer_beats, group_read_signature
+from hdl.memory.bursts import TIMING as BURST_TIMING
 from hdl.memory.bursts import BurstSplitter
 from hdl.memory.jobs import log2
 
-__all__ = ["FetchUnit"]
+__all__ = ["TIMING", "FetchTiming", "FetchUnit", "longest_burst"]
+
+
+class FetchTiming(NamedTuple):
+    """Cycles of the fetch unit.
+
+    Attributes
+    ----------
+    start : int
+        From ``start`` to the first request.
+    again : int
+        From the beat that leaves the buffer to the request for which it makes room.
+    word : int
+        From an instruction's last beat at ``read.r`` to ``instructions``.
+    """
+
+    start: int
+    again: int
+    word: int
+
+
+TIMING: Final = FetchTiming(start=2 + BURST_TIMING.issue + BURST_TIMING.request, again=1 + BURST_TIMING.request, word=1)
+"""A start is registered and gives a range one cycle later; the count of free beats is a register, as is the word."""
+
+
+def longest_burst(config: MachineConfig) -> int:
+    """Return the beats of a burst: half the buffer, so that one is on its way while the other is used."""
+    return min(config.burst_beats, fetch_buffer_beats(config) // 2)
 
 
 class FetchUnit(wiring.Component):
@@ -26,7 +56,7 @@ class FetchUnit(wiring.Component):
     than fits. It reads whole beats below ``limit`` and may read past END; what is wrong there never matters: an error
     is raised only when all instructions before the faulty one were handed out and none of them was END.
 
-    Latency: three cycles from ``start`` to ``read.ar``, two from the last beat of an instruction at ``read.r`` to
+    Latency: four cycles from ``start`` to ``read.ar``, two from the last beat of an instruction at ``read.r`` to
     ``instructions``. Throughput: one instruction per cycle, or per ``32 / group_bytes`` cycles on narrower groups.
 
     Parameters
@@ -142,9 +172,7 @@ class FetchUnit(wiring.Component):
         config = self.config
         beat_bits = log2(config.group_bytes)
         depth = fetch_buffer_beats(config)
-        # Bursts of half the buffer, so that one is on its way while the other is used.
-        longest = min(config.burst_beats, depth // 2)
-        splitter = BurstSplitter(config, (depth + 1).bit_length(), longest)
+        splitter = BurstSplitter(config, (depth + 1).bit_length(), longest_burst(config))
         instantiate(m, platform, "splitter", splitter)
         wiring.connect(m, splitter.request, wiring.flipped(self.read.ar))
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -18,7 +20,29 @@ from hdl.memory.axi import address_layout
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter
 from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2, position_bits
 
-__all__ = ["LoadAddress"]
+__all__ = ["TIMING", "LoadAddress", "LoadAddressTiming"]
+
+
+class LoadAddressTiming(NamedTuple):
+    """Cycles of a load engine's address side.
+
+    Attributes
+    ----------
+    decode : int
+        From an instruction's transfer to the first cycle in which it asks for semaphores, or begins without.
+    grant : int
+        From the grant, or from the start of a PAIR load in both engines, to the begin.
+    slot : int
+        Cycles that a look-up of the slot adds.
+    """
+
+    decode: int
+    grant: int
+    slot: int
+
+
+TIMING: Final = LoadAddressTiming(decode=2, grant=1, slot=4)
+"""Two stages; with a slot: table, product, sum, check."""
 
 _BYTE_ADDRESS_BITS = 34 + log2(ADDRESS_UNIT)
 """Wide enough for an expert's address, which may be beyond what the field holds."""

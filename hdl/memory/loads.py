@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Cat
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
@@ -29,7 +32,29 @@ from hdl.memory.load_data import LoadData
 from hdl.memory.load_rows import RowSlice, slice_elements
 from hdl.memory.unit_mux import UnitMux
 
-__all__ = ["LoadUnit", "load_stats_layout"]
+__all__ = ["TIMING", "LoadTiming", "LoadUnit", "load_stats_layout"]
+
+
+class LoadTiming(NamedTuple):
+    """Cycles of a load engine's data side.
+
+    Attributes
+    ----------
+    beat : int
+        From a beat at ``read.r`` to the first cycle in which it is taken out of the skew FIFO.
+    word : int
+        From the last beat of a word, taken there, to the launch.
+    post : int
+        From the launch of the last word to the post.
+    """
+
+    beat: int
+    word: int
+    post: int
+
+
+TIMING: Final = LoadTiming(beat=FIFO_TIMING.through, word=1, post=1)
+"""The skew FIFO, the output register of the data side, the register of the post."""
 
 
 def load_stats_layout() -> data.StructLayout:

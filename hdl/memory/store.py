@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
@@ -15,11 +18,50 @@ from hdl.isa import StoreFormat
 from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import group_write_signature
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter
+from hdl.memory.bursts import TIMING as BURST_TIMING
 from hdl.memory.jobs import log2
 from hdl.memory.store_data import StoreData
 from hdl.memory.store_decode import StoreDecode, store_job_layout
 
-__all__ = ["StoreUnit", "store_stats_layout"]
+__all__ = ["TIMING", "StoreTiming", "StoreUnit", "store_stats_layout", "tracker_depth"]
+
+
+class StoreTiming(NamedTuple):
+    """Cycles of the store unit.
+
+    Attributes
+    ----------
+    read : int
+        From the start of a store to its first request of a row.
+    request : int
+        From the start to its first write address.
+    beat : int
+        From a row that is there to its beat.
+    next : int
+        From the last beat of a store to the start of the next one.
+    post : int
+        From the last response to the post.
+    discard : int
+        From the last row of a DISCARD to its end.
+    """
+
+    read: int
+    request: int
+    beat: int
+    next: int
+    post: int
+    discard: int
+
+
+def tracker_depth(config: MachineConfig) -> int:
+    """Return the depth of the FIFO of bursts that wait for their response; one more waits in its output register."""
+    return max(2, config.outstanding_bursts)
+
+
+TIMING: Final = StoreTiming(
+    read=1, request=BURST_TIMING.issue + BURST_TIMING.request, beat=2, next=1, post=1, discard=FIFO_TIMING.through
+)
+"""Registers of the running store, the burst splitter, packed row and beat, ``running``, the post, the tracker."""
 
 
 def store_stats_layout() -> data.StructLayout:
@@ -164,7 +206,7 @@ class StoreUnit(wiring.Component):
                 "post": post_layout(config),
             }
         )
-        tracker = instantiate(m, platform, "tracker", StreamFifo(entry, max(2, config.outstanding_bursts)))
+        tracker = instantiate(m, platform, "tracker", StreamFifo(entry, tracker_depth(config)))
         splitter = instantiate(m, platform, "splitter", BurstSplitter(config, 9))
         # A range is all of the store, or one row of it when they lie apart.
         ranges_left = Signal(16)

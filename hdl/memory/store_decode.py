@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,11 +19,31 @@ from hdl.memory.bursts import BEATS_BITS
 from hdl.memory.jobs import log2
 from hdl.memory.store_slice import WRITTEN
 
-__all__ = ["GAP_BITS", "StoreDecode", "store_job_layout"]
+__all__ = ["GAP_BITS", "TIMING", "StoreDecode", "StoreDecodeTiming", "store_job_layout"]
 
 _ADDRESS_BITS = 32 + log2(ADDRESS_UNIT)
 GAP_BITS = 16
 """Width of ``addr_gap``."""
+
+
+class StoreDecodeTiming(NamedTuple):
+    """Cycles of the store unit's front.
+
+    Attributes
+    ----------
+    check : int
+        From an instruction's transfer to the first cycle in which it asks for semaphores, or is offered without; with
+        ``addr_gap`` one more for each bit of ``rows - 1``.
+    grant : int
+        From the grant to the offer.
+    """
+
+    check: int
+    grant: int
+
+
+TIMING: Final = StoreDecodeTiming(check=2, grant=1)
+"""The holding register and the check; the extent is known after the first cycle."""
 
 
 def _row_bytes(config: MachineConfig, form: StoreFormat) -> int:

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add, or_
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.sram_fifo import TIMING as FIFO_TIMING
 from hdl.common.sram_fifo import SramFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
@@ -22,7 +23,8 @@ from hdl.result.arbiter import BusArbiter
 from hdl.result.bank import BankArbiter
 
 __all__ = [
-    "STORE_DEPTH", "CollectorControl", "collector_parameters", "collector_stats_layout", "store_read_layout",
+    "STORE_DEPTH", "TIMING", "CollectorControl", "CollectorTiming", "collector_parameters", "collector_stats_layout",
+    "store_read_layout",
 ]  # fmt: skip
 
 POST_DEPTH = 8
@@ -30,6 +32,34 @@ POST_DEPTH = 8
 
 STORE_DEPTH = 8
 """Rows that are read ahead of a store; 4 cover the latency."""
+
+
+class CollectorTiming(NamedTuple):
+    """Cycles of the collector.
+
+    Attributes
+    ----------
+    row : int
+        From a row on ``result`` to the first cycle in which the bus can move it.
+    combine : int
+        From there to its operation in the combine buffer or its write for a tier, which others see in that cycle.
+    credit : int
+        From there to its credit.
+    post : int
+        From there to its post.
+    store_row : int
+        From the transfer of a store's read to the row.
+    """
+
+    row: int
+    combine: int
+    credit: int
+    post: int
+    store_row: int
+
+
+TIMING: Final = CollectorTiming(row=FIFO_TIMING.through, combine=1, credit=1, post=2, store_row=1 + FIFO_TIMING.through)
+"""Row FIFOs, the bus register, the register of the credits, that of a post and its FIFO; the memory and a FIFO."""
 
 
 def store_read_layout() -> data.StructLayout:

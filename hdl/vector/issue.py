@@ -18,10 +18,13 @@ from hdl.vector.lane import LANE_STAGES, Phase
 from hdl.vector.lookup import IndexLookup
 from hdl.vector.setup import job_layout
 
-__all__ = ["JOBS", "OUTPUT_DEPTH", "VectorIssue", "token_layout"]
+__all__ = ["ADD_PAUSE", "JOBS", "OUTPUT_DEPTH", "VectorIssue", "token_layout"]
 
 OUTPUT_DEPTH = 24
 """Result rows that may be in the pipeline or wait for their write."""
+
+ADD_PAUSE = LANE_STAGES + 2
+"""Cycles without a request after each row of ADD: its operand B stays where it is until the sum is made."""
 
 JOBS = 2
 """Instructions that may be under way: one issues its rows while the one before it drains."""
@@ -69,7 +72,7 @@ class VectorIssue(wiring.Component):
     those that the other writes.
 
     Throughput: one row per cycle while requests are accepted and there is room for results; two cycles from an
-    instruction's last row to the first of the next. MUL: one result in two cycles, ADD: in 13. ROTATE reads its tables
+    instruction's last row to the first of the next. MUL: one result in two cycles, ADD: in 14. ROTATE reads its tables
     once a vector when they have one or two rows each (``b_rows``), else before every row: one result in three cycles.
 
     Members
@@ -200,7 +203,7 @@ class VectorIssue(wiring.Component):
         m.d.comb += [many.eq(job.b_rows > 2), table_end.eq(many | (table + 1 == job.b_rows))]
         last_row, last_element = Signal(), Signal()
         final, period = Signal(), Signal(3)
-        pause = Signal(range(LANE_STAGES + 4))  # ADD: until the row before has its sum
+        pause = Signal(range(ADD_PAUSE + 2))  # ADD: until the row before has its sum
         a_row, b_row = Signal(16), Signal(16)
         waits = Signal()
         m.d.comb += [
@@ -243,7 +246,7 @@ class VectorIssue(wiring.Component):
                 with m.Else():
                     m.d.sync += [table.eq(table + 1), phase.eq(phase)]
             with m.If(add & final):
-                m.d.sync += pause.eq(LANE_STAGES + 2)
+                m.d.sync += pause.eq(ADD_PAUSE)
             with m.If(gather & ~last_element):
                 m.d.sync += element.eq(element + 1)
             with m.Elif(final):

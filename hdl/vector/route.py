@@ -9,7 +9,7 @@ second memory, what is found there and written back.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
@@ -30,10 +30,29 @@ from hdl.isa import Opcode, instruction_layout
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.slots import MAX_CHOICES
 
-__all__ = ["RouteUnit", "gate_lanes"]
+__all__ = ["TIMING", "RouteTiming", "RouteUnit", "gate_lanes"]
 
 CHECKS = 4
 """Products that the range check needs, one a cycle."""
+
+
+class RouteTiming(NamedTuple):
+    """Cycles of a ROUTE.
+
+    Attributes
+    ----------
+    check : int
+        From an instruction's transfer to the first cycle in which it asks for semaphores, or begins without.
+    phases : int
+        From the begin to the post, beside those that `RouteUnit` counts by tokens, choices and experts.
+    """
+
+    check: int
+    phases: int
+
+
+TIMING: Final = RouteTiming(check=CHECKS + 3, phases=9)
+"""The holding register, the products and the last comparison; the pipeline runs dry after each phase."""
 
 _COUNT_BITS = 14
 """Width of a number of choices."""

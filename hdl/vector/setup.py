@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -15,7 +15,7 @@ from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layou
 from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum, instruction_layout
 from hdl.isa.error_codes import ErrorCode
 
-__all__ = ["VectorSetup", "job_layout"]
+__all__ = ["TIMING", "VectorSetup", "VectorSetupTiming", "job_layout"]
 
 _FIELDS = (
     ("op", 4), ("fn", 2), ("sum", 2), ("first", 1), ("vectors", 10), ("rows", 9), ("a_base", 16), ("a_stride", 10),
@@ -26,6 +26,25 @@ _FIELDS = (
 
 CHECKS = 5
 """Products that the check needs, one a cycle."""
+
+
+class VectorSetupTiming(NamedTuple):
+    """Cycles of the vector unit's setup.
+
+    Attributes
+    ----------
+    check : int
+        From an instruction's transfer to the first cycle in which it asks for semaphores, or is offered without.
+    grant : int
+        From the grant to the offer.
+    """
+
+    check: int
+    grant: int
+
+
+TIMING: Final = VectorSetupTiming(check=CHECKS + 2, grant=1)
+"""The holding register, the products, and the comparison of the last one."""
 
 
 def job_layout(config: MachineConfig) -> data.StructLayout:

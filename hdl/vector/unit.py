@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, NamedTuple
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hdl.common.sram_fifo import TIMING as FIFO_TIMING
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import (
@@ -26,18 +27,68 @@ from hdl.interfaces import (
 )
 from hdl.isa import Opcode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
 from hdl.vector.function import FUNCTION_STAGES
-from hdl.vector.issue import VectorIssue, token_layout
+from hdl.vector.issue import ADD_PAUSE, OUTPUT_DEPTH, VectorIssue, token_layout
 from hdl.vector.lane import LANE_STAGES, STAGE_F, STAGE_X, Phase
 from hdl.vector.lanes import LaneGroup, group_size
 from hdl.vector.output import VectorOutput
 from hdl.vector.reduce import BestTree, SumTree, tree_stages
 from hdl.vector.route import RouteUnit, gate_lanes
-from hdl.vector.scalars import ScalarUnit
+from hdl.vector.scalars import SCALAR_STAGES, ScalarUnit
 from hdl.vector.setup import VectorSetup, job_layout
 
-__all__ = ["VectorUnit", "vector_stats_layout"]
+__all__ = ["VectorTiming", "VectorUnit", "vector_stats_layout", "vector_timing"]
 
 ONE_Q15 = 1 << 15
+
+
+class VectorTiming(NamedTuple):
+    """Cycles of the vector unit, from the start of an instruction on.
+
+    Attributes
+    ----------
+    issue : int
+        From the start to the first request of a row (GATHER: `lookup` more).
+    lookup : int
+        From the look-up of an index, or the write of the scalar that holds it, to the request of its row.
+    row : int
+        From the transfer of a request to the first cycle in which the result row can be written.
+    scalar : int
+        From the transfer of the last request of a vector to the write of its scalar.
+    pause : int
+        Cycles without a request after each result of ADD.
+    next : int
+        From an instruction's last request to the start of the next one.
+    done : int
+        From the last write of an instruction, of a row or of a scalar, to its end.
+    post : int
+        From there to the post.
+    results : int
+        Result rows that may be on their way.
+    """
+
+    issue: int
+    lookup: int
+    row: int
+    scalar: int
+    pause: int
+    next: int
+    done: int
+    post: int
+    results: int
+
+
+def vector_timing(columns: int) -> VectorTiming:
+    """Return the cycles of a vector unit of as many lanes.
+
+    A request's row is in the lanes two cycles later; its result goes through a FIFO, or through a tree and the stages
+    of the scalars.
+    """
+    through = 2 + LANE_STAGES
+    return VectorTiming(
+        issue=1, lookup=2, row=through + FIFO_TIMING.through,
+        scalar=through + tree_stages(columns) + 1 + SCALAR_STAGES, pause=ADD_PAUSE, next=1, done=1, post=1,
+        results=OUTPUT_DEPTH,
+    )  # fmt: skip
 
 
 def vector_stats_layout() -> data.StructLayout:

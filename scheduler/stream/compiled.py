@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit
 
-__all__ = ["compiled"]
+__all__ = ["NONE", "ONE", "ZERO", "compiled", "constant", "inlined", "wide"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,12 +29,37 @@ def compiled(function: F) -> F:
     made of: other compiled functions, constants such as the numbers of columns, fields of its arguments. With no folder
     to write to, functions are compiled anew in each process.
     """
-    text = "\n".join(_parts(function))
-    function.__qualname__ += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    _name(function)
     try:
         return cast(F, njit(cache=True, _nrt=False)(function))
     except RuntimeError:  # nowhere to keep it
         return cast(F, njit(function))
+
+
+def inlined(function: F) -> F:
+    """Return a compiled function whose body takes the place of its calls in others: for what is short and called often.
+
+    What is said of :func:`compiled` holds for it as well.
+    """
+    _name(function)
+    return cast(F, njit(inline="always", _nrt=False)(function))
+
+
+def _name(function: Callable[..., Any]) -> None:
+    """Add a digest of all that a function is made of to its name."""
+    text = "\n".join(_parts(function))
+    function.__qualname__ += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def constant(value: int) -> int:
+    """Return a number for compiled functions to pass to others.
+
+    A function that is called with a plain constant is compiled for that value alone.
+    """
+    return cast(int, np.int64(value))
+
+
+ZERO, ONE, NONE = constant(0), constant(1), constant(-1)
 
 
 def _parts(function: Callable[..., Any]) -> Iterator[str]:
@@ -56,3 +82,9 @@ def _parts(function: Callable[..., Any]) -> Iterator[str]:
             yield f"{name}: {getattr(value, '_fields', value)!r}"
         else:
             yield f"{name}: {value!r}"
+
+
+@compiled
+def wide(value: int) -> int:
+    """Return a number from a narrow array as the functions that it is passed to expect all numbers."""
+    return value + 0

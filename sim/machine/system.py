@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hdl.array.tier import Tier
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.generate import generate
@@ -36,6 +37,9 @@ START_S, LONGEST_S = 1200.0, 24 * 3600.0
 SLOW_PES_PER_S = 1e7
 """A simulator that is alive simulates more PEs x cycles a second than this: on a core of its own it was 10 times that
 for every preset."""
+
+BLOCK_PES = 1 << 16
+"""From so many PEs on, Verilator compiles the tier by itself, once for all of them (decision 13)."""
 
 TRACE_FILE = "trace.txt"
 """File in the simulator's directory to which the recorder writes."""
@@ -299,12 +303,20 @@ def machine_sources(config: MachineConfig, folder: Path, memory_bits: int, simul
     """
     design, _ = generate(config, folder)
     capacity = capacity_bits(config, memory_bits, simulator)
-    bench = folder / "bench" / f"bench_{capacity}.v"
-    text = render_bench(config, design, capacity)
-    if not bench.is_file() or bench.read_bytes() != text.encode():
-        with whole_file(bench) as scratch:
+    bench = _written(folder / "bench" / f"bench_{capacity}.v", render_bench(config, design, capacity))
+    sources = [*(folder / path for path in design.files), *memory_sources(), bench]
+    if simulator == "verilator" and config.pes >= BLOCK_PES:
+        text = f'`verilator_config\nhier_block -module "{Tier(config).module_key()}"\n'
+        sources.append(_written(folder / "bench" / "blocks.vlt", text))
+    return sources
+
+
+def _written(path: Path, text: str) -> Path:
+    """Make sure that a file has this text, and leave it alone if it has."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with whole_file(path) as scratch:
             scratch.write_text(text, encoding="utf-8")
-    return [*(folder / path for path in design.files), *memory_sources(), bench]
+    return path
 
 
 def back_door_plusargs(config: MachineConfig) -> list[str]:

@@ -19,6 +19,16 @@ SOURCES = {
     "exactness": ("bench/exactness.json", "a3d bench exactness --json build/bench/exactness.json"),
     "quality": ("bench/quality.json", "a3d bench quality --bytes 65536 --json build/bench/quality.json"),
     "utilisation": ("bench/utilisation.json", "a3d bench utilisation --json build/bench/utilisation.json"),
+    "experts": ("bench/experts.json", "a3d bench experts --json build/bench/experts.json"),
+    "layer": (
+        "bench/layer.json",
+        "a3d bench experts --experts 64 --chosen 8 --tokens 8 --json build/bench/layer.json",
+    ),
+    "utilisation_medium": (
+        "bench/utilisation_medium.json",
+        "a3d bench utilisation --config medium --json build/bench/utilisation_medium.json",
+    ),
+    "compile": ("bench/compile.json", "a3d bench compile --json build/bench/compile.json"),
     "simspeed": ("bench/simspeed.json", "a3d bench simspeed --json build/bench/simspeed.json"),
     "generate": ("bench/generate.json", "a3d bench generate --json build/bench/generate.json"),
 }
@@ -98,6 +108,46 @@ def _utilisation(data: dict[str, Any]) -> list[str]:
     return lines + _table(("M", "bytes", "cycles", "bound (cycles)", "bound / cycles"), memory)
 
 
+def _experts(data: dict[str, Any]) -> list[str]:
+    config = data["config"]
+    one = data["experts"] == 1
+    what = "one expert" if one else f"{data['experts']} experts, {data['chosen']} for each token,"
+    rows = [
+        [
+            p["tokens"], p["experts"], p["bytes_0"] + p["bytes_1"], round(p["bound_cycles"]), p["cycles"],
+            _percent(p["bound_cycles"] / p["cycles"]), _percent(p["utilisation"]), p["edge_cycles"] or "-",
+            _percent(p["edge_utilisation"]), f"{p['edge_cycles'] / p['cycles']:.2f}" if p["edge_cycles"] else "-",
+        ]
+        for p in data["points"]
+    ]  # fmt: skip
+    head: Sequence[str] = (
+        "tokens", "experts used", "bytes", "bound (cycles)", "cycles", "bound / cycles", "PE utilisation",
+        "edge cycles", "edge utilisation", "edge / vertical",
+    )  # fmt: skip
+    lines = [
+        f"Configuration `{config['name']}`, RTL simulation: {what} of hidden size {data['hidden']:,} and intermediate "
+        f"size {data['intermediate']:,}, random weights, each streamed from memory once. Memory gives "
+        f"{2 * config['channels_per_group'] * config['channel_bytes']:,} bytes a cycle; the edges of the tiers take "
+        f"{config['tiers'] * config['columns']:,}. Both machines run the same instructions. Mismatched bytes over both "
+        f"memories and both machines: {data['mismatched_bytes']}.",
+        "",
+    ]
+    return lines + _table(head, rows)
+
+
+def _compile(data: dict[str, Any]) -> list[str]:
+    rows: list[list[Any]] = [["generate the Verilog", f"{data['generate_s']:.1f}", "", ""]]
+    for name, cost in (("Verilator", data["verilator"]), ("C++ compiler", data["compiler"])):
+        rows.append(
+            [name, f"{cost['wall_s']:.1f}", f"{cost['cpu_s']:.1f}", f"{cost['peak_bytes'] / 1e9:.2f}"]
+        )  # fmt: skip
+    name = data["config"]["name"]
+    lines = [f"Configuration `{name}` ({data['pes']:,} PEs), anew, on two cores beside other work:", ""]
+    lines += _table(("step", "seconds", "CPU seconds", "largest process (GB)"), rows)
+    speed = f"{data['cycles_per_s']:,.0f} cycles/s with all PEs busy ({data['cycles']:,} cycles)"
+    return [*lines, "", f"{data['cpp_bytes'] / 1e6:.0f} MB of C++; {speed}."]
+
+
 def _simspeed(data: dict[str, Any]) -> list[str]:
     rows = [
         ["this project's build", f"{data['cycles_per_s']:,.0f}", data["cycles"]],
@@ -159,6 +209,10 @@ _SECTIONS = {
     "quality": ("The machine's integers against the float model", _facts),
     "demo": ("The demo: text, and the experts alone", _demo),
     "utilisation": ("PE utilisation", _utilisation),
+    "experts": ("One expert of OLMoE's shape, weights from memory", _experts),
+    "layer": ("The experts of a layer of OLMoE's shape, decode of 8 tokens", _experts),
+    "utilisation_medium": ("PE utilisation on `medium`", _utilisation),
+    "compile": ("Compiling a simulator of `medium`", _compile),
     "simspeed": ("Simulation speed", _simspeed),
     "generate": ("Generation", _generate),
 }

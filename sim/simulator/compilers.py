@@ -156,12 +156,14 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
     command += [f"-D{name}={value}" for name, value in request.defines.items()]
     command += [f"-G{name}={value}" for name, value in request.parameters.items()]
     command += [f"-I{links.plain(include)}" for include in request.includes]
+    if any(b"hier_block" in path.read_bytes() for path in request.sources if path.suffix == ".vlt"):
+        command += ["--hierarchical"]
     command += [*request.extra_args, *(str(links.plain(path)) for path in (_VERILATOR_MAIN, *request.sources))]
     execute(command, folder)
 
     # A quick build runs beside other work.
     make = ["make", "-s", "-j", "1" if request.quick else str(min(os.cpu_count() or 1, 8)), "-C", "obj"]
-    cpp_bytes = sum(path.stat().st_size for path in (folder / "obj").glob("*.cpp"))
+    cpp_bytes = sum(path.stat().st_size for path in (folder / "obj").rglob("*.cpp"))
     make += ["-f", "Vtop.mk", *_optimisation(request, cpp_bytes)]
     if ccache := tools.ccache():
         make += [f"OBJCACHE={ccache}"]

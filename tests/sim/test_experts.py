@@ -12,6 +12,7 @@ import pytest
 
 from hdl.config import PRESETS
 from sim import cli
+from sim.machine import system
 from sim.machine.system import SimulatedMachine
 from sim.measure.crosscheck import check_random, random_knobs
 from sim.measure.experts import draw_works, measure_experts
@@ -83,3 +84,13 @@ def test_the_vertical_feed_takes_what_memory_gives() -> None:
         assert point["edge_cycles"] > 3 * point["cycles"]
     # 64 waves a tile take as long as the 64 rows of the next one.
     assert many["cycles"] <= many["edge_cycles"] < 1.1 * many["cycles"]
+
+
+@pytest.mark.slow
+def test_tiers_that_are_compiled_once_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hierarchical Verilation, as for `large`, on `tiny`: links between the tiers in both directions, gangs, slots."""
+    monkeypatch.setattr(system, "BLOCK_PES", 1)
+    rng = random.Random(4)
+    for config in (PRESETS["tiny"], edge_variant(PRESETS["tiny"])):
+        streams = [random_stream(config, seed, 30, StreamOptions.everything(slots=True)) for seed in range(30)]
+        check_random(SimulatedMachine(config, memory_bits=18), streams, [random_knobs(rng) for _ in streams])
