@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
+from scheduler.memory.experts import ExpertContents
 from scheduler.memory.layout import LayerShape, pack_planes, parameter_words, tiles_of
 from scheduler.memory.placement import Part
 from scheduler.models.description import LatentAttention
@@ -41,7 +42,7 @@ def pad_heads(values: npt.NDArray[np.generic], axis: int, width: int, padded: in
     return np.moveaxis(result.reshape(heads * padded, *moved.shape[1:]), 0, axis)
 
 
-class Weights:
+class Weights(ExpertContents):
     """Contents of the regions of :class:`scheduler.memory.model_memory.ModelMemory`.
 
     Parameters
@@ -53,9 +54,9 @@ class Weights:
     """
 
     def __init__(self, model: QuantisedModel, tiling: Tiling) -> None:
+        super().__init__(tiling.config, [layer.experts for layer in model.layers])
         self._model = model
         self._tiling = tiling
-        self._config = tiling.config
 
     def _matrix(self, name: str) -> tuple[QuantisedMatrix, Matrix]:
         """Return a dense matrix, its heads padded, and its tiling."""
@@ -146,20 +147,6 @@ class Weights:
             else:
                 parts.append(np.zeros((share.each, self._config.columns), dtype=np.uint16))
         return parts
-
-    def _layer_shape(self, layer: int) -> LayerShape:
-        expert = self._model.layers[layer].experts.experts[0]
-        return LayerShape(self._config, expert.gate.shape[1], expert.gate.shape[0])
-
-    def expert_planes(self, layer: int, expert: int, part: Part) -> tuple[bytes, bytes]:
-        """Return the nibble planes of a part of an expert."""
-        weights = self._model.layers[layer].experts.experts[expert]
-        return pack_planes(tiles_of(self._layer_shape(layer), part, weights))
-
-    def expert_words(self, layer: int, expert: int) -> Words:
-        """Return the requantisation words of an expert: up, then down."""
-        weights = self._model.layers[layer].experts.experts[expert]
-        return np.concatenate([parameter_words(self._layer_shape(layer), part, weights) for part in Part])
 
     def embedding(self, stride: int) -> bytes:
         """Return the embeddings, each `stride` bytes."""

@@ -12,12 +12,12 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from hdl.config import ADDRESS_UNIT
 from hdl.isa import INSTRUCTION_BITS
 from scheduler.memory.contents import Weights
+from scheduler.memory.experts import PLANES, ExpertMemory
 from scheduler.memory.image import ImageBuilder, ImageError, Symbol
 from scheduler.memory.layout import memory_unit
-from scheduler.memory.placement import Part, Placement, high_plane_group
+from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.plan.places import most_block
 from scheduler.plan.residence import Residence, attention_words
@@ -29,8 +29,6 @@ INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 LIST_ENTRY_BYTES = 8
 RESIDUAL_GATE = 1 << 15
 """Gate of what is added to the residual as it is, in its token list: 1.0 in Q15."""
-
-_PLANES = ("high", "low")
 
 
 class ModelMemory:
@@ -57,7 +55,8 @@ class ModelMemory:
     ----------
     images : tuple of two uint8 arrays
         The memories; of a shape without weights only the bytes up to the end of lists and step area of group 0.
-    placement : Placement
+    experts : ExpertMemory
+        Where the routed experts lie.
     block : int
         Entries of the residual's token list: most tokens of a block.
 
@@ -84,18 +83,19 @@ class ModelMemory:
         self.slots = slots
         self.context = context
         self.block = most_block(self.config)
-        self.placement = placement
         self._unit = memory_unit(self.config)
         self._builder = ImageBuilder(self.config)
         self._weights = weights
-        self._strides: dict[tuple[int, str], int] = {}
+        self.experts = ExpertMemory(residence, self._builder, weights, placement)
         self._step_used = 0
         try:
             if weights is None:  # near the front, so that the image of what the scheduler writes stays small
                 self._add_list()
                 self._add_step(step_bytes)
             self._add_dense()
-            self._add_experts()
+            for number, layer in enumerate(self.tiling.model.layers):
+                if isinstance(layer.mlp, Experts):
+                    self.experts.add(number, layer.mlp)
             self._add_tables()
             self._add_caches()
             rows = (outputs or slots) * self.tiling.logit_rows
@@ -134,7 +134,7 @@ class ModelMemory:
     def planes(self, name: str, first: int = 0) -> tuple[Symbol, Symbol]:
         """Return the high and the low plane of a dense matrix such as ``layer3.qkv`` or ``head``, from a tile on."""
         offset = first * self.config.plane_bytes
-        high, low = (self._part(f"{name}.{plane}", offset, 0) for plane in _PLANES)
+        high, low = (self._part(f"{name}.{plane}", offset, 0) for plane in PLANES)
         return high, low
 
     def words(self, name: str, number: int, place: int) -> Symbol:
@@ -143,29 +143,6 @@ class ModelMemory:
         before = sum(share.tiers * self._block_bytes(share) for share in shares[:number])
         own = self._block_bytes(shares[number])
         return self._part(f"{name}.words", before + place * own, own)
-
-    def expert_planes(self, layer: int, part: Part, expert: int, tile: int = 0) -> tuple[Symbol, Symbol]:
-        """Return the high and the low plane of a part of an expert, from a tile on."""
-        group = high_plane_group(self.placement, expert, part)
-        even_odd = self.placement == Placement.EVEN_ODD
-        offset = (expert // 2 if even_odd else expert) * self.stride(layer, part) * ADDRESS_UNIT
-        offset += tile * self.config.plane_bytes
-        places = []
-        for plane, kind in enumerate(_PLANES):
-            base = self.symbols[f"layer{layer}.{part}.{kind}.{group ^ plane}"]
-            places.append(Symbol(base.group, base.address + offset, 0))
-        return places[0], places[1]
-
-    def expert_words(self, layer: int, expert: int) -> Symbol:
-        """Return the requantisation words of an expert."""
-        return self._part(f"layer{layer}.words", expert * self.stride(layer, "words") * ADDRESS_UNIT, 0)
-
-    def stride(self, layer: int, what: str) -> int:
-        """Return the 32-byte units from one expert's ``words`` or part to the next's.
-
-        Of a part: from one plane to that of the next expert in the same group.
-        """
-        return self._strides[layer, what]
 
     def cache(self, layer: int, slot: int, head: int, what: str) -> Symbol:
         """Return the area of a sequence's ``keys`` or ``values`` of one head."""
@@ -259,7 +236,7 @@ class ModelMemory:
 
     def _add_matrix(self, name: str, tiles: int, group: int) -> None:
         size = tiles * self.config.plane_bytes
-        for plane, kind in enumerate(_PLANES):
+        for plane, kind in enumerate(PLANES):
             make = partial(self._matrix_plane, name, plane)
             self._fill(f"{name}.{kind}", group ^ plane, size, make)
 
@@ -332,80 +309,6 @@ class ModelMemory:
             return b"".join(parts)
 
         self._fill(f"{name}.words", group, size, make)
-
-    def _add_experts(self) -> None:
-        """Place experts so that one LOAD with a slot finds any of them (with the even-odd placement).
-
-        Of each part, the high planes of the even experts lie one after the other in group 0, those of the odd ones at
-        the same addresses in group 1; the low planes likewise the other way round. A layer's requantisation words lie
-        in one group, the layers' in turn.
-        """
-        config = self.config
-        for number, layer in enumerate(self.tiling.model.layers):
-            mlp = layer.mlp
-            if not isinstance(mlp, Experts):
-                continue
-            tiling = self.tiling.expert(mlp.intermediate)
-            for part, matrix in ((Part.UP, tiling.up), (Part.DOWN, tiling.down)):
-                size = self._round(matrix.tiles * config.plane_bytes)
-                self._strides[number, part] = size // ADDRESS_UNIT
-                for plane, kind in enumerate(_PLANES):
-                    self._builder.level()
-                    for group in (0, 1):
-                        own = [
-                            e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane
-                        ]
-
-                        make = partial(self._expert_planes, number, part, own, plane, size)
-                        self._fill(f"layer{number}.{part}.{kind}.{group}", group, size * len(own), make)
-            size = self._round(tiling.words * 2 * config.columns)
-            self._strides[number, "words"] = size // ADDRESS_UNIT
-
-            make = partial(self._expert_words, number, mlp.count, size)
-            self._fill(f"layer{number}.words", number % 2, size * mlp.count, make)
-            if self.residence.gangs:
-                size = self._gang_bytes(mlp.intermediate) * config.tiers
-                make = partial(self._gang_words, number, mlp)
-                self._fill(f"layer{number}.gang_words", 1 - number % 2, size * mlp.count, make)
-
-    def _gang_bytes(self, inner: int) -> int:
-        """Return the bytes of a tier's requantisation words of an expert that all tiers run together."""
-        return self._round(self.residence.gang_words(inner) * 2 * self.config.columns)
-
-    def _gang_words(self, layer: int, mlp: Experts, weights: Weights) -> bytes:
-        """Return the words of each expert, tier by tier: its output tiles of the shares of up, then of down."""
-        up, down = self.residence.gangs[mlp.intermediate]
-        tiles = self.tiling.expert(mlp.intermediate).up.n_tiles
-        size, parts = self._gang_bytes(mlp.intermediate), []
-        for expert in range(mlp.count):
-            words = weights.expert_words(layer, expert)
-            padded = np.zeros((tiles + self.tiling.hidden_rows, words.shape[1]), dtype="<u2")
-            padded[: len(words)] = words
-            for tier in range(self.config.tiers):
-                own = []
-                for first, shares in ((0, up), (tiles, down)):
-                    for share in shares:
-                        at = first + share.first + tier * share.each
-                        inside = tier < share.tiers
-                        own.append(padded[at : at + share.each] if inside else np.zeros_like(padded[: share.each]))
-                parts.append(np.concatenate(own).tobytes().ljust(size, b"\0"))
-        return b"".join(parts)
-
-    def gang_words(self, layer: int, expert: int, tier: int) -> Symbol:
-        """Return a tier's requantisation words of an expert that all tiers run together."""
-        mlp = self.tiling.model.layers[layer].mlp
-        assert isinstance(mlp, Experts)
-        size = self._gang_bytes(mlp.intermediate)
-        return self._part(f"layer{layer}.gang_words", (expert * self.config.tiers + tier) * size, size)
-
-    @staticmethod
-    def _expert_planes(layer: int, part: Part, own: list[int], plane: int, size: int, weights: Weights) -> bytes:
-        return b"".join(weights.expert_planes(layer, e, part)[plane].ljust(size, b"\0") for e in own)
-
-    @staticmethod
-    def _expert_words(layer: int, count: int, size: int, weights: Weights) -> bytes:
-        own = (weights.expert_words(layer, e).astype("<u2").tobytes() for e in range(count))
-        return b"".join(data.ljust(size, b"\0") for data in own)
 
     def _add_tables(self) -> None:
         tiling, columns = self.tiling, self.config.columns

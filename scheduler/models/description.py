@@ -62,7 +62,7 @@ class GroupedAttention:
     Attributes
     ----------
     heads, kv_heads, head_dim : int
-        `heads` is a multiple of `kv_heads`.
+        `heads` is a multiple of `kv_heads`. All 0: there is none, in a layer of experts alone.
     qk_norm : QkNorm
     window : int or None
         Keys that a query sees, its own included; None: all before it.

@@ -18,18 +18,9 @@ from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import MOST_COUNT, MOST_STRIDE, HeadTiling, LoweringError, Tiling
 
 __all__ = [
-    "AHEAD",
-    "NORM_TURNS",
-    "SPARE_ROWS",
-    "SPARE_SCALARS",
-    "Places",
-    "Pool",
-    "Ring",
-    "StepSize",
-    "latent_words",
-    "most_block",
-    "plan_places",
-]
+    "AHEAD", "NORM_TURNS", "SPARE_ROWS", "SPARE_SCALARS", "Places", "Pool", "Ring", "StepSize", "latent_words",
+    "most_block", "plan_places",
+]  # fmt: skip
 
 TAGS = 64
 AHEAD = 2

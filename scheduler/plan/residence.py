@@ -118,7 +118,7 @@ def _matrices(tiling: Tiling, layer: Layer) -> dict[str, Matrix]:
     return found
 
 
-def _up_step(config: MachineConfig) -> int:
+def up_step(config: MachineConfig) -> int:
     """Return the output tiles of an up projection that make a word of h."""
     return 2 * config.rows // config.columns
 
@@ -194,21 +194,21 @@ def _plan(
     config = tiling.config
 
     def cut(name: str, matrix: Matrix, whole: int = 0) -> tuple[Share, ...]:
-        step = _up_step(config) if name == "mlp.up" else 1
+        step = up_step(config) if name == "mlp.up" else 1
         return shares_of(matrix, config, 1 << 20 if resident else room, step, whole or 1)
 
     shares = {
         layer: {name: cut(name, own, tiling.per_head(layer, name)) for name, own in found.items()}
         for layer, found in matrices.items()
     }
-    units = {expert.down.inputs: _units(tiling, expert, slot) for expert in experts}
+    units = {expert.down.inputs: units_of_expert(tiling, expert, slot) for expert in experts}
     gangs = {}
     if not resident and config.vertical_links and config.tiers > 1:
         for expert in experts:
-            up = shares_of(expert.up, config, slot, _up_step(config))
+            up = shares_of(expert.up, config, slot, up_step(config))
             gangs[expert.down.inputs] = up, shares_of(expert.down, config, slot)
     unit_tiles = max(
-        (_unit_tiles(tiling.expert(inner), unit) for inner, own in units.items() for unit in own), default=0
+        (tiles_of_unit(tiling.expert(inner), unit) for inner, own in units.items() for unit in own), default=0
     )
     for inner, pair in gangs.items():
         expert = tiling.expert(inner)
@@ -219,18 +219,18 @@ def _plan(
     )  # fmt: skip
 
 
-def _unit_tiles(expert: ExpertTiling, unit: Unit) -> int:
+def tiles_of_unit(expert: ExpertTiling, unit: Unit) -> int:
     slices = {Part.UP: expert.up.k_slices, Part.DOWN: expert.down.k_slices}
     return sum(run.count * slices[run.part] for run in unit.runs)
 
 
-def _units(tiling: Tiling, expert: ExpertTiling, slot: int) -> tuple[Unit, ...]:
+def units_of_expert(tiling: Tiling, expert: ExpertTiling, slot: int) -> tuple[Unit, ...]:
     """Cut an expert into pieces of up to `slot` tiles."""
     if expert.tiles <= slot and max(expert.up.n_tiles, expert.down.n_tiles) <= MOST_COUNT:
         return (Unit((Run(Part.UP, 0, expert.up.n_tiles), Run(Part.DOWN, 0, expert.down.n_tiles))),)
     config = tiling.config
     found = []
-    for part, matrix, step in ((Part.UP, expert.up, _up_step(config)), (Part.DOWN, expert.down, 1)):
+    for part, matrix, step in ((Part.UP, expert.up, up_step(config)), (Part.DOWN, expert.down, 1)):
         # As many pieces as needed, all of about the same size.
         unit = memory_unit(config)
         align = unit // math.gcd(unit, matrix.k_slices * config.plane_bytes)  # output tiles from one load to the next

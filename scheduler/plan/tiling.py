@@ -274,13 +274,6 @@ class Tiling:
         self._heads: dict[Attention, HeadTiling] = {}
         self._known: dict[int, tuple[Attention, HeadTiling]] = {}
         self._experts: dict[int, ExpertTiling] = {}
-        if (
-            config.stationary_feed == "edge"
-        ):  # whose banks take no transposed tiles, and keys are transposed as they load
-            raise LoweringError(
-                "config stationary_feed: 'edge' runs experts alone, no attention, whose keys it cannot load; set it to "
-                "'vertical' to run a language model"
-            )
         for layer in self.kinds:
             self._check(layer)
         for name, value, count, most in (
@@ -307,6 +300,12 @@ class Tiling:
         """Refuse dimensions that an instruction cannot say, by the widths of its fields."""
         heads, columns = self.heads(layer), self.config.columns
         attention = layer.attention
+        if heads.heads and self.config.stationary_feed == "edge":
+            # whose banks take no transposed tiles, and keys are transposed as they load
+            raise LoweringError(
+                "config stationary_feed: 'edge' runs experts alone, no attention, whose keys it cannot load; set it to "
+                "'vertical' to run a language model"
+            )
         if not isinstance(attention, LatentAttention):
             self._check_grouped(attention, heads)
         elif heads.rotated_rows not in _TABLE_ROWS:
@@ -330,6 +329,8 @@ class Tiling:
     def _check_grouped(self, attention: GroupedAttention, heads: HeadTiling) -> None:
         """Refuse attention whose queries, keys and values an instruction cannot say."""
         columns, width = self.config.columns, attention.head_dim
+        if not heads.heads:  # a layer of experts alone
+            return
         if heads.heads % heads.kv_heads:
             raise LoweringError(
                 f"model heads: {heads.heads} with {heads.kv_heads} kv_heads; use a multiple of kv_heads"

@@ -305,6 +305,8 @@ def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> int:
     for place in range(state[POOLED]):
         semaphore = semaphores[place, POOL]
         fits = True
+        for wait in range(posted.own[0]):  # while others wait for what is left
+            fits &= posted.own[1 + 2 * wait] != semaphore
         for side in range(2):
             own = n if side else number
             for wait in range(notes[own, WAITING]):
@@ -453,6 +455,7 @@ def _relay(
     n = clocks.now[COUNTS, 0]
     for place in range(len(own)):
         notes[n, WAITING + place] = own[place]
+    own[0] = 0
     _resume(clocks, posted, rows, r)
     return _order_after(clocks, cells, segments, posted, lists, rows, r, relay, r, machine)
 

@@ -119,7 +119,7 @@ class Synchroniser:
                 waited = []  # the queue's order brings what the carrier waited for
             last = not carried and len(entry.waits) == SLOTS - 1
             if last and self._open(plain, touched, [*waited, *self._order.completions[number]]):
-                number = self._relay(plain, touched, waited)
+                number = self._relay(plain, touched, waited, entry.waits)
             completions, wait = self._post(number, plain, entry.waits)
             _add_wait(entry.waits, wait)
             waited += completions
@@ -165,10 +165,13 @@ class Synchroniser:
             if semaphore in self._pool:
                 self._pool[semaphore].append(number)
 
-    def _relay(self, plain: Instruction, touched: Footprint, waited: Sequence[int]) -> int:
+    def _relay(
+        self, plain: Instruction, touched: Footprint, waited: Sequence[int], own: Sequence[tuple[int, int]]
+    ) -> int:
         """Let another queue wait for all that an instruction, whose own takes no carriers, has yet to wait for.
 
-        Returns the number of the instruction whose completion says so.
+        It has some waits of its own, whose semaphores nobody else may take meanwhile. Returns the number of the
+        instruction whose completion says so.
         """
         carrier = self._harmless(RELAY)
         waits: list[tuple[int, int]] = []
@@ -178,7 +181,7 @@ class Synchroniser:
                 self._add_carrier(RELAY, waits)
                 waits = []
             number = self._poster(max(open_, key=lambda c: (c.earlier, c.tier)).earlier)
-            completions, wait = self._post(number, carrier, waits)
+            completions, wait = self._post(number, carrier, [*own, *waits])
             _add_wait(waits, wait)
             reached += completions
         return self._add_carrier(RELAY, waits)

@@ -22,7 +22,7 @@ from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step, parts_of
-from scheduler.stream.sync import SyncError
+from scheduler.stream.synchronise import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
 from sim.machine.engines import Engine
 from sim.machine.sampling import Sampler

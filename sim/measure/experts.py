@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from hdl.config import MachineConfig
-from hdl.isa import Mapping3D
 from scheduler.models.description import Experts, GroupedAttention, Layer, Model
 from scheduler.models.random_model import random_model
-from scheduler.moe.plan import Gang
+from scheduler.plan.layer import Way
 from sim.machine.system import SimulatedMachine
 from sim.stimulus.moe_demo import LayerWork, edge_variant, lower_layers, measure_layers, memory_bits, with_control
 
@@ -77,13 +76,13 @@ def measure_experts(
     CheckError
         A machine stopped, or a model disagrees with another.
     """
-    gang = Gang(Mapping3D.N, config.tiers) if config.tiers > 1 and config.vertical_links else Gang(Mapping3D.ALONE, 1)
-    bits = memory_bits(lower_layers(config, works, gang))
+    way = Way.GANG if config.tiers > 1 and config.vertical_links else Way.ALONE
+    bits = memory_bits(lower_layers(config, works, way))
     machines = [config, edge_variant(config)] if edge else [config]
     runs = []
     for each in machines:
         machine = SimulatedMachine(each, memory_bits=bits, announce=announce)
-        runs.append(measure_layers(machine, works, gang))
+        runs.append(measure_layers(machine, works, way))
     reports = with_control(runs[0][0], runs[1][0]) if edge else runs[0][0]
     layer = works[0].layer
     return {

@@ -19,10 +19,11 @@ from hdl.errors import CheckError
 from hdl.scratch import whole_file
 from scheduler.models.quantise import QuantisedLayer
 from scheduler.models.quantised_model import QuantisedModel
-from scheduler.moe.lower import Options, lower_moe_layer
-from scheduler.moe.plan import Gang
+from scheduler.plan.layer import Way
+from scheduler.stream.lower_layer import LayerOptions, lower_layer
 from scheduler.stream.program import Program
-from scheduler.stream.verify import check_stream
+from scheduler.stream.prove import check
+from scheduler.stream.table import Table
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel, moe_layer
 from sim.machine.system import Job, JobResult, SimulatedMachine
@@ -171,18 +172,18 @@ def _report(work: LayerWork, program: Program, result: JobResult) -> LayerReport
     )
 
 
-def lower_layers(config: MachineConfig, works: Sequence[LayerWork], gang: Gang | None = None) -> list[Program]:
-    """Return every layer's program, proved free of races, with lanes of `gang` or of the cheapest by estimate."""
+def lower_layers(config: MachineConfig, works: Sequence[LayerWork], way: Way | None = None) -> list[Program]:
+    """Return every layer's program, proved free of races, the experts run one way or the faster one."""
     programs = []
     for work in works:
-        program = lower_moe_layer(config, work.layer, work.x, work.experts, work.gates, Options(gang=gang))
-        check_stream(program.instructions, config, program.images, program.limits)
+        program = lower_layer(config, work.layer, work.x, work.experts, work.gates, LayerOptions(way=way))
+        check(Table.of(program.instructions), config, program.images, program.limits)
         programs.append(program)
     return programs
 
 
 def measure_layers(
-    machine: SimulatedMachine, works: Sequence[LayerWork], gang: Gang | None = None
+    machine: SimulatedMachine, works: Sequence[LayerWork], way: Way | None = None
 ) -> tuple[list[LayerReport], int]:
     """Run all layers' programs on a machine; return reports and the differing bytes.
 
@@ -191,7 +192,7 @@ def measure_layers(
     CheckError
         The machine stopped, or a model disagrees with another.
     """
-    programs = lower_layers(machine.config, works, gang)
+    programs = lower_layers(machine.config, works, way)
     results = machine.run([_job(program) for program in programs])
     mismatched = sum(_mismatches(p, w, r) for p, w, r in zip(programs, works, results, strict=True))
     return [_report(w, p, r) for w, p, r in zip(works, programs, results, strict=True)], mismatched

@@ -21,7 +21,7 @@ from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step
-from scheduler.stream.verify import verify_stream
+from scheduler.stream.prove import prove
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.system import Job
@@ -97,7 +97,7 @@ class LanguageRun:
         self.routing = result.routing
         program = self.lower(chunks, None if self.slots else result.routing)
         limits = Limits((self.memory.images[0].size, self.memory.images[1].size), program.window)
-        assert verify_stream(program.instructions, self.config, self.memory.images, limits) == []
+        assert prove(program.table, self.config, self.memory.images, limits) == []
         self.executor.memory[program.patch.group][_span(program)] = self.patch(program)
         self.executor.limits = limits
         self.executor.tags[:] = -1

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whol
 from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.work import Work
 
-__all__ = ["ExpertQueues", "RoutedJob", "routed_jobs"]
+__all__ = ["ExpertQueues", "RoutedJob", "load_list", "routed_jobs"]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -46,18 +46,29 @@ class RoutedJob(LaneJob):
         return table
 
 
-def routed_jobs(layer: int, routing: Routing) -> list[RoutedJob]:
-    """Return a job for each expert that some token chose, by number."""
+def routed_jobs(layer: int, routing: Routing, high_only: Collection[int] = ()) -> list[RoutedJob]:
+    """Return a job for each expert that some token chose, by number; some run on their high nibbles only."""
     jobs = []
     for expert in np.unique(routing.experts).tolist():
         tokens, places = np.nonzero(routing.experts == expert)
         gates = routing.gates[tokens, places].astype(np.int64)
         jobs.append(
             RoutedJob(
-                layer=layer, name=f"expert {expert}", expert=expert, count=tokens.size, tokens=tokens, gates=gates
+                layer=layer, name=f"expert {expert}", expert=expert, count=tokens.size, high=expert in high_only,
+                tokens=tokens, gates=gates,
             )
         )  # fmt: skip
     return jobs
+
+
+def load_list(work: Work, tiers: int, job: RoutedJob) -> None:
+    """Emit the load of a job's token list into the tiers of a mask; what lay there before is overwritten in turn."""
+    job.entry = work.lists[(tiers & -tiers).bit_length() - 1].take(job.count)
+    symbol = work.area.add(job.entries(work).tobytes())
+    work.emitter.load(
+        f"{job.name} list", dest_kind=LoadDest.LIST, dest_tiers=tiers, group=symbol.group, dest_base=job.entry,
+        count=job.count, addr=symbol.units,
+    )  # fmt: skip
 
 
 class ExpertQueues:
@@ -149,7 +160,7 @@ class ExpertQueues:
                     "fewer tokens in a step or raise list_depth"
                 )
             first = ring.take(count)
-            symbol = work.memory.add(np.concatenate(entries).tobytes())
+            symbol = work.area.add(np.concatenate(entries).tobytes())
             work.emitter.load(
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
                 count=count, addr=symbol.units,

@@ -11,13 +11,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hdl.config import ADDRESS_UNIT
-from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode
+from hdl.isa import Dest, LoadDest, Mapping3D, Mode
 from scheduler.memory.placement import Part
-from scheduler.ops.batch import Routing
 from scheduler.plan.tiling import Share
-from scheduler.stream.emit.experts import RoutedJob, routed_jobs
-from scheduler.stream.emit.lanes import tiling_of
+from scheduler.stream.emit.experts import RoutedJob, load_list
+from scheduler.stream.emit.lanes import plane_fields, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["GangQueues"]
@@ -60,20 +58,22 @@ class GangQueues:
     ----------
     work : Work
         What a step's emission shares.
-    routing : sequence of Routing or None
-        Of every layer; None: one without experts.
+    layers : sequence of sequences of RoutedJob
+        Experts of every layer with their tokens.
+    ahead : int, optional
+        Shares whose loads come before the GEMM of an earlier one: the dispatcher, which stands still where a queue is
+        full, must not keep that GEMM waiting. Default: as many as there are slots.
     """
 
-    def __init__(self, work: Work, routing: Sequence[Routing | None]) -> None:
+    def __init__(self, work: Work, layers: Sequence[Sequence[RoutedJob]], ahead: int | None = None) -> None:
         self._work = work
         self._steps: deque[_Step] = deque()  # not loaded yet
         self._ready: deque[tuple[_Step, int, int]] = deque()  # with base and tag
         self._slot = 0
+        self._most = len(work.places.unit_slots) if ahead is None else min(ahead, len(work.places.unit_slots))
         self._jobs = self._chunks = 0
-        for layer, route in enumerate(routing):
-            if route is not None:
-                jobs = routed_jobs(layer, route)
-                self._add(sorted(jobs, key=lambda job: (-job.count, job.expert)))
+        for jobs in layers:
+            self._add(sorted(jobs, key=lambda job: (-job.count, job.expert)))
 
     def prime(self) -> None:
         """Load the first experts, as far as there are slots."""
@@ -113,7 +113,7 @@ class GangQueues:
     def _fill(self) -> None:
         """Emit loads as far as there are slots."""
         work, places = self._work, self._work.places
-        while self._steps and len(self._ready) < len(places.unit_slots):
+        while self._steps and len(self._ready) < self._most:
             step = self._steps[0]
             oldest = min((one[0].number for one in self._ready), default=step.number)
             if step.number - oldest >= len(places.expert_words):
@@ -126,11 +126,10 @@ class GangQueues:
             slices = self._slices(step)
             for place in range(step.share.tiers):
                 tile = (step.share.first + place * step.share.each) * slices
-                high, low = work.memory.expert_planes(step.job.layer, step.part, step.job.expert, tile)
+                high, low = work.experts.planes(step.job.layer, step.part, step.job.expert, tile)
                 work.emitter.load(
-                    f"{step.job.name} {step.part}", format=Format.PAIR, group=high.group, dest_tiers=1 << place,
-                    dest_base=base, count=step.share.each * slices, tag=tag, addr=high.address // ADDRESS_UNIT,
-                    addr_low=low.address // ADDRESS_UNIT,
+                    f"{step.job.name} {step.part}", **plane_fields(step.job, high, low), dest_tiers=1 << place,
+                    dest_base=base, count=step.share.each * slices, tag=tag,
                 )  # fmt: skip
             self._ready.append((step, base, tag))
 
@@ -142,16 +141,11 @@ class GangQueues:
         """Emit the loads of an expert's token list and requantisation words."""
         work, job = self._work, step.job
         job.loaded = True
-        job.entry = work.lists[0].take(job.count)
-        symbol = work.memory.add(job.entries(work).tobytes())
-        work.emitter.load(
-            f"{job.name} list", dest_kind=LoadDest.LIST, dest_tiers=work.every_tier, group=symbol.group,
-            dest_base=job.entry, count=job.count, addr=symbol.units,
-        )  # fmt: skip
+        load_list(work, work.every_tier, job)
         job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
         count = work.residence.gang_words(tiling_of(work, job.layer).down.inputs)
         for tier in range(work.config.tiers):
-            words = work.memory.gang_words(job.layer, job.expert, tier)
+            words = work.experts.gang_words(job.layer, job.expert, tier)
             work.emitter.load(
                 f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
                 dest_base=job.words, count=count, addr=words.units,

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from hdl.config import ADDRESS_UNIT
 from hdl.isa import Dest, Format, LoadDest, Mode
+from scheduler.memory.image import Symbol
 from scheduler.memory.placement import Part
 from scheduler.models.description import Experts
 from scheduler.plan.residence import Run, Unit
 from scheduler.plan.tiling import ExpertTiling
 from scheduler.stream.emit.work import Work
 
-__all__ = ["LaneJob", "down", "load_unit", "load_words", "run_whole", "tiling_of", "units_of", "up"]
+__all__ = [
+    "LaneJob", "LaneRunner", "down", "load_unit", "load_words", "plane_fields", "run_whole", "tiling_of", "units_of",
+    "up",
+]  # fmt: skip
 
 
 @dataclass(eq=False, kw_only=True)
@@ -31,6 +35,8 @@ class LaneJob:
         Whose weights are loaded; with a slot, the expert that addresses count from.
     count : int
         Tokens; with a slot, the most that there can be.
+    high : bool
+        Of its weights only the high nibbles are loaded, half the bytes.
     slot : dict of str to int
         The fields that make an instruction follow a slot; empty where the routing is known.
     entry : int
@@ -49,6 +55,7 @@ class LaneJob:
     name: str
     expert: int
     count: int
+    high: bool = False
     slot: Mapping[str, int] = field(default_factory=dict)
     entry: int = 0
     words: int = 0
@@ -75,12 +82,18 @@ def units_of(work: Work, layer: int) -> tuple[Unit, ...]:
 def load_words(work: Work, tier: int, job: LaneJob) -> None:
     """Emit the load of a job's requantisation words."""
     job.loaded = True
-    words = work.memory.expert_words(job.layer, job.expert)
-    stride = {**job.slot, "slot_stride": work.memory.stride(job.layer, "words")} if job.slot else {}
+    words = work.experts.words(job.layer, job.expert)
+    stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, "words")} if job.slot else {}
     work.emitter.load(
         f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
         dest_base=job.words, count=tiling_of(work, job.layer).words, addr=words.units, **stride,
     )  # fmt: skip
+
+
+def plane_fields(job: LaneJob, high: Symbol, low: Symbol) -> dict[str, int]:
+    """Return the fields of a LOAD that say which planes of a job's weights it takes, and where they lie."""
+    fields = {"format": Format.HIGH if job.high else Format.PAIR, "group": high.group, "addr": high.units}
+    return fields if job.high else {**fields, "addr_low": low.units}
 
 
 def load_unit(work: Work, tier: int, job: LaneJob, unit: Unit, base: int, tag: int) -> None:
@@ -88,12 +101,11 @@ def load_unit(work: Work, tier: int, job: LaneJob, unit: Unit, base: int, tag: i
     expert = tiling_of(work, job.layer)
     for run in unit.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
-        high, low = work.memory.expert_planes(job.layer, run.part, job.expert, run.first * slices)
-        stride = {**job.slot, "slot_stride": work.memory.stride(job.layer, run.part)} if job.slot else {}
+        high, low = work.experts.planes(job.layer, run.part, job.expert, run.first * slices)
+        stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, run.part)} if job.slot else {}
         work.emitter.load(
-            f"{job.name} {run.part}", format=Format.PAIR, group=high.group, dest_tiers=1 << tier, dest_base=base,
-            count=run.count * slices, tag=tag, addr=high.address // ADDRESS_UNIT, addr_low=low.address // ADDRESS_UNIT,
-            **stride,
+            f"{job.name} {run.part}", **plane_fields(job, high, low), dest_tiers=1 << tier, dest_base=base,
+            count=run.count * slices, tag=tag, **stride,
         )  # fmt: skip
         base += run.count * slices
 
@@ -178,3 +190,76 @@ def run_whole(
                     finished(tier, done)
             if place < len(own) and not ahead:  # its place has only now become free
                 emit_up(tier, *own[place], place % 2)
+
+
+class LaneRunner:
+    """Runs whole experts on single tiers; their weights come ahead of their use and stay until their place is needed.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    loads : callable, optional
+        ``loads(tier, job)`` emits what else a job needs, before its weights.
+    """
+
+    def __init__(self, work: Work, loads: Callable[[int, LaneJob], None] | None = None) -> None:
+        self._work = work
+        self._loads = loads
+        tiers, places = work.config.tiers, len(work.places.unit_slots)
+        self._held: list[list[LaneJob | None]] = [[None] * places for _ in range(tiers)]
+        self._users = [[0] * places for _ in range(tiers)]
+        self._turn = [0] * tiers
+
+    def run(self, lanes: Sequence[Sequence[LaneJob]]) -> None:
+        """Emit the jobs of every tier.
+
+        No more loads come ahead of the first GEMMs than these need: the dispatcher stands still where a queue is full.
+        """
+        waiting = [deque(lane) for lane in lanes]
+        ahead = [0] * len(lanes)  # jobs with weights whose first GEMM is still to come
+
+        def load_next(tier: int) -> None:
+            if waiting[tier] and not ahead[tier] and self._place(tier, waiting[tier][0]):
+                waiting[tier].popleft()
+                ahead[tier] += 1
+
+        def begin(tier: int, _: LaneJob) -> None:
+            ahead[tier] -= 1
+            load_next(tier)
+
+        def finish(tier: int, job: LaneJob) -> None:
+            self._users[tier][job.place] -= 1
+            load_next(tier)
+
+        for tier in range(len(lanes)):
+            load_next(tier)
+        run_whole(self._work, lanes, finish, begin)
+
+    def _place(self, tier: int, job: LaneJob) -> bool:
+        """Bring a job's weights to a place, if one is free or has them; return whether there is one."""
+        work, held, users = self._work, self._held[tier], self._users[tier]
+        known = None if job.slot else next((n for n, one in enumerate(held) if one and _same(one, job)), None)
+        if known is None:
+            places = [(self._turn[tier] + n) % len(held) for n in range(len(held))]
+            free = next((place for place in places if not users[place]), None)
+            if free is None:
+                return False
+            job.place, job.tag, job.words = free, work.next_tag(), work.places.expert_words[free]
+            self._turn[tier] = free + 1
+            held[free] = job
+        else:
+            job.place, job.tag, job.words = known, held[known].tag, work.places.expert_words[known]  # type: ignore[union-attr]
+        users[job.place] += 1
+        job.loaded = True
+        if self._loads is not None:
+            self._loads(tier, job)
+        if known is None:
+            load_words(work, tier, job)
+            load_unit(work, tier, job, units_of(work, job.layer)[0], work.places.unit_slots[job.place], job.tag)
+        return True
+
+
+def _same(one: LaneJob, other: LaneJob) -> bool:
+    """Return whether two jobs have the same weights."""
+    return (one.layer, one.expert, one.high, one.slot) == (other.layer, other.expert, other.high, other.slot)

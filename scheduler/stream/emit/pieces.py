@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scheduler.memory.placement import Part
@@ -45,10 +45,13 @@ class PieceRunner:
     ----------
     work : Work
         What a step's emission shares.
+    loads : callable, optional
+        ``loads(tier, job)`` emits what else a job needs, before its weights.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, loads: Callable[[int, LaneJob], None] | None = None) -> None:
         self._work = work
+        self._loads = loads
         tiers = work.config.tiers
         self._steps: list[deque[_Step]] = [deque() for _ in range(tiers)]  # not loaded yet
         self._ready: list[deque[tuple[_Step, int, int]]] = [deque() for _ in range(tiers)]  # with base and tag
@@ -79,6 +82,8 @@ class PieceRunner:
             steps.popleft()
             if not step.job.loaded:
                 step.job.words = places.expert_words[step.number % len(places.expert_words)]
+                if self._loads is not None:
+                    self._loads(tier, step.job)
                 load_words(self._work, tier, step.job)
             base, tag = places.unit_slots[self._slot[tier] % len(places.unit_slots)], self._work.next_tag()
             self._slot[tier] += 1

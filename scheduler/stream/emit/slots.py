@@ -9,13 +9,11 @@ addresses and experts, and skips what is empty.
 
 from __future__ import annotations
 
-from collections import deque
-
 from hdl.isa.slots import MAX_CHOICES
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.plan.tiling import LoweringError
-from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whole, units_of
+from scheduler.stream.emit.lanes import LaneJob, LaneRunner, units_of
 from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.work import Work
 
@@ -39,8 +37,8 @@ class SlotQueues:
     def __init__(self, work: Work) -> None:
         self._work = work
         places, config = work.places, work.config
-        if work.memory.placement != Placement.EVEN_ODD:
-            raise LoweringError(f"slots: placement {work.memory.placement}; place experts {Placement.EVEN_ODD}")
+        if work.experts.placement != Placement.EVEN_ODD:
+            raise LoweringError(f"slots: placement {work.experts.placement}; place experts {Placement.EVEN_ODD}")
         for number, layer in enumerate(work.tiling.model.layers):
             mlp = layer.mlp
             if not isinstance(mlp, Experts):
@@ -63,7 +61,7 @@ class SlotQueues:
                     f"slots: layer {number}: its experts differ in up_shift, post_mult, post_shift or down_shift, "
                     "which instructions hold for all of them: quantise the model so that they are common"
                 )
-        self._placed = [0] * config.tiers
+        self._runner = LaneRunner(work)
 
     def prime(self) -> None:
         """Nothing can be loaded before the routing is known."""
@@ -90,38 +88,11 @@ class SlotQueues:
                 )
             )  # fmt: skip
         if work.residence.resident and len(units_of(work, layer)) == 1:
-            self._run_whole(lanes)
+            self._runner.run(lanes)
         else:
             runner = PieceRunner(work)
             runner.add(lanes)
             runner.run(layer)
-
-    def _run_whole(self, lanes: list[list[LaneJob]]) -> None:
-        work, places = self._work, self._work.places
-        for tier, lane in enumerate(lanes):
-            for job in lane:
-                job.place = self._placed[tier] % len(places.unit_slots)
-                job.words = places.expert_words[job.place]
-                self._placed[tier] += 1
-        waiting = [deque(lane) for lane in lanes]
-        free = [len(places.unit_slots)] * work.config.tiers  # places for weights
-
-        def load_next(tier: int) -> None:
-            if waiting[tier] and free[tier]:
-                free[tier] -= 1
-                job = waiting[tier].popleft()
-                job.tag = work.next_tag()
-                load_words(work, tier, job)
-                load_unit(work, tier, job, units_of(work, job.layer)[0], places.unit_slots[job.place], job.tag)
-
-        def finish(tier: int, _: LaneJob) -> None:
-            free[tier] += 1
-            load_next(tier)
-
-        # No more loads ahead of the first GEMMs than these need: the dispatcher stands still where a queue is full.
-        for tier in range(work.config.tiers):
-            load_next(tier)
-        run_whole(work, lanes, finish, lambda tier, _: load_next(tier))
 
     def _route(self, mlp: Experts) -> None:
         work, places, tiling = self._work, self._work.places, self._work.tiling

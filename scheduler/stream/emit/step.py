@@ -14,7 +14,7 @@ from scheduler.plan.places import Places
 from scheduler.stream.emit.attention import emit_attention
 from scheduler.stream.emit.dense import Dense
 from scheduler.stream.emit.emitter import Emitter
-from scheduler.stream.emit.experts import ExpertQueues
+from scheduler.stream.emit.experts import ExpertQueues, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.head import emit_embeddings, emit_head, emit_rotations
 from scheduler.stream.emit.mlp import emit_choices, emit_mlp, emit_router
@@ -62,7 +62,7 @@ def emit_step(
     if routing is None:
         queues = SlotQueues(work)
     elif work.residence.gangs:
-        queues = GangQueues(work, routing)
+        queues = GangQueues(work, [routed_jobs(n, route) if route else [] for n, route in enumerate(routing)])
     else:
         queues = ExpertQueues(work, routing, before_keys)
 

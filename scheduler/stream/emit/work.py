@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from scheduler.memory.layer import LayerMemory
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.models.constants import Constants, LayerConstants
 from scheduler.models.description import Layer
@@ -23,15 +24,16 @@ class Work:
     ----------
     constants : Constants
         Of the model.
-    memory : ModelMemory
-        Where the model lies in memory.
+    memory : ModelMemory or LayerMemory
+        Where the model, or the experts of a layer alone, lie in memory.
     places : Places
         Where the step's data lie on the chip.
     """
 
-    def __init__(self, constants: Constants, memory: ModelMemory, places: Places) -> None:
+    def __init__(self, constants: Constants, memory: ModelMemory | LayerMemory, places: Places) -> None:
         self.constants = constants
-        self.memory = memory
+        self.area = memory
+        self.experts = memory.experts
         self.places = places
         self.tiling = places.tiling
         self.config = places.config
@@ -42,7 +44,7 @@ class Work:
             self.tiling.key_tiles(h, places.key_piece) + self.tiling.value_tiles(h, places.key_piece)
             for h in map(self.tiling.heads, self.tiling.kinds)
         ]  # fmt: skip
-        self.key_slot_tiles = max(tiles)
+        self.key_slot_tiles = max(1, *tiles)
         self.key_slots = max(1, places.keys[1] // self.key_slot_tiles)
         self._key_slot = [0] * self.config.tiers
         self.lists = [Ring(*places.list_entries) for _ in range(self.config.tiers)]
@@ -53,6 +55,12 @@ class Work:
         self._region = -1
         self._scalars = -1
         self._words = [0] * self.config.tiers
+
+    @property
+    def memory(self) -> ModelMemory:
+        """Where the model lies in memory; of a layer alone there are `experts` and the step's `area` only."""
+        assert isinstance(self.area, ModelMemory)
+        return self.area
 
     def layer(self, number: int) -> Layer:
         """Return what a layer is made of."""

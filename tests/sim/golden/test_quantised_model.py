@@ -12,7 +12,7 @@ from hdl.config import PRESETS
 from scheduler.models.checkpoint import read_checkpoint
 from scheduler.models.float_model import FloatModel, bits_per_byte
 from scheduler.models.quantise import QuantisedLayer, quantise_activations, quantise_gates
-from scheduler.moe.lower import lower_moe_layer
+from scheduler.stream.lower_layer import lower_layer
 from scheduler.stream.verify import check_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import moe_layer
@@ -45,7 +45,7 @@ def test_a_real_layer_on_the_executor(name: str, demo: tuple[FloatModel, list[Qu
     trace = model.forward(np.frombuffer(text[:24], dtype=np.uint8), trace=True).layers[1]
     x = quantise_activations(trace.moe_input[0], layers[1].x_scale)
     chosen, gates = trace.expert_index[0], quantise_gates(trace.expert_weight[0])
-    program = lower_moe_layer(config, layers[1], x, chosen, gates)
+    program = lower_layer(config, layers[1], x, chosen, gates)
     check_stream(program.instructions, config, program.images, program.limits)
     machine = Executor(config, program.images, program.limits, strict=True)
     machine.run(program.stream)

@@ -17,8 +17,8 @@ from scheduler.models.description import Model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
-from scheduler.stream.sync import SyncError
-from scheduler.stream.verify import Finding, verify_stream
+from scheduler.stream.prove import Finding, prove
+from scheduler.stream.synchronise import SyncError
 from sim.machine.engines import IsaEngine
 from sim.machine.generator import ROUTINGS, Generator
 from tests.support.checkpoints import small_model
@@ -222,7 +222,7 @@ def test_too_narrow_a_semaphore_is_refused_by_its_field() -> None:
     def lowered(config: MachineConfig) -> list[Finding]:
         one = LanguageRun(config, model, sequences=5)
         chunks = [Chunk(slot, position, (1,)) for slot, position in enumerate((41, 5, 5, 1, 2))]
-        return verify_stream(one.lower(chunks, None).instructions, narrow, one.memory.images)
+        return prove(one.lower(chunks, None).table, narrow, one.memory.images)
 
     assert {finding.kind for finding in lowered(narrow.replace(semaphore_bits=5))} == {"overflow"}
     with pytest.raises(SyncError, match="may count beyond 15, the most that semaphore_bits of 4 can hold; raise"):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scheduler.models.description import Model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.tiling import LoweringError, Tiling
-from scheduler.stream.sync import SyncError
+from scheduler.stream.synchronise import SyncError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
 from tests.support.checkpoints import small_model

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where routed experts lie in the groups' memories, and their bytes when there are weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import ADDRESS_UNIT, MachineConfig
+from scheduler.memory.image import ImageBuilder, Symbol
+from scheduler.memory.layout import LayerShape, memory_unit, pack_planes, parameter_words, tiles_of
+from scheduler.memory.placement import Part, Placement, high_plane_group
+from scheduler.models.description import Experts
+from scheduler.models.quantise import QuantisedLayer
+from scheduler.plan.residence import Residence
+
+__all__ = ["PLANES", "ExpertContents", "ExpertMemory"]
+
+PLANES = ("high", "low")
+"""Nibble planes, as the names of regions end."""
+
+
+class ExpertContents:
+    """The bytes of the routed experts of some layers.
+
+    Parameters
+    ----------
+    config : MachineConfig
+    layers : sequence of QuantisedLayer
+    """
+
+    def __init__(self, config: MachineConfig, layers: Sequence[QuantisedLayer]) -> None:
+        self._config = config
+        self._experts = layers
+
+    def _layer_shape(self, layer: int) -> LayerShape:
+        gate = self._experts[layer].experts[0].gate
+        return LayerShape(self._config, gate.shape[1], gate.shape[0])
+
+    def expert_planes(self, layer: int, expert: int, part: Part) -> tuple[bytes, bytes]:
+        """Return the nibble planes of a part of an expert."""
+        return pack_planes(tiles_of(self._layer_shape(layer), part, self._experts[layer].experts[expert]))
+
+    def expert_words(self, layer: int, expert: int) -> npt.NDArray[np.uint16]:
+        """Return the requantisation words of an expert: up, then down."""
+        weights, shape = self._experts[layer].experts[expert], self._layer_shape(layer)
+        return np.concatenate([parameter_words(shape, part, weights) for part in Part])
+
+
+class ExpertMemory:
+    """Places of the routed experts of a model's layers.
+
+    Parameters
+    ----------
+    residence : Residence
+        Dimensions, and the pieces that requantisation words lie in.
+    builder : ImageBuilder
+        Which allocates.
+    contents : ExpertContents or None
+        None: addresses only.
+    placement : Placement
+        Which group holds the high planes.
+
+    Attributes
+    ----------
+    placement : Placement
+    """
+
+    def __init__(
+        self, residence: Residence, builder: ImageBuilder, contents: ExpertContents | None, placement: Placement
+    ) -> None:
+        self.placement = placement
+        self._residence = residence
+        self._builder = builder
+        self._contents = contents
+        self._config = residence.tiling.config
+        self._strides: dict[tuple[int, str], int] = {}
+
+    # Places.
+
+    def planes(self, layer: int, part: Part, expert: int, tile: int = 0) -> tuple[Symbol, Symbol]:
+        """Return the high and the low plane of a part of an expert, from a tile on."""
+        group = high_plane_group(self.placement, expert, part)
+        even_odd = self.placement == Placement.EVEN_ODD
+        offset = (expert // 2 if even_odd else expert) * self.stride(layer, part) * ADDRESS_UNIT
+        offset += tile * self._config.plane_bytes
+        places = []
+        for plane, kind in enumerate(PLANES):
+            base = self._builder.symbols[f"layer{layer}.{part}.{kind}.{group ^ plane}"]
+            places.append(Symbol(base.group, base.address + offset, 0))
+        return places[0], places[1]
+
+    def words(self, layer: int, expert: int) -> Symbol:
+        """Return the requantisation words of an expert."""
+        return self._part(f"layer{layer}.words", expert * self.stride(layer, "words") * ADDRESS_UNIT)
+
+    def gang_words(self, layer: int, expert: int, tier: int) -> Symbol:
+        """Return a tier's requantisation words of an expert that all tiers run together."""
+        mlp = self._residence.tiling.model.layers[layer].mlp
+        assert isinstance(mlp, Experts)
+        size = self._gang_bytes(mlp.intermediate)
+        return self._part(f"layer{layer}.gang_words", (expert * self._config.tiers + tier) * size)
+
+    def stride(self, layer: int, what: str) -> int:
+        """Return the 32-byte units from one expert's ``words`` or part to the next's.
+
+        Of a part: from one plane to that of the next expert in the same group.
+        """
+        return self._strides[layer, what]
+
+    def _part(self, name: str, offset: int) -> Symbol:
+        whole = self._builder.symbols[name]
+        return Symbol(whole.group, whole.address + offset, 0)
+
+    # Contents.
+
+    def add(self, layer: int, mlp: Experts) -> None:
+        """Place a layer's experts so that one LOAD with a slot finds any of them (with the even-odd placement).
+
+        Of each part, the high planes of the even experts lie one after the other in group 0, those of the odd ones at
+        the same addresses in group 1; the low planes likewise the other way round. A layer's requantisation words lie
+        in one group, the layers' in turn.
+
+        Raises
+        ------
+        ImageError
+            The memory is too small.
+        """
+        config, expert = self._config, self._residence.tiling.expert(mlp.intermediate)
+        for part, matrix in ((Part.UP, expert.up), (Part.DOWN, expert.down)):
+            size = self._round(matrix.tiles * config.plane_bytes)
+            self._strides[layer, part] = size // ADDRESS_UNIT
+            for plane, kind in enumerate(PLANES):
+                self._builder.level()
+                for group in (0, 1):
+                    own = [e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane]
+                    make = partial(self._plane_bytes, layer, part, own, plane, size)
+                    self._fill(f"layer{layer}.{part}.{kind}.{group}", group, size * len(own), make)
+        size = self._round(expert.words * 2 * config.columns)
+        self._strides[layer, "words"] = size // ADDRESS_UNIT
+        self._fill(
+            f"layer{layer}.words", layer % 2, size * mlp.count, partial(self._words_bytes, layer, mlp.count, size)
+        )
+        if self._residence.gangs:
+            size = self._gang_bytes(mlp.intermediate) * config.tiers
+            make = partial(self._gang_words_bytes, layer, mlp)
+            self._fill(f"layer{layer}.gang_words", 1 - layer % 2, size * mlp.count, make)
+
+    def _round(self, size: int) -> int:
+        unit = memory_unit(self._config)
+        return -(-size // unit) * unit
+
+    def _fill(self, name: str, group: int, size: int, make: Callable[[ExpertContents], bytes]) -> None:
+        contents = self._contents
+        if contents is None:
+            self._builder.reserve(name, group, size)
+        else:
+            self._builder.add_later(name, group, size, lambda: make(contents))
+
+    @staticmethod
+    def _plane_bytes(layer: int, part: Part, own: list[int], plane: int, size: int, contents: ExpertContents) -> bytes:
+        return b"".join(contents.expert_planes(layer, e, part)[plane].ljust(size, b"\0") for e in own)
+
+    @staticmethod
+    def _words_bytes(layer: int, count: int, size: int, contents: ExpertContents) -> bytes:
+        own = (contents.expert_words(layer, e).astype("<u2").tobytes() for e in range(count))
+        return b"".join(data.ljust(size, b"\0") for data in own)
+
+    def _gang_bytes(self, inner: int) -> int:
+        """Return the bytes of a tier's requantisation words of an expert that all tiers run together."""
+        return self._round(self._residence.gang_words(inner) * 2 * self._config.columns)
+
+    def _gang_words_bytes(self, layer: int, mlp: Experts, contents: ExpertContents) -> bytes:
+        """Return the words of each expert, tier by tier: its output tiles of the shares of up, then of down."""
+        tiling = self._residence.tiling
+        up, down = self._residence.gangs[mlp.intermediate]
+        tiles = tiling.expert(mlp.intermediate).up.n_tiles
+        size, parts = self._gang_bytes(mlp.intermediate), []
+        for expert in range(mlp.count):
+            words = contents.expert_words(layer, expert)
+            padded = np.zeros((tiles + tiling.hidden_rows, words.shape[1]), dtype="<u2")
+            padded[: len(words)] = words
+            for tier in range(self._config.tiers):
+                own = []
+                for first, shares in ((0, up), (tiles, down)):
+                    for share in shares:
+                        at = first + share.first + tier * share.each
+                        inside = tier < share.tiers
+                        own.append(padded[at : at + share.each] if inside else np.zeros_like(padded[: share.each]))
+                parts.append(np.concatenate(own).tobytes().ljust(size, b"\0"))
+        return b"".join(parts)
