@@ -13,7 +13,7 @@ from hdl.emit.files import check_output
 from hdl.emit.header import render_header
 from hdl.emit.hierarchy import check_prefix
 from hdl.emit.verilog import emit, write
-from hdl.isa import Opcode, fields_of
+from hdl.isa import OPCODES, fields_of
 from hdl.isa.error_codes import ErrorCode
 from hdl.machine import Machine
 from hdl.regs import register_map
@@ -25,9 +25,9 @@ TOP = "a3d_top"
 
 
 def isa_description() -> dict[str, tuple[int, list[dict[str, Any]]]]:
-    """Return every instruction's opcode and fields (name, lsb, width, doc) for headers and reference pages."""
+    """Return every instruction's opcode and fields (name, lsb, width, doc) for the C header."""
     instructions = {}
-    for opcode in Opcode:
+    for opcode in OPCODES:
         fields = []
         position = 0
         for field in fields_of(opcode):

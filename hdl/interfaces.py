@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import queue_count
 from hdl.config import MachineConfig
-from hdl.isa import INSTRUCTION_BITS
+from hdl.isa import INSTRUCTION_BITS, Opcode, field_widths
 from hdl.regs import traced_counters
 
 __all__ = [
@@ -58,11 +58,9 @@ def tail_layout(config: MachineConfig) -> data.StructLayout:
             "first": 1,
             "last": 1,
             "accumulator_addr": config.accumulator_bits,
-            "mode": 2,
+            **field_widths(Opcode.GEMM, "mode"),
             "param_addr": config.parameter_bits,
-            "shift": 6,
-            "post_mult": 16,
-            "post_shift": 6,
+            **field_widths(Opcode.GEMM, "shift", "post_mult", "post_shift"),
         }
     )
 

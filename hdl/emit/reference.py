@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.isa import BODIES, HEADER, Field, Opcode
+from hdl.isa import HEADER, MEMORIES, OPCODES, Access, Field, Opcode
 from hdl.isa.error_codes import ErrorCode
 from hdl.regs import COUNTER_BASE, GLOBAL_COUNTERS, TIER_COUNTERS, register_map
 
@@ -22,6 +22,10 @@ def _fields(fields: tuple[Field, ...], position: int) -> list[str]:
         lines.append(f"| {span} | `{field.name}` | {field.doc}{values} |")
         position += field.width
     return lines
+
+
+def _memory(access: Access) -> str:
+    return f"the {MEMORIES[access.memory].name}" if access.memory in MEMORIES else "external memory"
 
 
 def _presets() -> list[str]:
@@ -47,7 +51,7 @@ def render_reference(config: MachineConfig | None = None) -> str:
     lines = [
         "# Reference: configurations, instructions, errors, registers",
         "",
-        "Generated from `hdl/config.py`, `hdl/isa/instructions.py`, `hdl/isa/error_codes.py` and `hdl/regs.py` by",
+        "Generated from `hdl/config.py`, `hdl/isa/` and `hdl/regs.py` by",
         "`a3d report --reference`; do not edit.",
         "",
         "## Configurations",
@@ -64,9 +68,12 @@ def render_reference(config: MachineConfig | None = None) -> str:
         *_fields(HEADER, 0),
     ]
     start = sum(field.width for field in HEADER)
-    for opcode in Opcode:
-        lines += ["", f"### {opcode.name} (opcode {int(opcode)})", ""]
-        lines += _fields(BODIES[opcode], start) if BODIES[opcode] else ["No fields beyond the header."]
+    for opcode, about in OPCODES.items():
+        lines += ["", f"### {opcode.name} (opcode {int(opcode)})", "", f"{opcode.name} {about.summary}.", ""]
+        lines += [f"- queue: {about.queue_words}"]
+        for kind, verb in (("read", "reads"), ("write", "writes"), ("add", "adds to")):
+            lines += [f"- {verb} {_memory(a)}: {a.what}" for a in about.accesses if a.kind == kind]
+        lines += ["", *_fields(about.body, start)] if about.body else ["", "No fields beyond the header."]
     lines += ["", "## Error codes", "", "| code | name |", "| --- | --- |"]
     lines += [f"| {int(code)} | {code.name} |" for code in ErrorCode]
     lines += ["", f"## Registers of `{config.name}`", "", "| offset | name | access | meaning |"]

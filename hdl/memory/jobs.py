@@ -9,8 +9,7 @@ from amaranth.lib import data
 
 from hdl.config import MachineConfig
 from hdl.interfaces import PC_BITS, fill_control_layout, post_layout, write_layout
-from hdl.isa import Opcode, instruction_layout
-from hdl.isa.legality import LIST_ENTRY_BYTES
+from hdl.isa import LIST_ENTRY_BYTES, Opcode, field_widths, instruction_layout
 
 __all__ = [
     "ROW_SHIFT_BITS", "LoadKind", "job_fifo_depth", "job_layout", "kind_unit_bytes", "log2", "out_word_layout",
@@ -86,7 +85,7 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
             "tiers": config.tiers,
             "position": position_bits(config),
             "units": 16 + max(log2(config.fill_words), log2(config.parameter_parts)),
-            "tag": 6,
+            **field_widths(Opcode.LOAD, "tag"),
             "shift": ROW_SHIFT_BITS,
             "pc": PC_BITS,
             "addr": config.address_bits,
@@ -115,7 +114,7 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
             "last": 1,
             "tiers": config.tiers,
             "position": position_bits(config),
-            "tag": 6,
+            **field_widths(Opcode.LOAD, "tag"),
             "shift": ROW_SHIFT_BITS,
             "post": post_layout(config),
             "data": 8 * max(config.fill_bytes, unit_bytes(config)),

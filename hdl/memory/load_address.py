@@ -11,9 +11,8 @@ from hdl.common.slot_table import SlotTable
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, slot_write_layout, wait_layout
-from hdl.isa import Format, LoadDest, Opcode, instruction_layout
+from hdl.isa import LIST_ENTRY_BYTES, Format, LoadDest, Opcode, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import address_layout
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter
 from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2, position_bits
@@ -126,7 +125,7 @@ class LoadAddress(wiring.Component):
                 "tiers": config.tiers,
                 "position": position_bits(config),
                 "units": job_layout(config)["units"].width,
-                "tag": 6,
+                **field_widths(Opcode.LOAD, "tag"),
                 "shift": ROW_SHIFT_BITS,
                 "pc": PC_BITS,
                 "addr": _BYTE_ADDRESS_BITS,

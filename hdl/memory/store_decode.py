@@ -10,9 +10,8 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
-from hdl.isa import Opcode, StoreFormat, instruction_layout
+from hdl.isa import Opcode, StoreFormat, element_bytes, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import element_bytes
 from hdl.memory.bursts import BEATS_BITS
 from hdl.memory.jobs import log2
 from hdl.memory.store_slice import WRITTEN
@@ -42,10 +41,7 @@ def store_job_layout(config: MachineConfig) -> data.StructLayout:
     place_bits = max(1, log2(rows_per_beat))
     return data.StructLayout(
         {
-            "format": 2,
-            "group": 1,
-            "shift": 5,
-            "clear": 1,
+            **field_widths(Opcode.STORE, "format", "group", "shift", "clear"),
             "row": 16,
             "row_step": 11,
             "rows": 16,

@@ -26,9 +26,8 @@ from hdl.interfaces import (
     slot_write_layout,
     wait_layout,
 )
-from hdl.isa import Opcode, instruction_layout
+from hdl.isa import MAX_CHOICES, Opcode, instruction_layout
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.slots import MAX_CHOICES
 
 __all__ = ["RouteUnit", "gate_lanes"]
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.isa import Instruction, VectorOp
+from hdl.isa import Instruction, VectorOp, writes_scalar
 from hdl.isa.asm import assemble
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.vector_access import writes_scalar
 from scheduler.cost.vector_timing import VectorTiming, vector_cycles
 from sim.golden.executor import Executor
 from sim.stimulus.vector_streams import VectorDrawer
