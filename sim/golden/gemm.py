@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import Dest, Instruction, Mapping3D, Mode, Order
+from hdl.isa import Dest, Instruction, Mapping3D, Mode, Order, gang_tiers, parameter_count, tiers_of_mask
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import gang_tiers, parameter_count, tiers_of_mask
 from hdl.numerics import requant, swiglu, wrap
 from sim.golden.route import gemm_of_slot
 from sim.golden.state import ExecutionError, MachineState
