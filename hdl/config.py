@@ -346,6 +346,21 @@ class MachineConfig:
         return _log2_ceil(self.expert_slots)
 
     @cached_property
+    def fill_word_bits(self) -> int:
+        """Width of the number of a fill word in its tile."""
+        return _log2_ceil(self.fill_words)
+
+    @cached_property
+    def write_bits(self) -> int:
+        """Width of a write-bus address: an activation word, or a part of a requantisation word."""
+        return max(self.activation_bits, self.parameter_bits + (self.parameter_parts - 1).bit_length())
+
+    @cached_property
+    def position_bits(self) -> int:
+        """Width of the place where a word of the load path goes: a word of a tile, or an address of another memory."""
+        return max(self.vcache_bits + self.fill_word_bits, self.write_bits, self.list_bits, self.combine_bits)
+
+    @cached_property
     def semaphore_id_bits(self) -> int:
         """Width of a semaphore number."""
         return _log2_ceil(self.semaphores)

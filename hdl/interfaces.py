@@ -91,7 +91,7 @@ def fill_control_layout(config: MachineConfig) -> data.StructLayout:
             "columns": 1,
             "tiers": config.tiers,
             "tile": config.vcache_bits,
-            "word": max(1, (config.fill_words - 1).bit_length()),
+            "word": config.fill_word_bits,
         }
     )
 
@@ -112,13 +112,12 @@ def write_layout(config: MachineConfig) -> data.StructLayout:
     ``tiers``: bit 0 = the next tier up. ``parameter``: 0 = activation buffer (``addr`` is a word, ``enable`` masks
     bytes), 1 = requantisation memory (``addr`` = word x parameter_parts + part; ``enable`` is ignored).
     """
-    addr = max(config.activation_bits, config.parameter_bits + (config.parameter_parts - 1).bit_length())
     return data.StructLayout(
         {
             "valid": 1,
             "parameter": 1,
             "tiers": config.tiers,
-            "addr": addr,
+            "addr": config.write_bits,
             "enable": config.rows,
             "data": data.ArrayLayout(8, config.rows),
         }

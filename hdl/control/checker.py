@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import gang_queues, load_queue, queue_count, store_queue, vector_queue
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import digest, instantiate, parameter_key, parameters
 from hdl.isa import (
     INDEX_LIMIT,
     INSTRUCTION_BITS,
@@ -89,9 +89,15 @@ class InstructionScan(wiring.Component):
         self.config = config
         super().__init__({"word": In(INSTRUCTION_BITS), "findings": Out(findings_layout(config))})
 
+    PARAMETERS = parameters(
+        "activation_words columns combine_rows expert_slots list_depth parameter_words semaphores "
+        "stationary_feed tiers vcache_tiles vertical_links"
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"instruction_scan_{digest(self.config.digest())}"
+        return parameter_key("instruction_scan", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the checks of the header and of each opcode."""
@@ -286,9 +292,12 @@ class InstructionVerdict(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("accumulator_depth combine_rows tiers")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"instruction_verdict_{digest(self.config.digest())}"
+        return parameter_key("instruction_verdict", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Select by opcode."""

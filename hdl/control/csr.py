@@ -104,7 +104,7 @@ class CsrBlock(wiring.Component):
         )
 
     def module_key(self) -> str:
-        """Name of the Verilog module; depends on the whole configuration (capabilities)."""
+        """Name of the Verilog module, which has the whole configuration in its registers."""
         return f"csr_{digest(self.config.digest())}"
 
     def elaborate(self, platform: object) -> Module:

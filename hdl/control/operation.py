@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.queues import gang_queues
 from hdl.common.slot_table import SlotTable
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout, slot_write_layout, wait_layout
 from hdl.isa import Dest, Mapping3D, Mode, Opcode, Order, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
@@ -147,9 +147,15 @@ class OperationSetup(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters(
+        "accumulator_depth activation_words columns combine_rows expert_slots list_depth parameter_words rows "
+        "semaphores tiers vcache_tiles"
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"operation_setup_{digest(self.config.digest())}"
+        return parameter_key("operation_setup", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the holding register, the semaphore request and the address arithmetic."""

@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
 from hdl.isa import Opcode, StoreFormat, element_bytes, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
@@ -101,9 +101,12 @@ class StoreDecode(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("address_bits burst_beats columns group_bytes semaphores")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"store_decode_{digest(self.config.digest())}"
+        return parameter_key("store_decode", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the registers of the store and the steps that it takes: extent, check, wait."""

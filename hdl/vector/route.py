@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.sram import Sram
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import (
     error_layout,
     list_entry_layout,
@@ -120,9 +120,12 @@ class RouteUnit(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("activation_words columns combine_rows expert_slots list_depth scalar_depth semaphores")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"route_unit_{digest(self.config.digest())}"
+        return parameter_key("route_unit", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the holding register and the phases."""

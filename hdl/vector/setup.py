@@ -10,7 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
 from hdl.isa import (
     REDUCTIONS,
@@ -83,9 +83,12 @@ class VectorSetup(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("activation_words columns combine_rows rows scalar_depth semaphores")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"vector_setup_{digest(self.config.digest())}"
+        return parameter_key("vector_setup", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the holding register, the checks and the semaphore request."""
