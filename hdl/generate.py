@@ -14,7 +14,6 @@ from hdl.emit.header import render_header
 from hdl.emit.hierarchy import check_prefix
 from hdl.emit.verilog import emit, write
 from hdl.isa import OPCODES, fields_of
-from hdl.isa.error_codes import ErrorCode
 from hdl.machine import Machine
 from hdl.regs import register_map
 
@@ -41,11 +40,7 @@ def isa_description() -> dict[str, tuple[int, list[dict[str, Any]]]]:
 
 
 def _registers(config: MachineConfig) -> list[dict[str, Any]]:
-    entries = [register.to_dict() for register in register_map(config)]
-    for entry in entries:
-        if entry["name"] == "ERROR_CODE":
-            entry["fields"][0]["values"] = {code.name: int(code) for code in ErrorCode}
-    return entries
+    return [register.to_dict() for register in register_map(config)]
 
 
 def c_header(config: MachineConfig, prefix: str = "") -> str:

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import queue_count
 from hdl.config import MachineConfig
-from hdl.isa import INSTRUCTION_BITS, Opcode, field_widths
+from hdl.isa import ERROR_CODE_BITS, INSTRUCTION_BITS, Opcode, field_widths
 from hdl.regs import traced_counters
 
 __all__ = [
@@ -267,4 +267,4 @@ def trace_layout(config: MachineConfig) -> data.StructLayout:
 
 def error_layout() -> data.StructLayout:
     """Return an error report: code, instruction index, memory address in bytes (0 when none)."""
-    return data.StructLayout({"valid": 1, "code": 5, "pc": PC_BITS, "address": 40})
+    return data.StructLayout({"valid": 1, "code": ERROR_CODE_BITS, "pc": PC_BITS, "address": 40})

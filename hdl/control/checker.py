@@ -43,7 +43,7 @@ from hdl.isa import (
     header_layout,
     instruction_layout,
 )
-from hdl.isa.error_codes import ErrorCode
+from hdl.isa.error_codes import ERROR_CODE_BITS, ErrorCode
 from hdl.numerics import MAX_SHIFT
 
 __all__ = ["InstructionChecker", "InstructionScan", "InstructionVerdict", "findings_layout"]
@@ -270,7 +270,7 @@ class InstructionVerdict(wiring.Component):
     word : In(256)
     findings : In(findings_layout(config))
         What the scan found in the same word.
-    code : Out(5)
+    code : Out(ERROR_CODE_BITS)
         0 when legal, else the `ErrorCode`.
     targets : Out(queue_count)
         Queues, see ``hdl/common/queues.py``. Zero for NOP and END.
@@ -284,7 +284,7 @@ class InstructionVerdict(wiring.Component):
             {
                 "word": In(INSTRUCTION_BITS),
                 "findings": In(findings_layout(config)),
-                "code": Out(5),
+                "code": Out(ERROR_CODE_BITS),
                 "targets": Out(queue_count(config)),
                 "is_end": Out(1),
                 "is_gemm": Out(1),
@@ -375,7 +375,7 @@ class InstructionChecker(wiring.Component):
         super().__init__(
             {
                 "word": In(INSTRUCTION_BITS),
-                "code": Out(5),
+                "code": Out(ERROR_CODE_BITS),
                 "targets": Out(queue_count(config)),
                 "is_end": Out(1),
                 "is_gemm": Out(1),

@@ -24,9 +24,7 @@ from hdl.isa.encoding import (
     instruction_layout,
     most_of,
 )
-from hdl.isa.error_codes import (
-    ErrorCode,
-)
+from hdl.isa.error_codes import ERROR_CODE_BITS, ERROR_MEANINGS, ErrorCode
 from hdl.isa.fields import (
     HEADER,
     INSTRUCTION_BITS,
@@ -136,17 +134,18 @@ from hdl.isa.vector_operations import (
 )
 
 __all__ = [
-    "BODIES", "HEADER", "INDEX_LIMIT", "INSTRUCTION_BITS", "LIST_ENTRY_BYTES", "LOAD_ENGINES", "LOAD_TARGETS",
-    "MAX_CHOICES", "MAX_ROW_SHIFT", "MAX_SHIFT", "MEMORIES", "OPCODES", "REDUCTIONS", "SLOT_DESTS", "STORE_QUEUE",
-    "TWO_OPERANDS", "VECTOR_OPERATIONS", "VECTOR_QUEUE", "Access", "Dest", "ErrorCode", "Field", "Format",
-    "Instruction", "IsaError", "Limits", "LoadDest", "LoadTarget", "Mapping3D", "Memory", "Mode", "OnChip", "Opcode",
-    "OpcodeDescription", "Order", "ScalarRead", "StoreFormat", "VectorBits", "VectorDest", "VectorFn", "VectorOp",
-    "VectorOperation", "VectorSum", "Violation", "Work", "a_rows", "b_rows", "beats", "body_layout", "c_rows",
-    "check_instruction", "check_load_addresses", "check_route_fields", "check_route_ranges", "check_vector_fields",
-    "check_vector_ranges", "check_word", "decode", "dest_bytes", "dest_rows", "element_bytes", "encode", "field_widths",
-    "fields_of", "gang_tiers", "gate_rows", "has_sum", "header_layout", "instruction_layout", "issue_queues", "lengths",
-    "load_bytes", "load_groups", "load_item_bytes", "load_queue_name", "maker_tiers", "most_of", "parameter_count",
-    "queue_names", "read_word", "reads_scalar", "route_dests", "route_entries", "route_scalars", "route_sources",
-    "row_count", "scalar_span", "scalars_read", "scalars_written", "slot_gemm", "slot_load", "store_beats",
-    "store_bytes", "store_span", "store_start", "store_step", "tier_queue_name", "tiers_of_mask", "writes_scalar",
+    "BODIES", "ERROR_CODE_BITS", "ERROR_MEANINGS", "HEADER", "INDEX_LIMIT", "INSTRUCTION_BITS", "LIST_ENTRY_BYTES",
+    "LOAD_ENGINES", "LOAD_TARGETS", "MAX_CHOICES", "MAX_ROW_SHIFT", "MAX_SHIFT", "MEMORIES", "OPCODES", "REDUCTIONS",
+    "SLOT_DESTS", "STORE_QUEUE", "TWO_OPERANDS", "VECTOR_OPERATIONS", "VECTOR_QUEUE", "Access", "Dest", "ErrorCode",
+    "Field", "Format", "Instruction", "IsaError", "Limits", "LoadDest", "LoadTarget", "Mapping3D", "Memory", "Mode",
+    "OnChip", "Opcode", "OpcodeDescription", "Order", "ScalarRead", "StoreFormat", "VectorBits", "VectorDest",
+    "VectorFn", "VectorOp", "VectorOperation", "VectorSum", "Violation", "Work", "a_rows", "b_rows", "beats",
+    "body_layout", "c_rows", "check_instruction", "check_load_addresses", "check_route_fields", "check_route_ranges",
+    "check_vector_fields", "check_vector_ranges", "check_word", "decode", "dest_bytes", "dest_rows", "element_bytes",
+    "encode", "field_widths", "fields_of", "gang_tiers", "gate_rows", "has_sum", "header_layout", "instruction_layout",
+    "issue_queues", "lengths", "load_bytes", "load_groups", "load_item_bytes", "load_queue_name", "maker_tiers",
+    "most_of", "parameter_count", "queue_names", "read_word", "reads_scalar", "route_dests", "route_entries",
+    "route_scalars", "route_sources", "row_count", "scalar_span", "scalars_read", "scalars_written", "slot_gemm",
+    "slot_load", "store_beats", "store_bytes", "store_span", "store_start", "store_step", "tier_queue_name",
+    "tiers_of_mask", "writes_scalar",
 ]  # fmt: skip
