@@ -44,6 +44,7 @@ from hdl.isa.gemm import (
     maker_tiers,
     parameter_count,
     slot_gemm,
+    swiglu_channels,
 )
 from hdl.isa.legality import (
     check_instruction,
@@ -146,6 +147,6 @@ __all__ = [
     "issue_queues", "lengths", "load_bytes", "load_groups", "load_item_bytes", "load_queue_name", "maker_tiers",
     "most_of", "parameter_count", "queue_names", "read_word", "reads_scalar", "route_dests", "route_entries",
     "route_scalars", "route_sources", "row_count", "scalar_span", "scalars_read", "scalars_written", "slot_gemm",
-    "slot_load", "store_beats", "store_bytes", "store_span", "store_start", "store_step", "tier_queue_name",
-    "tiers_of_mask", "writes_scalar",
+    "slot_load", "store_beats", "store_bytes", "store_span", "store_start", "store_step", "swiglu_channels",
+    "tier_queue_name", "tiers_of_mask", "writes_scalar",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from hdl.isa.words import span_of, tiers_text
 
 __all__ = [
     "GEMM", "MAX_SHIFT", "Dest", "Mapping3D", "Mode", "Order", "gang_tiers", "maker_tiers", "parameter_count",
-    "slot_gemm",
+    "slot_gemm", "swiglu_channels",
 ]  # fmt: skip
 
 MAX_SHIFT = 47
@@ -107,6 +107,12 @@ def maker_tiers(instruction: Instruction) -> list[int]:
 def parameter_count(instruction: Instruction) -> int:
     """Return how many requantisation words a GEMM reads in each tier that makes rows."""
     return 1 if instruction["param_hold"] else instruction["n_tiles"]
+
+
+def swiglu_channels(columns: int) -> tuple[slice, slice]:
+    """Return the columns of a SWIGLU row with gate channels, and those with the up channels of the same outputs."""
+    half = columns // 2
+    return slice(0, half), slice(half, columns)
 
 
 def slot_gemm(instruction: Instruction, count: int, base: int) -> Instruction | None:
