@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +18,17 @@ from typing import Any, Literal
 from hdl.config_file import ENDING, LONGEST_NAME, ConfigError, is_name, read_fields
 from hdl.errors import one_line, shown
 
-__all__ = ["PRESETS", "ConfigError", "MachineConfig", "load_config"]
+__all__ = ["FEEDS", "PRESETS", "ConfigError", "MachineConfig", "field_words", "load_config"]
 
 INSTRUCTION_BYTES = 32
 """Size of one instruction in memory (256 bits)."""
 
 ADDRESS_UNIT = 32
 """Memory addresses in instructions count units of this many bytes."""
+
+
+FEEDS = ("vertical", "edge")
+"""Values of ``stationary_feed``; the register of the capability holds their number."""
 
 
 def _log2_ceil(n: int) -> int:
@@ -50,7 +56,8 @@ class MachineConfig:
         PE rows (reduction dimension) and columns (output dimension) of a tier; powers of two, 4 to 256;
         ``rows`` is ``columns`` or twice that.
     stationary_feed : {"vertical", "edge"}
-        ``vertical``: the V-Cache bank over each row hands the row its whole stationary word in one cycle.
+        How stationary words reach the rows. ``vertical``: the V-Cache bank over each row hands the row its whole
+        stationary word in one cycle.
         ``edge``: the plain array used as the control; weights shift in from the top edge, ``rows`` cycles a tile,
         overlapped with the previous tile's waves.
     vertical_links : bool
@@ -149,7 +156,7 @@ class MachineConfig:
                 f"config rows: {self.rows} with columns {self.columns}; rows must be columns or 2 x columns: "
                 f"set rows to {self.columns} or {2 * self.columns}"
             )
-        if self.stationary_feed not in ("vertical", "edge"):
+        if self.stationary_feed not in FEEDS:
             raise ConfigError(f"config stationary_feed: {shown(self.stationary_feed)}; use 'vertical' or 'edge'")
         self._check_range("k_link_stages", 1, 16)
         for field, low, high in (
@@ -346,6 +353,21 @@ class MachineConfig:
         return _log2_ceil(self.expert_slots)
 
     @cached_property
+    def fill_word_bits(self) -> int:
+        """Width of the number of a fill word in its tile."""
+        return _log2_ceil(self.fill_words)
+
+    @cached_property
+    def write_bits(self) -> int:
+        """Width of a write-bus address: an activation word, or a part of a requantisation word."""
+        return max(self.activation_bits, self.parameter_bits + (self.parameter_parts - 1).bit_length())
+
+    @cached_property
+    def position_bits(self) -> int:
+        """Width of the place where a word of the load path goes: a word of a tile, or an address of another memory."""
+        return max(self.vcache_bits + self.fill_word_bits, self.write_bits, self.list_bits, self.combine_bits)
+
+    @cached_property
     def semaphore_id_bits(self) -> int:
         """Width of a semaphore number."""
         return _log2_ceil(self.semaphores)
@@ -362,6 +384,16 @@ class MachineConfig:
     def replace(self, **changes: Any) -> MachineConfig:
         """Return a copy with some fields changed, validated again."""
         return dataclasses.replace(self, **changes)
+
+
+def field_words() -> dict[str, str]:
+    """Return for each field what it is, in one line: the beginning of what `MachineConfig` says about it."""
+    sections = re.split(r"^(\w+(?:, \w+)*) : .*$", inspect.cleandoc(MachineConfig.__doc__ or ""), flags=re.MULTILINE)
+    words: dict[str, str] = {}
+    for names, text in zip(sections[1::2], sections[2::2], strict=True):
+        first = re.split(r"[;:.](?:\s|$)", " ".join(text.replace("``", "").split()))[0]
+        words |= {name: first[:1].lower() + first[1:] if first[1:2].islower() else first for name in names.split(", ")}
+    return {each.name: words.get(each.name, each.name) for each in dataclasses.fields(MachineConfig)}
 
 
 def _preset(name: str, tiers: int, side: int, **sizes: Any) -> MachineConfig:

@@ -13,8 +13,7 @@ from hdl.emit.files import check_output
 from hdl.emit.header import render_header
 from hdl.emit.hierarchy import check_prefix
 from hdl.emit.verilog import emit, write
-from hdl.isa import Opcode, fields_of
-from hdl.isa.error_codes import ErrorCode
+from hdl.isa import OPCODES, fields_of
 from hdl.machine import Machine
 from hdl.regs import register_map
 
@@ -25,9 +24,9 @@ TOP = "a3d_top"
 
 
 def isa_description() -> dict[str, tuple[int, list[dict[str, Any]]]]:
-    """Return every instruction's opcode and fields (name, lsb, width, doc) for headers and reference pages."""
+    """Return every instruction's opcode and fields (name, lsb, width, doc) for the C header."""
     instructions = {}
-    for opcode in Opcode:
+    for opcode in OPCODES:
         fields = []
         position = 0
         for field in fields_of(opcode):
@@ -41,11 +40,7 @@ def isa_description() -> dict[str, tuple[int, list[dict[str, Any]]]]:
 
 
 def _registers(config: MachineConfig) -> list[dict[str, Any]]:
-    entries = [register.to_dict() for register in register_map(config)]
-    for entry in entries:
-        if entry["name"] == "ERROR_CODE":
-            entry["fields"][0]["values"] = {code.name: int(code) for code in ErrorCode}
-    return entries
+    return [register.to_dict() for register in register_map(config)]
 
 
 def c_header(config: MachineConfig, prefix: str = "") -> str:

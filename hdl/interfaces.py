@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import queue_count
 from hdl.config import MachineConfig
-from hdl.isa import INSTRUCTION_BITS
+from hdl.isa import ERROR_CODE_BITS, INSTRUCTION_BITS, Opcode, field_widths
 from hdl.regs import traced_counters
 
 __all__ = [
@@ -58,11 +58,9 @@ def tail_layout(config: MachineConfig) -> data.StructLayout:
             "first": 1,
             "last": 1,
             "accumulator_addr": config.accumulator_bits,
-            "mode": 2,
+            **field_widths(Opcode.GEMM, "mode"),
             "param_addr": config.parameter_bits,
-            "shift": 6,
-            "post_mult": 16,
-            "post_shift": 6,
+            **field_widths(Opcode.GEMM, "shift", "post_mult", "post_shift"),
         }
     )
 
@@ -93,7 +91,7 @@ def fill_control_layout(config: MachineConfig) -> data.StructLayout:
             "columns": 1,
             "tiers": config.tiers,
             "tile": config.vcache_bits,
-            "word": max(1, (config.fill_words - 1).bit_length()),
+            "word": config.fill_word_bits,
         }
     )
 
@@ -114,13 +112,12 @@ def write_layout(config: MachineConfig) -> data.StructLayout:
     ``tiers``: bit 0 = the next tier up. ``parameter``: 0 = activation buffer (``addr`` is a word, ``enable`` masks
     bytes), 1 = requantisation memory (``addr`` = word x parameter_parts + part; ``enable`` is ignored).
     """
-    addr = max(config.activation_bits, config.parameter_bits + (config.parameter_parts - 1).bit_length())
     return data.StructLayout(
         {
             "valid": 1,
             "parameter": 1,
             "tiers": config.tiers,
-            "addr": addr,
+            "addr": config.write_bits,
             "enable": config.rows,
             "data": data.ArrayLayout(8, config.rows),
         }
@@ -270,4 +267,4 @@ def trace_layout(config: MachineConfig) -> data.StructLayout:
 
 def error_layout() -> data.StructLayout:
     """Return an error report: code, instruction index, memory address in bytes (0 when none)."""
-    return data.StructLayout({"valid": 1, "code": 5, "pc": PC_BITS, "address": 40})
+    return data.StructLayout({"valid": 1, "code": ERROR_CODE_BITS, "pc": PC_BITS, "address": 40})

@@ -85,7 +85,7 @@ class Machine(StructuralComponent):
         super().__init__(members)
 
     def module_key(self) -> str:
-        """Name of the Verilog module."""
+        """Name of the Verilog module, whose register block depends on the whole configuration."""
         return f"a3d_machine_{digest(self.config.digest())}"
 
     def structure(self) -> Structure:

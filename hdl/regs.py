@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal
 
+from hdl.capabilities import capabilities
 from hdl.config import MachineConfig
+from hdl.isa.error_codes import ERROR_CODE_BITS, ErrorCode
 
 __all__ = [
-    "COUNTER_BASE", "COUNTER_BITS", "EXHAUSTIVE", "GLOBAL_COUNTERS", "MAGIC", "TIER_COUNTERS", "Register",
+    "COUNTER_BASE", "COUNTER_BITS", "EXHAUSTIVE", "GLOBAL_COUNTERS", "TIER_COUNTERS", "Register",
     "RegisterField", "counter_names", "exhaustive_counters", "register_map",
     "traced_counters",
 ]  # fmt: skip
-
-MAGIC = 0x4133_444D
-"""Value of register ID: "A3DM"."""
 
 COUNTER_BASE = 0x400
 """Byte offset of the first performance counter; each takes 8 bytes (low word first)."""
@@ -29,12 +29,38 @@ Access = Literal["ro", "rw", "wo", "w1c"]
 
 @dataclass(frozen=True)
 class RegisterField:
-    """One field of a register: bits ``lsb`` to ``lsb + width - 1``."""
+    """One field of a register: bits ``lsb`` to ``lsb + width - 1``.
+
+    Attributes
+    ----------
+    name, doc : str
+        Name in the C header, and one line.
+    lsb, width : int
+        Where it is.
+    enum : type of IntEnum, optional
+        Names of the values.
+    """
 
     name: str
     lsb: int
     width: int
     doc: str
+    enum: type[IntEnum] | None = None
+
+    @property
+    def bits(self) -> slice:
+        """The field's bits, for slicing a value."""
+        return slice(self.lsb, self.lsb + self.width)
+
+    @property
+    def mask(self) -> int:
+        """The field's bits, all set."""
+        return (1 << self.width) - 1 << self.lsb
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the field as plain data for the manifest."""
+        values = {} if self.enum is None else {"values": {member.name: int(member) for member in self.enum}}
+        return {"name": self.name, "lsb": self.lsb, "width": self.width, "doc": self.doc, **values}
 
 
 @dataclass(frozen=True)
@@ -64,6 +90,19 @@ class Register:
     fields: tuple[RegisterField, ...] = ()
     value: int | None = None
 
+    @property
+    def width(self) -> int:
+        """Bits up to the last field."""
+        return max((field.lsb + field.width for field in self.fields), default=32)
+
+    def __getitem__(self, name: str) -> RegisterField:
+        """Return a field by name."""
+        return {field.name: field for field in self.fields}[name]
+
+    def mask(self, *names: str) -> int:
+        """Return the bits of some fields, all set."""
+        return sum(self[name].mask for name in names)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the register as plain data for the manifest."""
         return {
@@ -72,7 +111,7 @@ class Register:
             "access": self.access,
             "doc": self.doc,
             "value": self.value,
-            "fields": [{"name": f.name, "lsb": f.lsb, "width": f.width, "doc": f.doc} for f in self.fields],
+            "fields": [field.to_dict() for field in self.fields],
         }
 
 
@@ -172,29 +211,10 @@ def _counter_docs(config: MachineConfig) -> list[str]:
     return docs
 
 
-def _capabilities(config: MachineConfig) -> Sequence[tuple[str, int, str]]:
-    return (
-        ("ID", MAGIC, "magic number of the machine"),
-        ("CONFIG_HASH", int(config.digest()[:8], 16), "first 32 bits of the configuration's SHA-256"),
-        ("CAP_TIERS", config.tiers, "array tiers"),
-        ("CAP_ROWS", config.rows, "PE rows of a tier"),
-        ("CAP_COLUMNS", config.columns, "PE columns of a tier"),
-        ("CAP_FEED", int(config.stationary_feed == "edge"), "0 = vertical, 1 = edge feed"),
-        ("CAP_LINKS", int(config.vertical_links), "1 = vertical links present"),
-        ("CAP_VCACHE_TILES", config.vcache_tiles, "V-Cache tiles of a tier"),
-        ("CAP_ACTIVATION_WORDS", config.activation_words, "activation words of a tier"),
-        ("CAP_ACCUMULATORS", config.accumulator_depth, "accumulator rows of a tier"),
-        ("CAP_LIST", config.list_depth, "token-list entries of a tier"),
-        ("CAP_PARAMETERS", config.parameter_words, "requantisation words of a tier"),
-        ("CAP_COMBINE_ROWS", config.combine_rows, "combine-buffer rows"),
-        ("CAP_GROUP_BYTES", config.group_bytes, "bytes per beat of one channel group"),
-        ("CAP_CHANNELS", config.channels_per_group, "channels per group"),
-        ("CAP_SEMAPHORES", config.semaphores, "semaphores"),
-        ("CAP_QUEUE_DEPTH", config.queue_depth, "entries of each instruction queue"),
-        ("CAP_K_LINK", config.k_link_stages, "pipeline registers of the partial-sum link"),
-        ("CAP_ROW_FIFO", config.row_fifo_depth, "result rows in flight per tier"),
-        ("CAP_COUNTERS", len(counter_names(config)), "performance counters"),
-    )
+_VERSION_FIELDS = (
+    RegisterField("MINOR", 0, 16, "counts what was added; older software need not know"),
+    RegisterField("MAJOR", 16, 16, "counts what was changed; other software does not understand the machine"),
+)
 
 
 def _wide(name: str, offset: int, doc: str, access: Access = "rw") -> list[Register]:
@@ -206,7 +226,10 @@ def _wide(name: str, offset: int, doc: str, access: Access = "rw") -> list[Regis
 
 def register_map(config: MachineConfig) -> list[Register]:
     """Return all registers of a machine in address order."""
-    registers = [Register(n, 4 * i, "ro", d, value=v) for i, (n, v, d) in enumerate(_capabilities(config))]
+    registers = [
+        Register(each.name, 4 * number, "ro", each.doc, _VERSION_FIELDS if each.name == "VERSION" else (), each.value)
+        for number, each in enumerate(capabilities(config, len(counter_names(config))))
+    ]
     registers += [
         Register(
             "CONTROL", 0x100, "wo", "commands",
@@ -230,7 +253,7 @@ def register_map(config: MachineConfig) -> list[Register]:
         Register("IRQ_PENDING", 0x10C, "w1c", "pending interrupts, write 1 to clear",
                  (RegisterField("DONE", 0, 1, "END reached"), RegisterField("ERROR", 1, 1, "stopped by an error"))),
         Register("ERROR_CODE", 0x110, "ro", "error code of the last stop, 0 = none",
-                 (RegisterField("CODE", 0, 5, "see ErrorCode"),)),
+                 (RegisterField("CODE", 0, ERROR_CODE_BITS, "why the machine stopped", ErrorCode),)),
         Register("ERROR_PC", 0x114, "ro", "index of the failing instruction in its stream"),
         *_wide("ERROR_ADDRESS", 0x118, "failing memory address in bytes", "ro"),
         *_wide("STREAM_BASE", 0x120, "byte address of the stream in group 0"),

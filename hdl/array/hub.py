@@ -26,7 +26,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.array.fill_slice import column_run, column_words
 from hdl.array.row import row_wave_layout
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import dispatch_layout, fill_control_layout, tail_layout, write_layout
 
 __all__ = ["Hub"]
@@ -138,14 +138,15 @@ class Hub(wiring.Component):
             members |= {"edge_load": Out(1), "edge_below": Out(1), "edge_tile": Out(config.vcache_bits)}
         super().__init__(members)
 
+    PARAMETERS = parameters(
+        "accumulator_depth activation_words columns group_bytes parameter_words result_lanes rows "
+        "stationary_feed tiers vcache_tiles vertical_links"
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
-        """Name of the Verilog module: a digest of all that determines its ports."""
-        c = self.config
-        sizes = (
-            c.tiers, c.rows, c.columns, c.stationary_feed, c.vertical_links, c.vcache_tiles, c.activation_words,
-            c.accumulator_depth, c.parameter_words, c.result_lanes, c.fill_words,
-        )  # fmt: skip
-        return f"hub_{digest(sizes)}"
+        """Name of the Verilog module."""
+        return parameter_key("hub", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the registers and decoders."""

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.array.tier import Tier
 from hdl.config import MachineConfig
 from hdl.drain.drain import Drain
-from hdl.emit.hierarchy import digest, mark_used
+from hdl.emit.hierarchy import parameter_key
 from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import dispatch_layout, fill_control_layout, result_layout, write_layout
 
@@ -71,11 +71,12 @@ class Stack(StructuralComponent):
             }
         )
 
+    PARAMETERS = Tier.PARAMETERS
+    """What the module depends on."""
+
     def module_key(self) -> str:
-        """Name of the Verilog module: that of its tiers."""
-        tier = Tier(self.config)
-        mark_used(tier)
-        return f"stack_{digest(tier.module_key())}"
+        """Name of the Verilog module."""
+        return parameter_key("stack", self.config, self.PARAMETERS)
 
     def structure(self) -> Structure:
         """Describe the stack: a chain of tiers."""

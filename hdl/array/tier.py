@@ -23,7 +23,7 @@ from hdl.array.links import PartialSumLink, ResultHop
 from hdl.array.row import Row
 from hdl.config import MachineConfig
 from hdl.drain.drain import Drain
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import bond_signature, tail_layout
 
@@ -54,14 +54,12 @@ class Tier(StructuralComponent):
         bond = bond_signature(config)
         super().__init__({"below": In(bond), "above": Out(bond)})
 
+    PARAMETERS = parameters("accumulator_depth k_link_stages parameter_words", Hub.PARAMETERS)
+    """What the module depends on."""
+
     def module_key(self) -> str:
-        """Name of the Verilog module: a digest of all that matters to the array."""
-        c = self.config
-        sizes = (
-            c.tiers, c.rows, c.columns, c.stationary_feed, c.vertical_links, c.k_link_stages, c.vcache_tiles,
-            c.activation_words, c.accumulator_depth, c.parameter_words, c.result_lanes, c.fill_words,
-        )  # fmt: skip
-        return f"tier_{digest(sizes)}"
+        """Name of the Verilog module."""
+        return parameter_key("tier", self.config, self.PARAMETERS)
 
     def structure(self) -> Structure:
         """Describe the tier."""

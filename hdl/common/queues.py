@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The instruction queues, one a unit: the tiers' from number 0, then those of the other units."""
+"""Numbers of the instruction queues in the RTL: their places in :func:`hdl.isa.queue_names`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from typing import Any
 from amaranth.hdl import Cat, Value
 
 from hdl.config import MachineConfig
+from hdl.isa import STORE_QUEUE, VECTOR_QUEUE, load_queue_name, queue_names
 
 __all__ = ["gang_queues", "load_queue", "queue_count", "store_queue", "vector_queue"]
-
-LOAD_ENGINES = 2
 
 
 def load_queue(config: MachineConfig, group: int) -> int:
     """Return the number of the queue of one channel group's load engine."""
-    return config.tiers + group
+    return queue_names(config).index(load_queue_name(group))
 
 
 def store_queue(config: MachineConfig) -> int:
     """Return the number of the store unit's queue."""
-    return config.tiers + LOAD_ENGINES
+    return queue_names(config).index(STORE_QUEUE)
 
 
 def vector_queue(config: MachineConfig) -> int:
-    """Return the number of the vector unit's queue, the last one."""
-    return config.tiers + LOAD_ENGINES + 1
+    """Return the number of the vector unit's queue."""
+    return queue_names(config).index(VECTOR_QUEUE)
 
 
 def queue_count(config: MachineConfig) -> int:
     """Return how many instruction queues there are."""
-    return vector_queue(config) + 1
+    return len(queue_names(config))
 
 
 def gang_queues(config: MachineConfig, gemm: Any) -> Value:

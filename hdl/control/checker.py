@@ -8,7 +8,7 @@ check.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
@@ -17,9 +17,17 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import gang_queues, load_queue, queue_count, store_queue, vector_queue
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import digest, instantiate, parameter_key, parameters
 from hdl.isa import (
+    INDEX_LIMIT,
     INSTRUCTION_BITS,
+    LOAD_TARGETS,
+    MAX_CHOICES,
+    MAX_ROW_SHIFT,
+    MEMORIES,
+    REDUCTIONS,
+    SLOT_DESTS,
+    TWO_OPERANDS,
     Dest,
     Format,
     LoadDest,
@@ -35,11 +43,7 @@ from hdl.isa import (
     header_layout,
     instruction_layout,
 )
-from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import MAX_ROW_SHIFT
-from hdl.isa.slots import MAX_CHOICES
-from hdl.isa.vector_access import REDUCTIONS, TWO_OPERANDS
-from hdl.isa.vector_legality import INDEX_LIMIT
+from hdl.isa.error_codes import ERROR_CODE_BITS, ErrorCode
 from hdl.numerics import MAX_SHIFT
 
 __all__ = ["InstructionChecker", "InstructionScan", "InstructionVerdict", "findings_layout"]
@@ -85,9 +89,15 @@ class InstructionScan(wiring.Component):
         self.config = config
         super().__init__({"word": In(INSTRUCTION_BITS), "findings": Out(findings_layout(config))})
 
+    PARAMETERS = parameters(
+        "activation_words columns combine_rows expert_slots list_depth parameter_words semaphores "
+        "stationary_feed tiers vcache_tiles vertical_links"
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"instruction_scan_{digest(self.config.digest())}"
+        return parameter_key("instruction_scan", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the checks of the header and of each opcode."""
@@ -95,19 +105,9 @@ class InstructionScan(wiring.Component):
         header = data.View(header_layout(), self.word[: header_layout().size])
         header_bad = Signal()
         m.d.comb += header_bad.eq(self._header_bad(header))
-        has_semaphores = (header.wait0_count | header.wait1_count).any() | header.post0_en | header.post1_en
-        checks: dict[Opcode, Callable[[Any], tuple[Any, Any]]] = {
-            Opcode.NOP: lambda _: (has_semaphores, 0),
-            Opcode.END: lambda _: (has_semaphores, 0),
-            Opcode.LOAD: lambda body: self._load(m, body),
-            Opcode.STORE: self._store,
-            Opcode.GEMM: lambda body: (self._gemm(body), 0),
-            Opcode.VECTOR: lambda body: (self._vector(body), 0),
-            Opcode.ROUTE: lambda body: (self._route(body), 0),
-        }
-        for opcode, check in checks.items():
+        for opcode, check in SCANS.items():
             body = data.View(instruction_layout(opcode), self.word)
-            field, reach = check(body)
+            field, reach = check(self, m, body)
             m.d.comb += [
                 self.findings.field[opcode.name].eq(header_bad | body["_pad"].any() | field),
                 self.findings.reach[opcode.name].eq(reach),
@@ -144,6 +144,10 @@ class InstructionScan(wiring.Component):
             | (header.post1_en & (header.post1_sem >= number))
         )
 
+    def _immediate(self, m: Module, body: Any) -> tuple[Value, Value]:
+        """Check NOP or END, which enter no queue: nothing could wait or post."""
+        return (body.wait0_count | body.wait1_count).any() | body.post0_en | body.post1_en, Const(0)
+
     def _load(self, m: Module, load: Any) -> tuple[Value, Value]:
         config = self.config
         end = Signal(17, name="load_end")
@@ -151,17 +155,10 @@ class InstructionScan(wiring.Component):
         known = Signal(name="load_known")
         rows = load.dest_kind == LoadDest.ROWS
         m.d.comb += end.eq(load.dest_base + load.count)
-        sizes = {
-            LoadDest.VCACHE: config.vcache_tiles,
-            LoadDest.ACTIVATION: config.activation_words,
-            LoadDest.LIST: config.list_depth,
-            LoadDest.PARAMETER: config.parameter_words,
-            LoadDest.ROWS: config.combine_rows,
-        }
         with m.Switch(load.dest_kind):
-            for kind, words in sizes.items():
+            for kind, target in LOAD_TARGETS.items():
                 with m.Case(kind):
-                    m.d.comb += [size.eq(words), known.eq(1)]
+                    m.d.comb += [size.eq(MEMORIES[target.memory].depth(config)), known.eq(1)]
         # The edge feed's banks take whole rows only.
         transposed = (load.format == Format.COLUMNS) if config.stationary_feed == "edge" else 0
         field = (
@@ -172,7 +169,7 @@ class InstructionScan(wiring.Component):
             | (load.dest_tiers >> config.tiers).any()
             | ((load.format != Format.BYTES) & (load.dest_kind != LoadDest.VCACHE))
             | (load.shift > Mux(rows, MAX_ROW_SHIFT, 0))
-            | (load.slot_en & (load.dest_kind != LoadDest.VCACHE) & (load.dest_kind != LoadDest.PARAMETER))
+            | (load.slot_en & ~Cat(load.dest_kind == kind for kind in SLOT_DESTS).any())
             | self._slot_bad(load)
         )
         return field, end > size
@@ -180,15 +177,15 @@ class InstructionScan(wiring.Component):
     def _slot_bad(self, body: Any) -> Value:
         return body.slot_en & (body.slot >> self.config.slot_bits).any()
 
-    def _store(self, store: Any) -> tuple[Value, Value]:
+    def _store(self, m: Module, store: Any) -> tuple[Value, Value]:
         # The rows as if there were no gaps; where the last one lies with them takes a product.
         end = store.row_base + store.rows
         return store.rows == 0, end > self.config.combine_rows
 
-    def _gemm(self, gemm: Any) -> Value:
+    def _gemm(self, m: Module, gemm: Any) -> tuple[Value, Value]:
         config = self.config
         activation = gemm.dest_kind == Dest.ACTIVATION
-        return (
+        field = (
             (gemm.tier_count == 0)
             | (gemm.tier_base + gemm.tier_count > config.tiers)
             | ((gemm.tier_count > 1) & ((gemm.mapping == Mapping3D.ALONE) | (not config.vertical_links)))
@@ -204,18 +201,20 @@ class InstructionScan(wiring.Component):
             | (gemm.slot_en & ((gemm.tier_count != 1) | ~(gemm.act_list | gemm.dest_list)))
             | self._slot_bad(gemm)
         )
+        return field, Const(0)
 
-    def _route(self, route: Any) -> Value:
+    def _route(self, m: Module, route: Any) -> tuple[Value, Value]:
         config = self.config
-        return (
+        field = (
             (route.tokens == 0)
             | (route.choices == 0)
             | _above(route.choices, min(MAX_CHOICES, config.columns))
             | (route.experts == 0)
             | _above(route.experts, config.expert_slots)
         )
+        return field, Const(0)
 
-    def _vector(self, vector: Any) -> Value:
+    def _vector(self, m: Module, vector: Any) -> tuple[Value, Value]:
         config = self.config
 
         def is_one_of(ops: frozenset[VectorOp]) -> Value:
@@ -248,7 +247,19 @@ class InstructionScan(wiring.Component):
         longest = INDEX_LIMIT // config.columns
         if longest < 1 << len(vector.rows):
             bad |= (gather | (vector.op == VectorOp.ARGMAX)) & (vector.rows > longest)
-        return bad
+        return bad, Const(0)
+
+
+SCANS: Mapping[Opcode, Callable[[InstructionScan, Module, Any], tuple[Value, Value]]] = {
+    Opcode.NOP: InstructionScan._immediate,
+    Opcode.END: InstructionScan._immediate,
+    Opcode.LOAD: InstructionScan._load,
+    Opcode.STORE: InstructionScan._store,
+    Opcode.GEMM: InstructionScan._gemm,
+    Opcode.VECTOR: InstructionScan._vector,
+    Opcode.ROUTE: InstructionScan._route,
+}
+"""What looks at the fields of each opcode: returns whether a field is not legal, and whether an address is."""
 
 
 class InstructionVerdict(wiring.Component):
@@ -259,7 +270,7 @@ class InstructionVerdict(wiring.Component):
     word : In(256)
     findings : In(findings_layout(config))
         What the scan found in the same word.
-    code : Out(5)
+    code : Out(ERROR_CODE_BITS)
         0 when legal, else the `ErrorCode`.
     targets : Out(queue_count)
         Queues, see ``hdl/common/queues.py``. Zero for NOP and END.
@@ -273,7 +284,7 @@ class InstructionVerdict(wiring.Component):
             {
                 "word": In(INSTRUCTION_BITS),
                 "findings": In(findings_layout(config)),
-                "code": Out(5),
+                "code": Out(ERROR_CODE_BITS),
                 "targets": Out(queue_count(config)),
                 "is_end": Out(1),
                 "is_gemm": Out(1),
@@ -281,26 +292,24 @@ class InstructionVerdict(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("accumulator_depth combine_rows tiers")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"instruction_verdict_{digest(self.config.digest())}"
+        return parameter_key("instruction_verdict", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Select by opcode."""
         m = Module()
         config = self.config
         found = self.findings
-        load = data.View(instruction_layout(Opcode.LOAD), self.word)
-        gemm = data.View(instruction_layout(Opcode.GEMM), self.word)
         end = Signal(signed(_rows_bits(config) + FACTOR_BITS + 3))
-        gang = Signal(config.tiers)
-        m.d.comb += [
-            end.eq(found.base + found.low + (found.high << HALF_BITS)),
-            gang.eq(gang_queues(config, gemm)),
-        ]
+        m.d.comb += end.eq(found.base + found.low + (found.high << HALF_BITS))
         depths = {Opcode.GEMM: config.accumulator_depth, Opcode.STORE: config.combine_rows}
-        with m.Switch(load.opcode):
-            for opcode in Opcode:
+        with m.Switch(data.View(header_layout(), self.word[: header_layout().size]).opcode):
+            for opcode, target in TARGETS.items():
+                body = data.View(instruction_layout(opcode), self.word)
                 with m.Case(opcode):
                     reach = found.reach[opcode.name]
                     if opcode in depths:
@@ -309,28 +318,46 @@ class InstructionVerdict(wiring.Component):
                         m.d.comb += self.code.eq(ErrorCode.ILLEGAL_FIELD)
                     with m.Elif(reach):
                         m.d.comb += self.code.eq(ErrorCode.RANGE)
-                    self._target(m, opcode, load, gemm, gang)
+                    target(self, m, body)
             with m.Default():
                 m.d.comb += self.code.eq(ErrorCode.ILLEGAL_OPCODE)
         return m
 
-    def _target(self, m: Module, opcode: Opcode, load: Any, gemm: Any, gang: Signal) -> None:
-        config, targets = self.config, self.targets
-        if opcode == Opcode.LOAD:
-            pair = load.format == Format.PAIR
-            m.d.comb += [
-                targets[load_queue(config, 0)].eq(pair | ~load.group),
-                targets[load_queue(config, 1)].eq(pair | load.group),
-            ]
-        elif opcode == Opcode.STORE:
-            m.d.comb += targets[store_queue(config)].eq(1)
-        elif opcode == Opcode.GEMM:
-            m.d.comb += targets[: config.tiers].eq(gang)
-            m.d.comb += [self.is_gemm.eq(1), self.is_k.eq(gemm.mapping == Mapping3D.K)]
-        elif opcode in (Opcode.VECTOR, Opcode.ROUTE):
-            m.d.comb += targets[vector_queue(config)].eq(1)
-        elif opcode == Opcode.END:
-            m.d.comb += self.is_end.eq(1)
+    def _nop(self, m: Module, body: Any) -> None:
+        """Send it nowhere."""
+
+    def _end(self, m: Module, body: Any) -> None:
+        m.d.comb += self.is_end.eq(1)
+
+    def _load(self, m: Module, load: Any) -> None:
+        pair = load.format == Format.PAIR
+        for group, mine in enumerate((~load.group, load.group)):
+            m.d.comb += self.targets[load_queue(self.config, group)].eq(pair | mine)
+
+    def _store(self, m: Module, store: Any) -> None:
+        m.d.comb += self.targets[store_queue(self.config)].eq(1)
+
+    def _gemm(self, m: Module, gemm: Any) -> None:
+        m.d.comb += [
+            self.targets[: self.config.tiers].eq(gang_queues(self.config, gemm)),
+            self.is_gemm.eq(1),
+            self.is_k.eq(gemm.mapping == Mapping3D.K),
+        ]
+
+    def _vector(self, m: Module, body: Any) -> None:
+        m.d.comb += self.targets[vector_queue(self.config)].eq(1)
+
+
+TARGETS: Mapping[Opcode, Callable[[InstructionVerdict, Module, Any], None]] = {
+    Opcode.NOP: InstructionVerdict._nop,
+    Opcode.END: InstructionVerdict._end,
+    Opcode.LOAD: InstructionVerdict._load,
+    Opcode.STORE: InstructionVerdict._store,
+    Opcode.GEMM: InstructionVerdict._gemm,
+    Opcode.VECTOR: InstructionVerdict._vector,
+    Opcode.ROUTE: InstructionVerdict._vector,
+}
+"""What sends the instructions of each opcode to their queues."""
 
 
 class InstructionChecker(wiring.Component):
@@ -348,7 +375,7 @@ class InstructionChecker(wiring.Component):
         super().__init__(
             {
                 "word": In(INSTRUCTION_BITS),
-                "code": Out(5),
+                "code": Out(ERROR_CODE_BITS),
                 "targets": Out(queue_count(config)),
                 "is_end": Out(1),
                 "is_gemm": Out(1),

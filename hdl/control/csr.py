@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.interfaces import error_layout
-from hdl.regs import COUNTER_BASE, COUNTER_BITS, counter_names, register_map
+from hdl.regs import COUNTER_BASE, COUNTER_BITS, Register, counter_names, register_map
 
 __all__ = ["AXIL_ADDRESS_BITS", "CsrBlock", "axil_signature"]
 
@@ -47,6 +48,17 @@ def axil_signature() -> wiring.Signature:
             "rready": Out(1),
         }
     )
+
+
+def _packed(register: Register, values: Mapping[str, Value]) -> Value:
+    """Return a register's value, given those of all its fields."""
+    parts: list[Value] = []
+    for field in register.fields:
+        value = values[field.name]
+        if len(value) != field.width:
+            raise ValueError(f"{register.name}.{field.name} has {field.width} bits, its value has {len(value)}")
+        parts += [Const(0, field.lsb - sum(map(len, parts))), value]
+    return Cat(*parts)
 
 
 class CsrBlock(wiring.Component):
@@ -104,7 +116,7 @@ class CsrBlock(wiring.Component):
         )
 
     def module_key(self) -> str:
-        """Name of the Verilog module; depends on the whole configuration (capabilities)."""
+        """Name of the Verilog module, which has the whole configuration in its registers."""
         return f"csr_{digest(self.config.digest())}"
 
     def elaborate(self, platform: object) -> Module:
@@ -145,8 +157,8 @@ class CsrBlock(wiring.Component):
         done = Signal()
         failed = Signal()
         semaphores = Signal()
-        pending = Signal(2)
-        m.d.comb += self.irq.eq((pending & stored["IRQ_ENABLE"][:2]).any())
+        pending = Signal(registers["IRQ_PENDING"].width)
+        m.d.comb += self.irq.eq((pending & stored["IRQ_ENABLE"]).any())
         with m.If(self.start):
             m.d.sync += [done.eq(0), failed.eq(0), semaphores.eq(0), error.eq(0)]
         with m.If(self.done):
@@ -158,7 +170,7 @@ class CsrBlock(wiring.Component):
         write = Signal()
         write_ok = Signal()
         word = Signal(AXIL_ADDRESS_BITS - 2)
-        clear_pending = Signal(2)
+        clear_pending = Signal.like(pending)
         # A register, so that no path leads from the bus into the machine (which also keeps simulators fast).
         m.d.sync += self.start.eq(0)
         m.d.comb += [
@@ -177,12 +189,13 @@ class CsrBlock(wiring.Component):
                         m.d.sync += stored[register.name].eq(self.axil.wdata)
                     elif register.name == "CONTROL":
                         m.d.sync += [
-                            self.start.eq(self.axil.wdata[0] & self.ready),
-                            self.invalidate.eq(self.axil.wdata[1]),
+                            self.start.eq(self.axil.wdata[register["START"].bits] & self.ready),
+                            self.invalidate.eq(self.axil.wdata[register["INVALIDATE"].bits]),
                         ]
                     elif register.name == "IRQ_PENDING":
-                        m.d.comb += clear_pending.eq(self.axil.wdata[:2])
-        m.d.sync += pending.eq((pending & ~clear_pending) | Cat(self.done, self.failed))
+                        m.d.comb += clear_pending.eq(self.axil.wdata)
+        happened = _packed(registers["IRQ_PENDING"], {"DONE": self.done, "ERROR": self.failed})
+        m.d.sync += pending.eq((pending & ~clear_pending) | happened)
         bresp = Signal(2)
         with m.If(write):
             m.d.sync += [self.axil.bvalid.eq(1), bresp.eq(OKAY)]
@@ -200,9 +213,12 @@ class CsrBlock(wiring.Component):
             self.counter_index.eq(counter_offset[3:11]),
         ]
         values: dict[str, object] = {
-            "STATUS": Cat(self.ready, self.busy, done, failed, semaphores),
+            "STATUS": _packed(
+                registers["STATUS"],
+                {"READY": self.ready, "BUSY": self.busy, "DONE": done, "ERROR": failed, "SEMAPHORES": semaphores},
+            ),
             "IRQ_PENDING": pending,
-            "ERROR_CODE": error.code,
+            "ERROR_CODE": _packed(registers["ERROR_CODE"], {"CODE": error.code}),
             "ERROR_PC": error.pc,
             "ERROR_ADDRESS_LO": error.address[:32],
             "ERROR_ADDRESS_HI": error.address[32:],

@@ -14,7 +14,7 @@ from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.control.checker import InstructionChecker, InstructionScan, InstructionVerdict, findings_layout
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout
 
 __all__ = ["TIMING", "Dispatcher", "DispatcherTiming", "InstructionChecker"]
@@ -93,9 +93,12 @@ class Dispatcher(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("queue_depth", InstructionScan.PARAMETERS, InstructionVerdict.PARAMETERS)
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"dispatcher_{digest(self.config.digest())}"
+        return parameter_key("dispatcher", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the stages of the checks and the queues."""

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import MachineConfig
 from hdl.control.gangs import pending_layout
 from hdl.control.operation import start_layout
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 
 __all__ = ["EdgeRequester", "StartFork"]
 
@@ -65,9 +65,12 @@ class EdgeRequester(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("list_depth parameter_words rows semaphores tiers vcache_tiles")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"edge_requester_{digest(self.config.digest())}"
+        return parameter_key("edge_requester", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the tile counter and the state of the shift front."""
@@ -147,9 +150,12 @@ class StartFork(wiring.Component):
         signature = stream.Signature(start_layout(config))
         super().__init__({"start": In(signature), "waves": Out(signature), "requests": Out(signature), "held": Out(1)})
 
+    PARAMETERS = parameters("list_depth parameter_words semaphores tiers vcache_tiles")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"start_fork_{digest(self.config.digest())}"
+        return parameter_key("start_fork", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the register and the two flags."""

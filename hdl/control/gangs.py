@@ -18,6 +18,7 @@ from amaranth.lib import data
 from hdl.config import MachineConfig
 from hdl.control.operation import OperationSetup
 from hdl.interfaces import PC_BITS
+from hdl.isa import Opcode, field_widths
 
 __all__ = ["Lane", "connect_gangs", "pending_layout"]
 
@@ -40,7 +41,7 @@ def pending_layout(config: MachineConfig) -> data.StructLayout:
             "above": 1,
             "above_k": 1,
             "gang": config.tiers,
-            "tag": 6,
+            **field_widths(Opcode.GEMM, "tag"),
             "op_first": 1,
             "reads_tile": 1,
             "hold": 1,

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.control.operation import TOKEN_BITS, loop_layout, operation_layout, row_offset, start_layout
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.isa import Mode
 
 __all__ = ["LoopNest", "loop_wave_layout"]
@@ -68,9 +68,12 @@ class LoopNest(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("accumulator_depth columns list_depth parameter_words rows semaphores tiers vcache_tiles")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"loop_nest_{digest(self.config.digest())}"
+        return parameter_key("loop_nest", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the counters."""

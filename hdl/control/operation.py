@@ -17,9 +17,9 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.queues import gang_queues
 from hdl.common.slot_table import SlotTable
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout, slot_write_layout, wait_layout
-from hdl.isa import Dest, Mapping3D, Mode, Opcode, Order, instruction_layout
+from hdl.isa import Dest, Mapping3D, Mode, Opcode, Order, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
 
 __all__ = [
@@ -81,13 +81,7 @@ def operation_layout(config: MachineConfig) -> data.StructLayout:
             "makes_rows": 1,
             "stationary_below": 1,
             "activation_below": 1,
-            "tag": 6,
-            "act_list": 1,
-            "dest_list": 1,
-            "mode": 2,
-            "shift": 6,
-            "post_mult": 16,
-            "post_shift": 6,
+            **field_widths(Opcode.GEMM, "tag", "act_list", "dest_list", "mode", "shift", "post_mult", "post_shift"),
             "combine": 1,
             "accumulate": 1,
             "tiers": config.tiers,
@@ -114,13 +108,13 @@ def loop_layout(config: MachineConfig) -> data.StructLayout:
             "n_inner": 1,
             "tile": config.vcache_bits,
             "act": 16,
-            "act_stride": 10,
+            **field_widths(Opcode.GEMM, "act_stride"),
             "list": config.list_bits,
             "param": config.parameter_bits,
             "param_hold": 1,
             "n_global": TOKEN_BITS,
             "dest": 16,
-            "dest_stride": 10,
+            **field_widths(Opcode.GEMM, "dest_stride"),
         }
     )
 
@@ -182,9 +176,15 @@ class OperationSetup(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters(
+        "accumulator_depth activation_words columns combine_rows expert_slots list_depth parameter_words rows "
+        "semaphores tiers vcache_tiles"
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"operation_setup_{digest(self.config.digest())}"
+        return parameter_key("operation_setup", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the holding register, the semaphore request and the address arithmetic."""

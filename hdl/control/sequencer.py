@@ -19,7 +19,7 @@ from hdl.control.edge import EdgeRequester, StartFork
 from hdl.control.gangs import pending_layout
 from hdl.control.loop_nest import LoopNest, loop_wave_layout
 from hdl.control.operation import TIER_INDEX_BITS, OperationSetup, operation_layout, row_lane
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import (
     PC_BITS,
     dispatch_layout,
@@ -147,9 +147,18 @@ class TierSequencer(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters(
+        "activation_words combine_rows stationary_feed",
+        EdgeRequester.PARAMETERS,
+        LoopNest.PARAMETERS,
+        OperationSetup.PARAMETERS,
+        StartFork.PARAMETERS,
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"tier_sequencer_{digest(self.config.digest())}"
+        return parameter_key("tier_sequencer", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the pipeline."""

@@ -18,7 +18,7 @@ from hdl.control.gang_history import GangHistory
 from hdl.control.gangs import Lane, connect_gangs
 from hdl.control.sequencer import TierSequencer
 from hdl.control.tags import TAG_BITS, TierTags
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import (
     dispatch_layout,
     error_layout,
@@ -139,9 +139,12 @@ class SequencerBlock(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("group_bytes k_link_stages queue_depth row_fifo_depth", TierSequencer.PARAMETERS)
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"sequencer_block_{digest(self.config.digest())}"
+        return parameter_key("sequencer_block", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Place the tiers and connect them."""

@@ -13,7 +13,7 @@ from hdl.config import MachineConfig
 from hdl.drain.swiglu import SwigluPair
 from hdl.emit.hierarchy import instantiate
 from hdl.interfaces import result_layout
-from hdl.isa import Mode
+from hdl.isa import Mode, swiglu_channels
 
 __all__ = ["Drain"]
 
@@ -122,18 +122,19 @@ class Drain(wiring.Component):
                 lane.narrow.eq(narrow[3]),
             ]
 
-        half = config.columns // 2
-        for column in range(half):
+        gates, ups = swiglu_channels(config.columns)
+        results = list(self.result.data)
+        for column, (gate, up) in enumerate(zip(lanes[gates], lanes[ups], strict=True)):
             pair = instantiate(m, platform, f"swiglu{column}", SwigluPair())
             m.d.comb += [
                 pair.enable.eq(Cat(valid[4:11])),
                 pair.swiglu.eq(Cat(swiglu[4:11])),
-                pair.gate.eq(lanes[column].result),
-                pair.up.eq(lanes[column + half].result),
+                pair.gate.eq(gate.result),
+                pair.up.eq(up.result),
                 pair.post_mult.eq(post_mult[8]),
                 pair.post_shift.eq(post_shift[9]),
-                self.result.data[column].eq(pair.low),
-                self.result.data[column + half].eq(pair.high),
+                results[gates][column].eq(pair.low),
+                results[ups][column].eq(pair.high),
             ]
         m.d.comb += self.result.valid.eq(valid[self.LATENCY])
         return m

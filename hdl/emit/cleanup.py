@@ -19,6 +19,8 @@ _WORD = re.compile(r"(?<![\\\w$])[A-Za-z_][\w$]*")
 _ATTRIBUTE = re.compile(r"^ *\(\* (?:init|enum_\w+|src|full_case|hdlname|generator) = .* \*\)\n", re.MULTILINE)
 _DECLARATION = re.compile(r"  (input|output|wire|reg) ((?:\[\d+:0\] )?)(\w+)( = [^;]+)?;$")
 _ALIAS_LINE = re.compile(r"  (?:wire (?:\[\d+:0\] )?(\w+);|assign (\w+) = )")
+_ASSIGNS = re.compile(r"(?:^  assign .*;\n){2,}", re.MULTILINE)
+_DIGITS = re.compile(r"(\d+)")
 _TRIGGER = re.compile(r"\$auto\$verilog_backend\.cc:\d+:dump_module\$\d+")
 
 
@@ -44,13 +46,23 @@ def clean(text: str, ports: Sequence[str], memories: Iterable[Memory]) -> str:
     memories : iterable of Memory
         Memories of the module; those that start at zero get a loop that says so.
     """
-    text = _trigger_all(_unescape(_ATTRIBUTE.sub("", text)))
+    text = _trigger_all(_unescape(_sort_assigns(_ATTRIBUTE.sub("", text))))
     text = _ansi_header(text, ports)
     text = _drop_aliases(text)
     for memory in memories:
         if memory.zero:
             text = _initialise(text, memory)
     return text
+
+
+def _sort_assigns(text: str) -> str:
+    """Sort neighbouring assignments, whose order in the text of Yosys depends on the modules that it read before."""
+
+    def in_order(run: re.Match[str]) -> str:
+        lines = run[0].splitlines(keepends=True)
+        return "".join(sorted(lines, key=lambda line: [int(p) if p.isdigit() else p for p in _DIGITS.split(line)]))
+
+    return _ASSIGNS.sub(in_order, text)
 
 
 def _trigger_all(text: str) -> str:

@@ -12,7 +12,8 @@ Rules for components that want to be emitted once
 -------------------------------------------------
 - ``module_key()`` is a pure function of the class and its parameters, and a legal Verilog identifier:
   ``"row_c16_d1024"``.  Everything that changes the hardware must be in it (:func:`digest` shortens long parameter
-  lists); ``emit(..., verify_keys=True)`` finds out what is missing.
+  lists, :func:`parameter_key` is for those that depend on a configuration); ``emit(..., verify_keys=True)`` finds out
+  what is missing.
 - Build children in ``elaborate`` (or ``structure``), never in ``__init__``.  A parent of 128 rows constructs 128 row
   objects but elaborates only one of them; children built in ``__init__`` would be built 128 times for nothing.
 - Only the ``sync`` domain crosses the boundary.  Every emitted module has the ports ``clk`` and ``rst``, used or not.
@@ -26,9 +27,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from amaranth.hdl import (
     ClockSignal,
@@ -45,6 +46,7 @@ from amaranth.hdl import (
 )
 from amaranth.lib import wiring
 
+from hdl.emit.amaranth_internals import mark_used
 from hdl.errors import A3dError
 
 __all__ = [
@@ -62,7 +64,8 @@ __all__ = [
     "instantiate",
     "is_hierarchical",
     "is_identifier",
-    "mark_used",
+    "parameter_key",
+    "parameters",
     "ports_of",
     "signature_of_ports",
 ]
@@ -145,7 +148,7 @@ class Port:
     """
 
     name: str
-    direction: str
+    direction: Literal["input", "output"]
     width: int
     signed: bool
     init: int
@@ -202,6 +205,20 @@ def digest(*parameters: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def parameters(names: str, *children: frozenset[str]) -> frozenset[str]:
+    """Return names of attributes of a configuration, separated by blanks, together with those of children."""
+    return frozenset(names.split()).union(*children)
+
+
+def parameter_key(name: str, config: object, names: Iterable[str]) -> str:
+    """Return the module key of a component that depends on some attributes of a configuration.
+
+    Configurations that agree in these share the module; everything that the component reads of a configuration while
+    it is constructed and elaborated must be among them (``tests/hdl/emit/test_module_names.py`` watches the reads).
+    """
+    return f"{name}_{digest(*((each, getattr(config, each)) for each in sorted(names)))}"
+
+
 def is_hierarchical(component: object) -> bool:
     """Whether `component` offers ``module_key``."""
     return callable(getattr(component, "module_key", None))
@@ -250,15 +267,6 @@ def ports_of(component: wiring.Component) -> tuple[Port, ...]:
 def signature_of_ports(ports: tuple[Port, ...]) -> tuple[tuple[str, str, int, bool, int], ...]:
     """Return the part of `ports` that two components of the same key must share."""
     return tuple((port.name, port.direction, port.width, port.signed, port.init) for port in ports)
-
-
-def mark_used(component: wiring.Component) -> None:
-    """Tell Amaranth that `component` serves a purpose although it is never elaborated.
-
-    Amaranth warns (``UnusedElaboratable``) about components that nobody turned into a submodule.  All but one of the
-    components that share a key are only a bundle of wires in their parent, which is exactly that.
-    """
-    component._MustUse__used = True
 
 
 @dataclass

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from hdl.config import PRESETS, MachineConfig
-from hdl.isa import BODIES, HEADER, Field, Opcode
-from hdl.isa.error_codes import ErrorCode
-from hdl.regs import COUNTER_BASE, GLOBAL_COUNTERS, TIER_COUNTERS, register_map
+from hdl.config import PRESETS, MachineConfig, field_words
+from hdl.isa import HEADER, MEMORIES, OPCODES, Access, Field, Opcode
+from hdl.isa.error_codes import ERROR_MEANINGS
+from hdl.regs import COUNTER_BASE, GLOBAL_COUNTERS, TIER_COUNTERS, RegisterField, register_map
 
 __all__ = ["render_reference"]
 
@@ -24,12 +24,20 @@ def _fields(fields: tuple[Field, ...], position: int) -> list[str]:
     return lines
 
 
+def _bits(field: RegisterField) -> str:
+    return f"bit {field.lsb}" if field.width == 1 else f"bits {field.lsb + field.width - 1}..{field.lsb}"
+
+
+def _memory(access: Access) -> str:
+    return f"the {MEMORIES[access.memory].name}" if access.memory in MEMORIES else "external memory"
+
+
 def _presets() -> list[str]:
     names = list(PRESETS)
-    lines = ["| field | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
-    for key in PRESETS["small"].to_dict():
+    lines = ["| field | meaning | " + " | ".join(names) + " |", "| --- | --- |" + " --- |" * len(names)]
+    for key, words in field_words().items():
         if key != "name":
-            lines.append(f"| `{key}` | " + " | ".join(str(PRESETS[n].to_dict()[key]) for n in names) + " |")
+            lines.append(f"| `{key}` | {words} | " + " | ".join(str(PRESETS[n].to_dict()[key]) for n in names) + " |")
     presets = [PRESETS[n] for n in names]
     derived: list[tuple[str, list[float]]] = [
         ("PEs", [c.pes for c in presets]),
@@ -37,7 +45,7 @@ def _presets() -> list[str]:
         ("MACs per byte of bandwidth", [c.pes / c.peak_bytes for c in presets]),
         ("V-Cache bytes a tier", [c.vcache_tiles * c.tile_bytes for c in presets]),
     ]
-    lines += [f"| {title} | " + " | ".join(f"{v:,}" for v in values) + " |" for title, values in derived]
+    lines += [f"| {title} | | " + " | ".join(f"{v:,}" for v in values) + " |" for title, values in derived]
     return lines
 
 
@@ -47,7 +55,7 @@ def render_reference(config: MachineConfig | None = None) -> str:
     lines = [
         "# Reference: configurations, instructions, errors, registers",
         "",
-        "Generated from `hdl/config.py`, `hdl/isa/instructions.py`, `hdl/isa/error_codes.py` and `hdl/regs.py` by",
+        "Generated from `hdl/config.py`, `hdl/isa/` and `hdl/regs.py` by",
         "`a3d report --reference`; do not edit.",
         "",
         "## Configurations",
@@ -64,17 +72,20 @@ def render_reference(config: MachineConfig | None = None) -> str:
         *_fields(HEADER, 0),
     ]
     start = sum(field.width for field in HEADER)
-    for opcode in Opcode:
-        lines += ["", f"### {opcode.name} (opcode {int(opcode)})", ""]
-        lines += _fields(BODIES[opcode], start) if BODIES[opcode] else ["No fields beyond the header."]
-    lines += ["", "## Error codes", "", "| code | name |", "| --- | --- |"]
-    lines += [f"| {int(code)} | {code.name} |" for code in ErrorCode]
+    for opcode, about in OPCODES.items():
+        lines += ["", f"### {opcode.name} (opcode {int(opcode)})", "", f"{opcode.name} {about.summary}.", ""]
+        lines += [f"- queue: {about.queue_words}"]
+        for kind, verb in (("read", "reads"), ("write", "writes"), ("add", "adds to")):
+            lines += [f"- {verb} {_memory(a)}: {a.what}" for a in about.accesses if a.kind == kind]
+        lines += ["", *_fields(about.body, start)] if about.body else ["", "No fields beyond the header."]
+    lines += ["", "## Error codes", "", "| code | name | meaning |", "| --- | --- | --- |"]
+    lines += [f"| {int(code)} | {code.name} | {meaning} |" for code, meaning in ERROR_MEANINGS.items()]
     lines += ["", f"## Registers of `{config.name}`", "", "| offset | name | access | meaning |"]
     lines.append("| --- | --- | --- | --- |")
     for register in register_map(config):
         if register.offset >= COUNTER_BASE:
             continue
-        bits = "; ".join(f"bit {f.lsb} {f.name}: {f.doc}" for f in register.fields)
+        bits = "; ".join(f"{_bits(f)} {f.name}: {f.doc}" for f in register.fields)
         text = register.doc + (f" ({bits})" if bits else "")
         lines.append(f"| {register.offset:#05x} | `{register.name}` | {register.access} | {text} |")
     lines += [

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
-from amaranth.back import rtlil as amaranth_rtlil
-from amaranth.hdl import ClockDomain, Fragment, Signal
-from amaranth.hdl import _ast as ast
-from amaranth.hdl import _ir as ir
-from amaranth.hdl import _nir as nir
+from amaranth.hdl import ClockDomain, Fragment, Signal, Value
 from amaranth.lib import wiring
 
+from hdl.emit.amaranth_internals import NetlistModule, netlist_modules
 from hdl.emit.hierarchy import CLOCK, FURTHER_OUTPUTS, MAX_BITS, RESET, EmitError, Emitter, Port, ports_of
 
 __all__ = ["Memory", "RtlilModule", "convert", "prepare"]
@@ -60,18 +56,6 @@ class RtlilModule:
     memories: list[Memory] = field(default_factory=list)
 
 
-class _ModuleEmitter(amaranth_rtlil.ModuleEmitter):
-    """Amaranth's emitter, less what makes the text long without saying anything."""
-
-    def emit_signal_fields(self) -> None:
-        """Leave out the wires that repeat each field of each struct; the manifest has the layouts."""
-
-    def emit_memory(self, cell_idx: int, cell: Any) -> None:
-        """Leave out contents of nothing but zeros: a V-Cache bank would be a million digits."""
-        if any(cell.init):
-            super().emit_memory(cell_idx, cell)
-
-
 def convert(component: wiring.Component, name: str, emitter: Emitter) -> list[RtlilModule]:
     """Elaborate `component` and return its RTLIL; see :func:`prepare`."""
     return prepare(component, name, emitter)()
@@ -110,103 +94,37 @@ def _finish(
     component: wiring.Component, name: str, ports: Sequence[Port], fragment: Fragment, domain: ClockDomain
 ) -> list[RtlilModule]:
     """Return the RTLIL of an elaborated component."""
-    directions = {"input": ir.PortDirection.Input, "output": ir.PortDirection.Output}
-    connections = {CLOCK: (domain.clk, directions["input"]), RESET: (domain.rst, directions["input"])}
+    connections: dict[str, tuple[Value, Literal["input", "output"]]] = {
+        CLOCK: (domain.clk, "input"),
+        RESET: (domain.rst, "input"),
+    }
     for port in ports:
         if isinstance(port.value, Signal):
             port.value.name = port.name  # undo what instantiate() did in the parent
-        connections[port.name] = (port.value, directions[port.direction])
+        connections[port.name] = (port.value, port.direction)
 
-    # From here on this is amaranth.back.rtlil.convert_fragment, with the changes above.
     def missing_domain(missing: str) -> ClockDomain:
         raise EmitError(
             f"{type(component).__name__} uses the clock domain {missing!r}, but only 'sync' crosses module boundaries: "
             "define the domain inside, or rename it with DomainRenamer"
         )
 
-    with _fast_netlist():
-        netlist = ir.build_netlist(fragment, ports=connections, name=name, missing_domain=missing_domain)
-        # Amaranth leaves out inline modules without a cell; the top always has one, so that it is always there.
-        empty = amaranth_rtlil.EmptyModuleChecker(netlist)
-        name_map: Any = ast.SignalDict()
-        return [
-            _emit_module(netlist, module, name, empty, name_map)
-            for index, module in enumerate(netlist.modules)
-            if not empty.is_empty(index)
-        ]
+    def flat(path: tuple[str, ...]) -> str:
+        """Return the name of a module as a legal Verilog identifier."""
+        return name if len(path) == 1 else name + "__" + re.sub(r"\W", "_", "__".join(path[1:]))
+
+    modules = netlist_modules(fragment, name, connections, missing_domain, flat)
+    return [_finished(module, flat) for module in modules]
 
 
-@contextmanager
-def _fast_netlist() -> Iterator[None]:
-    """Spare Amaranth work that is quadratic in the width of a bus, for the duration of one conversion.
-
-    - A value of n bits is a tuple whose every bit is checked for its type by a Python generator, in every slice anew.
-      With buses of 16,384 bits this is nine tenths of a conversion.  It cannot fail for what Amaranth itself passes.
-    - A constant of n bits is shifted n times.
-    - The search for combinational cycles takes every bit of a selected word to depend on every bit of the bus.  Bit b
-      of a word depends on bit b of each word (and on the sign).
-    - The same search goes through all partial assignments of a signal (one per byte, say) for every one of its bits.
-
-    All four give the same netlist; ``tests/hdl/emit/test_rtlil.py`` compares.
-    """
-    zero, one = nir.Net(0), nir.Net(1)
-
-    def unchecked(cls: Any, nets: Any = ()) -> Any:
-        return tuple.__new__(cls, (nets,) if isinstance(nets, nir.Net) else nets)
-
-    def edges(part: Any, bit: int) -> Iterator[tuple[Any, Any]]:
-        sign = part.value[-1:] if part.value_signed else ()
-        for net in (*part.value[bit :: part.stride], *sign, *part.offset):
-            yield net, part.src_loc
-
-    def constant(cls: Any, value: int, width: int) -> Any:
-        digits = format(value & ((1 << width) - 1), f"0{width}b") if width else ""
-        return tuple.__new__(cls, [one if digit == "1" else zero for digit in reversed(digits)])
-
-    def assignments(cell: Any, bit: int) -> Iterator[tuple[Any, Any]]:
-        index: list[list[Any]] | None = cell.__dict__.get("a3d_index")
-        if index is None:
-            index = cell.__dict__["a3d_index"] = [[] for _ in cell.default]
-            for assignment in cell.assignments:
-                for target in range(assignment.start, assignment.start + len(assignment.value)):
-                    index[target].append(assignment)
-        yield cell.default[bit], cell.src_loc
-        for assignment in index[bit]:
-            yield assignment.cond, assignment.src_loc
-            yield assignment.value[bit - assignment.start], assignment.src_loc
-
-    replacements = [
-        (nir.Value, "__new__", staticmethod(unchecked)),
-        (nir.Value, "from_const", classmethod(constant)),
-        (nir.Part, "comb_edges_to", edges),
-        (nir.AssignmentList, "comb_edges_to", assignments),
-    ]
-    originals = [(owner, name, owner.__dict__[name]) for owner, name, _ in replacements]
-    try:
-        for owner, name, replacement in replacements:
-            setattr(owner, name, replacement)
-        yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
-
-
-def _emit_module(netlist: Any, module: Any, top: str, empty: Any, name_map: Any) -> RtlilModule:
-    """Emit one module of a netlist, its name made a legal Verilog identifier."""
-
-    def flat(name: tuple[str, ...]) -> str:
-        return top if len(name) == 1 else top + "__" + re.sub(r"\W", "_", "__".join(name[1:]))
-
-    inline = {".".join(netlist.modules[index].name): flat(netlist.modules[index].name) for index in module.submodules}
-    result = RtlilModule(flat(module.name))
-    builder = amaranth_rtlil.Design(emit_src=False)
-    target = builder.module(result.name, src_loc=None)
-    _ModuleEmitter(target, netlist, module, name_map, empty_checker=empty).emit()
-    text = re.sub(r'^ *attribute \\generator "Amaranth"\n', "", str(builder), count=1, flags=re.MULTILINE)
-    text = _NAMED_CELL.sub(lambda found: f"  cell \\{inline.get(found[1], found[1])} ", text)
+def _finished(module: NetlistModule, flat: Callable[[tuple[str, ...]], str]) -> RtlilModule:
+    """Return one module of a netlist, its cells named after their modules."""
+    inline = {".".join(path): flat(path) for path in module.submodules}
+    result = RtlilModule(module.name)
+    text = _NAMED_CELL.sub(lambda found: f"  cell \\{inline.get(found[1], found[1])} ", module.rtlil)
     result.text = _join_cells(text) if FURTHER_OUTPUTS in text else text
     result.children = Counter(found[1] for found in _NAMED_CELL.finditer(result.text))
-    result.memories = list(_memories(netlist, module, result.name))
+    result.memories = [Memory(result.name, **vars(memory)) for memory in module.memories]
     return result
 
 
@@ -228,13 +146,3 @@ def _join_cells(text: str) -> str:
         )
         assert joined == 1, f"the cell {name} is missing in the RTLIL text"
     return text
-
-
-def _memories(netlist: Any, module: Any, name: str) -> Iterator[Memory]:
-    for index in module.cells:
-        cell = netlist.cells[index]
-        if not isinstance(cell, nir.Memory):
-            continue
-        users = [other for other in netlist.cells if getattr(other, "memory", None) == index]
-        writes = sum(isinstance(user, nir.SyncWritePort) for user in users)
-        yield Memory(name, cell.name, cell.width, cell.depth, len(users) - writes, writes, not any(cell.init))

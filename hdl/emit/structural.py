@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value, ValueCastable
-from amaranth.hdl import _ast as ast
 from amaranth.lib import data, wiring
 
+from hdl.emit.amaranth_internals import concatenated, mark_used, reinterpreted, sliced
 from hdl.emit.hierarchy import (
     CLOCK,
     RESET,
@@ -24,7 +24,6 @@ from hdl.emit.hierarchy import (
     Port,
     check_identifier,
     instantiate,
-    mark_used,
     ports_of,
 )
 
@@ -240,13 +239,13 @@ class Structure:
         elif isinstance(value, Const):
             if len(value):
                 yield ConstantPart(value.value & ((1 << len(value)) - 1), len(value))
-        elif isinstance(value, ast.Concat):
-            for item in value.parts:
+        elif (items := concatenated(value)) is not None:
+            for item in items:
                 yield from self._parts(item, label)
-        elif isinstance(value, ast.Slice):
-            yield from _cut(self._parts(value.value, label), value.start, value.stop)
-        elif isinstance(value, ast.Operator) and value.operator in ("u", "s"):
-            yield from self._parts(value.operands[0], label)
+        elif (cut := sliced(value)) is not None:
+            yield from _cut(self._parts(cut[0], label), cut[1], cut[2])
+        elif (operand := reinterpreted(value)) is not None:
+            yield from self._parts(operand, label)
         else:
             raise EmitError(
                 f"source of {label} in {type(self.owner).__name__} contains logic ({value!r}): a structural component "

@@ -21,10 +21,11 @@ from itertools import accumulate
 
 from amaranth.lib import wiring
 
+from hdl.emit.amaranth_internals import mark_used
 from hdl.emit.cleanup import clean, merge_duplicates, rename_instances, split_modules
 from hdl.emit.design import EmittedDesign
 from hdl.emit.files import write
-from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, mark_used, ports_of
+from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, ports_of
 from hdl.emit.rtlil import Memory, convert, prepare
 from hdl.emit.structural import StructuralComponent
 from hdl.emit.workers import SharedTasks

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assembler and disassembler: one instruction per line of text, 32 bytes each in binary.
 
-Every name comes from the field table in :mod:`hdl.isa`. A line is the opcode and ``field=value`` pairs::
+Every name comes from the fields of :mod:`hdl.isa.registry`. A line is the opcode and ``field=value`` pairs::
 
     gemm tiers=0..3 mapping=n tokens=8 k_slices=8 n_tiles=4 vcache=0 tag=3 dest_kind=combine wait=s3:2 post=s5  ; up
 
 Short forms, each by rule: ``tiers=a..b`` is tier_base and tier_count; ``x`` is the field ``x_base``; ``wait=sN:COUNT``
-and ``post=sN`` (up to two of each, separated by commas) are the header's waits and posts; a field whose name ends in
-``_tiers`` takes tier numbers (``0,2..3``) or a hexadecimal mask; enumerated fields take names in lower case; ``addr``
-and ``addr_low`` take ``@symbol``; ``length`` may be negative. Fields left out are zero (tier_count: 1). ``;`` starts a
-comment.
+and ``post=sN`` (up to two of each, separated by commas) are the header's waits and posts; a mask of tiers takes tier
+numbers (``0,2..3``) or a hexadecimal mask; enumerated fields take names in lower case; addresses take ``@symbol``;
+``length`` may be negative. Fields left out are zero (tier_count: 1). ``;`` starts a comment.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hdl.config import ADDRESS_UNIT
 from hdl.errors import A3dError
-from hdl.isa import BODIES, HEADER, INSTRUCTION_BITS, Field, Instruction, Opcode, decode, encode, fields_of
-from hdl.isa.legality import tiers_of_mask
+from hdl.isa.encoding import decode, encode, fields_of
+from hdl.isa.fields import HEADER, INSTRUCTION_BITS, Field, Instruction, Opcode, tiers_of_mask
+from hdl.isa.registry import BODIES
 
 __all__ = ["AsmError", "assemble", "assemble_line", "disassemble", "from_binary", "to_binary", "to_text"]
 
 WORD_BYTES = INSTRUCTION_BITS // 8
-
-_ADDRESSES = frozenset({"addr", "addr_low"})
-_SIGNED = frozenset({"length"})
 
 
 class AsmError(A3dError):
@@ -84,8 +81,8 @@ def assemble_line(line: str, symbols: Mapping[str, int]) -> Instruction | None:
             if key in values:
                 raise AsmError(f"{name}: the field {key} is given twice; keep one")
             values[key] = number
-    if "tier_count" in fields:
-        values.setdefault("tier_count", 1)
+    for field in fields.values():
+        values.setdefault(field.name, field.default)
     instruction = Instruction(opcode, {k: v for k, v in values.items() if v})
     encode(instruction)  # checks every value against its field's width and names
     return instruction
@@ -106,9 +103,9 @@ def _parse_pair(name: str, value: str, fields: Mapping[str, Field], symbols: Map
     field = fields[full]
     if field.enum is not None and value.upper() in field.enum.__members__:
         return {full: int(field.enum[value.upper()])}
-    if full.endswith("_tiers") and not value.lower().startswith("0x"):
+    if field.form == "tiers" and not value.lower().startswith("0x"):
         return {full: sum(1 << tier for tier in _parse_tiers(full, value))}
-    if value.startswith("@") and full in _ADDRESSES:
+    if value.startswith("@") and field.form == "address":
         if value[1:] not in symbols:
             raise AsmError(f"{name}: no symbol {value[1:]!r}; known are {', '.join(sorted(symbols)) or 'none'}")
         address = symbols[value[1:]]
@@ -117,7 +114,7 @@ def _parse_pair(name: str, value: str, fields: Mapping[str, Field], symbols: Map
         return {full: address // ADDRESS_UNIT}
     try:
         number = int(value, 0)
-        if full in _SIGNED and -(1 << field.width - 1) <= number < 0:
+        if field.form == "signed" and -(1 << field.width - 1) <= number < 0:
             number += 1 << field.width
         return {full: number}
     except ValueError:
@@ -197,14 +194,14 @@ def disassemble(instruction: Instruction, symbols: Mapping[tuple[int, int], str]
 
 def _value_text(instruction: Instruction, field: Field, symbols: Mapping[tuple[int, int], str]) -> str:
     value = instruction[field.name]
-    if field.name.endswith("_tiers"):
+    if field.form == "tiers":
         tiers = tiers_of_mask(value)
         if len(tiers) > 1 and tiers == list(range(tiers[0], tiers[-1] + 1)):
             return f"{tiers[0]}..{tiers[-1]}"
         return ",".join(str(tier) for tier in tiers)
-    if field.name in _SIGNED and value >> field.width - 1:
+    if field.form == "signed" and value >> field.width - 1:
         return str(value - (1 << field.width))
-    if field.name in _ADDRESSES:
+    if field.form == "address":
         group = instruction["group"] ^ (field.name == "addr_low")
         name = symbols.get((group, value * ADDRESS_UNIT))
         return f"@{name}" if name else f"{value:#x}"

@@ -8,13 +8,12 @@ from enum import IntEnum
 from amaranth.lib import data
 
 from hdl.config import MachineConfig
-from hdl.interfaces import PC_BITS, fill_control_layout, post_layout, write_layout
-from hdl.isa import Opcode, instruction_layout
-from hdl.isa.legality import LIST_ENTRY_BYTES
+from hdl.interfaces import PC_BITS, post_layout
+from hdl.isa import LIST_ENTRY_BYTES, Opcode, field_widths, instruction_layout
 
 __all__ = [
     "ROW_SHIFT_BITS", "LoadKind", "job_fifo_depth", "job_layout", "kind_unit_bytes", "log2", "out_word_layout",
-    "position_bits", "unit_bytes",
+    "unit_bytes",
 ]  # fmt: skip
 
 ROW_SHIFT_BITS: int = instruction_layout(Opcode.LOAD)["shift"].width
@@ -64,13 +63,6 @@ def job_fifo_depth(config: MachineConfig) -> int:
     return max(4, config.outstanding_bursts)
 
 
-def position_bits(config: MachineConfig) -> int:
-    """Return the width of an output word's address: {word, tile} of V-Cache, or a unit's, entry's or row's address."""
-    control = fill_control_layout(config)
-    fill = int(control["tile"].width + control["word"].width)
-    return max(fill, int(write_layout(config)["addr"].width), config.list_bits, config.combine_bits)
-
-
 def job_layout(config: MachineConfig) -> data.StructLayout:
     """Return a job of the data side.
 
@@ -84,9 +76,9 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
             "empty": 1,
             "high": 1,
             "tiers": config.tiers,
-            "position": position_bits(config),
+            "position": config.position_bits,
             "units": 16 + max(log2(config.fill_words), log2(config.parameter_parts)),
-            "tag": 6,
+            **field_widths(Opcode.LOAD, "tag"),
             "shift": ROW_SHIFT_BITS,
             "pc": PC_BITS,
             "addr": config.address_bits,
@@ -114,8 +106,8 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
             "parameter": 1,
             "last": 1,
             "tiers": config.tiers,
-            "position": position_bits(config),
-            "tag": 6,
+            "position": config.position_bits,
+            **field_widths(Opcode.LOAD, "tag"),
             "shift": ROW_SHIFT_BITS,
             "post": post_layout(config),
             "data": 8 * max(config.fill_bytes, unit_bytes(config)),

@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import error_layout, post_layout
 from hdl.memory.jobs import job_fifo_depth
 
@@ -98,10 +98,12 @@ class LoadLaunch(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("outstanding_bursts semaphores tiers")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        c = self.config
-        return f"load_launch_t{c.tiers}_{digest(c.semaphores, c.outstanding_bursts)}"
+        return parameter_key("load_launch", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the arbiters."""

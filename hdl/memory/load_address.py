@@ -11,14 +11,13 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.slot_table import SlotTable
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, slot_write_layout, wait_layout
-from hdl.isa import Format, LoadDest, Opcode, instruction_layout
+from hdl.isa import LIST_ENTRY_BYTES, Format, LoadDest, Opcode, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import address_layout
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter
-from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2, position_bits
+from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2
 
 __all__ = ["TIMING", "LoadAddress", "LoadAddressTiming"]
 
@@ -132,9 +131,15 @@ class LoadAddress(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters(
+        "address_bits burst_beats columns expert_slots group_bytes list_depth outstanding_bursts "
+        "position_bits rows semaphores skew_fifo_beats tiers"
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"load_address_{self.group}_{digest(self.config.digest())}"
+        return parameter_key(f"load_address_{self.group}", self.config, self.PARAMETERS)
 
     def _stage_layout(self) -> data.StructLayout:
         config = self.config
@@ -148,9 +153,9 @@ class LoadAddress(wiring.Component):
                 "other": _BYTE_ADDRESS_BITS,
                 "has_wait": 1,
                 "tiers": config.tiers,
-                "position": position_bits(config),
+                "position": config.position_bits,
                 "units": job_layout(config)["units"].width,
-                "tag": 6,
+                **field_widths(Opcode.LOAD, "tag"),
                 "shift": ROW_SHIFT_BITS,
                 "pc": PC_BITS,
                 "addr": _BYTE_ADDRESS_BITS,

@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import error_layout
 from hdl.isa.error_codes import ErrorCode
 from hdl.memory.jobs import LoadKind, job_layout, out_word_layout
@@ -86,9 +86,12 @@ class LoadControl(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("address_bits columns group_bytes position_bits rows semaphores tiers")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"load_control_{self.group}_{digest(self.config.digest())}"
+        return parameter_key(f"load_control_{self.group}", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the counters."""

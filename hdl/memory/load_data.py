@@ -8,7 +8,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key
 from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import error_layout
 from hdl.memory.axi import read_beat_layout
@@ -83,9 +83,12 @@ class LoadData(StructuralComponent):
             }
         )
 
+    PARAMETERS = LoadControl.PARAMETERS
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"load_data_{self.group}_{digest(self.config.digest())}"
+        return parameter_key(f"load_data_{self.group}", self.config, self.PARAMETERS)
 
     def structure(self) -> Structure:
         """Place the control and the slices of the gearbox."""

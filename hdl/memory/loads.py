@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.emit.structural import StructuralComponent, Structure, struct_of
 from hdl.interfaces import (
     error_layout,
@@ -149,9 +149,14 @@ class LoadUnit(StructuralComponent):
             }
         )
 
+    PARAMETERS = parameters(
+        "vcache_tiles", LoadAddress.PARAMETERS, LoadData.PARAMETERS, LoadLaunch.PARAMETERS, UnitMux.PARAMETERS
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"load_unit_{digest(self.config.digest())}"
+        return parameter_key("load_unit", self.config, self.PARAMETERS)
 
     def structure(self) -> Structure:
         """Place the engines and connect them."""

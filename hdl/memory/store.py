@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
 from hdl.isa import StoreFormat
 from hdl.isa.error_codes import ErrorCode
@@ -136,9 +136,12 @@ class StoreUnit(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("outstanding_bursts", StoreDecode.PARAMETERS)
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"store_unit_{digest(self.config.digest())}"
+        return parameter_key("store_unit", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build decoding, the bursts, the data side and the responses."""

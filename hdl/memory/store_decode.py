@@ -10,11 +10,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
-from hdl.isa import Opcode, StoreFormat, instruction_layout
+from hdl.isa import Opcode, StoreFormat, element_bytes, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import element_bytes
 from hdl.memory.bursts import BEATS_BITS
 from hdl.memory.jobs import log2
 from hdl.memory.store_slice import WRITTEN
@@ -64,10 +63,7 @@ def store_job_layout(config: MachineConfig) -> data.StructLayout:
     place_bits = max(1, log2(rows_per_beat))
     return data.StructLayout(
         {
-            "format": 2,
-            "group": 1,
-            "shift": 5,
-            "clear": 1,
+            **field_widths(Opcode.STORE, "format", "group", "shift", "clear"),
             "row": 16,
             "row_step": 11,
             "rows": 16,
@@ -127,9 +123,12 @@ class StoreDecode(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("address_bits burst_beats columns group_bytes semaphores")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"store_decode_{digest(self.config.digest())}"
+        return parameter_key("store_decode", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the registers of the store and the steps that it takes: extent, check, wait."""

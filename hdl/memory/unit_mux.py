@@ -8,10 +8,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import row_write_layout, write_layout
-from hdl.isa.legality import LIST_ENTRY_BYTES
-from hdl.memory.jobs import position_bits
+from hdl.isa import LIST_ENTRY_BYTES
 
 __all__ = ["UnitMux"]
 
@@ -48,7 +47,7 @@ class UnitMux(wiring.Component):
             {
                 "parameter": In(1).array(2),
                 "tiers": In(config.tiers).array(2),
-                "position": In(position_bits(config)).array(2),
+                "position": In(config.position_bits).array(2),
                 "data": In(8 * max(config.rows, LIST_ENTRY_BYTES)).array(2),
                 "unit_valid": In(1),
                 "unit_owner": In(1),
@@ -72,10 +71,12 @@ class UnitMux(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("columns list_depth position_bits rows tiers write_bits")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        c = self.config
-        return f"unit_mux_t{c.tiers}_r{c.rows}_{digest(position_bits(c), write_layout(c).size, c.list_bits)}"
+        return parameter_key("unit_mux", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the multiplexers."""

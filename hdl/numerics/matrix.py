@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import StoreFormat
+from hdl.isa import MAX_SHIFT, StoreFormat
 
 __all__ = [
     "MAX_SHIFT", "NIBBLE_MAX", "NIBBLE_MIN", "SIGMOID_FRACTION_BITS", "SIGMOID_SEGMENTS", "combine_add",
@@ -26,9 +26,6 @@ __all__ = [
 ]  # fmt: skip
 
 Int = npt.NDArray[np.int64]
-
-MAX_SHIFT = 47
-"""Largest right shift of :func:`requant`."""
 
 NIBBLE_MIN, NIBBLE_MAX = -136, 119
 """Smallest and largest value of ``16*hi + lo`` with both nibbles in [-8, 7]."""

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.sram_fifo import SramFifo
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import (
     bank_write_layout,
@@ -26,7 +26,6 @@ from hdl.result.combine import CombineUnit
 from hdl.result.control import (
     STORE_DEPTH,
     CollectorControl,
-    collector_parameters,
     collector_stats_layout,
     store_read_layout,
 )
@@ -122,10 +121,17 @@ class Collector(StructuralComponent):
             }
         )
 
+    PARAMETERS = parameters(
+        "bank_rows combine_rows semaphores",
+        CollectorControl.PARAMETERS,
+        LoadLane.PARAMETERS,
+        WriteLane.PARAMETERS,
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
-        """Name of the Verilog module: tiers, columns, and a digest of the other sizes it depends on."""
-        c = self.config
-        return f"collector_t{c.tiers}_c{c.columns}_{digest(*collector_parameters(c))}"
+        """Name of the Verilog module."""
+        return parameter_key("collector", self.config, self.PARAMETERS)
 
     def structure(self) -> Structure:
         """Stage 0 is the head of the FIFOs, stage 1 the bus registers, stage 2 the write registers."""

@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.sram_fifo import TIMING as FIFO_TIMING
 from hdl.common.sram_fifo import SramFifo
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import error_layout, post_layout, row_descriptor_layout
 from hdl.isa.error_codes import ErrorCode
 from hdl.result.arbiter import BusArbiter
@@ -200,10 +200,12 @@ class CollectorControl(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("activation_words bank_rows combine_rows result_lanes row_fifo_depth rows semaphores tiers")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        c = self.config
-        return f"collector_control_t{c.tiers}_c{c.columns}_{digest(*collector_parameters(c))}"
+        return parameter_key("collector_control", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Stage 0 is the head of the FIFOs, stage 1 the bus registers."""

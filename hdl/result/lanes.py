@@ -14,7 +14,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import row_descriptor_layout, write_layout
 
 __all__ = ["LoadLane", "RowMux", "WriteLane"]
@@ -96,10 +96,12 @@ class WriteLane(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("columns rows semaphores tiers write_bits")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        c = self.config
-        return f"write_lane_c{c.columns}_r{c.rows}_{digest(row_descriptor_layout(c).size, write_layout(c).size)}"
+        return parameter_key("write_lane", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Repeat the elements over the word; the enables select the copy at byte ``entry.lane``."""
@@ -159,10 +161,12 @@ class LoadLane(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("rows tiers write_bits")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        c = self.config
-        return f"load_lane_t{c.tiers}_r{c.rows}_{digest(write_layout(c).size)}"
+        return parameter_key("load_lane", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the choice and the register."""

@@ -10,7 +10,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import error_layout
 from hdl.isa import VectorDest, VectorOp
 from hdl.isa.error_codes import ErrorCode
@@ -131,9 +131,12 @@ class VectorIssue(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("columns combine_rows rows scalar_depth semaphores")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"vector_issue_{digest(self.config.digest())}"
+        return parameter_key("vector_issue", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the loops."""

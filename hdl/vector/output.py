@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.sram_fifo import SramFifo
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import bank_write_layout, write_layout
 from hdl.vector.issue import OUTPUT_DEPTH
 
@@ -60,11 +60,12 @@ class VectorOutput(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("bank_rows columns result_lanes rows tiers write_bits")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        c = self.config
-        sizes = (c.tiers, c.rows, c.activation_bits, c.combine_bits, c.result_lanes, write_layout(c).size)
-        return f"vector_output_c{c.columns}_{digest(sizes)}"
+        return parameter_key("vector_output", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build assembly, FIFO and writes."""

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.sram import Sram
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import (
     error_layout,
     list_entry_layout,
@@ -26,9 +26,8 @@ from hdl.interfaces import (
     slot_write_layout,
     wait_layout,
 )
-from hdl.isa import Opcode, instruction_layout
+from hdl.isa import MAX_CHOICES, Opcode, instruction_layout
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.slots import MAX_CHOICES
 
 __all__ = ["TIMING", "RouteTiming", "RouteUnit", "gate_lanes"]
 
@@ -140,9 +139,12 @@ class RouteUnit(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("activation_words columns combine_rows expert_slots list_depth scalar_depth semaphores")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"route_unit_{digest(self.config.digest())}"
+        return parameter_key("route_unit", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the holding register and the phases."""

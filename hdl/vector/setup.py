@@ -5,24 +5,29 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest
+from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
-from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum, instruction_layout
+from hdl.isa import (
+    REDUCTIONS,
+    TWO_OPERANDS,
+    VECTOR_OPERATIONS,
+    Opcode,
+    ScalarRead,
+    VectorDest,
+    VectorFn,
+    VectorOp,
+    VectorSum,
+    body_layout,
+    instruction_layout,
+)
 from hdl.isa.error_codes import ErrorCode
 
 __all__ = ["TIMING", "VectorSetup", "VectorSetupTiming", "job_layout"]
-
-_FIELDS = (
-    ("op", 4), ("fn", 2), ("sum", 2), ("first", 1), ("vectors", 10), ("rows", 9), ("a_base", 16), ("a_stride", 10),
-    ("b_base", 16), ("b_stride", 10), ("b_rows", 4), ("s_base", 12), ("d_scalar", 12), ("dest_kind", 2),
-    ("dest_tiers", 8), ("dest_base", 16), ("dest_stride", 10), ("in_shift", 5), ("mult", 16), ("shift", 6), ("bits", 2),
-    ("masked", 1), ("length", 16), ("length_step", 1), ("imm", 16),
-)  # fmt: skip
 
 CHECKS = 5
 """Products that the check needs, one a cycle."""
@@ -57,7 +62,9 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
     derived = {
         "a_last": 16, "b_last": 16, "dest_last": 16, "d_end": 13, "uses_b": 1, "scalars": 1, "reduces": 1, "sums": 1,
     }  # fmt: skip
-    return data.StructLayout({**dict(_FIELDS), **derived, "pc": PC_BITS, "post": post_layout(config)})
+    return data.StructLayout(
+        {**body_layout(Opcode.VECTOR).members, **derived, "pc": PC_BITS, "post": post_layout(config)}
+    )
 
 
 class VectorSetup(wiring.Component):
@@ -95,9 +102,12 @@ class VectorSetup(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters("activation_words columns combine_rows rows scalar_depth semaphores")
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"vector_setup_{digest(self.config.digest())}"
+        return parameter_key("vector_setup", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the holding register, the checks and the semaphore request."""
@@ -125,7 +135,7 @@ class VectorSetup(wiring.Component):
         with m.If(self.start.valid & self.start.ready):
             m.d.sync += held.eq(0)
         job = self.start.payload
-        m.d.comb += [job[name].eq(ins[name]) for name, _ in _FIELDS]
+        m.d.comb += [job[name].eq(ins[name]) for name, _ in body_layout(Opcode.VECTOR)]
         m.d.comb += [
             job.pc.eq(word.pc),
             job.post.en0.eq(ins.post0_en),
@@ -144,17 +154,20 @@ class VectorSetup(wiring.Component):
         """
         config = self.config
         gather = ins.op == VectorOp.GATHER
-        two = (ins.op == VectorOp.MUL) | (ins.op == VectorOp.ROTATE) | (ins.op == VectorOp.ADD)
-        reduction = (ins.op == VectorOp.MAX) | (ins.op == VectorOp.SUMSQ) | (ins.op == VectorOp.ARGMAX)
+        two = Cat(ins.op == op for op in sorted(TWO_OPERANDS)).any()
+        reduction = Cat(ins.op == op for op in sorted(REDUCTIONS)).any()
         with_sum = (ins.op == VectorOp.MAP) & (ins.sum != VectorSum.NONE)
         reads = Signal()
+        conditions: dict[ScalarRead, Any] = {
+            ScalarRead.NEVER: 0,
+            ScalarRead.ALWAYS: 1,
+            ScalarRead.UNLESS_FIRST: ~ins.first,
+            ScalarRead.WITH_EXP2: ins.fn == VectorFn.EXP2,
+        }
         with m.Switch(ins.op):
-            with m.Case(VectorOp.MAP):
-                m.d.comb += reads.eq(ins.fn == VectorFn.EXP2)
-            with m.Case(VectorOp.MAX, VectorOp.ARGMAX):
-                m.d.comb += reads.eq(~ins.first)
-            with m.Case(VectorOp.SCALE, VectorOp.RESCALE, VectorOp.GATHER):
-                m.d.comb += reads.eq(1)
+            for op, about in VECTOR_OPERATIONS.items():
+                with m.Case(op):
+                    m.d.comb += reads.eq(conditions[about.reads_scalar])
         lasts = [Signal(16, name=f"{name}_last") for name in ("a", "b", "dest")]
         m.d.comb += [
             *(job[f"{name}_last"].eq(last) for name, last in zip(("a", "b", "dest"), lasts, strict=True)),

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hdl.common.sram_fifo import TIMING as FIFO_TIMING
 from hdl.config import MachineConfig
-from hdl.emit.hierarchy import digest, instantiate
+from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import (
     bank_write_layout,
     error_layout,
@@ -162,9 +162,18 @@ class VectorUnit(wiring.Component):
             }
         )
 
+    PARAMETERS = parameters(
+        "columns rows tiers",
+        RouteUnit.PARAMETERS,
+        VectorIssue.PARAMETERS,
+        VectorOutput.PARAMETERS,
+        VectorSetup.PARAMETERS,
+    )
+    """What the module depends on."""
+
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return f"vector_unit_{digest(self.config.digest())}"
+        return parameter_key("vector_unit", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Connect setup, issue, lanes, trees, scalars and output."""

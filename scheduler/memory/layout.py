@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.isa import swiglu_channels
 from hdl.numerics import split_nibbles
 from scheduler.memory.placement import Part
 from scheduler.models.quantise import QuantisedExpert
@@ -69,11 +70,10 @@ def tiles_of(shape: LayerShape, part: Part, expert: QuantisedExpert) -> Tiles:
     k, n = shape.k_slices(part) * c.rows, shape.n_tiles(part)
     matrix = np.zeros((k, n, c.columns), dtype=np.int8)
     if part == Part.UP:
-        half = c.columns // 2
-        for weights, first in ((expert.gate, 0), (expert.up, half)):
-            padded = np.zeros((k, n * half), dtype=np.int8)
+        for weights, own in zip((expert.gate, expert.up), swiglu_channels(c.columns), strict=True):
+            padded = np.zeros((k, n * c.columns // 2), dtype=np.int8)
             padded[: weights.shape[1], : weights.shape[0]] = weights.T
-            matrix[:, :, first : first + half] = padded.reshape(k, n, half)
+            matrix[:, :, own] = padded.reshape(k, n, -1)
     else:
         padded = np.zeros((k, n * c.columns), dtype=np.int8)
         down = expert.down
@@ -87,11 +87,10 @@ def parameter_words(shape: LayerShape, part: Part, expert: QuantisedExpert) -> n
     c, n = shape.config, shape.n_tiles(part)
     words = np.zeros((n, c.columns), dtype=np.uint16)
     if part == Part.UP:
-        half = c.columns // 2
-        for mult, first in ((expert.gate_mult, 0), (expert.up_mult, half)):
-            padded = np.zeros(n * half, dtype=np.uint16)
+        for mult, own in zip((expert.gate_mult, expert.up_mult), swiglu_channels(c.columns), strict=True):
+            padded = np.zeros(n * c.columns // 2, dtype=np.uint16)
             padded[: mult.size] = mult
-            words[:, first : first + half] = padded.reshape(n, half)
+            words[:, own] = padded.reshape(n, -1)
     else:
         padded = np.zeros(n * c.columns, dtype=np.uint16)
         padded[: expert.down_mult.size] = expert.down_mult

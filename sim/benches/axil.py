@@ -37,7 +37,7 @@ class AxilManager:
         )
         self.port = {name: getattr(dut, f"s_axil__{name}") for name in names.split()}
         self.config = config
-        self.offsets = {register.name: register.offset for register in register_map(config)}
+        self.registers = {register.name: register for register in register_map(config)}
 
     def idle(self) -> None:
         """Drive all inputs to their idle values."""
@@ -48,7 +48,11 @@ class AxilManager:
         self.port["rready"].value = 1
 
     def _offset(self, target: str | int) -> int:
-        return self.offsets[target] if isinstance(target, str) else target
+        return self.registers[target].offset if isinstance(target, str) else target
+
+    def bits(self, register: str, *fields: str) -> int:
+        """Return the bits of some fields of a register, all set."""
+        return self.registers[register].mask(*fields)
 
     async def write(self, target: str | int, value: int) -> None:
         """Write a 32-bit register by name or byte offset; raise AxilError on an error response."""

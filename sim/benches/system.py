@@ -58,7 +58,7 @@ async def strobe(signal: Any, clk: Any) -> None:
 async def wait_ready(axil: AxilManager, clk: Any) -> None:
     """Wait until the machine accepts a start (the tag sweep after reset or an error is over)."""
     for _ in range(10_000):
-        if await axil.read("STATUS") & 1:
+        if await axil.read("STATUS") & axil.bits("STATUS", "READY"):
             return
         await ClockCycles(clk, 50)
     raise AssertionError("the machine never became ready")
@@ -92,14 +92,14 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
         await axil.write_wide(f"MEMORY{group}_BYTES", job["memory_bytes"][group])
         await axil.write_wide(f"WINDOW{group}_BASE", job["window"][group][0])
         await axil.write_wide(f"WINDOW{group}_LIMIT", job["window"][group][1])
-    await axil.write("IRQ_PENDING", 3)
-    await axil.write("IRQ_ENABLE", 3)
+    for register in ("IRQ_PENDING", "IRQ_ENABLE"):
+        await axil.write(register, axil.bits(register, "DONE", "ERROR"))
     await wait_ready(axil, clk)
     if job["trace"]:
         dut.trace_on.value = 1
         await RisingEdge(clk)
     started = time.perf_counter()
-    await axil.write("CONTROL", 3 if job["invalidate"] else 1)
+    await axil.write("CONTROL", axil.bits("CONTROL", "START", *(["INVALIDATE"] if job["invalidate"] else [])))
     # Not ClockCycles: it wakes Python in every cycle, at a cost of microseconds.
     limit = Timer(job["max_cycles"] * PERIOD_NS, unit="ns")
     fired = await First(RisingEdge(dut.irq), limit)
@@ -112,9 +112,9 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
         shutil.move(TRACE_FILE, job["trace"])
     status = await axil.read("STATUS")
     result |= {
-        "done": bool(status & 4),
-        "error": bool(status & 8),
-        "semaphores_left": bool(status & 16),
+        "done": bool(status & axil.bits("STATUS", "DONE")),
+        "error": bool(status & axil.bits("STATUS", "ERROR")),
+        "semaphores_left": bool(status & axil.bits("STATUS", "SEMAPHORES")),
         "error_code": await axil.read("ERROR_CODE"),
         "error_pc": await axil.read("ERROR_PC"),
         "error_address": await axil.read_wide("ERROR_ADDRESS"),

@@ -7,30 +7,37 @@ semaphores and tags (``scheduler.stream.verify`` proves that) memory ends up byt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from hdl.isa import INSTRUCTION_BITS, Instruction, Opcode, VectorDest, VectorOp
-from hdl.isa.asm import split_words, to_binary
-from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Violation, read_word, tiers_of_mask
-from hdl.isa.vector_access import (
+from hdl.isa import (
+    INSTRUCTION_BITS,
     TWO_OPERANDS,
+    Instruction,
+    Opcode,
+    VectorDest,
+    VectorOp,
+    Violation,
     a_rows,
     b_rows,
     c_rows,
     dest_bytes,
     dest_rows,
+    read_word,
     row_count,
     scalars_read,
     scalars_written,
+    tiers_of_mask,
 )
+from hdl.isa.asm import split_words, to_binary
+from hdl.isa.error_codes import ErrorCode
 from sim.golden.gemm import execute_gemm
 from sim.golden.route import execute_route, load_of_slot
 from sim.golden.state import DeadlockError, ExecutionError, MachineState, UninitialisedError
 from sim.golden.transfer import execute_load, execute_store
+from sim.golden.vector import VectorRangeError, execute_vector
 
 __all__ = ["DeadlockError", "ExecutionError", "Executor", "RunReport", "UninitialisedError"]
 
@@ -87,20 +94,7 @@ class Executor(MachineState):
             raise ExecutionError(instruction.code, pc, instruction.address, instruction.message)
         self.counters["instructions"] += 1
         self._wait(instruction, pc)
-        posts = 1
-        if instruction.opcode == Opcode.LOAD:
-            load = load_of_slot(self, instruction, pc)
-            if load is not None:
-                execute_load(self, load)
-        elif instruction.opcode == Opcode.STORE:
-            execute_store(self, instruction, pc)
-        elif instruction.opcode == Opcode.GEMM:
-            posts = execute_gemm(self, instruction, pc)
-        elif instruction.opcode == Opcode.VECTOR:
-            self._vector(instruction, pc)
-        elif instruction.opcode == Opcode.ROUTE:
-            execute_route(self, instruction, pc)
-        self._post(instruction, pc, posts)
+        self._post(instruction, pc, HANDLERS[instruction.opcode](self, instruction, pc))
         return instruction.opcode == Opcode.END
 
     def _wait(self, instruction: Instruction, pc: int) -> None:
@@ -123,25 +117,54 @@ class Executor(MachineState):
                     most = (1 << self.config.semaphore_bits) - 1
                     raise ExecutionError(ErrorCode.SEMAPHORE, pc, 0, f"semaphore {semaphore} counts beyond {most}")
 
-    def _vector(self, instruction: Instruction, pc: int) -> None:
-        from sim.golden.vector import VectorRangeError, execute_vector
 
-        if self.strict:
-            self.need("combine row", pc, None, a_rows(instruction))
-            if instruction["op"] in TWO_OPERANDS:
-                self.need("combine row", pc, None, b_rows(instruction))
-            if instruction["op"] == VectorOp.ROTATE:
-                self.need("combine row", pc, None, c_rows(instruction))
-            self.need("scalar", pc, None, scalars_read(instruction))
-        try:
-            execute_vector(instruction, self.config, self.combine, self.scalars, self.activation)
-        except VectorRangeError as error:
-            raise ExecutionError(ErrorCode.RANGE, pc, 0, str(error)) from None
-        self.known["scalar"][scalars_written(instruction)] = True
-        if instruction["dest_kind"] == VectorDest.ROWS:
-            self.known["combine row"][dest_rows(instruction)] = True
-        elif instruction["dest_kind"] == VectorDest.ACTIVATION:
-            words, lanes = dest_bytes(instruction, self.config)
-            for tier in tiers_of_mask(instruction["dest_tiers"]):
-                self.known["activation byte"][tier, words, lanes] = True
-        self.counters["vector_rows"] += row_count(instruction)
+def _load(machine: MachineState, instruction: Instruction, pc: int) -> int:
+    load = load_of_slot(machine, instruction, pc)
+    if load is not None:
+        execute_load(machine, load)
+    return 1
+
+
+def _store(machine: MachineState, instruction: Instruction, pc: int) -> int:
+    execute_store(machine, instruction, pc)
+    return 1
+
+
+def _route(machine: MachineState, instruction: Instruction, pc: int) -> int:
+    execute_route(machine, instruction, pc)
+    return 1
+
+
+def _vector(machine: MachineState, instruction: Instruction, pc: int) -> int:
+    if machine.strict:
+        machine.need("combine row", pc, None, a_rows(instruction))
+        if instruction["op"] in TWO_OPERANDS:
+            machine.need("combine row", pc, None, b_rows(instruction))
+        if instruction["op"] == VectorOp.ROTATE:
+            machine.need("combine row", pc, None, c_rows(instruction))
+        machine.need("scalar", pc, None, scalars_read(instruction))
+    try:
+        execute_vector(instruction, machine.config, machine.combine, machine.scalars, machine.activation)
+    except VectorRangeError as error:
+        raise ExecutionError(ErrorCode.RANGE, pc, 0, str(error)) from None
+    machine.known["scalar"][scalars_written(instruction)] = True
+    if instruction["dest_kind"] == VectorDest.ROWS:
+        machine.known["combine row"][dest_rows(instruction)] = True
+    elif instruction["dest_kind"] == VectorDest.ACTIVATION:
+        words, places = dest_bytes(instruction, machine.config)
+        for tier in tiers_of_mask(instruction["dest_tiers"]):
+            machine.known["activation byte"][tier, words, places] = True
+    machine.counters["vector_rows"] += row_count(instruction)
+    return 1
+
+
+HANDLERS: Mapping[Opcode, Callable[[MachineState, Instruction, int], int]] = {
+    Opcode.NOP: lambda machine, instruction, pc: 0,
+    Opcode.END: lambda machine, instruction, pc: 0,
+    Opcode.LOAD: _load,
+    Opcode.STORE: _store,
+    Opcode.GEMM: execute_gemm,
+    Opcode.VECTOR: _vector,
+    Opcode.ROUTE: _route,
+}
+"""What executes the instructions of each opcode: given the machine and the instruction's index, returns its posts."""

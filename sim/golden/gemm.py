@@ -6,9 +6,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import Dest, Instruction, Mapping3D, Mode, Order
+from hdl.isa import (
+    Dest,
+    Instruction,
+    Mapping3D,
+    Mode,
+    Order,
+    gang_tiers,
+    parameter_count,
+    swiglu_channels,
+    tiers_of_mask,
+)
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import gang_tiers, parameter_count, tiers_of_mask
 from hdl.numerics import requant, swiglu, wrap
 from sim.golden.route import gemm_of_slot
 from sim.golden.state import ExecutionError, MachineState
@@ -133,17 +142,16 @@ def _in_range(index: Int, depth: int, what: str, pc: int) -> None:
 def _drain(machine: MachineState, instruction: Instruction, tier: int, acc: Int, pc: int) -> Int:
     """Return finished rows [tokens, n_tiles, elements] from accumulators [tokens, n_tiles * C]."""
     columns = machine.config.columns
-    tokens, n_tiles, half = instruction["tokens"], instruction["n_tiles"], columns // 2
+    tokens, n_tiles = instruction["tokens"], instruction["n_tiles"]
     words = slice(instruction["param_base"], instruction["param_base"] + parameter_count(instruction))
     machine.need("requantisation word", pc, tier, words)
     # With param_hold the one word stands for every output tile.
     mult, acc = machine.parameters[tier, words], acc.reshape(tokens, n_tiles, columns)
     mode, shift = Mode(instruction["mode"]), instruction["shift"]
     if mode == Mode.SWIGLU:
-        return swiglu(
-            acc[..., :half], acc[..., half:], mult[:, :half], mult[:, half:], shift,
-            instruction["post_mult"], instruction["post_shift"],
-        )  # fmt: skip
+        gate, up = swiglu_channels(columns)
+        post_mult, post_shift = instruction["post_mult"], instruction["post_shift"]
+        return swiglu(acc[..., gate], acc[..., up], mult[:, gate], mult[:, up], shift, post_mult, post_shift)
     return requant(acc, mult, shift, 8 if mode == Mode.REQUANT8 else 16)
 
 

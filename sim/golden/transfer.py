@@ -7,11 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Format, Instruction, LoadDest, StoreFormat
-from hdl.isa.legality import (
+from hdl.isa import (
+    Format,
+    Instruction,
+    LoadDest,
+    StoreFormat,
     beats,
     load_groups,
-    load_unit_bytes,
+    load_item_bytes,
     store_beats,
     store_bytes,
     store_start,
@@ -35,7 +38,7 @@ def execute_load(machine: MachineState, instruction: Instruction) -> None:
     """Execute a LOAD."""
     c = machine.config
     kind, count, base = LoadDest(instruction["dest_kind"]), instruction["count"], instruction["dest_base"]
-    n_bytes = count * load_unit_bytes(instruction, c)
+    n_bytes = count * load_item_bytes(instruction, c)
     planes = []
     for group, start in load_groups(instruction):
         planes.append(machine.memory[group][start : start + n_bytes])

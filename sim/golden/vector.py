@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,24 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from hdl.isa import Instruction, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.isa.legality import tiers_of_mask
-from hdl.isa.vector_access import a_rows, b_rows, c_rows, dest_bytes, dest_rows, lengths, scalar_span
-from hdl.isa.vector_legality import check_vector_ranges
+from hdl.isa import (
+    Instruction,
+    VectorBits,
+    VectorDest,
+    VectorFn,
+    VectorOp,
+    VectorSum,
+    a_rows,
+    b_rows,
+    c_rows,
+    check_vector_ranges,
+    dest_bytes,
+    dest_rows,
+    has_sum,
+    lengths,
+    scalar_span,
+    tiers_of_mask,
+)
 from hdl.numerics import round_shift, saturate, sigmoid_q16
 from hdl.numerics.vector import (
     exp2_q15,
@@ -109,19 +124,13 @@ def execute_vector(
         valid = element < lengths(instruction, config)[:, None, None]
     operands = _Operands(instruction, config, combine, scalars, a, valid)
     op = VectorOp(instruction["op"])
-    if op == VectorOp.GATHER:
-        result = _gather(operands)
-    elif op in (VectorOp.MAX, VectorOp.SUMSQ, VectorOp.ARGMAX):
-        made = {VectorOp.MAX: _max, VectorOp.SUMSQ: _sumsq, VectorOp.ARGMAX: _argmax}[op](operands)
-        _put_scalars(operands, made)
+    if op in SCALAR_HANDLERS:
+        _put_scalars(operands, SCALAR_HANDLERS[op](operands))
         return
-    elif op == VectorOp.MAP:
-        result = operands.mask(saturate(_map(operands), _BITS[VectorBits(instruction["bits"])]), 0)
-        if instruction["sum"] != VectorSum.NONE:
-            _put_scalars(operands, _sum(operands, result))
-    else:
-        result = operands.mask(_elementwise(operands, op), 0)
-    _deliver(operands, saturate(result, _BITS[VectorBits(instruction["bits"])]), activation)
+    result = saturate(ROW_HANDLERS[op](operands), _BITS[VectorBits(instruction["bits"])])
+    if has_sum(instruction):
+        _put_scalars(operands, _sum(operands, result))
+    _deliver(operands, result, activation)
 
 
 def _put_scalars(operands: _Operands, made: npt.NDArray[np.uint32]) -> None:
@@ -130,7 +139,6 @@ def _put_scalars(operands: _Operands, made: npt.NDArray[np.uint32]) -> None:
 
 
 def _map(operands: _Operands) -> Int:
-    """Return MAP's elements before saturation."""
     i = operands.instruction
     if i["fn"] == VectorFn.EXP2:
         highest, _ = unpack_maxcorr(operands.scalar())
@@ -139,11 +147,11 @@ def _map(operands: _Operands) -> Int:
         value = sigmoid_q16(operands.x(16))
     else:
         value = operands.x(24)
-    return round_shift(value * i["mult"], i["shift"])
+    return operands.mask(round_shift(value * i["mult"], i["shift"]), 0)
 
 
 def _sum(operands: _Operands, result: Int) -> npt.NDArray[np.uint32]:
-    """Return what MAP with a sum writes; `result` has 0 in invalid elements."""
+    """Return what MAP with a sum writes; `result` is saturated and has 0 in invalid elements."""
     i = operands.instruction
     total = result.sum(axis=(1, 2))
     if not i["first"]:
@@ -160,24 +168,32 @@ def _sum(operands: _Operands, result: Int) -> npt.NDArray[np.uint32]:
     return pack_float(*float_scale(mantissa, exponent, i["imm"]))
 
 
-def _elementwise(operands: _Operands, op: VectorOp) -> Int:
-    """Return SCALE's, RESCALE's, MUL's, ROTATE's or ADD's elements before saturation."""
+def _scale(operands: _Operands) -> Int:
+    mantissa, exponent = unpack_float(operands.scalar())
+    shift = np.clip(exponent + operands.instruction["shift"] - 32, 0, 47)
+    return operands.mask(round_shift(operands.x(24) * mantissa[:, None, None], shift[:, None, None]), 0)
+
+
+def _rescale(operands: _Operands) -> Int:
+    _, factor = unpack_maxcorr(operands.scalar())
+    return operands.mask(round_shift(operands.x(24) * factor[:, None, None], 15), 0)
+
+
+def _add(operands: _Operands) -> Int:
     i = operands.instruction
-    if op == VectorOp.SCALE:
-        mantissa, exponent = unpack_float(operands.scalar())
-        shift = np.clip(exponent + i["shift"] - 32, 0, 47)
-        return round_shift(operands.x(24) * mantissa[:, None, None], shift[:, None, None])
-    if op == VectorOp.RESCALE:
-        _, factor = unpack_maxcorr(operands.scalar())
-        return round_shift(operands.x(24) * factor[:, None, None], 15)
-    if op == VectorOp.ADD:
-        return round_shift(operands.x(24) * i["mult"], i["shift"]) + operands.b()
-    x = operands.x(16)
-    product = x * _low16(operands.b())
-    if op == VectorOp.ROTATE:
-        swapped = x.reshape(*x.shape[:2], -1, 2)[..., ::-1].reshape(x.shape)
-        product = product + swapped * _low16(operands.combine[c_rows(i)].astype(np.int64))
-    return round_shift(product, i["shift"])
+    return operands.mask(round_shift(operands.x(24) * i["mult"], i["shift"]) + operands.b(), 0)
+
+
+def _mul(operands: _Operands) -> Int:
+    product = operands.x(16) * _low16(operands.b())
+    return operands.mask(round_shift(product, operands.instruction["shift"]), 0)
+
+
+def _rotate(operands: _Operands) -> Int:
+    i, x = operands.instruction, operands.x(16)
+    swapped = x.reshape(*x.shape[:2], -1, 2)[..., ::-1].reshape(x.shape)
+    second = _low16(operands.combine[c_rows(i)].astype(np.int64))
+    return operands.mask(round_shift(x * _low16(operands.b()) + swapped * second, i["shift"]), 0)
 
 
 def _low16(value: Int) -> Int:
@@ -219,7 +235,6 @@ def _argmax(operands: _Operands) -> npt.NDArray[np.uint32]:
 
 
 def _gather(operands: _Operands) -> Int:
-    """Return GATHER's rows [vectors, 1, C]."""
     i, columns = operands.instruction, operands.config.columns
     x = operands.x(16).reshape(i["vectors"], -1)
     _, index = unpack_choice(operands.scalar())
@@ -232,12 +247,31 @@ def _gather(operands: _Operands) -> Int:
     return result
 
 
+ROW_HANDLERS: Mapping[VectorOp, Callable[[_Operands], Int]] = {
+    VectorOp.MAP: _map,
+    VectorOp.SCALE: _scale,
+    VectorOp.RESCALE: _rescale,
+    VectorOp.MUL: _mul,
+    VectorOp.ROTATE: _rotate,
+    VectorOp.ADD: _add,
+    VectorOp.GATHER: _gather,
+}
+"""What makes the result rows [vectors, rows, C] of each operation that has some, before they are saturated."""
+
+SCALAR_HANDLERS: Mapping[VectorOp, Callable[[_Operands], npt.NDArray[np.uint32]]] = {
+    VectorOp.MAX: _max,
+    VectorOp.SUMSQ: _sumsq,
+    VectorOp.ARGMAX: _argmax,
+}
+"""What makes the scalars [vectors] of each reduction."""
+
+
 def _deliver(operands: _Operands, result: Int, activation: npt.NDArray[np.int8]) -> None:
     """Write saturated result rows [vectors, rows, C]."""
     i = operands.instruction
     if i["dest_kind"] == VectorDest.ROWS:
         operands.combine[dest_rows(i)] = result
     elif i["dest_kind"] == VectorDest.ACTIVATION:
-        words, lanes = dest_bytes(i, operands.config)
+        words, places = dest_bytes(i, operands.config)
         for tier in tiers_of_mask(i["dest_tiers"]):
-            activation[tier, words, lanes] = result
+            activation[tier, words, places] = result

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
-from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode
-from hdl.isa.legality import Limits
+from hdl.isa import Dest, Format, Instruction, Limits, LoadDest, Mapping3D, Mode, Opcode
 from sim.machine.system import place_stream
 
 __all__ = [

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
-from hdl.isa import INSTRUCTION_BITS, Dest, LoadDest, Opcode, StoreFormat, fields_of
+from hdl.isa import INSTRUCTION_BITS, LIST_ENTRY_BYTES, Dest, Limits, LoadDest, Opcode, StoreFormat, fields_of
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import LIST_ENTRY_BYTES, Limits
 from sim.stimulus.stream_draw import MOST_BYTES
 
 __all__ = ["IllegalStream", "StreamBase", "pack"]

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import (
+    INDEX_LIMIT,
     INSTRUCTION_BITS,
+    REDUCTIONS,
+    TWO_OPERANDS,
     Format,
     LoadDest,
     Opcode,
@@ -17,12 +20,10 @@ from hdl.isa import (
     VectorFn,
     VectorOp,
     VectorSum,
+    element_bytes,
     fields_of,
 )
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import element_bytes
-from hdl.isa.vector_access import REDUCTIONS, TWO_OPERANDS
-from hdl.isa.vector_legality import INDEX_LIMIT
 from sim.stimulus.illegal_base import IllegalStream, StreamBase, pack
 
 __all__ = ["illegal_vector_streams"]

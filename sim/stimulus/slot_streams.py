@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hdl.config import ADDRESS_UNIT
-from hdl.isa import Dest, Format, LoadDest, Mode, Opcode, Order, VectorOp
-from hdl.isa.legality import beats, load_unit_bytes
+from hdl.isa import Dest, Format, LoadDest, Mode, Opcode, Order, VectorOp, beats, load_item_bytes
 from sim.stimulus.stream_draw import Drawer
 from sim.stimulus.stream_order import OrderedProgram, instruction_of
 
@@ -123,7 +122,7 @@ class SlotDrawer:
         values = {"format": int(form), "group": choose.randrange(2), "dest_kind": int(dest), "dest_tiers": mask,
                   "dest_base": base, "count": count, "tag": tag, "slot_en": 1, "slot": slot}  # fmt: skip
         load = instruction_of(Opcode.LOAD, values)
-        size = beats(count * load_unit_bytes(load, self.config), self.config) * self.config.group_bytes
+        size = beats(count * load_item_bytes(load, self.config), self.config) * self.config.group_bytes
         last = (experts - 1) >> 1 if form == Format.PAIR else experts - 1
         low, high = self.draws.data
         stride = choose.choice((0, 1, -(-size // unit)))

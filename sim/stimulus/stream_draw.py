@@ -12,13 +12,21 @@ import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, INSTRUCTION_BYTES, MachineConfig
 from hdl.errors import A3dError
-from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, Order, StoreFormat
-from hdl.isa.legality import (
+from hdl.isa import (
     LIST_ENTRY_BYTES,
     MAX_ROW_SHIFT,
+    Dest,
+    Format,
+    Instruction,
     Limits,
+    LoadDest,
+    Mapping3D,
+    Mode,
+    Opcode,
+    Order,
+    StoreFormat,
     beats,
-    load_unit_bytes,
+    load_item_bytes,
     store_span,
     store_step,
 )
@@ -231,7 +239,7 @@ class Drawer:
         if dest == LoadDest.ROWS:
             values["shift"] = self.random.choice((0, 0, 1, 8, MAX_ROW_SHIFT, self.random.randint(0, MAX_ROW_SHIFT)))
         load = instruction_of(Opcode.LOAD, values)
-        size = beats(count * load_unit_bytes(load, self.config), self.config) * self.config.group_bytes
+        size = beats(count * load_item_bytes(load, self.config), self.config) * self.config.group_bytes
         if dest == LoadDest.LIST:
             values |= self._place_list(values["group"], count, size)
         else:

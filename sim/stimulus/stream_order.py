@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, Opcode
+from hdl.isa import Instruction, Limits, Opcode, check_instruction
 from hdl.isa.asm import to_binary
-from hdl.isa.legality import Limits, check_instruction
 from scheduler.stream.footprint import Lists, footprint
 from scheduler.stream.hazard_tracker import HazardTracker, self_conflict
 from scheduler.stream.ordering import Ordering, row_completions

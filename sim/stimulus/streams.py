@@ -16,9 +16,8 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from hdl.isa import Dest, Instruction, LoadDest, Mode, Opcode, StoreFormat
+from hdl.isa import Dest, Instruction, Limits, LoadDest, Mode, Opcode, StoreFormat
 from hdl.isa.asm import to_binary
-from hdl.isa.legality import Limits
 from sim.stimulus.illegal_streams import IllegalStream, illegal_streams
 from sim.stimulus.slot_streams import SlotDrawer
 from sim.stimulus.stream_draw import Drawer, StreamOptions

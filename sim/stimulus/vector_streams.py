@@ -7,9 +7,19 @@ import random
 from collections.abc import Iterator
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, Opcode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.isa.legality import Limits, check_instruction
-from hdl.isa.vector_access import REDUCTIONS, TWO_OPERANDS
+from hdl.isa import (
+    REDUCTIONS,
+    TWO_OPERANDS,
+    Instruction,
+    Limits,
+    Opcode,
+    VectorBits,
+    VectorDest,
+    VectorFn,
+    VectorOp,
+    VectorSum,
+    check_instruction,
+)
 from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor
 from sim.stimulus.stream_order import instruction_of

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
+from hdl.isa import queue_names
 from hdl.regs import exhaustive_counters, traced_counters
 from sim.view.timeline import KINDS, Causes, Slice, TracedStep, full_queues, slices_of, state_of
-from sim.view.trace import Trace, queue_names
+from sim.view.trace import Trace
 
 __all__ = ["STATES", "draw_cycles", "draw_timeline", "layer_starts", "state_shares"]
 

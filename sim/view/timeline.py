@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, LoadDest, Opcode
-from hdl.isa.legality import load_groups, load_unit_bytes, store_bytes
-from hdl.isa.vector_access import row_count
+from hdl.isa import OPCODES, Instruction, LoadDest, Opcode, issue_queues, queue_names
 from hdl.regs import traced_counters
 from hdl.scratch import whole_file
 from scheduler.stream.emit.emitter import Label
-from scheduler.stream.ordering import issue_queues
-from sim.view.trace import Trace, TraceError, queue_names
+from sim.view.trace import Trace, TraceError
 
 __all__ = [
     "BUSY", "KINDS", "Causes", "Slice", "TimelineFile", "TracedStep", "full_queues", "kind_of", "slices_of", "state_of",
@@ -119,22 +116,40 @@ class Slice:
 
 
 def kind_of(instruction: Instruction, operation: str) -> str:
-    """Return which of ``KINDS`` an instruction belongs to, by its opcode and its label's operation."""
-    if instruction.opcode == Opcode.LOAD:
-        if operation.startswith(("keys", "values")):
-            return "keys, values"
-        return "weights" if instruction["dest_kind"] == LoadDest.VCACHE else "other data"
-    if instruction.opcode == Opcode.STORE:
-        return "keys, values" if operation.startswith("append") else "other data"
+    """Return which of ``KINDS`` an instruction that enters a queue belongs to, by its label's operation."""
+    return KIND_OF[instruction.opcode](instruction, operation)
+
+
+def _load_kind(instruction: Instruction, operation: str) -> str:
+    if operation.startswith(("keys", "values")):
+        return "keys, values"
+    return "weights" if instruction["dest_kind"] == LoadDest.VCACHE else "other data"
+
+
+def _store_kind(instruction: Instruction, operation: str) -> str:
+    return "keys, values" if operation.startswith("append") else "other data"
+
+
+def _gemm_kind(instruction: Instruction, operation: str) -> str:
     if operation.startswith(_ROUTER):
         return "router"
-    if instruction.opcode == Opcode.ROUTE:
-        return "router"
-    if instruction.opcode == Opcode.VECTOR:
-        return "norm, softmax"
     if operation.startswith(("scores", "context")):
         return "attention"
     return "experts" if operation.startswith(("expert", "slot")) else "dense"
+
+
+def _vector_kind(instruction: Instruction, operation: str) -> str:
+    return "router" if operation.startswith(_ROUTER) else "norm, softmax"
+
+
+KIND_OF: Mapping[Opcode, Callable[[Instruction, str], str]] = {
+    Opcode.LOAD: _load_kind,
+    Opcode.STORE: _store_kind,
+    Opcode.GEMM: _gemm_kind,
+    Opcode.VECTOR: _vector_kind,
+    Opcode.ROUTE: lambda instruction, operation: "router",
+}
+"""The kind of an instruction, for each opcode that enters a queue."""
 
 
 def slices_of(step: TracedStep, config: MachineConfig) -> list[Slice]:
@@ -177,20 +192,16 @@ def _track(
         yield Slice(
             track=track, name=label.operation, kind=kind_of(instruction, label.operation), layer=label.layer, pc=pc,
             opcode=instruction.opcode.name, dispatched=int(dispatched[pc]), taken=int(taken[place]), begin=first,
-            start=start, end=before, finished=end is not None, **_amounts(instruction, config, track),
+            start=start, end=before, finished=end is not None, **_amounts(instruction, config),
         )  # fmt: skip
 
 
-def _amounts(instruction: Instruction, config: MachineConfig, track: str) -> dict[str, int]:
+def _amounts(instruction: Instruction, config: MachineConfig) -> dict[str, int]:
     """Return what an instruction moves or computes on one unit (one with a slot: at most)."""
-    if instruction.opcode == Opcode.LOAD:
-        here = [group for group, _ in load_groups(instruction) if track == f"load{group}"]
-        return {"bytes": len(here) * instruction["count"] * load_unit_bytes(instruction, config)}
-    if instruction.opcode == Opcode.STORE:
-        return {"bytes": store_bytes(instruction, config)}
-    if instruction.opcode == Opcode.GEMM:
-        return {"waves": instruction["tokens"] * instruction["k_slices"] * instruction["n_tiles"]}
-    return {"rows": row_count(instruction)}
+    work = OPCODES[instruction.opcode].work(instruction, config)
+    # The two engines of a PAIR load bring half of its bytes each.
+    loaded = work.bytes_loaded // len(issue_queues(instruction))
+    return {"bytes": loaded + work.bytes_stored, "waves": work.waves, "rows": work.vector_rows}
 
 
 def state_of(counter: str, unit: str) -> str:

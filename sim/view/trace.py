@@ -10,26 +10,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hdl.common.queues import load_queue, queue_count, store_queue, vector_queue
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.interfaces import trace_layout
+from hdl.isa import queue_names
 from hdl.regs import traced_counters
 
-__all__ = ["Trace", "TraceError", "queue_names", "read_trace"]
+__all__ = ["Trace", "TraceError", "read_trace"]
 
 Cycles = npt.NDArray[np.int64]
 
 
 class TraceError(A3dError):
     """A trace file is not what the recorder writes, or does not belong to the stream."""
-
-
-def queue_names(config: MachineConfig) -> list[str]:
-    """Return the queues' names in the order of ``hdl.common.queues``, as ``scheduler.stream.ordering`` calls them."""
-    names = {load_queue(config, group): f"load{group}" for group in range(2)}
-    names |= {store_queue(config): "store", vector_queue(config): "vector"}
-    return [names.get(queue, f"tier{queue}") for queue in range(queue_count(config))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
+from hdl.capabilities import MAGIC, config_from_capabilities
 from hdl.config import PRESETS
 from hdl.control.counters import CounterBank
 from hdl.control.csr import CsrBlock
 from hdl.control.supervisor import SETTLE_CYCLES, Supervisor
 from hdl.isa.error_codes import ErrorCode
-from hdl.regs import COUNTER_BASE, MAGIC, counter_names, register_map
+from hdl.regs import COUNTER_BASE, counter_names, register_map
 
 NANO = PRESETS["nano"]
 OKAY, SLVERR = 0, 2
@@ -85,10 +86,32 @@ def test_capabilities_and_storage() -> None:
     simulate(dut, bench)
 
 
+@pytest.mark.parametrize("changes", [{}, {"stationary_feed": "edge", "vertical_links": False, "address_bits": 37}])
+def test_software_finds_the_configuration(changes: dict[str, Any]) -> None:
+    """What is read over the bus gives the configuration of the machine, all of it."""
+    config = NANO.replace(**changes)
+    dut = CsrBlock(config)
+    values: dict[str, int] = {}
+
+    async def bench(ctx: Any) -> None:
+        for register in register_map(config):
+            if register.value is not None:
+                values[register.name], response = await read(ctx, dut.axil, register.offset)
+                assert response == OKAY
+
+    simulate(dut, bench)
+    assert config_from_capabilities(values, config.name) == config
+
+
 def test_start_interrupt_and_error_report() -> None:
     """START only pulses when ready; DONE and ERROR set status, error registers and enabled interrupts."""
     dut = CsrBlock(NANO)
-    offset = {r.name: r.offset for r in register_map(NANO)}
+    registers = {r.name: r for r in register_map(NANO)}
+    offset = {name: r.offset for name, r in registers.items()}
+    # Enables and pending bits are compared bit by bit.
+    assert [(f.name, f.bits) for f in registers["IRQ_ENABLE"].fields] == [
+        (f.name, f.bits) for f in registers["IRQ_PENDING"].fields
+    ]
     pulses: list[int] = []
 
     async def watch(ctx: Any) -> None:

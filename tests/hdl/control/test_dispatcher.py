@@ -16,6 +16,7 @@ from hdl.isa import (
     Dest,
     Format,
     Instruction,
+    Limits,
     LoadDest,
     Mapping3D,
     Mode,
@@ -26,12 +27,13 @@ from hdl.isa import (
     VectorFn,
     VectorOp,
     VectorSum,
+    check_word,
     decode,
     encode,
     fields_of,
+    gang_tiers,
 )
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Limits, check_word, gang_tiers
 
 
 def random_instruction(rng: random.Random, config: MachineConfig) -> bytes:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from hdl.isa import Dest, Instruction, Mapping3D, Mode, Opcode, Order
+from hdl.isa import Dest, Instruction, Limits, Mapping3D, Mode, Opcode, Order, check_instruction
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Limits, check_instruction
 from tests.support.control.sequencer_bench import Bench, check_waves, rng_of, small_config
 from tests.support.control.sequencer_model import ListEntry, random_lists
 

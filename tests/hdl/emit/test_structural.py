@@ -11,8 +11,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from hdl.emit import EmitError, StructuralComponent, Structure
+from hdl.emit.amaranth_internals import mark_used
 from hdl.emit.files import FILE_LIST
-from hdl.emit.hierarchy import mark_used, ports_of
+from hdl.emit.hierarchy import ports_of
 from hdl.emit.lint import check_yosys, lint_verilator
 from hdl.emit.verilog import emit, write
 from sim.simulator.tools import find_verilator

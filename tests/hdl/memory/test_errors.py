@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from hdl.config import MachineConfig
-from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat
+from hdl.isa import Format, Instruction, Limits, LoadDest, Opcode, StoreFormat, check_instruction
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Limits, check_instruction
 from tests.hdl.memory.test_path import CONFIGS, combine_rows
 from tests.support.memory.axi_slave import Behaviour
 from tests.support.memory.environment import Environment, Get

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.isa import Format, Instruction, LoadDest, Opcode
+from hdl.isa import Format, Instruction, Limits, LoadDest, Opcode, check_instruction
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Limits, check_instruction
 from sim.golden.state import MachineState
 from sim.golden.transfer import execute_load
 from tests.hdl.memory.test_path import CONFIGS, STALLS

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from hdl.config import ADDRESS_UNIT, PRESETS, MachineConfig
-from hdl.isa import Instruction, Opcode, StoreFormat
+from hdl.isa import Instruction, Limits, Opcode, StoreFormat, check_instruction, store_span, store_start, store_step
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Limits, check_instruction, store_span, store_start, store_step
 from tests.support.memory.axi_slave import Behaviour
 from tests.support.memory.store_bench import StoreBench, bursts
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.isa import Instruction, VectorOp
+from hdl.isa import Instruction, Opcode, VectorOp, writes_scalar
 from hdl.isa.asm import assemble
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.vector_access import writes_scalar
 from scheduler.cost.vector_timing import VectorTiming, vector_cycles
-from sim.golden.executor import Executor
+from sim.golden.executor import HANDLERS, Executor
 from sim.stimulus.vector_streams import VectorDrawer
 from tests.support.vector.unit_bench import VectorBench
 
@@ -36,7 +35,7 @@ def check(config: MachineConfig, program: list[Instruction], seed: int, stall: f
     bench = VectorBench(config, combine.copy(), activation.copy(), stall, seed)
     bench.run(program)
     for number, instruction in enumerate(program):
-        model._vector(instruction, number)
+        HANDLERS[Opcode.VECTOR](model, instruction, number)
     wrong = np.argwhere(model.combine != bench.combine)
     assert not wrong.size, f"row, lane {wrong[:5].tolist()}"
     wrong = np.argwhere(model.activation != bench.activation)
@@ -55,10 +54,10 @@ def random_program(config: MachineConfig, seed: int, length: int) -> list[Instru
     model.combine[:] = (combine >> scale).astype(np.int32)
     drawer = VectorDrawer(config, random.Random(seed), model, config.activation_words, config.combine_rows)
     program = [drawer.first()]
-    model._vector(program[0], 0)
+    HANDLERS[Opcode.VECTOR](model, program[0], 0)
     for number in range(1, length):
         program.append(drawer.draw())
-        model._vector(program[-1], number)
+        HANDLERS[Opcode.VECTOR](model, program[-1], number)
     return [*program, *drawer.last()]
 
 

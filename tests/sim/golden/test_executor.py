@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.isa import Opcode
+from hdl.isa import Limits, Opcode
 from hdl.isa.asm import assemble, to_binary
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Limits
 from hdl.numerics import merge_nibbles
 from sim.golden.executor import DeadlockError, ExecutionError, Executor, UninitialisedError
 from sim.golden.gemm import _product

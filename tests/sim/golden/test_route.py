@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS
-from hdl.isa import Instruction, Opcode
+from hdl.isa import Instruction, Limits, Opcode
 from hdl.isa.asm import assemble
 from hdl.isa.error_codes import ErrorCode
-from hdl.isa.legality import Limits
 from sim.golden.executor import ExecutionError, Executor, UninitialisedError
 from sim.golden.route import execute_route
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.isa import Instruction, Opcode, VectorOp
+from hdl.isa import Instruction, Limits, Opcode, VectorOp, check_instruction
 from hdl.isa.asm import assemble
-from hdl.isa.legality import Limits, check_instruction
 from hdl.numerics.vector import exp2_q15, recip, rsqrt
 from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor

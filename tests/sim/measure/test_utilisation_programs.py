@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.isa import Mapping3D
-from hdl.isa.legality import check_instruction
+from hdl.isa import Mapping3D, check_instruction
 from scheduler.stream.verify import verify_stream
 from sim import cli
 from sim.golden.executor import Executor

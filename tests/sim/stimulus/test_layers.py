@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hdl.isa import Instruction, Opcode
-from hdl.isa.legality import Limits, check_instruction
+from hdl.isa import Instruction, Limits, Opcode, check_instruction
 from sim.cli import main
 from sim.stimulus.layers import EXAMPLES, Example, LayerError, measure_layers, play
 from sim.stimulus.layers.examples import CONFIG

@@ -9,6 +9,7 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.isa import (
+    REDUCTIONS,
     Dest,
     Format,
     LoadDest,
@@ -23,7 +24,6 @@ from hdl.isa import (
     VectorOp,
     VectorSum,
 )
-from hdl.isa.vector_access import REDUCTIONS
 from sim.golden.executor import Executor
 from sim.stimulus.illegal_streams import illegal_streams
 from sim.stimulus.streams import StreamOptions, random_stream

@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 
 from hdl.config import ADDRESS_UNIT, PRESETS, MachineConfig
-from hdl.isa import Opcode
-from hdl.isa.legality import beats, gang_tiers
+from hdl.isa import Opcode, beats, gang_tiers, issue_queues, queue_names
 from hdl.regs import exhaustive_counters, traced_counters
-from scheduler.stream.ordering import issue_queues
 from sim.machine.system import Job, JobResult, MemoryKnobs, SimulatedMachine
 from sim.measure.crosscheck import random_knobs
 from sim.stimulus.streams import random_stream
 from sim.view.timeline import Slice, TracedStep, full_queues, slices_of, state_of, state_runs, write_timeline
-from sim.view.trace import TraceError, queue_names, read_trace
+from sim.view.trace import TraceError, read_trace
 from tests.support.language import CONFIGS as LANGUAGE_CONFIGS
 from tests.support.language import try_reference
 

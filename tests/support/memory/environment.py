@@ -25,8 +25,18 @@ from hdl.interfaces import (
     wait_layout,
     write_layout,
 )
-from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat, encode
-from hdl.isa.legality import element_bytes, load_groups, load_unit_bytes, store_bytes
+from hdl.isa import (
+    Format,
+    Instruction,
+    LoadDest,
+    Opcode,
+    StoreFormat,
+    element_bytes,
+    encode,
+    load_groups,
+    load_item_bytes,
+    store_bytes,
+)
 
 Get = Callable[[str], int]
 Words = dict[tuple[int, int, int], bytes]  # (memory kind, tier, unit) -> bytes
@@ -46,7 +56,7 @@ def nibbles(plane: np.ndarray) -> np.ndarray:
 
 def loaded(config: MachineConfig, load: Instruction, memory: Sequence[np.ndarray]) -> list[bytes]:
     """Return the units (tiles, words, entries, requantisation words, rows of int32) that a LOAD brings."""
-    size = load_unit_bytes(load, config)
+    size = load_item_bytes(load, config)
     planes = [memory[g].reshape(-1)[a : a + size * load["count"]] for g, a in load_groups(load)]
     if load["dest_kind"] == LoadDest.ROWS:
         raw = (planes[0].copy().view("<i2").astype("<i4") << load["shift"]).astype("<i4").tobytes()

@@ -8,8 +8,7 @@ import random
 import numpy as np
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat
-from hdl.isa.legality import beats, load_unit_bytes, store_bytes
+from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat, beats, load_item_bytes, store_bytes
 
 MEMORY_BYTES = 1 << 16
 
@@ -84,7 +83,7 @@ def random_loads(seed: int, config: MachineConfig, count: int, most: int = 9) ->
         if kind == LoadDest.ROWS:
             values |= {"dest_tiers": 0, "shift": rng.choice([0, 1, 7, 15, 16])}
         load = Instruction(Opcode.LOAD, values)
-        size = units * load_unit_bytes(load, config)
+        size = units * load_item_bytes(load, config)
         values["addr"] = place(rng, config, size)
         if form == Format.PAIR:
             values["addr_low"] = place(rng, config, size)

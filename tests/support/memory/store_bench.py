@@ -17,8 +17,7 @@ from amaranth.sim import Simulator
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import instantiate, ports_of
 from hdl.interfaces import error_layout, post_layout
-from hdl.isa import Instruction, StoreFormat
-from hdl.isa.legality import store_span, store_step
+from hdl.isa import Instruction, StoreFormat, store_span, store_step
 from hdl.memory.axi import GroupMaster, axi_signature
 from hdl.memory.store import StoreUnit
 from sim.golden.state import MachineState

@@ -1,20 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shortcuts taken while Amaranth builds a netlist change neither the netlist nor its checks."""
+"""What is relied on in the private parts of Amaranth, by one file alone.
+
+Its shortcuts while Amaranth builds a netlist change neither the netlist nor the checks.
+"""
 
 import contextlib
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
-from amaranth.hdl import _nir as nir
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.emit import Emitter
-from hdl.emit import rtlil as rtlil_module
+from hdl.emit import Emitter, amaranth_internals, rtlil
+from hdl.emit.amaranth_internals import CombinationalCycle, concatenated, nir, reinterpreted, sliced
 from hdl.emit.verilog import emit
 from tests.support.emit.examples import Chain, Filter, Row
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_version_is_one_that_the_file_was_written_for() -> None:
+    """A newer Amaranth needs a look at ``hdl/emit/amaranth_internals.py``, its tests, and then at these numbers."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "amaranth~=0.5.10" in project["dependencies"]
+    assert [int(n) for n in version("amaranth").split(".")[:2]] == [0, 5]
+
+
+def test_nobody_else_touches_private_parts() -> None:
+    """Modules with a leading underscore, and the back end, which is not meant to be derived from."""
+    private = re.compile(r"amaranth(\.\w+)*\._\w+|from amaranth(\.\w+)* import _|amaranth\.back|_MustUse")
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("hdl", "scheduler", "sim")
+        for path in (ROOT / folder).rglob("*.py")
+        if private.search(path.read_text())
+    }
+    assert users == {"hdl/emit/amaranth_internals.py"}
+
+
+def test_values_are_taken_apart() -> None:
+    x, y = Signal(8), Signal(4)
+    assert [len(part) for part in concatenated(Cat(x, y)) or ()] == [8, 4]
+    source, start, stop = sliced(x[2:5]) or (None, 0, 0)
+    assert source is x and (start, stop) == (2, 5)
+    assert reinterpreted(x.as_signed()) is x and reinterpreted(x.as_signed().as_unsigned()) is not None
+    for value in (x, x + y, Const(3), ~x):
+        assert concatenated(value) is sliced(value) is reinterpreted(value) is None
 
 
 class Mixture(wiring.Component):
@@ -76,14 +114,14 @@ class Cycle(wiring.Component):
 
 @pytest.mark.parametrize("make", [Mixture, Chain, Filter, lambda: Row(4, 16)])
 def test_the_netlist_is_the_same(make: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = [module.text for module in rtlil_module.convert(make(), "top", Emitter())]
-    monkeypatch.setattr(rtlil_module, "_fast_netlist", contextlib.nullcontext)
-    assert [module.text for module in rtlil_module.convert(make(), "top", Emitter())] == fast
+    fast = [module.text for module in rtlil.convert(make(), "top", Emitter())]
+    monkeypatch.setattr(amaranth_internals, "fast_netlist", contextlib.nullcontext)
+    assert [module.text for module in rtlil.convert(make(), "top", Emitter())] == fast
 
 
 @pytest.mark.parametrize("kind", ["selection", "one bit", "sign", "partial", "condition"])
 def test_combinational_cycles_are_still_found(kind: str) -> None:
-    with pytest.raises(nir.CombinationalCycle):
+    with pytest.raises(CombinationalCycle):
         emit(Cycle(kind), "top")
 
 
@@ -102,7 +140,7 @@ def test_amaranth_is_left_as_it_was() -> None:
 
     before = state()
     emit(Mixture(), "top")
-    with pytest.raises(nir.CombinationalCycle):
+    with pytest.raises(CombinationalCycle):
         emit(Cycle("selection"), "top")
     assert state() == before
     with pytest.raises(AssertionError):
