@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit
 
-__all__ = ["compiled"]
+__all__ = ["NONE", "ONE", "ZERO", "compiled", "constant", "wide"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +37,17 @@ def compiled(function: F) -> F:
         return cast(F, njit(function))
 
 
+def constant(value: int) -> int:
+    """Return a number for compiled functions to pass to others.
+
+    A function that is called with a plain constant is compiled for that value alone.
+    """
+    return cast(int, np.int64(value))
+
+
+ZERO, ONE, NONE = constant(0), constant(1), constant(-1)
+
+
 def _parts(function: Callable[..., Any]) -> Iterator[str]:
     """Yield texts that change when anything that the function is made of does."""
     code = function.__code__
@@ -56,3 +68,9 @@ def _parts(function: Callable[..., Any]) -> Iterator[str]:
             yield f"{name}: {getattr(value, '_fields', value)!r}"
         else:
             yield f"{name}: {value!r}"
+
+
+@compiled
+def wide(value: int) -> int:
+    """Return a number from a narrow array as the functions that it is passed to expect all numbers."""
+    return value + 0

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ from scheduler.stream.clocks import (
     Clocks,
     done_before,
 )
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import NONE, compiled, constant, wide
 from scheduler.stream.machine import SPACES, VCACHE, Machine
 from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
 from scheduler.stream.spans import Segments, Spans, latest_overlap, near_overlap
@@ -53,7 +53,7 @@ __all__ = [
     "Numbering", "conflict_in_memory", "conflict_of", "new_cells", "note_cells", "ordered", "tag_loads", "tag_orders",
 ]  # fmt: skip
 
-WRITTEN: Final = 0
+WRITTEN = constant(0)
 """Layer of `Marks` for writes: 16 times the instruction's number plus one, plus its tier plus one.
 
 The other layers are for reads and additions: one more than the instruction's number; it counts if the last write is
@@ -167,7 +167,7 @@ def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first
             number = (older >> 4) - 1
             if steps[number, TAG] == tag:
                 return False
-            if not steps[number, SLOT] and done_before(clocks, n, number, -1):
+            if not steps[number, SLOT] and done_before(clocks, n, number, NONE):
                 break
             older = fills[steps[number, FILLED + tier] + cell]
         if older == latest:
@@ -193,16 +193,16 @@ def _latest_since(cells: Cells, key: int, blocks: Blocks, b: int, more: int) -> 
 
 
 @compiled
-def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, many: int) -> int:
+def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, high: int) -> int:
     """Return the latest instruction that conflicts with `n`, the one that was begun, on chip and is not ordered, or -1.
 
     Parameters
     ----------
-    blocks, many
-        What instruction `n` touches.
+    blocks, low, high
+        What instruction `n` touches: the blocks from `low` up to `high`.
     """
     keys, worst = cells.keys, -1
-    for b in range(many):
+    for b in range(low, high):
         kind, tier, space = blocks[b, KIND], blocks[b, TIER], blocks[b, SPACE]
         by_tag, previous = space == VCACHE and kind == READ, 0
         for run in range(blocks[b, OUTER]):
@@ -216,47 +216,51 @@ def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, many: int)
                     continue
                 previous = writer
                 if by_tag:
-                    fine = done_before(clocks, n, number, -1) or tag_orders(clocks, cells, n, number, tier, first, cell)
+                    fine = done_before(clocks, n, number, NONE) or tag_orders(
+                        clocks, cells, n, number, tier, first, cell
+                    )
                 else:
                     fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
                 if not fine:
                     worst = number
         for key in range(clocks.now[COUNTS, 2]):
-            latest, other = keys[key, KEY_LATEST] - 1, keys[key, KEY_KIND]
+            latest, other, own = keys[key, KEY_LATEST] - 1, wide(keys[key, KEY_KIND]), wide(keys[key, KEY_TIER])
             if other == kind or latest <= worst or keys[key, KEY_END + space] <= blocks[b, BEGIN]:
                 continue
             if end_of(blocks, b) <= keys[key, KEY_BEGIN + space]:
                 continue
-            if ordered(clocks, n, latest, keys[key, KEY_TIER], other, tier, kind):
+            if ordered(clocks, n, latest, own, other, tier, kind):
                 continue
             latest = _latest_since(cells, key, blocks, b, worst + 1) - 1
-            if latest > worst and not ordered(clocks, n, latest, keys[key, KEY_TIER], other, tier, kind):
+            if latest > worst and not ordered(clocks, n, latest, own, other, tier, kind):
                 worst = latest
     return int(worst)
 
 
 @compiled
-def conflict_in_memory(clocks: Clocks, n: int, found: Spans, many: int, segments: Segments, tree: int) -> int:
+def conflict_in_memory(clocks: Clocks, n: int, found: Spans, low: int, high: int, segments: Segments, tree: int) -> int:
     """Return the latest instruction that conflicts with `n`, the one that was begun, in memory, not ordered, or -1.
 
     One engine reads a group and one unit stores, each in order: the latest instruction stands for all before it.
     Stores need no order among themselves.
     """
-    number = near_overlap(found, many, segments, tree) - 1
-    if number < 0 or done_before(clocks, n, number, -1):
+    number = near_overlap(found, low, high, segments, tree) - 1
+    if number < 0 or done_before(clocks, n, number, NONE):
         return -1
-    number = latest_overlap(found, many, segments, tree) - 1
-    return -1 if number < 0 or done_before(clocks, n, number, -1) else number
+    number = latest_overlap(found, low, high, segments, tree) - 1
+    return -1 if number < 0 or done_before(clocks, n, number, NONE) else number
 
 
 @compiled
-def tag_loads(clocks: Clocks, cells: Cells, machine: Machine, blocks: Blocks, many: int, loads: Loads, at: int) -> int:
+def tag_loads(
+    clocks: Clocks, cells: Cells, machine: Machine, blocks: Blocks, low: int, high: int, loads: Loads, at: int
+) -> int:
     """Add the loads whose last tile a GEMM reads behind the first `at`; return how many there are then.
 
     They are complete before it is. Loads for a slot do not count: they and their GEMMs may be skipped.
     """
     steps = clocks.steps
-    for b in range(many):
+    for b in range(low, high):
         if blocks[b, SPACE] != VCACHE or blocks[b, KIND] != READ:
             continue
         cell, end = blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER]
@@ -272,10 +276,10 @@ def tag_loads(clocks: Clocks, cells: Cells, machine: Machine, blocks: Blocks, ma
 
 
 @compiled
-def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: Blocks, many: int) -> None:
+def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: Blocks, low: int, high: int) -> None:
     """Note what instruction `n` touches, which has entered."""
     steps, keys, fills, key = clocks.steps, cells.keys, cells.fills, -1
-    for b in range(many):
+    for b in range(low, high):
         kind, space, inner = blocks[b, KIND], blocks[b, SPACE], blocks[b, INNER]
         begin, stride = blocks[b, BEGIN], blocks[b, STRIDE]
         layer, number = WRITTEN, (n + 1) * 16 + blocks[b, TIER] + 1
@@ -286,7 +290,7 @@ def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: B
                 fills[room - begin + cell] = marked(cells.marks, WRITTEN, cell)
             fills[-1] = room + inner
         elif kind != WRITE:
-            if not b or blocks[b, ACCESS] != blocks[b - 1, ACCESS]:
+            if b == low or blocks[b, ACCESS] != blocks[b - 1, ACCESS]:
                 key = key_of(clocks, cells, n, kind, blocks[b, TIER])
                 keys[key, KEY_LATEST] = n + 1
                 if not keys[key, KEY_TURN + space]:

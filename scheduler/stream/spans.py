@@ -8,7 +8,7 @@ tree, so that a span of many segments costs little more than one of a few.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +16,23 @@ import numpy.typing as npt
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Format, LoadDest, Opcode, StoreFormat
 from hdl.legality import LIST_ENTRY_BYTES
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import ZERO, compiled, constant
 from scheduler.stream.lists import TokenLists, route_of
 from scheduler.stream.machine import Machine
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
-    "GROUP", "LOADS", "STORES", "Bounds", "Ranges", "Segments", "Spans", "Trees", "element_bytes", "experts_of",
-    "latest_overlap", "load_bytes", "near_overlap", "new_spans", "note_spans", "segments_of", "spans",
+    "GROUP", "LOADS", "MOST_SPANS", "STORES", "Bounds", "Ranges", "Segments", "Spans", "Trees", "element_bytes",
+    "experts_of", "latest_overlap", "load_bytes", "near_overlap", "new_spans", "note_spans", "segments_of", "spans",
 ]  # fmt: skip
 
 Int64 = npt.NDArray[np.int64]
 Spans = npt.NDArray[np.int64]
-"""Shape [4, 4], a span a row: first byte, bytes of a run, bytes from one run to the next, runs. An address in group 1
-has `GROUP` added."""
+"""Shape [many, 4], a span a row: first byte, bytes of a run, bytes from one run to the next, runs. An address in group
+1 has `GROUP` added."""
+
+MOST_SPANS = 4
+"""Spans of one instruction."""
 
 GROUP = 1 << 44
 """More than any address, also those of an expert behind the last one that fits."""
@@ -48,8 +51,7 @@ instruction of all segments below, and of the latest that covers all below."""
 NEAR = 8
 """Bounds that are looked at one by one."""
 
-STORES: Final = 0
-LOADS: Final = 2
+STORES, LOADS = constant(0), constant(2)
 """First rows of the trees."""
 
 
@@ -100,8 +102,8 @@ def _span(found: Spans, at: int, group: int, begin: int, width: int, step: int, 
 
 
 @compiled
-def spans(rows: Rows, r: int, machine: Machine, experts: int, found: Spans) -> int:
-    """Write down the bytes that row `r` reads (LOAD) or writes (STORE).
+def spans(rows: Rows, r: int, machine: Machine, experts: int, found: Spans, at: int) -> int:
+    """Write down behind the first `at` spans the bytes that row `r` reads (LOAD) or writes (STORE), in up to four.
 
     Parameters
     ----------
@@ -111,22 +113,22 @@ def spans(rows: Rows, r: int, machine: Machine, experts: int, found: Spans) -> i
     Returns
     -------
     int
-        Number of spans.
+        How many spans there are then.
     """
     opcode, group, begin = rows[r, COL.opcode], rows[r, COL.group], rows[r, COL.addr] * ADDRESS_UNIT
     if opcode == Opcode.STORE:
         width = machine.columns * element_bytes(rows, r)
         step = width * (1 + rows[r, COL.addr_gap])
-        return _span(found, 0, group, begin + rows[r, COL.offset], width, step, rows[r, COL.rows])
+        return _span(found, at, group, begin + rows[r, COL.offset], width, step, rows[r, COL.rows])
     if opcode != Opcode.LOAD:
-        return 0
+        return at
     width, step, low = load_bytes(rows, r, machine), 0, rows[r, COL.addr_low] * ADDRESS_UNIT
     even, odd = 1, 0
     if rows[r, COL.slot_en]:
         step, even = rows[r, COL.slot_stride] * ADDRESS_UNIT, experts
         if rows[r, COL.format] == Format.PAIR:
             even, odd = (experts + 1) // 2, experts // 2
-    at = _span(found, 0, group, begin, width, step, even)
+    at = _span(found, at, group, begin, width, step, even)
     if rows[r, COL.format] == Format.PAIR:
         at = _span(found, at, 1 - group, low, width, step, even)
         at = _span(found, at, 1 - group, begin, width, step, odd)
@@ -134,9 +136,9 @@ def spans(rows: Rows, r: int, machine: Machine, experts: int, found: Spans) -> i
     return at
 
 
-def new_spans() -> Spans:
-    """Return room for the spans of one instruction."""
-    return np.zeros((4, 4), dtype=np.int64)
+def new_spans(instructions: int) -> Spans:
+    """Return room for the spans of some instructions."""
+    return np.zeros((MOST_SPANS * instructions, 4), dtype=np.int64)
 
 
 @compiled
@@ -171,7 +173,7 @@ def _extents(rows: Rows, machine: Machine, found: Spans, low: Int64, high: Int64
     """Write down first byte and end of each store; return how many there are."""
     many = 0
     for r in range(len(rows)):
-        if rows[r, COL.opcode] == Opcode.STORE and spans(rows, r, machine, 0, found):
+        if rows[r, COL.opcode] == Opcode.STORE and spans(rows, r, machine, ZERO, found, ZERO):
             low[many] = found[0, 0]
             high[many] = found[0, 0] + (found[0, 3] - 1) * found[0, 2] + found[0, 1]
             many += 1
@@ -183,7 +185,7 @@ def _cuts(rows: Rows, machine: Machine, ranges: Ranges, found: Spans, cuts: Int6
     """Write down, as far as there is room, where runs of spans begin and end; return how many places there are."""
     many = 0
     for r in range(len(rows)):
-        for s in range(spans(rows, r, machine, machine.expert_slots, found)):
+        for s in range(spans(rows, r, machine, machine.expert_slots, found, ZERO)):
             begin, width, step, runs = found[s, 0], found[s, 1], found[s, 2], found[s, 3]
             if not _stored(ranges, begin, begin + (runs - 1) * step + width):
                 continue
@@ -198,17 +200,17 @@ def segments_of(rows: Rows, machine: Machine) -> Segments:
     """Return the segments of a stream, untouched."""
     stores = int(np.count_nonzero(rows[:, COL.opcode] == Opcode.STORE))
     low, high = np.zeros(stores, np.int64), np.zeros(stores, np.int64)
-    many = _extents(rows, machine, new_spans(), low, high)
+    many = _extents(rows, machine, new_spans(1), low, high)
     order = np.argsort(low[:many], kind="stable")
     low, reach = low[:many][order], np.maximum.accumulate(high[:many][order])
     apart = np.ones(many, dtype=np.bool_)
     apart[1:] = low[1:] > reach[:-1]
     ranges = np.stack([low[apart], reach[np.append(apart[1:], True)] if many else reach])
     cuts = np.zeros(4 * len(rows), np.int64)
-    needed = _cuts(rows, machine, ranges, new_spans(), cuts)
+    needed = _cuts(rows, machine, ranges, new_spans(1), cuts)
     if needed > len(cuts):
         cuts = np.zeros(needed, np.int64)
-        _cuts(rows, machine, ranges, new_spans(), cuts)
+        _cuts(rows, machine, ranges, new_spans(1), cuts)
     bounds = np.unique(cuts[:needed])
     return Segments(ranges, bounds, np.zeros((4, 2 * max(len(bounds) - 1, 1)), np.int32))
 
@@ -265,13 +267,13 @@ def _ahead(bounds: Bounds, place: int, value: int) -> int:
 
 
 @compiled
-def near_overlap(found: Spans, many: int, segments: Segments, tree: int) -> int:
+def near_overlap(found: Spans, low: int, high: int, segments: Segments, tree: int) -> int:
     """Return one more than the number of the latest instruction in a tree that comes near spans, or 0.
 
     What lies in the gaps of a span counts as well.
     """
     most, bounds = 0, segments.bounds
-    for s in range(many):
+    for s in range(low, high):
         begin, end = found[s, 0], found[s, 0] + (found[s, 3] - 1) * found[s, 2] + found[s, 1]
         if _stored(segments.ranges, begin, end):
             most = max(most, _latest(segments.trees, tree, _place(bounds, begin) - 1, _place(bounds, end - 1)))
@@ -279,35 +281,35 @@ def near_overlap(found: Spans, many: int, segments: Segments, tree: int) -> int:
 
 
 @compiled
-def latest_overlap(found: Spans, many: int, segments: Segments, tree: int) -> int:
+def latest_overlap(found: Spans, low: int, high: int, segments: Segments, tree: int) -> int:
     """Return one more than the number of the latest instruction in a tree that shares a byte with spans, or 0."""
     most, bounds = 0, segments.bounds
-    for s in range(many):
+    for s in range(low, high):
         begin, width, step, runs = found[s, 0], found[s, 1], found[s, 2], found[s, 3]
         if not _stored(segments.ranges, begin, begin + (runs - 1) * step + width):
             continue
         place = _place(bounds, begin)
         for run in range(runs):
-            low = begin + run * step
-            first = _ahead(bounds, place, low)
-            place = _ahead(bounds, first, low + width - 1)
+            byte = begin + run * step
+            first = _ahead(bounds, place, byte)
+            place = _ahead(bounds, first, byte + width - 1)
             most = max(most, _latest(segments.trees, tree, first - 1, place))
             place = place if step >= width else first
     return most
 
 
 @compiled
-def note_spans(found: Spans, many: int, segments: Segments, tree: int, number: int) -> None:
+def note_spans(found: Spans, low: int, high: int, segments: Segments, tree: int, number: int) -> None:
     """Note in a tree that instruction `number`, later than all before, touches spans."""
     bounds = segments.bounds
-    for s in range(many):
+    for s in range(low, high):
         begin, width, step, runs = found[s, 0], found[s, 1], found[s, 2], found[s, 3]
         if not _stored(segments.ranges, begin, begin + (runs - 1) * step + width):
             continue
         place = _place(bounds, begin)
         for run in range(runs):
-            low = begin + run * step
-            first = _ahead(bounds, place, low)
-            place = _ahead(bounds, first, low + width - 1)
+            byte = begin + run * step
+            first = _ahead(bounds, place, byte)
+            place = _ahead(bounds, first, byte + width - 1)
             _mark(segments.trees, tree, first - 1, place, number + 1)
             place = place if step >= width else first

@@ -12,7 +12,7 @@ from hdl.isa import LoadDest, Opcode
 from scheduler.footprint import SPACES as REFERENCE_SPACES
 from scheduler.footprint import Lists, space_cells
 from scheduler.footprint import footprint as reference
-from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, KINDS, OUTER, SPACE, STRIDE, TIER, new_blocks
+from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, KINDS, OUTER, SPACE, STRIDE, TIER, most_blocks
 from scheduler.stream.footprints import footprint
 from scheduler.stream.lists import apply_lists, token_lists
 from scheduler.stream.machine import SPACES, machine_of
@@ -33,10 +33,14 @@ def test_cells_and_bytes_are_the_references(name: str, slots: bool) -> None:
     for seed in range(4):
         stream, images, _ = drawn(config, seed, 50, slots=slots)
         table, lists = Table.of(stream), Lists(config)
-        ours, blocks, found = token_lists(table, machine, images), new_blocks(machine), new_spans()
+        ours, blocks, found = (
+            token_lists(table, machine, images),
+            np.zeros((most_blocks(machine), 8), np.int64),
+            new_spans(1),
+        )
         for number, instruction in enumerate(stream):
             wanted = reference(instruction, config, lists)
-            many = footprint(table.rows, number, machine, ours, blocks)
+            many = footprint(table.rows, number, machine, ours, blocks, 0)
             accesses: dict[int, tuple[tuple[str, str, int], set[int]]] = {}
             for block in blocks[:many].tolist():
                 names = SPACES[block[SPACE]], KINDS[block[KIND]], block[TIER]
@@ -48,7 +52,7 @@ def test_cells_and_bytes_are_the_references(name: str, slots: bool) -> None:
             expected = [((a.space, a.kind, a.tier), set(a.cells.tolist())) for a in wanted.accesses if a.cells.size]
             assert _joined(accesses[access] for access in sorted(accesses)) == _joined(expected)
             seen.update(f"{instruction.opcode.name} {a.kind}s {a.space}" for a in wanted.accesses)
-            reach = spans(table.rows, number, machine, experts_of(table.rows, machine, ours), found)
+            reach = spans(table.rows, number, machine, experts_of(table.rows, machine, ours), found, 0)
             bytes_ = [
                 (span[0] // GROUP, span[0] % GROUP + run * span[2], span[1])
                 for span in found[:reach].tolist()

@@ -44,21 +44,21 @@ def test_the_latest_overlap_is_the_logs(length: int) -> None:
     for seed in range(20):
         rng = random.Random(f"{length} {seed}")
         table = Table.of([random_instruction(rng) for _ in range(length)])
-        segments, found = segments_of(table.rows, machine), new_spans()
+        segments, found = segments_of(table.rows, machine), new_spans(1)
         logs = {STORES: SpanLog(), LOADS: SpanLog()}
         for n in range(length):
             load = table.rows[n, 0] == Opcode.LOAD
             other, own = (STORES, LOADS) if load else (LOADS, STORES)
-            many = spans(table.rows, n, machine, 5, found)
+            many = spans(table.rows, n, machine, 5, found, 0)
             runs = [
                 (at + run * step, width) for at, width, step, count in found[:many].tolist() for run in range(count)
             ]
             exact = [Span(at // GROUP, at % GROUP, at % GROUP + width, width, width) for at, width in runs]
             overlaps = [logs[other].last_overlap(span) for span in exact]
             wanted = max((overlap[0] + 1 for overlap in overlaps if overlap), default=0)
-            assert latest_overlap(found, many, segments, other) == wanted
+            assert latest_overlap(found, 0, many, segments, other) == wanted
             met += bool(wanted)
-            note_spans(found, many, segments, own, n)
+            note_spans(found, 0, many, segments, own, n)
             for span in exact:
                 logs[own].add(n, span)
     assert met > length // 4 or length == 1
@@ -66,12 +66,12 @@ def test_the_latest_overlap_is_the_logs(length: int) -> None:
 
 def test_a_stream_without_stores_has_no_segments() -> None:
     machine, load = machine_of(TINY), Instruction(Opcode.LOAD, {"dest_tiers": 1, "count": 4, "addr": 3})
-    table, found = Table.of([load, load]), new_spans()
+    table, found = Table.of([load, load]), new_spans(1)
     segments = segments_of(table.rows, machine)
     assert segments.bounds.size == 0
-    many = spans(table.rows, 0, machine, 0, found)
-    note_spans(found, many, segments, LOADS, 0)
-    assert latest_overlap(found, many, segments, STORES) == 0
+    many = spans(table.rows, 0, machine, 0, found, 0)
+    note_spans(found, 0, many, segments, LOADS, 0)
+    assert latest_overlap(found, 0, many, segments, STORES) == 0
     assert segments_of(table.rows[:0], machine).bounds.size == 0
 
 
@@ -83,11 +83,12 @@ def test_spans_beside_each_other_do_not_meet() -> None:
         Instruction(Opcode.LOAD, {"dest_kind": LoadDest.ROWS, "count": count, "addr": addr, "group": group})
         for count, addr, group in ((2, 0, 0), (3, 0, 0), (1, 2, 0), (1, 1, 0), (1, 1, 1))
     ]
-    table, found = Table.of([store, *loads]), new_spans()
+    table, found = Table.of([store, *loads]), new_spans(1)
     segments = segments_of(table.rows, machine)
-    note_spans(found, spans(table.rows, 0, machine, 0, found), segments, STORES, 0)
+    note_spans(found, 0, spans(table.rows, 0, machine, 0, found, 0), segments, STORES, 0)
     met = [
-        latest_overlap(found, spans(table.rows, n, machine, 0, found), segments, STORES) for n in range(1, len(table))
+        latest_overlap(found, 0, spans(table.rows, n, machine, 0, found, 0), segments, STORES)
+        for n in range(1, len(table))
     ]
     assert met == [0, 1, 0, 1, 0]
     assert np.count_nonzero(segments.trees)
