@@ -10,12 +10,12 @@ from hdl.isa import LoadDest, Opcode, VectorDest
 from scheduler.stream.blocks import BEGIN, INNER, KIND, OUTER, SPACE, STRIDE, TIER, WRITE, Blocks, end_of
 from scheduler.stream.clocks import CONDITION, TAG, Clocks
 from scheduler.stream.compiled import ZERO, compiled, constant, wide
+from scheduler.stream.conflicts import WRITTEN, Cells, Loads, tag_loads
 from scheduler.stream.footprints import has_sum, reads_scalar, scalar_span, writes_scalar
-from scheduler.stream.hazards import WRITTEN, Cells, Loads, tag_loads
 from scheduler.stream.legal import Int64, addresses_fit
 from scheduler.stream.machine import ACTIVATION, COMBINE, VCACHE, Machine
 from scheduler.stream.marks import mark, marked
-from scheduler.stream.spans import STORES, Segments, latest_overlap, note_spans
+from scheduler.stream.segments import STORES, Segments, latest_overlap, note_spans
 from scheduler.stream.table import COL, Rows
 from scheduler.stream.touched import Touched
 

@@ -43,7 +43,7 @@ from scheduler.stream.clocks import (
     was_granted,
 )
 from scheduler.stream.compiled import ZERO, compiled, wide
-from scheduler.stream.hazards import Loads
+from scheduler.stream.conflicts import Loads
 from scheduler.stream.table import COL, Rows
 
 __all__ = ["Claim", "Semaphores", "deadlock", "overflows", "semaphores_of", "settle", "stolen"]

@@ -53,7 +53,7 @@ queue, from 1 on, and for :mod:`scheduler.stream.alone` a number for the slot of
 ASKED, GRANT, START, GRANTED, FILLED = range(12, 72, 12)
 """Columns where these begin. UNITS columns each: grants that precede an instruction's by the order of its queues alone,
 grants that precede its grant, completions that precede its start, and grants that precede its start with its own.
-TIERS columns: see :mod:`scheduler.stream.hazards`."""
+TIERS columns: see :mod:`scheduler.stream.conflicts`."""
 
 Ends = npt.NDArray[np.int32]
 """Shape [completions, 28]."""
@@ -68,7 +68,7 @@ Now = npt.NDArray[np.int64]
 ENTERED, LATEST_ENTERED, COMPLETED, LATEST_COMPLETED, LATEST_OWNED, COUNTS = range(6)
 """Rows of `Now`: for each queue and unit instructions so far, the latest one, completions so far, the latest one, the
 latest one that counts as the unit's (none: -1); then instructions and completions in all, and two counters of
-:mod:`scheduler.stream.hazards`: keys, and spaces in which keys were met."""
+:mod:`scheduler.stream.conflicts`: keys, and spaces in which keys were met."""
 
 
 class Clocks(NamedTuple):

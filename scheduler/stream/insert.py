@@ -39,7 +39,7 @@ from scheduler.stream.clocks import (
     wait_for,
 )
 from scheduler.stream.compiled import NONE, compiled, constant, wide
-from scheduler.stream.hazards import (
+from scheduler.stream.conflicts import (
     Cells,
     Loads,
     conflict_in_memory,
@@ -48,7 +48,7 @@ from scheduler.stream.hazards import (
     tag_loads,
 )
 from scheduler.stream.machine import Machine
-from scheduler.stream.spans import (
+from scheduler.stream.segments import (
     LOADS,
     STORES,
     Segments,

@@ -31,7 +31,7 @@ from hdl.slots import MAX_CHOICES
 from scheduler.stream.compiled import ZERO, compiled
 from scheduler.stream.legal_vector import legal_vector
 from scheduler.stream.machine import Machine, machine_of
-from scheduler.stream.spans import element_bytes, load_bytes
+from scheduler.stream.segments import element_bytes, load_bytes
 from scheduler.stream.table import COL, COLUMNS, Rows, Table
 
 __all__ = ["addresses_fit", "illegal", "limits_of", "why_illegal"]

@@ -39,12 +39,12 @@ from scheduler.stream.alone import FOUND, examine
 from scheduler.stream.blocks import most_blocks
 from scheduler.stream.claims import Numbers, deadlock, overflows, semaphores_of, settle, stolen
 from scheduler.stream.clocks import Clocks, new_clocks
-from scheduler.stream.hazards import Loads, new_cells
+from scheduler.stream.conflicts import Loads, new_cells
 from scheduler.stream.legal import illegal, limits_of, why_illegal
 from scheduler.stream.lists import Memory, token_lists
 from scheduler.stream.machine import Machine, machine_of
 from scheduler.stream.races import find_races
-from scheduler.stream.spans import Segments, segments_of
+from scheduler.stream.segments import Segments, segments_of
 from scheduler.stream.table import COL, Table
 from scheduler.stream.touched import Touched, new_touched, touch
 from scheduler.stream.words import what_is_wrong, what_races

@@ -10,7 +10,7 @@ from hdl.isa import Opcode
 from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, OUTER, READ, SPACE, STRIDE, TIER, WRITE, Blocks
 from scheduler.stream.clocks import COUNTS, Clocks, done_before
 from scheduler.stream.compiled import NONE, compiled, constant, wide
-from scheduler.stream.hazards import (
+from scheduler.stream.conflicts import (
     KEY_KIND,
     KEY_TIER,
     KEY_TURN,
@@ -24,7 +24,7 @@ from scheduler.stream.hazards import (
 )
 from scheduler.stream.machine import VCACHE, Machine
 from scheduler.stream.marks import marked
-from scheduler.stream.spans import (
+from scheduler.stream.segments import (
     LOADS,
     STORES,
     Segments,

@@ -13,7 +13,7 @@ from scheduler.stream.compiled import ZERO, compiled
 from scheduler.stream.footprints import footprint
 from scheduler.stream.lists import TokenLists, apply_lists, route_of
 from scheduler.stream.machine import Machine
-from scheduler.stream.spans import Spans, experts_of, new_spans, spans
+from scheduler.stream.segments import Spans, experts_of, new_spans, spans
 from scheduler.stream.table import Rows
 
 __all__ = ["Touched", "new_touched", "touch"]

@@ -16,7 +16,7 @@ from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, KINDS, OUTER, SP
 from scheduler.stream.footprints import footprint
 from scheduler.stream.lists import apply_lists, token_lists
 from scheduler.stream.machine import SPACES, machine_of
-from scheduler.stream.spans import GROUP, experts_of, new_spans, spans
+from scheduler.stream.segments import GROUP, experts_of, new_spans, spans
 from scheduler.stream.table import Table
 from tests.support.streams import CONFIGS, drawn
 

@@ -45,7 +45,7 @@ from scheduler.stream.clocks import (
 from scheduler.stream.compiled import NONE, compiled, constant, wide
 from scheduler.stream.machine import SPACES, VCACHE, Machine
 from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
-from scheduler.stream.spans import Segments, Spans, latest_overlap, near_overlap
+from scheduler.stream.segments import Segments, Spans, latest_overlap, near_overlap
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
