@@ -13,8 +13,8 @@ from hdl.emit.files import check_output
 from hdl.emit.header import render_header
 from hdl.emit.hierarchy import check_prefix
 from hdl.emit.verilog import emit, write
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Opcode, fields_of
+from hdl.isa.error_codes import ErrorCode
 from hdl.machine import Machine
 from hdl.regs import register_map
 

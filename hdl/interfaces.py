@@ -10,8 +10,8 @@ from amaranth.hdl import signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.queues import queue_count
 from hdl.config import MachineConfig
-from hdl.control.queues import queue_count
 from hdl.isa import INSTRUCTION_BITS
 from hdl.regs import traced_counters
 
@@ -256,7 +256,7 @@ def trace_layout(config: MachineConfig) -> data.StructLayout:
     """Return what the machine tells a recorder of traces in each cycle; it may be left open.
 
     ``running``: performance counters count this cycle. ``taken``, ``begin``, ``end``: one bit for each queue, in the
-    order of `hdl.control.queues`: an instruction leaves the queue / does its first work, its waits granted / is
+    order of `hdl.common.queues`: an instruction leaves the queue / does its first work, its waits granted / is
     finished (tiers: its first and last wave were issued). Within a queue all three happen in program order, so that no
     instruction index is needed; ``pair_end`` instead of ``end`` belongs to load engine 1's PAIR loads. ``activity``:
     the events of the counters of `hdl.regs.traced_counters`, first counter of the first unit lowest.

@@ -14,12 +14,12 @@ from amaranth.hdl import Cat
 from amaranth.lib.wiring import In, Out
 
 from hdl.array.stack import Stack
+from hdl.common.queues import load_queue, store_queue, vector_queue
 from hdl.config import MachineConfig
 from hdl.control.counters import CounterBank, event_layout, tier_event_layout
 from hdl.control.csr import CsrBlock, axil_signature
 from hdl.control.dispatcher import Dispatcher
 from hdl.control.glue import MachineGlue, load_cycles_layout, store_cycles_layout
-from hdl.control.queues import load_queue, store_queue, vector_queue
 from hdl.control.semaphores import SemaphoreUnit
 from hdl.control.sequencers import SequencerBlock
 from hdl.control.supervisor import Supervisor

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from sim import tools
-from sim.simcache import CACHE_VARIABLE
+from sim.simulator import tools
+from sim.simulator.simcache import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from hdl.errors import A3dError
-from scheduler.checkpoint import read_checkpoint
-from sim.golden.float_model import FloatModel, bits_per_byte, expert_usage, generate
+from scheduler.models.checkpoint import read_checkpoint
+from scheduler.models.float_model import FloatModel, bits_per_byte, expert_usage, generate
 from sim.net import run_program
 
 #: Prompts of the card, one for each text of the corpus (none of them is a quotation from it).

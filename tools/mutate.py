@@ -60,10 +60,10 @@ MUTANTS = (
     Mutant("fill: the word of the wrong channel group is taken", "hdl/array/fill_slice.py",
            "Mux(self.select, lanes[1], lanes[0])", "Mux(self.select, lanes[0], lanes[1])",
            "tests/hdl/array/test_hub.py"),
-    Mutant("drain: the rounding bit is dropped", "hdl/drain/requant.py",
+    Mutant("drain: the rounding bit is dropped", "hdl/common/requant.py",
            "(shifted.as_signed() >> 1) + shifted[0]", "shifted.as_signed() >> 1",
            "tests/hdl/drain/test_drain.py -k mixed_modes"),
-    Mutant("drain: saturation gives the limit of the other sign", "hdl/drain/requant.py",
+    Mutant("drain: saturation gives the limit of the other sign", "hdl/common/requant.py",
            "Cat((~sign).replicate(bits - 1), sign)", "Cat(sign.replicate(bits - 1), sign)",
            "tests/hdl/drain/test_drain.py -k mixed_modes"),
     Mutant("combine: no forwarding between updates of one row", "hdl/result/combine.py",
@@ -127,9 +127,9 @@ MUTANTS = (
            "entry.eq(entry + old_low)", "entry.eq(entry + (old_low >> 1))", "tests/hdl/vector/test_route.py"),
     Mutant("slots: an odd expert's planes are not exchanged", "hdl/memory/load_address.py",
            "swap = is_pair & table.expert[0]", "swap = is_pair & 0",
-           "tests/sim/test_system.py -k vectors_and_slots"),
+           "tests/sim/machine/test_system.py -k vectors_and_slots"),
     Mutant("slots: the table is read before an earlier gang has begun", "hdl/control/operation.py",
-           "may_look & ~self.hold)", "may_look)", "tests/sim/test_system.py -k ahead_of_a_gang"),
+           "may_look & ~self.hold)", "may_look)", "tests/sim/machine/test_system.py -k ahead_of_a_gang"),
 )  # fmt: skip
 
 

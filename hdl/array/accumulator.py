@@ -27,7 +27,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram
+from hdl.common.sram import Sram
 from hdl.emit.hierarchy import digest, instantiate
 
 __all__ = ["DRAIN_FIELDS", "Accumulators"]

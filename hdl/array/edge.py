@@ -30,8 +30,8 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram, address_bits
 from hdl.array.row import ArrayRow
+from hdl.common.sram import Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
 __all__ = ["EdgeBank", "EdgeFeeder", "EdgeRow"]

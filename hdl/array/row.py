@@ -30,8 +30,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram, address_bits
 from hdl.array.pe import ProcessingElement
+from hdl.common.sram import Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
 __all__ = ["ArrayRow", "Row", "row_wave_layout"]

@@ -2,7 +2,8 @@
 """Static checks of an instruction word, in two stages that a register may part.
 
 :class:`InstructionScan` looks at the fields and multiplies; :class:`InstructionVerdict` makes an error code and the
-target queues of what it found. ``hdl/legality.py`` states the same rules in Python, and which of them the units check.
+target queues of what it found. ``hdl/isa/legality.py`` states the same rules in Python, and which of them the units
+check.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.queues import gang_queues, load_queue, queue_count, store_queue, vector_queue
 from hdl.config import MachineConfig
-from hdl.control.queues import gang_queues, load_queue, queue_count, store_queue, vector_queue
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.isa import (
     INSTRUCTION_BITS,
     Dest,
@@ -35,11 +35,12 @@ from hdl.isa import (
     header_layout,
     instruction_layout,
 )
-from hdl.legality import MAX_ROW_SHIFT
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import MAX_ROW_SHIFT
+from hdl.isa.slots import MAX_CHOICES
+from hdl.isa.vector_access import REDUCTIONS, TWO_OPERANDS
+from hdl.isa.vector_legality import INDEX_LIMIT
 from hdl.numerics import MAX_SHIFT
-from hdl.slots import MAX_CHOICES
-from hdl.vector_access import REDUCTIONS, TWO_OPERANDS
-from hdl.vector_legality import INDEX_LIMIT
 
 __all__ = ["InstructionChecker", "InstructionScan", "InstructionVerdict", "findings_layout"]
 
@@ -261,7 +262,7 @@ class InstructionVerdict(wiring.Component):
     code : Out(5)
         0 when legal, else the `ErrorCode`.
     targets : Out(queue_count)
-        Queues, see ``hdl/control/queues.py``. Zero for NOP and END.
+        Queues, see ``hdl/common/queues.py``. Zero for NOP and END.
     is_end, is_gemm, is_k : Out(1)
         The word is END / a GEMM / a GEMM with mapping K.
     """

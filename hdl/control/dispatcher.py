@@ -7,12 +7,12 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.queues import queue_count
+from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.control.checker import InstructionChecker, InstructionScan, InstructionVerdict, findings_layout
-from hdl.control.queues import queue_count
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout
-from hdl.memory.fifo import StreamFifo
 
 __all__ = ["Dispatcher", "InstructionChecker"]
 

@@ -7,8 +7,8 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.queues import queue_count
 from hdl.config import MachineConfig
-from hdl.control.queues import queue_count
 from hdl.interfaces import PC_BITS
 from hdl.memory.loads import load_stats_layout
 from hdl.memory.store import store_stats_layout

@@ -12,13 +12,13 @@ from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.queues import gang_queues
+from hdl.common.slot_table import SlotTable
 from hdl.config import MachineConfig
-from hdl.control.queues import gang_queues
-from hdl.control.slot_table import SlotTable
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout, slot_write_layout, wait_layout
 from hdl.isa import Dest, Mapping3D, Mode, Opcode, Order, instruction_layout
+from hdl.isa.error_codes import ErrorCode
 
 __all__ = ["TIER_INDEX_BITS", "OperationSetup", "loop_layout", "operation_layout", "start_layout"]
 

@@ -7,8 +7,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.queues import queue_count
 from hdl.config import MachineConfig
-from hdl.control.queues import queue_count
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import post_layout, wait_layout
 

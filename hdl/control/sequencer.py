@@ -20,7 +20,6 @@ from hdl.control.gangs import pending_layout
 from hdl.control.loop_nest import LoopNest, loop_wave_layout
 from hdl.control.operation import TIER_INDEX_BITS, OperationSetup, operation_layout, row_lane
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import (
     PC_BITS,
     dispatch_layout,
@@ -32,6 +31,7 @@ from hdl.interfaces import (
     wait_layout,
 )
 from hdl.isa import Mode
+from hdl.isa.error_codes import ErrorCode
 
 __all__ = ["TierSequencer"]
 

@@ -12,14 +12,13 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hdl.array.memory import Sram
+from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.control.gang_history import GangHistory
 from hdl.control.gangs import Lane, connect_gangs
 from hdl.control.sequencer import TierSequencer
 from hdl.control.tags import TAG_BITS, TierTags
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import (
     dispatch_layout,
     error_layout,
@@ -30,6 +29,7 @@ from hdl.interfaces import (
     slot_write_layout,
     wait_layout,
 )
+from hdl.isa.error_codes import ErrorCode
 
 __all__ = ["MISS_CYCLES", "SequencerBlock", "sequencer_stats_layout"]
 

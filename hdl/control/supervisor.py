@@ -8,8 +8,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout
+from hdl.isa.error_codes import ErrorCode
 
 __all__ = ["ERROR_SOURCES", "Supervisor"]
 

@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram
+from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import instantiate
 from hdl.interfaces import fill_control_layout

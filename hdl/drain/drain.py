@@ -7,9 +7,9 @@ from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram
+from hdl.common.requant import RequantLane
+from hdl.common.sram import Sram
 from hdl.config import MachineConfig
-from hdl.drain.requant import RequantLane
 from hdl.drain.swiglu import SwigluPair
 from hdl.emit.hierarchy import instantiate
 from hdl.interfaces import result_layout

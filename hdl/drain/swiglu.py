@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.drain.requant import PRODUCT_BITS, SHIFTED_BITS, round_saturate, shift_clamp
+from hdl.common.requant import PRODUCT_BITS, SHIFTED_BITS, round_saturate, shift_clamp
 from hdl.numerics import SIGMOID_FRACTION_BITS, SIGMOID_SEGMENTS, sigmoid_table
 
 __all__ = ["SwigluPair"]

@@ -15,9 +15,9 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.memory.fifo import StreamFifo
 
 __all__ = [
     "FETCH_ID", "LOAD_ID", "GroupMaster", "address_layout", "axi_signature", "channel_address_bits",

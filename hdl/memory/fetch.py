@@ -9,9 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout, queue_entry_layout
 from hdl.isa import INSTRUCTION_BITS, Opcode
+from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import fetch_buffer_beats, group_read_signature
 from hdl.memory.bursts import BurstSplitter
 from hdl.memory.jobs import log2

@@ -10,7 +10,7 @@ from amaranth.lib import data
 from hdl.config import MachineConfig
 from hdl.interfaces import PC_BITS, fill_control_layout, post_layout, write_layout
 from hdl.isa import Opcode, instruction_layout
-from hdl.legality import LIST_ENTRY_BYTES
+from hdl.isa.legality import LIST_ENTRY_BYTES
 
 __all__ = [
     "ROW_SHIFT_BITS", "LoadKind", "job_fifo_depth", "job_layout", "kind_unit_bytes", "log2", "out_word_layout",

@@ -7,13 +7,13 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.slot_table import SlotTable
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.control.slot_table import SlotTable
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, slot_write_layout, wait_layout
 from hdl.isa import Format, LoadDest, Opcode, instruction_layout
-from hdl.legality import LIST_ENTRY_BYTES
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import LIST_ENTRY_BYTES
 from hdl.memory.axi import address_layout
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter
 from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2, position_bits

@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import error_layout
+from hdl.isa.error_codes import ErrorCode
 from hdl.memory.jobs import LoadKind, job_layout, out_word_layout
 from hdl.memory.load_slice import beats_per_word, words_per_beat
 

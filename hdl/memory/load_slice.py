@@ -8,7 +8,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
-from hdl.legality import LIST_ENTRY_BYTES
+from hdl.isa.legality import LIST_ENTRY_BYTES
 from hdl.memory.jobs import LoadKind, kind_unit_bytes, log2, unit_bytes
 from hdl.memory.nibbles import merge_planes
 

@@ -7,6 +7,7 @@ from amaranth.hdl import Cat
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.emit.structural import StructuralComponent, Structure, struct_of
@@ -21,7 +22,6 @@ from hdl.interfaces import (
     write_layout,
 )
 from hdl.memory.axi import group_read_signature, read_beat_layout
-from hdl.memory.fifo import StreamFifo
 from hdl.memory.jobs import job_fifo_depth, job_layout
 from hdl.memory.launch import LoadLaunch, offer_layout
 from hdl.memory.load_address import LoadAddress

@@ -7,14 +7,14 @@ from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
 from hdl.isa import StoreFormat
+from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import group_write_signature
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter
-from hdl.memory.fifo import StreamFifo
 from hdl.memory.jobs import log2
 from hdl.memory.store_data import StoreData
 from hdl.memory.store_decode import StoreDecode, store_job_layout

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.emit.structural import StructuralComponent, Structure
-from hdl.legality import element_bytes
+from hdl.isa.legality import element_bytes
 from hdl.memory.store_slice import WRITTEN, BeatLane, PackedRow, StoreElement
 
 __all__ = ["StoreData"]

@@ -9,10 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.emit.hierarchy import digest
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
 from hdl.isa import Opcode, StoreFormat, instruction_layout
-from hdl.legality import element_bytes
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import element_bytes
 from hdl.memory.bursts import BEATS_BITS
 from hdl.memory.jobs import log2
 from hdl.memory.store_slice import WRITTEN

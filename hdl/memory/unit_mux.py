@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.interfaces import row_write_layout, write_layout
-from hdl.legality import LIST_ENTRY_BYTES
+from hdl.isa.legality import LIST_ENTRY_BYTES
 from hdl.memory.jobs import position_bits
 
 __all__ = ["UnitMux"]

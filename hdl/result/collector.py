@@ -9,6 +9,7 @@ from amaranth.hdl import signed
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.sram_fifo import SramFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
 from hdl.emit.structural import StructuralComponent, Structure
@@ -29,7 +30,6 @@ from hdl.result.control import (
     collector_stats_layout,
     store_read_layout,
 )
-from hdl.result.fifo import SramFifo
 from hdl.result.lanes import LoadLane, RowMux, WriteLane
 
 __all__ = ["Collector", "collector_stats_layout", "store_read_layout"]

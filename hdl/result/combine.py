@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram, address_bits
+from hdl.common.sram import Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
 __all__ = ["CombineLane", "CombineUnit"]

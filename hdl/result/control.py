@@ -13,13 +13,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.sram_fifo import SramFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import error_layout, post_layout, row_descriptor_layout
+from hdl.isa.error_codes import ErrorCode
 from hdl.result.arbiter import BusArbiter
 from hdl.result.bank import BankArbiter
-from hdl.result.fifo import SramFifo
 
 __all__ = [
     "STORE_DEPTH", "CollectorControl", "collector_parameters", "collector_stats_layout", "store_read_layout",

@@ -7,7 +7,7 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.vector_numerics import FLOAT_FRACTION_BITS, RSQRT_BITS, recip_table, rsqrt_table
+from hdl.numerics.vector import FLOAT_FRACTION_BITS, RSQRT_BITS, recip_table, rsqrt_table
 
 __all__ = ["FLOAT_STAGES", "FloatUnit"]
 

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.isa import VectorFn
 from hdl.numerics import SIGMOID_FRACTION_BITS, sigmoid_table
-from hdl.vector_numerics import EXP2_FRACTION_BITS, EXP2_GUARD_BITS, EXP2_UNIT_BITS, exp2_table
+from hdl.numerics.vector import EXP2_FRACTION_BITS, EXP2_GUARD_BITS, EXP2_UNIT_BITS, exp2_table
 
 __all__ = ["FUNCTION_STAGES", "X_BITS", "FunctionLane"]
 

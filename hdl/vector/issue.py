@@ -11,9 +11,9 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import error_layout
 from hdl.isa import VectorDest, VectorOp
+from hdl.isa.error_codes import ErrorCode
 from hdl.vector.lane import LANE_STAGES, Phase
 from hdl.vector.lookup import IndexLookup
 from hdl.vector.setup import job_layout

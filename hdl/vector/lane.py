@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.drain.requant import clamp
+from hdl.common.requant import clamp
 from hdl.emit.hierarchy import instantiate
 from hdl.isa import VectorBits
 from hdl.vector.function import FUNCTION_STAGES, X_BITS, FunctionLane

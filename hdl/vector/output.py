@@ -7,10 +7,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.sram_fifo import SramFifo
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
 from hdl.interfaces import bank_write_layout, write_layout
-from hdl.result.fifo import SramFifo
 from hdl.vector.issue import OUTPUT_DEPTH
 
 __all__ = ["VectorOutput"]

@@ -15,10 +15,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram
+from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import (
     error_layout,
     list_entry_layout,
@@ -28,7 +27,8 @@ from hdl.interfaces import (
     wait_layout,
 )
 from hdl.isa import Opcode, instruction_layout
-from hdl.slots import MAX_CHOICES
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.slots import MAX_CHOICES
 
 __all__ = ["RouteUnit", "gate_lanes"]
 

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.array.memory import Sram
+from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import instantiate
 from hdl.isa import VectorFn

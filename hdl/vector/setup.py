@@ -11,9 +11,9 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest
-from hdl.errors_hw import ErrorCode
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
 from hdl.isa import Opcode, VectorDest, VectorFn, VectorOp, VectorSum, instruction_layout
+from hdl.isa.error_codes import ErrorCode
 
 __all__ = ["VectorSetup", "job_layout"]
 

@@ -13,14 +13,14 @@ from functools import partial
 from itertools import pairwise
 
 from hdl.isa import Dest, Format, StoreFormat, VectorBits, VectorDest, VectorOp
-from scheduler.cycle_model import STORE_SETUP
-from scheduler.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
+from scheduler.cost.cycle_model import STORE_SETUP
 from scheduler.language.attention_jobs import Chain, Job, JobPipeline, KeyTiles
-from scheduler.language.batch import Piece
-from scheduler.language.chip import AHEAD, copies
 from scheduler.language.dense import lower_norm, project
-from scheduler.language.shape import ModelShape
 from scheduler.language.work import Work
+from scheduler.models.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
+from scheduler.ops.batch import Piece
+from scheduler.plan.chip import AHEAD, copies
+from scheduler.plan.shape import ModelShape
 
 __all__ = ["append_cycles", "lower_attention"]
 

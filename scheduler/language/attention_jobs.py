@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from hdl.isa import Dest, Mode, Opcode, Order, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum, most_of
-from scheduler.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT
 from scheduler.language.work import Work
+from scheduler.models.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT
 
 __all__ = ["Chain", "Job", "JobPipeline", "KeyTiles"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, VectorBits, VectorDest, VectorOp
 from scheduler.language.work import Work
-from scheduler.quantised_model import Norm
+from scheduler.models.quantised_model import Norm
 
 __all__ = ["load_dense", "load_head", "load_parameters", "lower_norm", "project", "project_head"]
 

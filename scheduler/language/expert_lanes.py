@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from hdl.isa import Dest, Format, LoadDest, Mode
 from scheduler.language.work import Work
-from scheduler.placement import Part
+from scheduler.memory.placement import Part
 
 __all__ = ["LaneJob", "load_job", "run_lanes"]
 

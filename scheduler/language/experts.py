@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Dest, LoadDest, Mode, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from scheduler.fixed_point import GATE_IN_BITS, GATE_MULT, GATE_RECIP, GATE_SHIFT, gate_scale_shift
-from scheduler.language.batch import Routing
 from scheduler.language.dense import lower_norm
 from scheduler.language.expert_lanes import LaneJob, load_job, run_lanes
-from scheduler.language.shape import LoweringError
 from scheduler.language.work import Work
+from scheduler.models.fixed_point import GATE_IN_BITS, GATE_MULT, GATE_RECIP, GATE_SHIFT, gate_scale_shift
+from scheduler.ops.batch import Routing
+from scheduler.plan.shape import LoweringError
 
 __all__ = ["ExpertQueues", "lower_choices", "lower_router"]
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from hdl.slots import MAX_CHOICES
+from hdl.isa.slots import MAX_CHOICES
 from scheduler.language.expert_lanes import LaneJob, load_job, run_lanes
-from scheduler.language.shape import LoweringError
 from scheduler.language.work import Work
-from scheduler.placement import Placement
-from scheduler.quantise import QuantisedExpert
+from scheduler.memory.placement import Placement
+from scheduler.models.quantise import QuantisedExpert
+from scheduler.plan.shape import LoweringError
 
 __all__ = ["SlotQueues"]
 

@@ -10,20 +10,20 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from hdl.asm import to_binary
 from hdl.isa import Instruction, LoadDest, StoreFormat
-from scheduler.image import Symbol
+from hdl.isa.asm import to_binary
 from scheduler.language.attention import append_cycles, lower_attention
-from scheduler.language.batch import Chunk, Routing, blocks_of
-from scheduler.language.chip import Chip, StepSize, plan_chip
 from scheduler.language.dense import load_dense, load_head, load_parameters, lower_norm, project_head
-from scheduler.language.emitter import Label
 from scheduler.language.experts import ExpertQueues, lower_choices, lower_router
-from scheduler.language.memory import ModelMemory
-from scheduler.language.shape import LoweringError, ModelShape
 from scheduler.language.slots import SlotQueues
 from scheduler.language.work import Work
-from scheduler.quantised_model import QuantisedModel
+from scheduler.memory.image import Symbol
+from scheduler.memory.model import ModelMemory
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.ops.batch import Chunk, Routing, blocks_of
+from scheduler.plan.chip import Chip, StepSize, plan_chip
+from scheduler.plan.shape import LoweringError, ModelShape
+from scheduler.stream.emitter import Label
 
 __all__ = ["StepProgram", "check_smallest_step", "default_key_block", "lower_step", "step_size"]
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from scheduler.language.chip import TAGS, Chip, Ring, dense_tiles, dense_words
-from scheduler.language.emitter import Emitter
-from scheduler.language.memory import ModelMemory
-from scheduler.language.shape import ModelShape
-from scheduler.quantised_model import QuantisedModel
+from scheduler.memory.model import ModelMemory
+from scheduler.models.quantised_model import QuantisedModel
+from scheduler.plan.chip import TAGS, Chip, Ring, dense_tiles, dense_words
+from scheduler.plan.shape import ModelShape
+from scheduler.stream.emitter import Emitter
 
 __all__ = ["Work"]
 

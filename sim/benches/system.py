@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine under test from reset to interrupt: runs a list of jobs and writes what it saw as JSON.
 
-``sim.system`` prepares the jobs and reads the results; this module runs inside the simulator. The machine runs alone
-between start and interrupt: no Python per cycle.
+``sim.machine.system`` prepares the jobs and reads the results; this module runs inside the simulator. The machine runs
+alone between start and interrupt: no Python per cycle.
 """
 
 from __future__ import annotations
@@ -23,13 +23,9 @@ from cocotb.triggers import ClockCycles, First, RisingEdge, Timer
 
 from hdl.config import MachineConfig
 from hdl.scratch import whole_file
-from sim.bench_top import BENCH_TOP
 from sim.benches.axil import AxilManager
-from sim.crosscheck import random_knobs
 from sim.golden.executor import Executor
-from sim.hexfile import channel_path, read_dump
-from sim.streams import random_stream
-from sim.system import (
+from sim.machine.system import (
     MEMORY_CONTROLS,
     TRACE_FILE,
     Job,
@@ -38,7 +34,11 @@ from sim.system import (
     result_file,
     write_jobs,
 )  # fmt: skip
-from sim.testbench import Design
+from sim.measure.crosscheck import random_knobs
+from sim.simulator.bench_top import BENCH_TOP
+from sim.simulator.hexfile import channel_path, read_dump
+from sim.simulator.testbench import Design
+from sim.stimulus.streams import random_stream
 
 PERIOD_NS = 2
 POLL_S = 0.002

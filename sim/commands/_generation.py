@@ -15,16 +15,16 @@ from hdl.errors import A3dError
 from hdl.scratch import keep, scratch_folder
 from sim.commands._common import check_files, count, fraction, output_file, print_table, read_limited
 from sim.commands._stream import TokenStream
-from sim.results import SimulationError
-from sim.system import SimulatedMachine
-from sim.text.draw import PICTURES, write_pictures
-from sim.text.engines import ENGINES, IsaEngine, RtlEngine
-from sim.text.generator import ROUTINGS, Generator
-from sim.text.model import ByteModel, to_tokens
-from sim.text.report import PHASES, Tally, loss_rows
-from sim.text.sampling import Sampler
-from sim.timeline import TimelineFile
-from sim.tools import require_simulator, waves_line
+from sim.machine.byte_model import ByteModel, to_tokens
+from sim.machine.engines import ENGINES, IsaEngine, RtlEngine
+from sim.machine.generator import ROUTINGS, Generator
+from sim.machine.sampling import Sampler
+from sim.machine.system import SimulatedMachine
+from sim.simulator.results import SimulationError
+from sim.simulator.tools import require_simulator, waves_line
+from sim.view.draw import PICTURES, write_pictures
+from sim.view.report import PHASES, Tally, loss_rows
+from sim.view.timeline import TimelineFile
 
 __all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_files"]
 

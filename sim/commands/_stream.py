@@ -11,8 +11,8 @@ import rich.markup
 import rich.progress
 import rich.table
 
-from sim.text.generator import Generator, StepRecord
-from sim.text.model import printable, show
+from sim.machine.byte_model import printable, show
+from sim.machine.generator import Generator, StepRecord
 
 __all__ = ["TokenStream"]
 

@@ -4,10 +4,10 @@
 import argparse
 from pathlib import Path
 
-from hdl.asm import assemble, to_binary
 from hdl.config import load_config
 from hdl.errors import A3dError
-from hdl.legality import Limits, check_instruction
+from hdl.isa.asm import assemble, to_binary
+from hdl.isa.legality import Limits, check_instruction
 from hdl.scratch import whole_file
 from sim.commands._common import Subparsers, add_config_option, new_parser, output_file, read_limited
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from hdl.config import PRESETS, MachineConfig, load_config
 from hdl.isa import Mapping3D
-from sim.bench.simspeed import measure_speed
-from sim.bench.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -23,10 +21,12 @@ from sim.commands._common import (
 )
 from sim.commands._docs import markdown_tables, rewrite_section
 from sim.commands._generation import COMPILING, say
-from sim.moe_demo import DEMO_MODEL
-from sim.system import SimulatedMachine
-from sim.text.generator import ROUTINGS
-from sim.tools import require_simulator
+from sim.machine.generator import ROUTINGS
+from sim.machine.system import SimulatedMachine
+from sim.measure.simspeed import measure_speed
+from sim.measure.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
+from sim.simulator.tools import require_simulator
+from sim.stimulus.moe_demo import DEMO_MODEL
 
 LEAST_UTILISATION = 0.95
 """What the vertical feed must reach at every point."""
@@ -179,7 +179,7 @@ def _simspeed(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from sim.bench.generation import measure_generation
+    from sim.measure.generation import measure_generation
 
     results = [measure_generation(name) for name in PRESETS]
     print_table(
@@ -191,7 +191,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _quality(args: argparse.Namespace) -> int:
-    from sim.bench.quality import QualityBench
+    from sim.measure.quality import QualityBench
 
     bench = QualityBench(
         args.model, count=args.bytes, window=args.window, calibration=args.calibration, key_block=args.key_block,
@@ -209,7 +209,7 @@ def _quality(args: argparse.Namespace) -> int:
 
 
 def _exactness(args: argparse.Namespace) -> int:
-    from sim.bench.exactness import ExactnessBench
+    from sim.measure.exactness import ExactnessBench
 
     config = load_config(args.config)
     require_simulator("verilator")
@@ -232,7 +232,7 @@ def _exactness(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> int:
-    from sim.bench.model import ModelBench
+    from sim.measure.model import ModelBench
 
     config = load_config(args.config)
     require_simulator("verilator")
@@ -275,7 +275,7 @@ def _shares(cycles: dict[str, int]) -> str:
 
 
 def _primitives(args: argparse.Namespace) -> int:
-    from sim.bench.primitives import draw, measure_primitives
+    from sim.measure.primitives import draw, measure_primitives
 
     check_page(args.docs)
     results = measure_primitives()
@@ -298,7 +298,7 @@ def _primitives(args: argparse.Namespace) -> int:
 
 
 def _layers(args: argparse.Namespace) -> int:
-    from sim.layers import measure_layers
+    from sim.stimulus.layers import measure_layers
 
     check_page(args.docs)
     results = measure_layers(args.draws)

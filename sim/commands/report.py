@@ -4,10 +4,10 @@
 import argparse
 from pathlib import Path
 
-from hdl.reference import render_reference
+from hdl.emit.reference import render_reference
 from hdl.scratch import whole_file
-from sim.bench.results import render_results
 from sim.commands._common import Subparsers, new_parser, output_folder
+from sim.measure.results import render_results
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from hdl.config import load_config
-from scheduler.checkpoint import read_config
+from scheduler.models.checkpoint import read_config
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -24,8 +24,8 @@ from sim.commands._generation import (
     say,
     write_files,
 )
-from sim.moe_demo import DEMO_MODEL
-from sim.text.model import read_byte_model
+from sim.machine.byte_model import read_byte_model
+from sim.stimulus.moe_demo import DEMO_MODEL
 
 DETAILS = """\
 Prompts are prefilled, then tokens are written one after the other, all sequences together. With the engine rtl every

@@ -15,9 +15,9 @@ from sim.commands._common import (
     seconds,
     write_json,
 )  # fmt: skip
-from sim.runner import SIMULATORS
-from sim.testbench import bench_names, bench_summary, run_bench
-from sim.tools import waves_line
+from sim.simulator.runner import SIMULATORS
+from sim.simulator.testbench import bench_names, bench_summary, run_bench
+from sim.simulator.tools import waves_line
 
 
 def add_parser(subparsers: Subparsers) -> None:

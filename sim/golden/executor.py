@@ -2,7 +2,7 @@
 """The instruction executor: what a stream does, one instruction at a time in program order, in NumPy.
 
 It knows nothing of time. The machine runs its queues concurrently; for a stream whose hazards are ordered by
-semaphores and tags (``scheduler.verify`` proves that) memory ends up byte for byte as this model leaves it.
+semaphores and tags (``scheduler.stream.verify`` proves that) memory ends up byte for byte as this model leaves it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hdl.asm import split_words, to_binary
-from hdl.errors_hw import ErrorCode
 from hdl.isa import INSTRUCTION_BITS, Instruction, Opcode, VectorDest, VectorOp
-from hdl.legality import Violation, read_word, tiers_of_mask
-from hdl.vector_access import (
+from hdl.isa.asm import split_words, to_binary
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Violation, read_word, tiers_of_mask
+from hdl.isa.vector_access import (
     TWO_OPERANDS,
     a_rows,
     b_rows,

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Dest, Instruction, Mapping3D, Mode, Order
-from hdl.legality import gang_tiers, parameter_count, tiers_of_mask
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import gang_tiers, parameter_count, tiers_of_mask
 from hdl.numerics import requant, swiglu, wrap
 from sim.golden.route import gemm_of_slot
 from sim.golden.state import ExecutionError, MachineState

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from hdl.isa import StoreFormat
 from hdl.numerics import combine_add, requant, round_shift, saturate, store_convert, wrap
-from hdl.vector_numerics import exp2_q15, float_scale, recip, rsqrt
-from scheduler.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
-from scheduler.quantise import QuantisedMatrix
-from scheduler.quantised_model import AttentionHead, Norm
+from hdl.numerics.vector import exp2_q15, float_scale, recip, rsqrt
+from scheduler.models.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
+from scheduler.models.quantise import QuantisedMatrix
+from scheduler.models.quantised_model import AttentionHead, Norm
 
 __all__ = ["attend", "matrix_rows", "normalise", "product", "rotate", "scale_rows", "value_bytes"]
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from hdl.errors import A3dError
 from hdl.isa import StoreFormat
 from hdl.numerics import combine_add, requant, round_shift, saturate, split_nibbles, store_convert, swiglu, wrap
-from hdl.vector_numerics import exp2_q15, float_scale, recip
-from scheduler.fixed_point import (
+from hdl.numerics.vector import exp2_q15, float_scale, recip
+from scheduler.models.fixed_point import (
     GATE_IN_BITS,
     GATE_MULT,
     GATE_RECIP,
@@ -26,9 +26,9 @@ from scheduler.fixed_point import (
     ONE_Q15,
     gate_scale_shift,
 )
-from scheduler.language.batch import Routing
-from scheduler.quantise import GATE_BITS, QuantisedExpert, QuantisedLayer
-from scheduler.quantised_model import DecoderLayer, Norm, QuantisedModel
+from scheduler.models.quantise import GATE_BITS, QuantisedExpert, QuantisedLayer
+from scheduler.models.quantised_model import DecoderLayer, Norm, QuantisedModel
+from scheduler.ops.batch import Routing
 from sim.golden.integer_attention import (
     attend,
     matrix_rows,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.checkpoint import LayerWeights
-from scheduler.quantise import (
+from scheduler.models.checkpoint import LayerWeights
+from scheduler.models.float_model import FloatModel, LayerTrace
+from scheduler.models.quantise import (
     ExpertRanges,
     ExpertWeights,
     QuantisedLayer,
@@ -18,7 +19,6 @@ from scheduler.quantise import (
     quantise_gates,
     quantise_layer,
 )
-from sim.golden.float_model import FloatModel, LayerTrace
 from sim.golden.integer_model import moe_layer
 
 __all__ = ["IntegerMoeModel", "quantise_model"]

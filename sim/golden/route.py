@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction
-from hdl.legality import check_load_addresses
-from hdl.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_gemm, slot_load
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import check_load_addresses
+from hdl.isa.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_gemm, slot_load
 from sim.golden.state import ExecutionError, MachineState
 
 __all__ = ["execute_route", "gemm_of_slot", "load_of_slot"]

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from hdl.errors_hw import ErrorCode
-from hdl.legality import Limits
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits
 
 __all__ = ["DeadlockError", "ExecutionError", "MachineState", "UninitialisedError"]
 

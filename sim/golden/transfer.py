@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Format, Instruction, LoadDest, StoreFormat
-from hdl.legality import (
+from hdl.isa.legality import (
     beats,
     load_groups,
     load_unit_bytes,

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
-from hdl.legality import tiers_of_mask
+from hdl.isa.legality import tiers_of_mask
+from hdl.isa.vector_access import a_rows, b_rows, c_rows, dest_bytes, dest_rows, lengths, scalar_span
+from hdl.isa.vector_legality import check_vector_ranges
 from hdl.numerics import round_shift, saturate, sigmoid_q16
-from hdl.vector_access import a_rows, b_rows, c_rows, dest_bytes, dest_rows, lengths, scalar_span
-from hdl.vector_legality import check_vector_ranges
-from hdl.vector_numerics import (
+from hdl.numerics.vector import (
     exp2_q15,
     float_scale,
     pack_choice,

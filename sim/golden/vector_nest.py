@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hdl.isa import Instruction, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum
 from hdl.numerics import sigmoid_q16
-from hdl.vector_numerics import exp2_q15, float_scale, recip, rsqrt
+from hdl.numerics.vector import exp2_q15, float_scale, recip, rsqrt
 from sim.golden.state import MachineState
 
 __all__ = ["run_vector"]

@@ -22,7 +22,7 @@ from sim import cli
 from sim.commands import info
 from sim.commands._common import JsonTarget, output_file, output_folder, picture_file, print_table, progress, write_json
 from sim.net import DEBUG_VARIABLE
-from tests.sim.small_model import CHECKPOINT, write_checkpoint
+from tests.support.small_model import CHECKPOINT, write_checkpoint
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.small_model import CHECKPOINT, write_checkpoint
+from tests.support.small_model import CHECKPOINT, write_checkpoint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 

@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 
 from hdl.array.accumulator import DRAIN_FIELDS, Accumulators
 from hdl.numerics import wrap
-from tests.hdl.array.stack_model import to_int
+from tests.support.array.stack_model import to_int
 
 TAIL = data.StructLayout(
     {

@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 from hdl.array.tier import Tier
 from hdl.config import PRESETS, MachineConfig
 from hdl.emit.hierarchy import ports_of
-from tests.hdl.array.stack_model import Cycle, Fill, Wave, port_values, to_int
+from tests.support.array.stack_model import Cycle, Fill, Wave, port_values, to_int
 
 
 def config_of(rows: int, columns: int, group_bytes: int, tiers: int = 1) -> MachineConfig:

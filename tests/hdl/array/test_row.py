@@ -13,7 +13,7 @@ from hdl.array.edge import EdgeRow
 from hdl.array.pe import ProcessingElement
 from hdl.array.row import ArrayRow, Row
 from hdl.numerics import wrap
-from tests.hdl.array.stack_model import random_bytes, to_int
+from tests.support.array.stack_model import random_bytes, to_int
 
 
 def run(component: Any, bench: Any) -> None:

@@ -18,7 +18,7 @@ from hdl.drain.drain import Drain
 from hdl.emit.hierarchy import digest, ports_of
 from hdl.interfaces import result_layout
 from hdl.numerics import wrap
-from tests.hdl.array.stack_model import Cycle, Row, Wave, port_values, preload, random_traffic, run_model, silence
+from tests.support.array.stack_model import Cycle, Row, Wave, port_values, preload, random_traffic, run_model, silence
 
 
 def config_of(tiers: int, rows: int, columns: int, **changes: Any) -> MachineConfig:

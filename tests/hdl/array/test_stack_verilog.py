@@ -13,8 +13,8 @@ from hdl.array.stack import Stack
 from hdl.config import PRESETS, MachineConfig
 from hdl.emit.verilog import emit
 from hdl.interfaces import result_layout
-from sim.runner import build, run
-from tests.hdl.array.stack_model import Cycle, Row, port_values, random_traffic, run_model
+from sim.simulator.runner import build, run
+from tests.support.array.stack_model import Cycle, Row, port_values, random_traffic, run_model
 
 
 def play(config: MachineConfig, traffic: list[Cycle], folder: Path) -> list[list[tuple[int, list[int]]]]:

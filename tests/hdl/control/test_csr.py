@@ -14,7 +14,7 @@ from hdl.config import PRESETS
 from hdl.control.counters import CounterBank
 from hdl.control.csr import CsrBlock
 from hdl.control.supervisor import SETTLE_CYCLES, Supervisor
-from hdl.errors_hw import ErrorCode
+from hdl.isa.error_codes import ErrorCode
 from hdl.regs import COUNTER_BASE, MAGIC, counter_names, register_map
 
 NANO = PRESETS["nano"]

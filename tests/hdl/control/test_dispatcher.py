@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
+from hdl.common.queues import load_queue, queue_count, store_queue, vector_queue
 from hdl.config import PRESETS, MachineConfig
 from hdl.control.dispatcher import Dispatcher, InstructionChecker
-from hdl.control.queues import load_queue, queue_count, store_queue, vector_queue
-from hdl.errors_hw import ErrorCode
 from hdl.isa import (
     Dest,
     Format,
@@ -31,7 +30,8 @@ from hdl.isa import (
     encode,
     fields_of,
 )
-from hdl.legality import Limits, check_word, gang_tiers
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, check_word, gang_tiers
 
 
 def random_instruction(rng: random.Random, config: MachineConfig) -> bytes:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
+from hdl.common.queues import load_queue, queue_count, store_queue, vector_queue
 from hdl.config import PRESETS
 from hdl.control.counters import event_layout
 from hdl.control.glue import MachineGlue
-from hdl.control.queues import load_queue, queue_count, store_queue, vector_queue
 from hdl.regs import EXHAUSTIVE, GLOBAL_COUNTERS
 
 CONFIG = PRESETS["tiny"]

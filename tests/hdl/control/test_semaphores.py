@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
+from hdl.common.queues import queue_count
 from hdl.config import PRESETS
-from hdl.control.queues import queue_count
 from hdl.control.semaphores import POST_SOURCES, SemaphoreUnit
 
 CONFIG = PRESETS["tiny"].replace(semaphores=8, semaphore_bits=4)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Dest, Instruction, Mapping3D, Mode, Opcode, Order
-from hdl.legality import Limits, check_instruction
-from tests.hdl.control.sequencer_bench import Bench, check_waves, rng_of, small_config
-from tests.hdl.control.sequencer_model import ListEntry, random_lists
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, check_instruction
+from tests.support.control.sequencer_bench import Bench, check_waves, rng_of, small_config
+from tests.support.control.sequencer_model import ListEntry, random_lists
 
 CONFIG = small_config(3, queue_depth=4)
 GOOD = {"tier_count": 1, "tokens": 4, "k_slices": 3, "n_tiles": 2, "tag": 9, "dest_kind": Dest.COMBINE}

@@ -9,7 +9,7 @@ import pytest
 
 from hdl.control.operation import OperationSetup
 from hdl.isa import Instruction, Mapping3D, Opcode, Order
-from tests.hdl.control.sequencer_bench import (
+from tests.support.control.sequencer_bench import (
     Bench,
     Streaming,
     check_gang_timing,
@@ -19,7 +19,7 @@ from tests.hdl.control.sequencer_bench import (
     rng_of,
     small_config,
 )
-from tests.hdl.control.sequencer_model import random_gemm, random_lists
+from tests.support.control.sequencer_model import random_gemm, random_lists
 
 
 def check_tiles(bench: Bench, streaming: Streaming) -> None:

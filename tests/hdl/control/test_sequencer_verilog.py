@@ -10,9 +10,9 @@ import pytest
 
 from hdl.control.sequencers import SequencerBlock
 from hdl.emit.verilog import emit
-from tests.hdl.control.sequencer_bench import Bench, Streaming, rng_of, small_config
-from tests.hdl.control.sequencer_model import random_gemm, random_lists
-from tests.hdl.emit.bench import testbench as verilog_testbench
+from tests.support.control.sequencer_bench import Bench, Streaming, rng_of, small_config
+from tests.support.control.sequencer_model import random_gemm, random_lists
+from tests.support.emit.bench import testbench as verilog_testbench
 
 
 @pytest.mark.parametrize("feed", ["vertical", "edge"])

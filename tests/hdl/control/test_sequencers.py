@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from hdl.isa import Mapping3D
-from tests.hdl.control.sequencer_bench import Bench, check_waves, issue_spans, rng_of, small_config
-from tests.hdl.control.sequencer_model import edge_timetable, random_gemm, random_lists, timetable
+from tests.support.control.sequencer_bench import Bench, check_waves, issue_spans, rng_of, small_config
+from tests.support.control.sequencer_model import edge_timetable, random_gemm, random_lists, timetable
 
 
 def check_timetable(bench: Bench) -> None:

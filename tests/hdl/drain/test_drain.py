@@ -10,9 +10,9 @@ import pytest
 from amaranth.sim import Simulator
 
 from hdl import numerics as nx
+from hdl.common.requant import RequantLane
 from hdl.config import PRESETS, MachineConfig
 from hdl.drain import Drain
-from hdl.drain.requant import RequantLane
 from hdl.drain.swiglu import SwigluPair
 from hdl.isa import Mode
 

@@ -11,7 +11,7 @@ from hdl.config import PRESETS
 from hdl.drain import Drain
 from hdl.emit.files import FILE_LIST
 from hdl.emit.verilog import emit, write
-from tests.hdl.emit import bench
+from tests.support.emit import bench
 
 
 def check(name: str, tmp_path: Path, simulator: str) -> None:

@@ -11,8 +11,8 @@ from amaranth.lib import wiring
 
 from hdl.emit.files import FILE_LIST
 from hdl.emit.verilog import emit, write
-from tests.hdl.emit import bench
-from tests.hdl.emit.examples import Chain, Stack
+from tests.support.emit import bench
+from tests.support.emit.examples import Chain, Stack
 
 CASES: dict[str, Callable[[], wiring.Component]] = {
     "chain": Chain,

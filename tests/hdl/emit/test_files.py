@@ -20,7 +20,7 @@ from hdl.emit.lint import read_file_list
 from hdl.emit.manifest import MANIFEST, field_layout
 from hdl.emit.verilog import emit
 from hdl.emit.waivers import WAIVER_FILE, WAIVERS, render_waivers
-from tests.hdl.emit.examples import Chain, Op, Packet, Stack
+from tests.support.emit.examples import Chain, Op, Packet, Stack
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,7 +29,7 @@ REGISTERS = [{"name": "CTRL", "offset": 0, "access": "rw", "fields": [{"name": "
 
 PROGRAM = """
 import sys
-from tests.hdl.emit.examples import Chain, Stack
+from tests.support.emit.examples import Chain, Stack
 from hdl.emit.verilog import emit, write
 for make, name in ((Chain, "chain"), (lambda: Stack(2, 4, 4), "stack")):
     write(emit(make(), name), f"{sys.argv[1]}/{name}", config={"b": 1, "a": {"z": 2, "y": 3}})
@@ -217,7 +217,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     write(emit(Chain(), "top"), tmp_path)
     before = contents(tmp_path)
     program = (
-        "import resource, sys; from tests.hdl.emit.examples import Stack; from hdl.emit.verilog import emit, write\n"
+        "import resource, sys; from tests.support.emit.examples import Stack\n"
+        "from hdl.emit.verilog import emit, write\n"
         "design = emit(Stack(1, 2, 2), 'top'); resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
         "write(design, sys.argv[1])"
     )

@@ -17,8 +17,8 @@ from hdl.emit import EmitError, Emitter, Hierarchical, digest, instantiate
 from hdl.emit.files import FILE_LIST
 from hdl.emit.hierarchy import ports_of
 from hdl.emit.verilog import emit, write
-from tests.hdl.emit import bench
-from tests.hdl.emit.examples import Chain, Filter, Pe, Row, Stack
+from tests.support.emit import bench
+from tests.support.emit.examples import Chain, Filter, Pe, Row, Stack
 
 # Half of these tests build components only to see them refused.
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

@@ -11,8 +11,8 @@ from hdl.emit.files import FILE_LIST, write
 from hdl.emit.lint import LintReport, check_yosys, lint_icarus, lint_verilator
 from hdl.emit.verilog import emit
 from hdl.emit.waivers import render_waivers
-from sim.tools import find_icarus, find_verilator
-from tests.hdl.emit.examples import Chain, Stack
+from sim.simulator.tools import find_icarus, find_verilator
+from tests.support.emit.examples import Chain, Stack
 
 LATCH = "module top(input wire clk, input wire a, input wire b, output reg q);\n  always @* if (a) q = b;\nendmodule\n"
 LOOP = """module inv(input wire a, output wire b);

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.emit import Emitter
 from hdl.emit import rtlil as rtlil_module
 from hdl.emit.verilog import emit
-from tests.hdl.emit.examples import Chain, Filter, Row
+from tests.support.emit.examples import Chain, Filter, Row
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 

@@ -15,8 +15,8 @@ from hdl.emit.files import FILE_LIST
 from hdl.emit.hierarchy import mark_used, ports_of
 from hdl.emit.lint import check_yosys, lint_verilator
 from hdl.emit.verilog import emit, write
-from sim.tools import find_verilator
-from tests.hdl.emit import bench
+from sim.simulator.tools import find_verilator
+from tests.support.emit import bench
 
 pytestmark = pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 

@@ -15,7 +15,7 @@ from hdl.flow.area import Amount, Comparison, Part
 from hdl.flow.modules import CACHE_VARIABLE, module_texts
 from sim import cli
 from sim.commands import synth
-from tests.hdl.flow import designs
+from tests.support.flow import designs
 
 
 class FakeComparison:

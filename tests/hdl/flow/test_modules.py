@@ -14,7 +14,7 @@ from hdl.flow.gates import enabled_registers, is_register, register_bits, transi
 from hdl.flow.modules import Synthesis, module_texts
 from hdl.flow.synth import MachineSynthesis
 from hdl.flow.yosys import Job, SynthError, run_jobs
-from tests.hdl.flow import designs
+from tests.support.flow import designs
 
 
 def _done(synthesis: Synthesis) -> Synthesis:

@@ -13,7 +13,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
-from tests.hdl.memory.verilog_top import read_dump
+from tests.support.memory.verilog_top import read_dump
 
 WIDTH = 8
 SIZE = 1 << 14

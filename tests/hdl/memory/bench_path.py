@@ -15,12 +15,12 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 from hdl.config import MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Format, Instruction, LoadDest, Opcode
-from tests.hdl.memory.environment import Environment, apply_stores, entry
-from tests.hdl.memory.programs import random_loads, random_memory, random_stores
-from tests.hdl.memory.simulate import channel_views
-from tests.hdl.memory.verilog_top import SETTINGS, memory_names, read_dump, write_hex
+from hdl.isa.error_codes import ErrorCode
+from tests.support.memory.environment import Environment, apply_stores, entry
+from tests.support.memory.programs import random_loads, random_memory, random_stores
+from tests.support.memory.simulate import channel_views
+from tests.support.memory.verilog_top import SETTINGS, memory_names, read_dump, write_hex
 
 CONFIG = MachineConfig(**json.loads(os.environ["PATH_CONFIG"]))
 FOLDER = Path(os.environ["PATH_FOLDER"])

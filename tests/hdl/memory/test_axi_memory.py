@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim.runner import BuiltModel, build, run
+from sim.simulator.runner import BuiltModel, build, run
 from tests.hdl.memory.bench_memory import SIZE, WIDTH, image
-from tests.hdl.memory.verilog_top import MEMORY, write_hex
+from tests.support.memory.verilog_top import MEMORY, write_hex
 
 
 def compiled(sim: str, **parameters: object) -> BuiltModel:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from hdl.config import MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat
-from hdl.legality import Limits, check_instruction
-from tests.hdl.memory.axi_slave import Behaviour
-from tests.hdl.memory.environment import Environment, Get
-from tests.hdl.memory.programs import MEMORY_BYTES, random_loads, random_memory, random_stores
-from tests.hdl.memory.simulate import simulate
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, check_instruction
 from tests.hdl.memory.test_path import CONFIGS, combine_rows
+from tests.support.memory.axi_slave import Behaviour
+from tests.support.memory.environment import Environment, Get
+from tests.support.memory.programs import MEMORY_BYTES, random_loads, random_memory, random_stores
+from tests.support.memory.simulate import simulate
 
 NANO = CONFIGS["nano"]
 
@@ -64,7 +64,7 @@ BAD_LOADS = {
 
 @pytest.mark.parametrize("case", BAD_LOADS)
 def test_load_address(case: str) -> None:
-    """As `hdl.legality` says; nothing of the bad load is read, and what came before it arrives."""
+    """As `hdl.isa.legality` says; nothing of the bad load is read, and what came before it arrives."""
     config, bad = BAD_LOADS[case]
     limits = Limits((LIMIT, LIMIT), ((0, 0), (0, 0)))
     wrong = check_instruction(bad, config, limits)
@@ -119,7 +119,7 @@ BAD_STORES = {
 
 @pytest.mark.parametrize("case", BAD_STORES)
 def test_store_address(case: str) -> None:
-    """As `hdl.legality` says; nothing is written, no row is read or cleared."""
+    """As `hdl.isa.legality` says; nothing is written, no row is read or cleared."""
     config, bad = BAD_STORES[case]
     wrong = check_instruction(bad, config, Limits((0, 0), WINDOW))
     assert wrong is not None and wrong.code == ErrorCode.ADDRESS

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Opcode
+from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import fetch_buffer_beats
-from tests.hdl.memory.axi_slave import AxiSlave, Behaviour
-from tests.hdl.memory.environment import Environment, Get
-from tests.hdl.memory.programs import random_memory
-from tests.hdl.memory.simulate import simulate
 from tests.hdl.memory.test_path import CONFIGS
+from tests.support.memory.axi_slave import AxiSlave, Behaviour
+from tests.support.memory.environment import Environment, Get
+from tests.support.memory.programs import random_memory
+from tests.support.memory.simulate import simulate
 
 FETCH_CONFIGS = {
     **{name: CONFIGS[name] for name in ("nano", "wide", "broad")},

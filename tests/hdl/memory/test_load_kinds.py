@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Format, Instruction, LoadDest, Opcode
-from hdl.legality import Limits, check_instruction
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, check_instruction
 from sim.golden.state import MachineState
 from sim.golden.transfer import execute_load
-from tests.hdl.memory.axi_slave import Behaviour
-from tests.hdl.memory.environment import Environment, Get
-from tests.hdl.memory.programs import place, random_memory
-from tests.hdl.memory.simulate import simulate
 from tests.hdl.memory.test_path import CONFIGS, STALLS
+from tests.support.memory.axi_slave import Behaviour
+from tests.support.memory.environment import Environment, Get
+from tests.support.memory.programs import place, random_memory
+from tests.support.memory.simulate import simulate
 
 SHAPES = {
     "nano": CONFIGS["nano"],
@@ -183,7 +183,7 @@ FITS = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_limit(kind: str) -> None:
-    """The last unit that fits arrives; one more is an address error, as `hdl.legality` says."""
+    """The last unit that fits arrives; one more is an address error, as `hdl.isa.legality` says."""
     config = SHAPES["nano"]
     limits = Limits((LIMIT, LIMIT), ((0, 0), (0, 0)))
     good, bad = (Instruction(Opcode.LOAD, values) for values in (FITS[kind], BAD[kind]))

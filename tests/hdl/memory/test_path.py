@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from tests.hdl.memory.axi_slave import Behaviour
-from tests.hdl.memory.environment import Environment, apply_stores
-from tests.hdl.memory.programs import random_loads, random_memory, random_stores
-from tests.hdl.memory.simulate import simulate
+from tests.support.memory.axi_slave import Behaviour
+from tests.support.memory.environment import Environment, apply_stores
+from tests.support.memory.programs import random_loads, random_memory, random_stores
+from tests.support.memory.simulate import simulate
 
 CONFIGS = {
     "nano": PRESETS["nano"],

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from sim.runner import run
+from sim.simulator.runner import run
 from tests.hdl.memory.test_path import CONFIGS
-from tests.hdl.memory.verilog_top import build_path, memory_names
+from tests.support.memory.verilog_top import build_path, memory_names
 
 
 def play(config: MachineConfig, folder: Path, sim: str, testcase: str | None = None, **env: str) -> None:

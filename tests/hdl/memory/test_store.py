@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hdl.config import ADDRESS_UNIT, PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction, Opcode, StoreFormat
-from hdl.legality import Limits, check_instruction, store_span, store_start, store_step
-from tests.hdl.memory.axi_slave import Behaviour
-from tests.hdl.memory.store_bench import StoreBench, bursts
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.legality import Limits, check_instruction, store_span, store_start, store_step
+from tests.support.memory.axi_slave import Behaviour
+from tests.support.memory.store_bench import StoreBench, bursts
 
 TINY = PRESETS["tiny"]
 CONFIGS = {
@@ -217,7 +217,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_address_errors(case: str) -> None:
-    """As `hdl.legality` says; nothing is written, no row is read or cleared, what came before is done."""
+    """As `hdl.isa.legality` says; nothing is written, no row is read or cleared, what came before is done."""
     name, bad = BAD[case]
     config = CONFIGS[name]
     bad = Instruction(Opcode.STORE, {**bad.values, "clear": 1})

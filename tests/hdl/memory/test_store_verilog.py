@@ -12,9 +12,9 @@ import pytest
 from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import read_file_list
 from hdl.emit.verilog import emit, write
-from tests.hdl.emit.bench import testbench as verilog_bench
-from tests.hdl.memory.store_bench import StoreBench, StorePath
 from tests.hdl.memory.test_store import CONFIGS, STALLS, combine_rows, random_memory, random_store
+from tests.support.emit.bench import testbench as verilog_bench
+from tests.support.memory.store_bench import StoreBench, StorePath
 
 
 @pytest.mark.parametrize("name", ["nano", "wide", "broad"])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from tests.hdl.result.collector_bench import FOUR, WIDE, Row, Stimulus, run
-from tests.hdl.result.row_ports import RowStimulus
+from tests.support.result.collector_bench import FOUR, WIDE, Row, Stimulus, run
+from tests.support.result.row_ports import RowStimulus
 
 TINY = PRESETS["tiny"]
 

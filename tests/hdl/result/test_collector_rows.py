@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hdl.config import PRESETS, MachineConfig
-from tests.hdl.result.collector_bench import FOUR, WIDE, Row, Stimulus, run
-from tests.hdl.result.row_ports import RowData, RowStimulus
 from tests.hdl.result.test_collector import int16_row, random_load, random_row
+from tests.support.result.collector_bench import FOUR, WIDE, Row, Stimulus, run
+from tests.support.result.row_ports import RowData, RowStimulus
 
 NANO, TINY = PRESETS["nano"], PRESETS["tiny"]
 EIGHT = FOUR.replace(name="eight", tiers=8, result_lanes=8, row_fifo_depth=64, combine_rows=8)

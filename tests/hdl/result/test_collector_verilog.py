@@ -14,10 +14,10 @@ from hdl.emit.files import FILE_LIST
 from hdl.emit.lint import read_file_list
 from hdl.emit.verilog import emit, write
 from hdl.result import Collector
-from tests.hdl.emit.bench import testbench as verilog_bench
-from tests.hdl.result.collector_bench import FOUR, Recording, Stimulus, run
 from tests.hdl.result.test_collector import random_row
 from tests.hdl.result.test_collector_rows import random_ports
+from tests.support.emit.bench import testbench as verilog_bench
+from tests.support.result.collector_bench import FOUR, Recording, Stimulus, run
 
 
 @pytest.mark.parametrize("config", [PRESETS["nano"], PRESETS["tiny"], FOUR], ids=lambda c: c.name)

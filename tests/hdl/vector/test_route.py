@@ -8,13 +8,13 @@ import random
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction, Opcode
+from hdl.isa.asm import assemble
+from hdl.isa.error_codes import ErrorCode
 from sim.golden.executor import Executor
 from sim.golden.route import execute_route
-from tests.hdl.vector.unit_bench import VectorBench
+from tests.support.vector.unit_bench import VectorBench
 
 WIDE = PRESETS["nano"].replace(
     name="wide", tiers=2, rows=8, columns=4, result_lanes=2, row_fifo_depth=64, scalar_depth=128, expert_slots=32

@@ -8,15 +8,15 @@ import random
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
-from hdl.errors_hw import ErrorCode
 from hdl.isa import Instruction, VectorOp
-from hdl.vector_access import writes_scalar
-from scheduler.vector_timing import VectorTiming, vector_cycles
+from hdl.isa.asm import assemble
+from hdl.isa.error_codes import ErrorCode
+from hdl.isa.vector_access import writes_scalar
+from scheduler.cost.vector_timing import VectorTiming, vector_cycles
 from sim.golden.executor import Executor
-from sim.vector_streams import VectorDrawer
-from tests.hdl.vector.unit_bench import VectorBench
+from sim.stimulus.vector_streams import VectorDrawer
+from tests.support.vector.unit_bench import VectorBench
 
 WIDE = PRESETS["nano"].replace(
     name="wide", tiers=2, rows=8, columns=4, result_lanes=2, row_fifo_depth=64, scalar_depth=32

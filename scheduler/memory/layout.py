@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a layer's matrices are cut into tiles, padded with zeros, and written as nibble planes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import ADDRESS_UNIT, MachineConfig
+from hdl.numerics import split_nibbles
+from scheduler.memory.placement import Part
+from scheduler.models.quantise import QuantisedExpert
+
+__all__ = ["LayerShape", "memory_unit", "pack_planes", "parameter_words", "tiles_of"]
+
+Tiles = npt.NDArray[np.int8]
+
+
+def memory_unit(config: MachineConfig) -> int:
+    """Return the alignment in bytes of everything that a LOAD or STORE addresses."""
+    return max(ADDRESS_UNIT, config.group_bytes)
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A layer's matrices in tiles of a machine.
+
+    Attributes
+    ----------
+    config : MachineConfig
+        The machine.
+    hidden, intermediate : int
+        Channels, before padding.
+    """
+
+    config: MachineConfig
+    hidden: int
+    intermediate: int
+
+    def k_slices(self, part: Part) -> int:
+        """Return the reduction slices of a part: words of one token's input."""
+        channels = self.hidden if part == Part.UP else self.intermediate
+        return -(-channels // self.config.rows)
+
+    def n_tiles(self, part: Part) -> int:
+        """Return the output tiles of a part; the up part has a gate and an up channel for each output."""
+        if part == Part.UP:  # whole words of h, so that the down projection reads no garbage
+            return self.k_slices(Part.DOWN) * 2 * self.config.rows // self.config.columns
+        return -(-self.hidden // self.config.columns)
+
+    def n_step(self, part: Part) -> int:
+        """Return the granularity in output tiles at which a part may be cut: whole words of h, aligned addresses."""
+        column_bytes = self.k_slices(part) * self.config.plane_bytes
+        unit = memory_unit(self.config)
+        step = unit // math.gcd(unit, column_bytes)
+        return math.lcm(step, 2 * self.config.rows // self.config.columns) if part == Part.UP else step
+
+    def tiles(self, part: Part) -> int:
+        """Return all tiles of a part."""
+        return self.k_slices(part) * self.n_tiles(part)
+
+
+def tiles_of(shape: LayerShape, part: Part, expert: QuantisedExpert) -> Tiles:
+    """Return a part's tiles [n_tiles * k_slices, rows, columns], the reduction innermost, padded with zeros."""
+    c = shape.config
+    k, n = shape.k_slices(part) * c.rows, shape.n_tiles(part)
+    matrix = np.zeros((k, n, c.columns), dtype=np.int8)
+    if part == Part.UP:
+        half = c.columns // 2
+        for weights, first in ((expert.gate, 0), (expert.up, half)):
+            padded = np.zeros((k, n * half), dtype=np.int8)
+            padded[: weights.shape[1], : weights.shape[0]] = weights.T
+            matrix[:, :, first : first + half] = padded.reshape(k, n, half)
+    else:
+        padded = np.zeros((k, n * c.columns), dtype=np.int8)
+        padded[: expert.down.shape[1], : expert.down.shape[0]] = expert.down.T
+        matrix = padded.reshape(k, n, c.columns)
+    return matrix.reshape(-1, c.rows, n, c.columns).transpose(2, 0, 1, 3).reshape(-1, c.rows, c.columns).copy()
+
+
+def parameter_words(shape: LayerShape, part: Part, expert: QuantisedExpert) -> npt.NDArray[np.uint16]:
+    """Return a part's requantisation words [n_tiles, columns]; padded channels get 0."""
+    c, n = shape.config, shape.n_tiles(part)
+    words = np.zeros((n, c.columns), dtype=np.uint16)
+    if part == Part.UP:
+        half = c.columns // 2
+        for mult, first in ((expert.gate_mult, 0), (expert.up_mult, half)):
+            padded = np.zeros(n * half, dtype=np.uint16)
+            padded[: mult.size] = mult
+            words[:, first : first + half] = padded.reshape(n, half)
+    else:
+        padded = np.zeros(n * c.columns, dtype=np.uint16)
+        padded[: expert.down_mult.size] = expert.down_mult
+        words = padded.reshape(n, c.columns)
+    return words
+
+
+def pack_planes(tiles: Tiles) -> tuple[bytes, bytes]:
+    """Return (high plane, low plane): byte j holds weight 2j in bits 3..0 and weight 2j+1 in bits 7..4.
+
+    Raises
+    ------
+    ValueError
+        A weight above 119, which two signed nibbles cannot hold.
+    """
+    planes = []
+    for nibbles in split_nibbles(tiles.reshape(-1)):
+        pairs = (nibbles & 15).astype(np.uint8).reshape(-1, 2)
+        planes.append((pairs[:, 0] | pairs[:, 1] << 4).tobytes())
+    return planes[0], planes[1]

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proves, before a stream runs, that no timing of the machine's queues can change what it computes.
+
+What is checked, statically, on the stream as it is:
+
+- every instruction is legal, and the stream ends with END;
+- **no deadlock**: in program order every wait finds its posts, and the waits on one semaphore are granted in program
+  order whatever the timing. Then the oldest unfinished instruction can always go on: all that its queues hold before
+  it is finished, so it has been dispatched however short the queues are, its posts have been made and nobody else can
+  have consumed them, and the loads whose tags it needs are older;
+- no semaphore can overflow;
+- **no race**: any two instructions that touch the same V-Cache tile, activation word, token-list entry,
+  requantisation word, combine row, scalar or memory byte (one of them writing) are ordered by queues, semaphores or
+  fill tags;
+- a GEMM finds its tiles filled with its tag;
+- all of that holds for whatever routing a ROUTE of the stream finds.
+
+Not proved: that the indices which GATHER takes from scalars lie inside its vector (ARGMAX makes them so as long as an
+element is left to choose), nor that a ROUTE finds experts among its choices; the machine checks each.
+
+What a semaphore wait guarantees is worked out conservatively (:mod:`scheduler.stream.settle`): of the posts that may
+come before it, those without which the count could not be reached. Nothing that is reported as proved depends on
+timing; a correct stream that relies on subtler reasoning is refused.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.config import MachineConfig
+from hdl.errors import A3dError
+from hdl.isa import Instruction, LoadDest, Opcode
+from hdl.isa.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
+from hdl.isa.slots import slot_load
+from scheduler.stream.footprint import Footprint, Lists, footprint, space_cells
+from scheduler.stream.hazards import HazardTracker, self_conflict
+from scheduler.stream.ordering import Ordering, row_completions
+from scheduler.stream.settle import overflows, posts_of, settle, waits_of
+from scheduler.stream.spans import SpanLog
+
+__all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
+
+SLOT_NUMBERS = 256
+"""Slots that an instruction can name."""
+
+Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+
+class StreamError(A3dError):
+    """A stream that may deadlock, race or stop with an error."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a stream.
+
+    Attributes
+    ----------
+    kind : str
+        ``illegal``, ``deadlock``, ``stolen`` (two waits whose order is open), ``overflow``, ``race`` or ``miss``.
+    instructions : tuple of int
+        Indices of the instructions at fault.
+    message : str
+        One line that names them.
+    """
+
+    kind: str
+    instructions: tuple[int, ...]
+    message: str
+
+
+def check_stream(
+    instructions: Sequence[Instruction],
+    config: MachineConfig,
+    images: Images,
+    limits: Limits | None = None,
+    tags: npt.NDArray[np.int16] | None = None,
+) -> None:
+    """Raise when :func:`verify_stream` finds anything.
+
+    Raises
+    ------
+    StreamError
+        One line with the first finding and the number of findings.
+    """
+    findings = verify_stream(instructions, config, images, limits, tags)
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise StreamError(f"stream: {findings[0].message}{more}")
+
+
+def verify_stream(
+    instructions: Sequence[Instruction],
+    config: MachineConfig,
+    images: Images,
+    limits: Limits | None = None,
+    tags: npt.NDArray[np.int16] | None = None,
+) -> list[Finding]:
+    """Return everything that is wrong with a stream; an empty list is the proof.
+
+    Parameters
+    ----------
+    instructions : sequence of Instruction
+        The stream, END included.
+    config : MachineConfig
+        The machine.
+    images : tuple of two uint8 arrays
+        Memories of the groups, from which token lists are read.
+    limits : Limits, optional
+        Memory limits; default: all that the machine can address.
+    tags : int16 array [tiers, vcache_tiles], optional
+        Fill tags that an earlier stream left (-1: not valid); default: none.
+    """
+    limits = limits or Limits.whole(config)
+    findings = _illegal(instructions, config, limits) or _deadlocks(instructions)
+    if findings:
+        return findings
+    prints, findings = _footprints(instructions, config, images, limits, tags)
+    if findings:
+        return findings
+    order = settle(instructions, prints.tag_loads)
+    findings = _stolen(order) + _overflows(order, config)
+    hazards = HazardTracker(config, order)
+    for number, touched in enumerate(prints.touched):
+        for conflict in hazards.conflicts(instructions[number], touched, order.before_start[number]):
+            if not conflict.ordered:
+                pair = (conflict.earlier, number)
+                names = f"{instructions[pair[0]].opcode.name} and {instructions[number].opcode.name}"
+                text = f"instructions {pair[0]} and {pair[1]} ({names}) race: {pair[1]} {conflict.what} by {pair[0]}"
+                findings.append(Finding("race", pair, text))
+        hazards.record(number, touched)
+    return findings
+
+
+def _illegal(instructions: Sequence[Instruction], config: MachineConfig, limits: Limits) -> list[Finding]:
+    findings = []
+    for number, instruction in enumerate(instructions):
+        wrong = check_instruction(instruction, config, limits)
+        if wrong is not None:
+            findings.append(Finding("illegal", (number,), f"instruction {number}: {wrong.code.name}: {wrong.message}"))
+    ends = [n for n, i in enumerate(instructions) if i.opcode == Opcode.END]
+    if ends != [len(instructions) - 1]:
+        where = f"at {', '.join(map(str, ends))}" if ends else "nowhere"
+        text = f"END stands {where}; a stream of {len(instructions)} instructions has it once, as the last"
+        findings.append(Finding("illegal", tuple(ends), text))
+    return findings
+
+
+def _deadlocks(instructions: Sequence[Instruction]) -> list[Finding]:
+    values: dict[int, int] = defaultdict(int)
+    for number, instruction in enumerate(instructions):
+        for semaphore, count in waits_of(instruction):
+            if values[semaphore] < count:
+                text = (
+                    f"instruction {number} ({instruction.opcode.name}) waits for {count} of semaphore {semaphore}; "
+                    f"the instructions before it leave {values[semaphore]}: deadlock"
+                )
+                return [Finding("deadlock", (number,), text)]
+            values[semaphore] -= count
+        for semaphore in posts_of(instruction):
+            values[semaphore] += len(row_completions(instruction))
+    return []
+
+
+@dataclass(frozen=True)
+class _Prints:
+    touched: list[Footprint]
+    tag_loads: list[list[int]]
+
+
+def _footprints(
+    instructions: Sequence[Instruction],
+    config: MachineConfig,
+    images: Images,
+    limits: Limits,
+    tags: npt.NDArray[np.int16] | None,
+) -> tuple[_Prints, list[Finding]]:
+    """Return what each instruction touches, and what is wrong with that on its own."""
+    lists, findings = Lists(config), []
+    state = np.full((config.tiers, config.vcache_tiles), -1, dtype=np.int16) if tags is None else tags.copy()
+    conditions = np.full(state.shape, -1, dtype=np.int64)  # ROUTEs so far and slot, where a slot's load has filled
+    routes = 0
+    hazards = HazardTracker(config, Ordering())
+    prints = _Prints([], [])
+    stored = SpanLog()
+    for number, instruction in enumerate(instructions):
+        touched = footprint(instruction, config, lists)
+        wrong = _out_of_range(touched, config) or self_conflict(instruction, touched, config)
+        if wrong:
+            findings.append(Finding("race", (number,), f"instruction {number} ({instruction.opcode.name}): {wrong}"))
+            break
+        prints.touched.append(touched)
+        prints.tag_loads.append(hazards.tag_loads(touched))
+        hazards.order.add(instruction)
+        hazards.record(number, touched)
+        for span in touched.writes:
+            stored.add(number, span)
+        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.LIST:
+            if any(stored.last_overlap(span) for span in touched.reads):
+                text = f"instruction {number} loads a token list from memory that the stream stores: not checkable"
+                findings.append(Finding("race", (number,), text))
+        findings += _slots(number, instruction, config, lists, limits)
+        lists.apply(instruction, images)
+        routes += instruction.opcode == Opcode.ROUTE
+        condition = routes * SLOT_NUMBERS + instruction["slot"] if instruction["slot_en"] else -1
+        if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.VCACHE:
+            for tier in tiers_of_mask(instruction["dest_tiers"]):
+                base = instruction["dest_base"]
+                state[tier, base : base + instruction["count"]] = instruction["tag"]
+                conditions[tier, base : base + instruction["count"]] = condition
+        if instruction.opcode == Opcode.GEMM:
+            findings += _misses(number, instruction, touched, state, conditions, condition)
+    return prints, findings
+
+
+def _slots(number: int, instruction: Instruction, config: MachineConfig, lists: Lists, limits: Limits) -> list[Finding]:
+    """Return what is wrong with the use of a slot: no ROUTE before it, or an expert outside memory."""
+    if not instruction["slot_en"]:
+        return []
+    name = f"instruction {number} ({instruction.opcode.name})"
+    if lists.route is None:
+        text = f"{name} has a slot, and no ROUTE comes before it in the stream: not checkable"
+        return [Finding("illegal", (number,), text)]
+    if instruction.opcode != Opcode.LOAD:
+        return []
+    experts = lists.route["experts"]
+    for expert in sorted({0, min(1, experts - 1), max(0, experts - 2), experts - 1}):
+        wrong = check_load_addresses(slot_load(instruction, expert), config, limits)
+        if wrong is not None:
+            text = f"instruction {number}, expert {expert}: {wrong.code.name}: {wrong.message}"
+            return [Finding("illegal", (number,), text)]
+    return []
+
+
+def _out_of_range(touched: Footprint, config: MachineConfig) -> str | None:
+    for access in touched.accesses:
+        if access.tier >= 0 and access.space in ("activation", "combine") and access.cells.size:
+            # An activation address beyond the buffer would spill into the next tier's cells.
+            cells = space_cells(access.space, config)
+            if access.cells.max() >= cells:
+                return f"it {access.kind}s beyond the {access.space} memory through its token list"
+    return None
+
+
+def _misses(
+    number: int,
+    instruction: Instruction,
+    touched: Footprint,
+    state: npt.NDArray[np.int16],
+    conditions: npt.NDArray[np.int64],
+    condition: int,
+) -> list[Finding]:
+    """Return the tiles that a GEMM does not find filled, or finds only if a slot is not empty that is not its own."""
+    for access in touched.accesses:
+        if access.space == "vcache":
+            needed = conditions.reshape(-1)[access.cells]
+            other = np.flatnonzero((needed >= 0) & (needed != condition))
+            if other.size:
+                tile, slot = int(access.cells[other[0]]) % state.shape[1], int(needed[other[0]]) % SLOT_NUMBERS
+                text = (
+                    f"instruction {number} (GEMM) needs tile {tile} of tier {access.tier}, which is filled only if "
+                    f"slot {slot} is not empty: use the same slot, and no ROUTE between"
+                )
+                return [Finding("miss", (number,), text)]
+            found = state.reshape(-1)[access.cells]
+            wrong = np.flatnonzero(found != instruction["tag"])
+            if wrong.size:
+                tile = int(access.cells[wrong[0]]) % state.shape[1]
+                has = "no valid fill" if found[wrong[0]] < 0 else f"tag {found[wrong[0]]}"
+                needs = f"tag {instruction['tag']} in tile {tile} of tier {access.tier}"
+                return [Finding("miss", (number,), f"instruction {number} (GEMM) needs {needs}, which has {has}")]
+    return []
+
+
+def _stolen(order: Ordering) -> list[Finding]:
+    findings = []
+    last: dict[int, int] = {}
+    for number, instruction in enumerate(order.instructions):
+        for semaphore, _ in waits_of(instruction):
+            earlier = last.get(semaphore)
+            if earlier is not None and not order.grants_before_grant[number] >> earlier & 1:
+                text = (
+                    f"instructions {earlier} and {number} both wait for semaphore {semaphore} and nothing orders "
+                    f"them: either may take the other's posts"
+                )
+                findings.append(Finding("stolen", (earlier, number), text))
+            last[semaphore] = number
+    return findings
+
+
+def _overflows(order: Ordering, config: MachineConfig) -> list[Finding]:
+    most = (1 << config.semaphore_bits) - 1
+    return [
+        Finding("overflow", (number,), f"semaphore {semaphore} may count beyond {most} at instruction {number}")
+        for semaphore, number in overflows(order, most)
+    ]

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a generation cost: times to tokens, utilisation, bytes, V-Cache reuse, and where every unit's cycles went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hdl.config import MachineConfig
+from hdl.regs import EXHAUSTIVE
+from sim.machine.byte_model import show
+from sim.machine.generator import Generator, StepRecord
+from sim.measure.crosscheck import CYCLE_COUNTERS
+from sim.view.timeline import TracedStep
+
+__all__ = ["PHASES", "Tally", "loss_rows", "stalls_of", "summarise"]
+
+PHASES = ("prefill", "decode")
+
+_LARGE = ("counters", "traced")
+"""Fields of a step's record that are not kept for each step."""
+
+_WORKING = ("wave", "read_beats_0", "read_beats_1", "write_beats_0", "write_beats_1", "vector_rows")
+"""Counters of cycles in which a unit does its work; all other counters of `stalls_of` are losses."""
+
+
+def stalls_of(config: MachineConfig, counters: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return, for every unit, how many of its cycles went where; each unit's numbers add up to its cycles.
+
+    Returns
+    -------
+    dict of str to dict of str to int
+        Unit, counter, cycles; the tiers count together, so that theirs add up to tiers x cycles.
+    """
+    units: dict[str, dict[str, int]] = {
+        "tiers": {name: sum(counters[f"tier{t}_{name}"] for t in range(config.tiers)) for name in CYCLE_COUNTERS}
+    }
+    return units | {unit: {name: counters[name] for name in names} for unit, names in EXHAUSTIVE.items()}
+
+
+@dataclass(eq=False)
+class _Sums:
+    """Sums over the steps of one phase."""
+
+    steps: int = 0
+    tokens: int = 0
+    instructions: int = 0
+    macs: int = 0
+    cycles: int = 0
+    timed: bool = True
+    wall_s: float = 0.0
+    simulated_s: float = 0.0
+    mismatched_bytes: int = 0
+    compared_bytes: int = 0
+    counters: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: StepRecord) -> None:
+        self.steps += 1
+        self.tokens += record.tokens
+        self.instructions += record.instructions
+        self.macs += record.macs
+        self.cycles += record.cycles or 0
+        self.timed = self.timed and record.cycles is not None
+        self.wall_s += record.host_s + record.run_s
+        self.simulated_s += record.simulated_s
+        self.mismatched_bytes += record.mismatched_bytes
+        self.compared_bytes += record.compared_bytes
+        self.counters.update(record.counters)
+
+    def figures(self, config: MachineConfig) -> dict[str, Any]:
+        counters = self.counters
+        cycles = self.cycles if self.timed and self.steps else None
+        reads = sum(counters[f"tier{t}_new_own"] for t in range(config.tiers))
+        waves = sum(counters[f"tier{t}_wave"] for t in range(config.tiers))
+        filled = counters["fill_words"] // config.fill_words
+        beats = [counters[f"read_beats_{g}"] + counters[f"write_beats_{g}"] for g in range(2)]
+        beats[0] += counters["fetch_beats"]
+        return {
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "instructions": self.instructions,
+            "macs": self.macs,
+            "cycles": cycles,
+            "utilisation": self.macs / (config.pes * cycles) if cycles else None,
+            "bytes_0": beats[0] * config.group_bytes,
+            "bytes_1": beats[1] * config.group_bytes,
+            "tile_reads": reads,
+            "tiles_filled": filled,
+            "waves_per_tile_read": waves / reads if reads else None,
+            "vcache_hits": 1 - filled / reads if reads else None,
+            "wall_s": self.wall_s,
+            "simulated_s": self.simulated_s,
+            "cycles_per_s": cycles / self.simulated_s if cycles and self.simulated_s else None,
+            "stalls": stalls_of(config, counters) if cycles is not None else None,
+        }
+
+
+@dataclass(eq=False)
+class _Tokens:
+    """A sequence's tokens, and the machine's clock when the first and the last of them came."""
+
+    tokens: list[int] = field(default_factory=list)
+    first: int = 0
+    last: int = 0
+
+
+class Tally:
+    """Adds up the steps of a generation: of each step it keeps a few numbers, however long the generation is.
+
+    Parameters
+    ----------
+    generator : Generator
+        What runs.
+    engine : str
+        Name of the engine.
+
+    Attributes
+    ----------
+    timelines : dict of str to TracedStep
+        The first traced step of each phase.
+    """
+
+    def __init__(self, generator: Generator, engine: str) -> None:
+        self._generator = generator
+        self._engine = engine
+        self._phases = {phase: _Sums() for phase in PHASES}
+        self._total = _Sums()
+        self._sequences = [_Tokens() for _ in generator.prompts]
+        self._steps: list[dict[str, Any]] = []
+        self.timelines: dict[str, TracedStep] = {}
+
+    def add(self, record: StepRecord) -> None:
+        """Take in a step."""
+        self._phases[record.phase].add(record)
+        self._total.add(record)
+        for number, token in record.chosen.items():
+            own = self._sequences[number]
+            own.last = self._total.cycles
+            if not own.tokens:
+                own.first = own.last
+            own.tokens.append(token)
+        self._steps.append({f.name: getattr(record, f.name) for f in fields(record) if f.name not in _LARGE})
+        if record.traced is not None:
+            self.timelines.setdefault(record.phase, record.traced)
+
+    @property
+    def counters(self) -> dict[str, Counter[str]]:
+        """Sums of the performance counters in each phase that has steps."""
+        return {phase: own.counters for phase, own in self._phases.items() if own.steps}
+
+    def report(self, *, clock_mhz: float | None = None) -> dict[str, Any]:
+        """Return the report as plain data.
+
+        Parameters
+        ----------
+        clock_mhz : float, optional
+            Clock for which tokens per second are worked out.
+
+        Returns
+        -------
+        dict
+            ``config, engine, routing, batch, temperature, seed, tokens`` (generated), ``mismatched_bytes,
+            compared_bytes, ttft_cycles, tpot_cycles`` (means over the sequences), and
+
+            ``sequences``
+                ``prompt_tokens, tokens`` (numbers), ``ttft_cycles`` (all cycles of the machine up to the end of the
+                step that gave the first token), ``tpot_cycles`` (cycles from token to token after that, on average;
+                None for a single token), ``stopped`` (by the model's token for the end), ``prompt, text``. Time that
+                the host takes between steps does not count.
+            ``total, prefill, decode``
+                ``steps, tokens, instructions, macs, cycles, utilisation`` (useful MACs / (PEs x cycles)), ``bytes_0,
+                bytes_1`` (moved in each channel group, instruction fetch included), ``tile_reads, tiles_filled`` (a
+                tile that a load writes to several tiers counts once), ``waves_per_tile_read``, ``vcache_hits`` (share
+                of tile reads without a load of their own), ``wall_s, simulated_s, cycles_per_s, stalls``. What needs
+                time is None where the engine has none.
+            ``steps``
+                The steps' records without counters and traces.
+        """
+        generator, config, total = self._generator, self._generator.config, self._total
+        timed = total.timed and total.steps > 0
+        sequences: list[dict[str, Any]] = []
+        for prompt, own in zip(generator.prompts, self._sequences, strict=True):
+            more = len(own.tokens) - 1
+            sequences.append(
+                {
+                    "prompt_tokens": len(prompt),
+                    "tokens": own.tokens,
+                    "ttft_cycles": own.first if timed and own.tokens else None,
+                    "tpot_cycles": (own.last - own.first) / more if timed and more > 0 else None,
+                    "stopped": bool(own.tokens) and own.tokens[-1] in generator.stop,
+                    "prompt": show(bytes(prompt)),
+                    "text": show(bytes(own.tokens)),
+                }
+            )
+        report = {
+            "config": config.to_dict(),
+            "engine": self._engine,
+            "routing": generator.routing,
+            "batch": generator.batch,
+            "temperature": generator.sampler.temperature,
+            "seed": generator.sampler.seed,
+            "tokens": sum(len(own.tokens) for own in self._sequences),
+            "mismatched_bytes": total.mismatched_bytes,
+            "compared_bytes": total.compared_bytes,
+            "ttft_cycles": _mean([s["ttft_cycles"] for s in sequences]),
+            "tpot_cycles": _mean([s["tpot_cycles"] for s in sequences]),
+            "sequences": sequences,
+            "total": total.figures(config),
+            **{phase: own.figures(config) for phase, own in self._phases.items()},
+            "steps": self._steps,
+        }
+        if clock_mhz is not None:
+            report |= {"clock_mhz": clock_mhz, **_speeds(report, clock_mhz)}
+        return report
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def summarise(
+    generator: Generator, records: Iterable[StepRecord], engine: str, *, clock_mhz: float | None = None
+) -> dict[str, Any]:
+    """Return the report of all steps of a generation; arguments as for `Tally`."""
+    tally = Tally(generator, engine)
+    for record in records:
+        tally.add(record)
+    return tally.report(clock_mhz=clock_mhz)
+
+
+def _speeds(report: Mapping[str, Any], clock_mhz: float) -> dict[str, Any]:
+    """Return what the cycles mean at a clock."""
+    decode, prefill = report["decode"], report["prefill"]
+    ttft = report["ttft_cycles"]
+    per_second = {
+        f"{phase}_tokens_per_s": own["tokens"] * clock_mhz * 1e6 / own["cycles"] if own["cycles"] else None
+        for phase, own in (("prefill", prefill), ("decode", decode))
+    }
+    return {"ttft_ms": None if ttft is None else ttft / clock_mhz / 1e3, **per_second}
+
+
+def loss_rows(phases: Mapping[str, Any]) -> list[list[object]]:
+    """Return table rows: unit, counter, and the share of each phase's cycles in percent; what is 0 is left out."""
+    rows: list[list[object]] = []
+    timed = {name: own["stalls"] for name, own in phases.items() if own["stalls"] is not None}
+    if not timed:
+        return rows
+    for unit, counters in next(iter(timed.values())).items():
+        for name in counters:
+            shares = []
+            for own in timed.values():
+                total = sum(own[unit].values())
+                shares.append(round(100 * own[unit][name] / total, 1) if total else 0.0)
+            if any(shares):
+                rows.append([unit, name, "work" if name in _WORKING else "lost", *shares])
+    return rows

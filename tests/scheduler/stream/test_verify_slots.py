@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verifier on routing: proofs that hold for whatever a ROUTE finds, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hdl.config import PRESETS
+from hdl.isa.asm import assemble
+from hdl.isa.legality import Limits
+from scheduler.stream.verify import Finding, verify_stream
+
+TINY = PRESETS["tiny"]
+LIMITS = Limits((4096, 4096), ((0, 4096), (0, 4096)))
+CHOOSE = "vector op=argmax first=1 vectors=2 rows=1 a_stride=1 masked=1 length=4"
+ROUTE = "route tokens=2 choices=1 experts=4 a=4 a_stride=1 source_stride=2 dest=20 dest_stride=1"
+WORDS = "load dest_kind=parameter dest_tiers=0 count=1 slot_en=1 slot=1 slot_stride=1 group=1"
+LOAD = "load dest_tiers=0 count=1 tag=5 format=pair slot_en=1 slot=1 slot_stride=1 addr_low=40"
+GEMM = "gemm tokens=2 k_slices=1 n_tiles=1 tag=5 act_list=1 dest_list=1 slot_en=1 slot=1 mode=requant16"
+GEMM += " dest_kind=combine accumulate=1"
+
+
+def verify(*lines: str) -> list[Finding]:
+    images = (np.zeros(4096, np.uint8), np.zeros(4096, np.uint8))
+    return verify_stream(assemble("\n".join([*lines, "end"])), TINY, images, LIMITS)
+
+
+def test_a_slot_is_proved() -> None:
+    assert verify(
+        CHOOSE, f"{ROUTE} post=s0,s1", f"{WORDS} wait=s0 post=s2", LOAD, f"{GEMM} wait=s1,s2 post=s3",
+        "store format=int32 row=20 rows=2 addr=120 wait=s3",
+    ) == []  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "message"),
+    [
+        ([LOAD], "illegal", "instruction 0 (LOAD) has a slot, and no ROUTE comes before it"),
+        ([GEMM], "illegal", "instruction 0 (GEMM) has a slot, and no ROUTE comes before it"),
+        # Whichever expert it is: the last one of four lies outside.
+        ([f"{ROUTE} post=s0", f"{LOAD} addr=126 slot_stride=2 wait=s0"], "illegal", "instruction 1, expert 2: ADDRESS"),
+        # Semaphores alone order what reads the table and what writes it.
+        ([ROUTE, LOAD], "race", "1 reads slots cell 0 after its write by 0"),
+        ([f"{ROUTE} post=s0", f"{LOAD} wait=s0", GEMM], "race", "2 reads slots cell 0 after its write by 0"),
+        ([f"{ROUTE} post=s0", f"{LOAD} wait=s0", ROUTE], "race", "2 writes slots cell 0 after its read by 1"),
+        # A GEMM with a slot may touch every token's words and rows.
+        ([f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0", f"{GEMM} wait=s1", "store format=int32 row=21 rows=1"],
+         "race", "3 reads combine cell 21 after its add by 2"),
+        ([f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0", f"{GEMM} wait=s1",
+          "load dest_kind=activation dest_tiers=0 dest=2 count=1"],
+         "race", "3 writes activation cell 4 after its read by 2"),
+        # The tag says nothing about loads that may be skipped: neither that those before it are there ...
+        ([f"{ROUTE} post=s0,s1", f"{WORDS} wait=s0", LOAD, f"{GEMM} wait=s1"],
+         "race", "3 reads parameter cell 0 after its write by 1"),
+        # ... nor that an older fill with the same tag has been replaced.
+        (["load dest_tiers=0 count=1 tag=5", f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0", f"{GEMM} wait=s1"],
+         "race", "3 reads vcache cell 0 after its write by 2"),
+        # What is filled only if a slot is not empty.
+        ([f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0", f"{GEMM} slot=2 wait=s1"], "miss", "only if slot 1 is not empty"),
+        ([f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0 post=s2", f"{ROUTE} wait=s2 post=s1", f"{GEMM} wait=s1:2"],
+         "miss", "only if slot 1 is not empty"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(lines: list[str], kind: str, message: str) -> None:
+    found = verify(*[_merge(line) for line in lines])
+    assert [f for f in found if f.kind == kind and message in f.message], [f.message for f in found]
+
+
+def _merge(line: str) -> str:
+    """Let a later setting of a field replace an earlier one."""
+    name, *fields = line.split()
+    return " ".join([name, *dict.fromkeys(f"{k}={v}" for k, v in dict(f.split("=") for f in fields).items())])
+
+
+def test_a_wait_for_the_load_helps_where_the_tag_does_not() -> None:
+    lines = ["load dest_tiers=0 count=1 tag=5", f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0 post=s2", f"{GEMM} wait=s1,s2"]
+    assert not [f for f in verify(*lines) if f.kind == "race" and "vcache" in f.message]

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The emitted machine against the executor: every byte of both memories, every exact counter, every error."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+
+from hdl.config import PRESETS, MachineConfig
+from hdl.isa import Opcode
+from hdl.isa.asm import assemble, to_binary
+from hdl.isa.legality import Limits
+from scheduler.stream.verify import check_stream
+from sim.machine.system import Job, MemoryKnobs, SimulatedMachine
+from sim.measure.crosscheck import check_illegal, check_random, random_knobs
+from sim.stimulus.streams import RandomStream, StreamOptions, illegal_streams, random_stream
+
+CONFIGS: dict[str, MachineConfig] = {
+    "nano": PRESETS["nano"],
+    "tiny": PRESETS["tiny"],
+    # Three tiers, rows twice the columns, two channels in each group: what no preset has.
+    "odd": PRESETS["nano"].replace(
+        name="odd", tiers=3, rows=8, columns=4, channels_per_group=2, channel_bytes=4, row_fifo_depth=64, result_lanes=2
+    ),
+    "edge": PRESETS["tiny"].replace(name="edge", stationary_feed="edge"),
+}
+
+
+@cache
+def machine(name: str) -> SimulatedMachine:
+    """Return the compiled simulator of a configuration (built once per content)."""
+    return SimulatedMachine(CONFIGS[name], memory_bits=18)
+
+
+EVERYTHING = StreamOptions.everything(slots=True)
+
+
+def run_random(name: str, first: int, count: int, options: StreamOptions | None = None) -> None:
+    """Run `count` random streams with random memory behaviour."""
+    rng = random.Random(first)
+    streams = [random_stream(CONFIGS[name], seed, options=options) for seed in range(first, first + count)]
+    check_random(machine(name), streams, [random_knobs(rng) for _ in streams])
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny"])
+def test_random_streams(name: str) -> None:
+    """Random streams under random stalls leave exactly the executor's memory and counters."""
+    run_random(name, 0, 30)
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny"])
+def test_random_streams_with_vectors_and_slots(name: str) -> None:
+    """The same with the whole instruction set: VECTOR, all loads and stores, ROUTE, slots."""
+    run_random(name, 200, 20, EVERYTHING)
+
+
+def test_a_slot_is_not_looked_up_ahead_of_a_gang() -> None:
+    """Tier 0's GEMM with a slot comes after a gang's; what this waits for in tier 1 is behind the ROUTE."""
+    config = CONFIGS["tiny"]
+    gemm = "gemm tokens=2 k_slices=1 n_tiles=1 act_stride=1 tag=1 mode=requant16 dest_kind=combine dest_stride=1"
+    text = f"""
+        load dest_kind=activation dest_tiers=0..1 count=4
+        load dest_kind=parameter dest_tiers=0..1 count=1 addr=32 post=s0
+        load dest_tiers=0..1 count=1 tag=1 addr=64
+        {gemm} wait=s0
+        {gemm} dest=6 post=s1
+        vector op=argmax first=1 vectors=2 rows=1 a_stride=1 wait=s1
+        route tokens=2 choices=1 experts=8 a_stride=1 source_stride=1 dest=6 dest_stride=1 post=s2
+        {gemm} dest=2 tiers=1 wait=s2 post=s3
+        {gemm} dest=4 tiers=0..1 mapping=k post=s3
+        {gemm} act_list=1 dest_list=1 slot_en=1 slot=0 post=s3
+        store format=int32 rows=8 addr=512 group=1 wait=s3:3
+        end"""
+    instructions = assemble(text)
+    image = random.Random(1).randbytes(8192) + to_binary(instructions)
+    stream = RandomStream(config, 0, instructions, (image, bytes(32768)), Limits.whole(config), 8192)
+    arrays = [np.frombuffer(data, dtype=np.uint8) for data in stream.images]
+    check_stream(instructions, config, (arrays[0], arrays[1]), stream.limits)
+    knobs = [MemoryKnobs(latency=latency) for latency in (2, 7, 20, 60)]
+    check_random(machine("tiny"), [stream] * len(knobs), knobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["odd", "edge"])
+def test_random_streams_on_unusual_machines(name: str) -> None:
+    """The same on rectangular tiers, three of them, two channels a group; and on the edge-fed control."""
+    run_random(name, 1000, 30)
+    run_random(name, 1100, 30, EVERYTHING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_many_random_streams(name: str) -> None:
+    """A longer random regression."""
+    run_random(name, 5000, 300)
+    run_random(name, 6000, 300, EVERYTHING)
+
+
+def test_a_gang_that_has_not_begun_is_a_barrier_for_semaphores() -> None:
+    """Tier 0's instruction after a gang wants the semaphore that the one before the gang waits for in tier 1."""
+    config = CONFIGS["tiny"]
+    gemm = "gemm tokens=2 k_slices=1 n_tiles=1 act_stride=1 tag=1 mode=requant16 dest_kind=combine dest_stride=1"
+    text = f"""
+        load dest_kind=activation dest_tiers=0..1 count=2 post=s1
+        load dest_tiers=0..1 count=1 tag=1 addr=64
+        store format=discard rows=1 wait=s1 post=s0
+        {gemm} tiers=1 wait=s0 post=s2
+        {gemm} dest=4 tiers=0..1 mapping=k post=s0
+        {gemm} dest=8 wait=s0 post=s2
+        store format=int32 rows=12 addr=512 group=1 wait=s2:2
+        end"""
+    instructions = assemble(text)
+    image = random.Random(1).randbytes(8192) + to_binary(instructions)
+    limits = Limits.whole(config)
+    images = (image, bytes(8192))
+    arrays = (np.frombuffer(image, dtype=np.uint8), np.zeros(8192, dtype=np.uint8))
+    check_stream(instructions, config, arrays, limits)
+    jobs = [
+        Job(images=images, stream_base=8192, knobs=MemoryKnobs(latency=latency), max_cycles=20_000, watchdog=2_000)
+        for latency in (2, 7, 20, 60)
+    ]
+    for result in machine("tiny").run(jobs):
+        assert result.done, f"{result.error!r} at instruction {result.error_pc}"
+
+
+def test_bad_streams_stop_and_the_machine_restarts() -> None:
+    """Every kind of illegal stream: right code, instruction and address, nothing changed, next stream correct."""
+    config = CONFIGS["nano"]
+    bad = list(illegal_streams(config, vector=True))
+    rng = random.Random(1)
+    check_illegal(machine("nano"), bad, random_stream(config, 5, 10, EVERYTHING), [random_knobs(rng) for _ in bad])
+
+
+@pytest.mark.slow
+def test_bad_streams_on_two_tiers() -> None:
+    """The same with gangs."""
+    config = CONFIGS["tiny"]
+    bad = list(illegal_streams(config, vector=True))
+    rng = random.Random(2)
+    check_illegal(machine("tiny"), bad, random_stream(config, 5, 10, EVERYTHING), [random_knobs(rng) for _ in bad])
+
+
+@pytest.mark.parametrize("channel", ["read", "write", "fetch"])
+def test_axi_errors(channel: str) -> None:
+    """An error response on each channel stops the machine with the code and the failing address."""
+    config = CONFIGS["nano"]
+    stream = random_stream(config, 11)
+    group, first = {
+        "read": next((i["group"], i["addr"] * 32) for i in stream.instructions if i.opcode == Opcode.LOAD),
+        "write": next((i["group"], i["addr"] * 32) for i in stream.instructions if i.opcode == Opcode.STORE),
+        "fetch": (0, stream.stream_base + 32 * 3),
+    }[channel]
+    if channel == "write":
+        stores = [i for i in stream.instructions if i.opcode == Opcode.STORE and i["format"] != 3]
+        group, first = stores[0]["group"], stores[0]["addr"] * 32
+    span = (group, first, first + config.group_bytes)
+    knobs = MemoryKnobs(
+        read_error=None if channel == "write" else span, write_error=span if channel == "write" else None
+    )
+    failing = Job(images=stream.images, stream_base=stream.stream_base, limits=stream.limits, knobs=knobs)
+    again = Job(images=stream.images, stream_base=stream.stream_base, limits=stream.limits)
+    failed, restarted = machine("nano").run([failing, again])
+    assert failed.error is not None
+    assert failed.error.name == {"read": "AXI_READ", "write": "AXI_WRITE", "fetch": "AXI_FETCH"}[channel]
+    assert failed.error_address // 4096 == first // 4096
+    assert failed.memory is not None
+    for g in range(2):
+        low, high = stream.limits.window[g]
+        image = stream.images[g]
+        outside = [i for i in range(len(image)) if failed.memory[g][i] != image[i] and not low <= i < high]
+        assert not outside
+    assert restarted.done
