@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which instructions of a stream are not legal: the checks of :mod:`hdl.legality`, compiled.
 
-Only the verdict comes from here; what is wrong with an instruction, :func:`hdl.legality.check_instruction` says.
+Only the verdict comes from here; what is wrong with an instruction, :func:`hdl.isa.legality.check_instruction` says.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from hdl.isa import (
     encode,
     fields_of,
 )
-from hdl.legality import MAX_ROW_SHIFT, Limits, check_instruction
+from hdl.isa.legality import MAX_ROW_SHIFT, Limits, check_instruction
+from hdl.isa.slots import MAX_CHOICES
 from hdl.numerics import MAX_SHIFT
-from hdl.slots import MAX_CHOICES
 from scheduler.stream.compiled import ZERO, compiled
 from scheduler.stream.legal_vector import legal_vector
 from scheduler.stream.machine import Machine, machine_of

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from hdl.isa import VectorBits, VectorDest, VectorOp
-from hdl.vector_legality import INDEX_LIMIT
+from hdl.isa.vector_legality import INDEX_LIMIT
 from scheduler.stream.compiled import compiled
 from scheduler.stream.footprints import has_sum, is_reduction, reads_scalar, scalar_span, two_operands, writes_scalar
 from scheduler.stream.machine import Machine

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hdl.config import ADDRESS_UNIT
 from hdl.errors import A3dError
 from hdl.isa import LoadDest, Opcode
-from hdl.legality import LIST_ENTRY_BYTES
+from hdl.isa.legality import LIST_ENTRY_BYTES
 from scheduler.stream.compiled import compiled
 from scheduler.stream.machine import Machine
 from scheduler.stream.table import COL, Rows, Table

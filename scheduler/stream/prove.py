@@ -34,7 +34,7 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode
-from hdl.legality import Limits
+from hdl.isa.legality import Limits
 from scheduler.stream.alone import FOUND, examine
 from scheduler.stream.blocks import most_blocks
 from scheduler.stream.claims import Numbers, deadlock, overflows, semaphores_of, settle, stolen

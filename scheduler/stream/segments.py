@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Format, LoadDest, Opcode, StoreFormat
-from hdl.legality import LIST_ENTRY_BYTES
+from hdl.isa.legality import LIST_ENTRY_BYTES
 from scheduler.stream.compiled import ZERO, compiled, constant
 from scheduler.stream.lists import TokenLists, route_of
 from scheduler.stream.machine import Machine

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode
-from hdl.legality import Limits
+from hdl.isa.legality import Limits
 from scheduler.stream.blocks import KINDS, most_blocks
 from scheduler.stream.claims import overflows, semaphores_of, settle
 from scheduler.stream.clocks import COUNTS, STORE, VECTOR, Clocks, new_clocks, unit_name

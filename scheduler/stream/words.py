@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, Opcode, StoreFormat
-from hdl.legality import (
+from hdl.isa.legality import (
     Limits,
     beats,
     check_load_addresses,
@@ -19,7 +19,7 @@ from hdl.legality import (
     store_span,
     store_step,
 )
-from hdl.slots import slot_load
+from hdl.isa.slots import slot_load
 from scheduler.stream.alone import (
     CHANGED_LIST,
     EXPERT,

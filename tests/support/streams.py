@@ -13,16 +13,16 @@ import pytest
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp, fields_of
-from hdl.legality import Limits
-from scheduler.checkpoint import MixtralConfig
-from scheduler.language import emitter
-from scheduler.language.batch import Chunk, Routing
-from scheduler.language.memory import ModelMemory
-from scheduler.language.shape import ModelShape
+from hdl.isa.legality import Limits
 from scheduler.language.step import lower_step
-from scheduler.sync import Synchroniser
-from sim.random_model import random_model
-from sim.streams import StreamOptions, random_stream
+from scheduler.memory.model import ModelMemory
+from scheduler.models.checkpoint import MixtralConfig
+from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.shape import ModelShape
+from scheduler.stream import emitter
+from scheduler.stream.sync import Synchroniser
+from sim.stimulus.random_model import random_model
+from sim.stimulus.streams import StreamOptions, random_stream
 
 __all__ = ["CONFIGS", "DEMO", "END", "ModelStep", "carriers_of", "drawn", "model_step", "mutant", "plain_of"]
 

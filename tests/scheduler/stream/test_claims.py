@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from hdl.isa import Instruction
-from scheduler import settle as old
-from scheduler.settle import settle as reference
+from scheduler.stream import settle as old
 from scheduler.stream.claims import deadlock, overflows, semaphores_of, settle, stolen
 from scheduler.stream.clocks import (
     ASKED,
@@ -29,8 +28,9 @@ from scheduler.stream.clocks import (
     Clocks,
     new_clocks,
 )
+from scheduler.stream.settle import settle as reference
 from scheduler.stream.table import Table
-from tests.scheduler.test_settle import execute, random_program
+from tests.scheduler.stream.test_settle import execute, random_program
 
 SEMAPHORES = 64
 

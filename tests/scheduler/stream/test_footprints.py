@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from hdl.isa import LoadDest, Opcode
-from scheduler.footprint import SPACES as REFERENCE_SPACES
-from scheduler.footprint import Lists, space_cells
-from scheduler.footprint import footprint as reference
 from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, KINDS, OUTER, SPACE, STRIDE, TIER, most_blocks
+from scheduler.stream.footprint import SPACES as REFERENCE_SPACES
+from scheduler.stream.footprint import Lists, space_cells
+from scheduler.stream.footprint import footprint as reference
 from scheduler.stream.footprints import footprint
 from scheduler.stream.lists import apply_lists, token_lists
 from scheduler.stream.machine import SPACES, machine_of

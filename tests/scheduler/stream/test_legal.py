@@ -10,12 +10,12 @@ import pytest
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import BODIES, Instruction, Opcode, fields_of
-from hdl.legality import Limits, check_instruction, check_load_addresses
-from hdl.slots import slot_load
+from hdl.isa.legality import Limits, check_instruction, check_load_addresses
+from hdl.isa.slots import slot_load
 from scheduler.stream.legal import addresses_fit, illegal, limits_of, why_illegal
 from scheduler.stream.machine import machine_of
 from scheduler.stream.table import Table
-from sim.random_config import random_config
+from sim.stimulus.random_config import random_config
 from tests.support.streams import CONFIGS, drawn
 
 SMALL_MEMORY = Limits((4096, 8192), ((1024, 4096), (0, 6144)))

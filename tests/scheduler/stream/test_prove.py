@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
-from hdl.legality import Limits
+from hdl.isa.asm import assemble
+from hdl.isa.legality import Limits
 from scheduler.stream.lists import ListError
 from scheduler.stream.prove import StreamError, check, prove
 from scheduler.stream.table import COL, Table
-from scheduler.verify import verify_stream
-from tests.scheduler import test_verify, test_verify_slots
+from scheduler.stream.verify import verify_stream
+from tests.scheduler.stream import test_verify, test_verify_slots
 from tests.support.streams import CONFIGS, DEMO, END, Images, drawn, model_step, mutant
 
 TINY = PRESETS["tiny"]

@@ -8,14 +8,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hdl.asm import assemble
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
+from hdl.isa.asm import assemble
 from scheduler.stream.prove import prove
+from scheduler.stream.sync import SyncError as ReferenceError
+from scheduler.stream.sync import Synchroniser
 from scheduler.stream.synchronise import SyncError, synchronise
 from scheduler.stream.table import COL, Table
-from scheduler.sync import SyncError as ReferenceError
-from scheduler.sync import Synchroniser
 from tests.support.streams import CONFIGS, DEMO, END, Images, carriers_of, drawn, model_step, plain_of
 
 TINY = PRESETS["tiny"]
