@@ -9,15 +9,15 @@ import numpy.typing as npt
 from hdl.isa import LoadDest, Opcode, VectorDest
 from scheduler.stream.blocks import BEGIN, INNER, KIND, OUTER, SPACE, STRIDE, TIER, WRITE, Blocks, end_of
 from scheduler.stream.clocks import CONDITION, TAG, Clocks
-from scheduler.stream.compiled import compiled
-from scheduler.stream.footprints import footprint, has_sum, reads_scalar, scalar_span, writes_scalar
-from scheduler.stream.hazards import WRITTEN, Cells, Loads, tag_loads
+from scheduler.stream.compiled import ZERO, compiled, constant, wide
+from scheduler.stream.conflicts import WRITTEN, Cells, Loads, tag_loads
+from scheduler.stream.footprints import has_sum, reads_scalar, scalar_span, writes_scalar
 from scheduler.stream.legal import Int64, addresses_fit
-from scheduler.stream.lists import TokenLists, apply_lists, route_of
 from scheduler.stream.machine import ACTIVATION, COMBINE, VCACHE, Machine
 from scheduler.stream.marks import mark, marked
-from scheduler.stream.spans import STORES, Segments, Spans, experts_of, latest_overlap, note_spans, spans
+from scheduler.stream.segments import STORES, Segments, latest_overlap, note_spans
 from scheduler.stream.table import COL, Rows
+from scheduler.stream.touched import Touched
 
 __all__ = [
     "CHANGED_LIST", "EXPERT", "IN_PLACE", "NO_ROUTE", "OPERAND_B", "OUTSIDE", "OWN_READS", "SCALARS", "TWICE",
@@ -29,7 +29,7 @@ Stamps = npt.NDArray[np.int32]
 
 (
     OUTSIDE, TWICE, OWN_READS, IN_PLACE, OPERAND_B, SCALARS, CHANGED_LIST, NO_ROUTE, EXPERT, WRONG_SLOT, WRONG_TAG,
-) = range(1, 12)  # fmt: skip
+) = map(constant, range(1, 12))  # fmt: skip
 """What can be wrong with an instruction, in the order in which it is looked for."""
 
 SLOT_NUMBERS = 256
@@ -86,42 +86,42 @@ def _meet(blocks: Blocks, i: int, j: int, stamps: Stamps) -> bool:
 
 
 @compiled
-def _gemm_conflict(blocks: Blocks, many: int, stamps: Stamps) -> int:
+def _gemm_conflict(blocks: Blocks, low: int, high: int, stamps: Stamps) -> int:
     """Return what is wrong with the accesses of a GEMM, or 0.
 
     Its rows come out while later waves still read, so it must not write activations that it reads; and two rows of one
     GEMM for the same cell have no defined order unless they are added.
     """
-    first, near = many, False  # writes are the last blocks
-    while first and blocks[first - 1, KIND] == WRITE:
+    first, near = high, False  # writes are the last blocks
+    while first > low and blocks[first - 1, KIND] == WRITE:
         first -= 1
-    for write in range(first, many):
+    for write in range(first, high):
         if blocks[write, OUTER] > 1 and blocks[write, STRIDE] < blocks[write, INNER]:
             return TWICE
-        for other in range(max(0, write - SEVERAL), write):
-            kind = blocks[other, KIND] == WRITE or blocks[other, SPACE] == ACTIVATION
-            near |= kind and _near(blocks, write, other)
-    if not near and many <= SEVERAL:
+        for other in range(max(low, write - SEVERAL), write):
+            if blocks[other, KIND] == WRITE or blocks[other, SPACE] == ACTIVATION:
+                near |= _near(blocks, write, other)
+    if not near and high - low <= SEVERAL:
         return 0
     stamps[-1] += 1
-    for write in range(first, many):
+    for write in range(first, high):
         if _stamp(blocks, write, stamps):
             return TWICE
-    for read in range(first):
+    for read in range(low, first):
         if blocks[read, SPACE] == ACTIVATION and _stamped(blocks, read, stamps):
             return OWN_READS
     return 0
 
 
 @compiled
-def _vector_conflict(rows: Rows, r: int, blocks: Blocks, many: int, stamps: Stamps) -> int:
+def _vector_conflict(rows: Rows, r: int, blocks: Blocks, low: int, high: int, stamps: Stamps) -> int:
     """Return what is wrong with the accesses of a VECTOR, or 0.
 
     Results may go over operand A in place, and a running maximum or choice over the one before; nothing else that an
     instruction writes may be something that it reads, and nothing may be written twice.
     """
-    kind, write = rows[r, COL.dest_kind], 0
-    while write < many and blocks[write, KIND] != WRITE:
+    kind, write = rows[r, COL.dest_kind], low
+    while write < high and blocks[write, KIND] != WRITE:
         write += 1
     if kind != VectorDest.NONE and blocks[write, OUTER] > 1 and blocks[write, STRIDE] < blocks[write, INNER]:
         return TWICE
@@ -129,9 +129,9 @@ def _vector_conflict(rows: Rows, r: int, blocks: Blocks, many: int, stamps: Stam
         stride, alone = rows[r, COL.a_stride], rows[r, COL.vectors] == 1
         in_place = rows[r, COL.dest_base] == rows[r, COL.a_base]
         in_place &= alone or (rows[r, COL.dest_stride] == stride and stride >= rows[r, COL.rows])
-        if not in_place and _meet(blocks, write, 0, stamps):
+        if not in_place and _meet(blocks, write, low, stamps):
             return IN_PLACE
-        for read in range(1, write):
+        for read in range(low + 1, write):
             if blocks[read, SPACE] == COMBINE and _meet(blocks, write, read, stamps):
                 return OPERAND_B
     if writes_scalar(rows, r) and reads_scalar(rows, r):
@@ -151,42 +151,41 @@ def _note(found: Int64, progress: Progress, code: int, n: int, first: int, secon
 
 @compiled
 def _examine_slot(
-    rows: Rows, r: int, machine: Machine, limits: Int64, lists: TokenLists, found: Int64, progress: Progress
+    rows: Rows, n: int, route: int, machine: Machine, limits: Int64, found: Int64, progress: Progress
 ) -> None:
     """Note what is wrong with the use of a slot: no ROUTE before it, or an expert outside memory."""
-    route = route_of(lists)
     if route < 0:
-        _note(found, progress, NO_ROUTE, r, 0, 0, 0)
-    elif rows[r, COL.opcode] == Opcode.LOAD:
+        _note(found, progress, NO_ROUTE, n, ZERO, ZERO, ZERO)
+    elif rows[n, COL.opcode] == Opcode.LOAD:
         experts = rows[route, COL.experts]
         for turn in range(4):  # places grow with the experts, in either group
             expert = min(turn, experts - 1) if turn < 2 else max(0, experts - 4 + turn)
-            if not addresses_fit(rows, r, expert, machine, limits):
-                _note(found, progress, EXPERT, r, expert, 0, 0)
+            if not addresses_fit(rows, n, expert, machine, limits):
+                _note(found, progress, EXPERT, n, expert, ZERO, ZERO)
                 return
 
 
 @compiled
 def _examine_tiles(
-    clocks: Clocks, cells: Cells, n: int, condition: int, machine: Machine, tags: Stamps, blocks: Blocks, many: int,
-    found: Int64, progress: Progress,
+    clocks: Clocks, cells: Cells, n: int, condition: int, machine: Machine, tags: Stamps, blocks: Blocks, low: int,
+    high: int, found: Int64, progress: Progress,
 ) -> None:  # fmt: skip
     """Note the first tile that a GEMM does not find filled, or only if a slot is not empty that is not its own."""
     steps, marks = clocks.steps, cells.marks
-    for b in range(many):
+    for b in range(low, high):
         if blocks[b, SPACE] != VCACHE:
             continue
         first, tier = blocks[b, BEGIN], blocks[b, TIER]
         base = machine.vcache + tier * machine.vcache_tiles
         for cell in range(first, first + blocks[b, INNER]):
             load = (marked(marks, WRITTEN, cell) >> 4) - 1
-            needs = steps[load, CONDITION] if load >= 0 else -1
+            needs = wide(steps[load, CONDITION]) if load >= 0 else -1
             if needs >= 0 and needs != condition:
                 _note(found, progress, WRONG_SLOT, n, tier, cell - base, needs % SLOT_NUMBERS)
                 return
         for cell in range(first, first + blocks[b, INNER]):
             load = (marked(marks, WRITTEN, cell) >> 4) - 1
-            tag = steps[load, TAG] if load >= 0 else tags[cell - machine.vcache]
+            tag = wide(steps[load, TAG] if load >= 0 else tags[cell - machine.vcache])
             if tag != steps[n, TAG]:
                 _note(found, progress, WRONG_TAG, n, tier, cell - base, tag)
                 return
@@ -194,20 +193,20 @@ def _examine_tiles(
 
 @compiled
 def examine(
-    rows: Rows, first: int, machine: Machine, limits: Int64, lists: TokenLists, clocks: Clocks, cells: Cells,
-    segments: Segments, tags: Stamps, stamps: Stamps, blocks: Blocks, reach: Spans, tagged: Loads, tagged_at: Stamps,
-    found: Int64, progress: Progress,
+    rows: Rows, first: int, machine: Machine, limits: Int64, touched: Touched, clocks: Clocks, cells: Cells,
+    segments: Segments, tags: Stamps, stamps: Stamps, tagged: Loads, tagged_at: Stamps, found: Int64,
+    progress: Progress,
 ) -> int:  # fmt: skip
-    """Examine each instruction of a legal stream from number `first` on, until there is no room for what is found.
+    """Examine the instructions of a part from number `first` on, until there is no room for what is found.
 
     Parameters
     ----------
     clocks
-        The instructions' fields.
+        The fields of all instructions.
     tags : int32 array [tiers * vcache_tiles]
         Fill tags that an earlier stream left (-1: not valid).
     stamps : int32 array [cells + 1]
-        Zero before the first instruction.
+        Zero before the first instruction of all.
     tagged, tagged_at
         For each GEMM the loads whose last tile it reads by tag: all of them, and where those of each instruction begin.
     found : int64 array [findings, 5]
@@ -216,47 +215,47 @@ def examine(
     Returns
     -------
     int
-        The instruction to go on with.
+        The instruction to go on with; -1 after a finding that ends it all.
     """
-    steps = clocks.steps
-    for n in range(first, len(rows)):
-        many = footprint(rows, n, machine, lists, blocks)
+    steps, blocks, reach = clocks.steps, touched.blocks, touched.spans
+    for n in range(first, touched.part[1]):
+        place = n - touched.part[0]
+        low, high = touched.blocks_at[place], touched.blocks_at[place + 1]
         tiles = 0
-        for b in range(many):
+        for b in range(low, high):
             tiles += blocks[b, INNER] if blocks[b, SPACE] == VCACHE else 0
         if progress[FOUND] + 4 > len(found) or progress[TAGGED] + tiles > len(tagged):
             return n
         opcode, slot = rows[n, COL.opcode], rows[n, COL.slot_en]
-        wrong, detail = 0, 0
-        if many < 0:
-            wrong, detail = OUTSIDE, -1 - many
-        elif opcode == Opcode.GEMM:
-            wrong, detail = _gemm_conflict(blocks, many, stamps), blocks[many - 1, SPACE]
+        wrong, detail = 0, COMBINE
+        if opcode == Opcode.GEMM:
+            wrong, detail = _gemm_conflict(blocks, low, high, stamps), blocks[high - 1, SPACE]
         elif opcode == Opcode.VECTOR:
-            wrong = _vector_conflict(rows, n, blocks, many, stamps)
+            wrong = _vector_conflict(rows, n, blocks, low, high, stamps)
             detail = COMBINE if rows[n, COL.dest_kind] == VectorDest.ROWS else ACTIVATION
         if wrong:
-            _note(found, progress, wrong, n, detail, 0, 0)
-            return len(rows)
-        load = opcode == Opcode.LOAD
+            _note(found, progress, wrong, n, detail, ZERO, ZERO)
+            return -1
+        load, begin, end = opcode == Opcode.LOAD, touched.spans_at[place], touched.spans_at[place + 1]
         if opcode == Opcode.STORE:
-            note_spans(reach, spans(rows, n, machine, 0, reach), segments, STORES, n)
+            note_spans(reach, begin, end, segments, STORES, n)
         elif load and rows[n, COL.dest_kind] == LoadDest.LIST:
-            many_spans = spans(rows, n, machine, experts_of(rows, machine, lists), reach)
-            if latest_overlap(reach, many_spans, segments, STORES):
-                _note(found, progress, CHANGED_LIST, n, 0, 0, 0)
+            if latest_overlap(reach, begin, end, segments, STORES):
+                _note(found, progress, CHANGED_LIST, n, ZERO, ZERO, ZERO)
+        condition = -1
         if slot:
-            _examine_slot(rows, n, machine, limits, lists, found, progress)
-        apply_lists(rows, n, machine, lists)
-        condition = lists.routes[0, 0] * SLOT_NUMBERS + rows[n, COL.slot] if slot else -1
+            _examine_slot(rows, n, touched.routes[place, 0], machine, limits, found, progress)
+            condition = touched.routes[place, 1] * SLOT_NUMBERS + rows[n, COL.slot]
         steps[n, CONDITION] = condition
-        tagged_at[n] = progress[TAGGED]
         if opcode == Opcode.GEMM:
-            progress[TAGGED] = tag_loads(clocks, cells, machine, blocks, many, tagged, progress[TAGGED])
-            _examine_tiles(clocks, cells, n, condition, machine, tags, blocks, many, found, progress)
+            progress[TAGGED] = tag_loads(clocks, cells, machine, blocks, low, high, tagged, progress[TAGGED])
+            _examine_tiles(clocks, cells, n, condition, machine, tags, blocks, low, high, found, progress)
         tagged_at[n + 1] = progress[TAGGED]
         if load and rows[n, COL.dest_kind] == LoadDest.VCACHE:
-            for b in range(many):
+            for b in range(low, high):
                 if blocks[b, SPACE] == VCACHE:
                     mark(cells.marks, WRITTEN, blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER], (n + 1) * 16)
-    return len(rows)
+    if touched.part[2]:
+        _note(found, progress, OUTSIDE, touched.part[1], touched.part[2] - 1, ZERO, ZERO)
+        return -1
+    return int(touched.part[1])

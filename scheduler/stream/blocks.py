@@ -3,38 +3,35 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import ONE, compiled, constant
 from scheduler.stream.machine import Machine
 
 __all__ = [
-    "ACCESS", "ADD", "BEGIN", "INNER", "KIND", "KINDS", "OUTER", "READ", "SPACE", "STRIDE", "TIER", "WRITE", "Blocks",
-    "end_of", "new_blocks", "put",
+    "ACCESS", "ADD", "BEGIN", "INNER", "KIND", "KINDS", "OUTER", "READ", "SPACE", "STRIDE", "TIER", "WRITE",
+    "Blocks", "end_of", "most_blocks", "put", "put_run",
 ]  # fmt: skip
 
 Blocks = npt.NDArray[np.int64]
-"""Shape [many, 8]: what one instruction touches on chip."""
+"""Shape [many, 8]: what instructions touch on chip."""
 
 SPACE, KIND, TIER, ACCESS, BEGIN, INNER, STRIDE, OUTER = range(8)
 """Columns of `Blocks`: number of the space, one of the kinds below, the tier that reads (reads by the array) or that
 made the rows (results) and -1 for loads, stores and the vector unit, number of the access that the block is a part of,
 first cell, cells of a run, cells from one run to the next, runs."""
 
-READ: Final = 0
-WRITE: Final = 1
-ADD: Final = 2
-"""An accumulation into a combine row, which commutes with other additions."""
 KINDS = ("read", "write", "add")
+READ, WRITE, ADD = map(constant, range(len(KINDS)))
+"""Names of the kinds, and their numbers. The last one is an accumulation into a combine row, which commutes with other
+additions."""
 
 
-def new_blocks(machine: Machine) -> Blocks:
-    """Return room for all that one instruction can touch."""
+def most_blocks(machine: Machine) -> int:
+    """Return how many blocks one instruction can have."""
     entries = max(machine.accumulator_depth, machine.list_depth)
-    return np.empty((8 + machine.tiers * (4 + entries) * (1 + machine.tiers), 8), dtype=np.int64)
+    return 8 + machine.tiers * (4 + entries) * (1 + machine.tiers)
 
 
 @compiled
@@ -64,3 +61,9 @@ def put(
     blocks[at, STRIDE] = stride
     blocks[at, OUTER] = outer
     return at + 1
+
+
+@compiled
+def put_run(blocks: Blocks, at: int, space: int, kind: int, tier: int, access: int, begin: int, inner: int) -> int:
+    """Add one run behind the first `at` blocks, unless it is empty; return how many there are then."""
+    return put(blocks, at, space, kind, tier, access, begin, inner, inner, ONE)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Format, Mapping3D, Opcode
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import compiled, constant, wide
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
@@ -34,9 +34,9 @@ __all__ = [
     "new_clocks", "note_fields", "restart", "unit_name", "wait_for", "was_granted",
 ]  # fmt: skip
 
-LOAD0, LOAD1, STORE, VECTOR, TIER0 = range(5)
+LOAD0, LOAD1, STORE, VECTOR, TIER0 = map(constant, range(5))
 TIERS = 8
-UNITS = TIER0 + TIERS
+UNITS = 4 + TIERS
 """Numbers of the queues that instructions enter and of the units that complete them, alike: the two load engines, the
 store unit, the vector unit, the tiers of the largest machine. An instruction enters neighbouring queues only: a PAIR
 load both of the load engines', a gang those of its tiers. The one completion of a PAIR load counts as the first
@@ -53,7 +53,7 @@ queue, from 1 on, and for :mod:`scheduler.stream.alone` a number for the slot of
 ASKED, GRANT, START, GRANTED, FILLED = range(12, 72, 12)
 """Columns where these begin. UNITS columns each: grants that precede an instruction's by the order of its queues alone,
 grants that precede its grant, completions that precede its start, and grants that precede its start with its own.
-TIERS columns: see :mod:`scheduler.stream.hazards`."""
+TIERS columns: see :mod:`scheduler.stream.conflicts`."""
 
 Ends = npt.NDArray[np.int32]
 """Shape [completions, 28]."""
@@ -62,13 +62,13 @@ BEFORE, GRANTS, PLACE = range(0, 36, 12)
 """Columns of `Ends` where these begin: completions that precede a completion and itself, grants that precede it, and
 its place among its unit's, from 1 on."""
 
-Now = npt.NDArray[np.int32]
+Now = npt.NDArray[np.int64]
 """Shape [6, UNITS]: where the stream has come to."""
 
 ENTERED, LATEST_ENTERED, COMPLETED, LATEST_COMPLETED, LATEST_OWNED, COUNTS = range(6)
 """Rows of `Now`: for each queue and unit instructions so far, the latest one, completions so far, the latest one, the
 latest one that counts as the unit's (none: -1); then instructions and completions in all, and two counters of
-:mod:`scheduler.stream.hazards`: keys, and spaces in which keys were met."""
+:mod:`scheduler.stream.conflicts`: keys, and spaces in which keys were met."""
 
 
 class Clocks(NamedTuple):
@@ -95,7 +95,7 @@ def new_clocks(instructions: int, completions: int) -> Clocks:
     clocks = Clocks(
         np.zeros((instructions, 72), np.int32),
         np.zeros((completions + 1, 28), np.int32),
-        np.zeros((6, UNITS), np.int32),
+        np.zeros((6, UNITS), np.int64),
     )
     restart(clocks)
     return clocks
@@ -207,7 +207,7 @@ def enter(clocks: Clocks, n: int) -> None:
         now[ENTERED, queue] += 1
         now[LATEST_ENTERED, queue] = n
         steps[n, GRANTED + queue] = now[ENTERED, queue]
-    low, high, first = steps[n, UNIT_LOW], steps[n, UNIT_HIGH], steps[n, FIRST]
+    low, high, first = wide(steps[n, UNIT_LOW]), wide(steps[n, UNIT_HIGH]), wide(steps[n, FIRST])
     if high >= low:
         steps[n, QUEUED] = now[ENTERED, steps[n, QUEUE_LOW]]
         for unit in range(UNITS):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import builtins
 import dis
 import hashlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any, TypeVar, cast
 
@@ -79,9 +80,23 @@ def _parts(function: Callable[..., Any]) -> Iterator[str]:
         elif hasattr(value, "__members__"):
             yield f"{name}: {list(value)!r}"
         elif isinstance(value, type):
-            yield f"{name}: {getattr(value, '_fields', value)!r}"
+            yield f"{name}: {_structure(value)}"
         else:
             yield f"{name}: {value!r}"
+
+
+def _structure(kind: Any) -> str:
+    """Return a text for a class; of a named tuple, one that changes with its name and with its fields and theirs."""
+    fields = getattr(kind, "__annotations__", {}) if hasattr(kind, "_fields") else {}
+    names = vars(sys.modules[kind.__module__])
+    own = (f"{n} {_structure(names[t])}" for n, t in _texts(fields) if isinstance(names.get(t), type))
+    return f"{kind.__module__}.{kind.__qualname__}({', '.join([*fields, *own])})"
+
+
+def _texts(annotations: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield names and the texts of their annotations."""
+    for name, annotation in annotations.items():
+        yield name, getattr(annotation, "__forward_arg__", annotation)
 
 
 @compiled

@@ -8,8 +8,8 @@ numbered in a fixed order, so that what is found first is always the same.
 from __future__ import annotations
 
 from hdl.isa import LoadDest, Opcode, StoreFormat, VectorDest, VectorFn, VectorOp, VectorSum
-from scheduler.stream.blocks import READ, WRITE, Blocks, put
-from scheduler.stream.compiled import compiled
+from scheduler.stream.blocks import READ, WRITE, Blocks, put, put_run
+from scheduler.stream.compiled import NONE, ONE, ZERO, compiled
 from scheduler.stream.gemm_footprint import gemm_footprint
 from scheduler.stream.lists import TokenLists
 from scheduler.stream.machine import ACTIVATION, COMBINE, LIST, PARAMETER, SCALAR, SLOTS, VCACHE, Machine
@@ -63,10 +63,10 @@ def two_operands(rows: Rows, r: int) -> bool:
 
 
 @compiled
-def _load(rows: Rows, r: int, machine: Machine, blocks: Blocks) -> int:
-    kind, base, many = rows[r, COL.dest_kind], rows[r, COL.dest_base], rows[r, COL.count]
+def _load(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
+    kind, base, many, access = rows[r, COL.dest_kind], rows[r, COL.dest_base], rows[r, COL.count], ZERO
     if kind == LoadDest.ROWS:
-        return put(blocks, 0, COMBINE, WRITE, -1, 0, machine.combine + base, many, 0, 1)
+        return put_run(blocks, at, COMBINE, WRITE, NONE, access, machine.combine + base, many)
     space, first, depth, parts = VCACHE, machine.vcache, machine.vcache_tiles, 1
     if kind == LoadDest.ACTIVATION:
         space, first, depth, parts = ACTIVATION, machine.activation, machine.activation_words, machine.parts
@@ -74,84 +74,97 @@ def _load(rows: Rows, r: int, machine: Machine, blocks: Blocks) -> int:
         space, first, depth = LIST, machine.lists, machine.list_depth
     elif kind == LoadDest.PARAMETER:
         space, first, depth = PARAMETER, machine.parameter, machine.parameter_words
-    at = 0
     for tier in range(machine.tiers):
         if rows[r, COL.dest_tiers] >> tier & 1:
-            at = put(blocks, at, space, WRITE, -1, 0, first + (tier * depth + base) * parts, many * parts, 0, 1)
+            begin = first + (tier * depth + base) * parts
+            at = put_run(blocks, at, space, WRITE, NONE, access, begin, many * parts)
+    access += 1
     if rows[r, COL.slot_en]:
-        at = put(blocks, at, SLOTS, READ, -1, 1, machine.slots, 1, 0, 1)
+        at = put_run(blocks, at, SLOTS, READ, NONE, access, machine.slots, ONE)
     return at
 
 
 @compiled
-def _store(rows: Rows, r: int, machine: Machine, blocks: Blocks) -> int:
-    at, begin, gap, many = 0, machine.combine + rows[r, COL.row_base], 1 + rows[r, COL.row_gap], rows[r, COL.rows]
+def _store(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
+    begin, gap, many = machine.combine + rows[r, COL.row_base], 1 + rows[r, COL.row_gap], rows[r, COL.rows]
+    access = ZERO
     if rows[r, COL.format] != StoreFormat.DISCARD:
-        at = put(blocks, at, COMBINE, READ, -1, 0, begin, 1, gap, many)
+        at = put(blocks, at, COMBINE, READ, NONE, access, begin, ONE, gap, many)
+    access += 1
     if rows[r, COL.clear]:
-        at = put(blocks, at, COMBINE, WRITE, -1, 1, begin, 1, gap, many)
+        at = put(blocks, at, COMBINE, WRITE, NONE, access, begin, ONE, gap, many)
     return at
 
 
 @compiled
-def _vector(rows: Rows, r: int, machine: Machine, blocks: Blocks) -> int:
+def _vector(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
     vectors, height, kind = rows[r, COL.vectors], rows[r, COL.rows], rows[r, COL.dest_kind]
-    stride = rows[r, COL.dest_stride]
+    stride, access = rows[r, COL.dest_stride], ZERO
     begin = machine.combine + rows[r, COL.a_base]
-    at = put(blocks, 0, COMBINE, READ, -1, 0, begin, height, rows[r, COL.a_stride], vectors)
+    at = put(blocks, at, COMBINE, READ, NONE, access, begin, height, rows[r, COL.a_stride], vectors)
     if two_operands(rows, r):
         period, begin = rows[r, COL.b_rows], machine.combine + rows[r, COL.b_base]
         tables = 2 if rows[r, COL.op] == VectorOp.ROTATE else 1
-        at = put(blocks, at, COMBINE, READ, -1, 0, begin, tables * period, rows[r, COL.b_stride], vectors)
+        at = put(blocks, at, COMBINE, READ, NONE, access, begin, tables * period, rows[r, COL.b_stride], vectors)
+    access += 1
     if kind == VectorDest.ROWS:
         made = 1 if rows[r, COL.op] == VectorOp.GATHER else height
-        at = put(blocks, at, COMBINE, WRITE, -1, 1, machine.combine + rows[r, COL.dest_base], made, stride, vectors)
+        begin = machine.combine + rows[r, COL.dest_base]
+        at = put(blocks, at, COMBINE, WRITE, NONE, access, begin, made, stride, vectors)
     elif kind == VectorDest.ACTIVATION:
-        parts, access = machine.parts, 1
+        parts = machine.parts
         for tier in range(machine.tiers):
             if rows[r, COL.dest_tiers] >> tier & 1:
                 begin = machine.activation + (tier * machine.activation_words + rows[r, COL.dest_base]) * parts
-                at = put(blocks, at, ACTIVATION, WRITE, -1, access, begin, 2 * height, stride * parts, vectors)
+                at = put(blocks, at, ACTIVATION, WRITE, NONE, access, begin, 2 * height, stride * parts, vectors)
+    access += 1
+    read, written = machine.scalar + rows[r, COL.s_base], machine.scalar + rows[r, COL.d_scalar]
     if reads_scalar(rows, r):
-        at = put(blocks, at, SCALAR, READ, -1, 2, machine.scalar + rows[r, COL.s_base], scalar_span(rows, r), 0, 1)
+        at = put_run(blocks, at, SCALAR, READ, NONE, access, read, scalar_span(rows, r))
     if has_sum(rows, r) and not rows[r, COL.first]:
-        at = put(blocks, at, SCALAR, READ, -1, 2, machine.scalar + rows[r, COL.d_scalar], vectors, 0, 1)
+        at = put_run(blocks, at, SCALAR, READ, NONE, access, written, vectors)
+    access += 1
     if writes_scalar(rows, r):
-        at = put(blocks, at, SCALAR, WRITE, -1, 3, machine.scalar + rows[r, COL.d_scalar], vectors, 0, 1)
+        at = put_run(blocks, at, SCALAR, WRITE, NONE, access, written, vectors)
     return at
 
 
 @compiled
-def _route(rows: Rows, r: int, machine: Machine, blocks: Blocks) -> int:
-    tokens = rows[r, COL.tokens]
-    entries = tokens * rows[r, COL.choices]
-    at = put(blocks, 0, SCALAR, READ, -1, 0, machine.scalar + rows[r, COL.s_base], entries, 0, 1)
-    at = put(blocks, at, COMBINE, READ, -1, 1, machine.combine + rows[r, COL.a_base], 1, rows[r, COL.a_stride], tokens)
+def _route(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
+    tokens, access = rows[r, COL.tokens], ZERO
+    entries, gates = tokens * rows[r, COL.choices], machine.combine + rows[r, COL.a_base]
+    at = put_run(blocks, at, SCALAR, READ, NONE, access, machine.scalar + rows[r, COL.s_base], entries)
+    access += 1
+    at = put(blocks, at, COMBINE, READ, NONE, access, gates, ONE, rows[r, COL.a_stride], tokens)
+    access += 1
     for tier in range(machine.tiers):
         begin = machine.lists + tier * machine.list_depth + rows[r, COL.list_base]
-        at = put(blocks, at, LIST, WRITE, -1, 2, begin, entries, 0, 1)
-    return put(blocks, at, SLOTS, WRITE, -1, 3, machine.slots, 1, 0, 1)
+        at = put_run(blocks, at, LIST, WRITE, NONE, access, begin, entries)
+    access += 1
+    return put_run(blocks, at, SLOTS, WRITE, NONE, access, machine.slots, ONE)
 
 
 @compiled
-def footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, blocks: Blocks) -> int:
-    """Write down what the legal instruction in row `r` touches, given the token lists as they are when it runs.
+def footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, blocks: Blocks, at: int) -> int:
+    """Write down behind the first `at` blocks what the legal instruction in row `r` touches.
+
+    The token lists must be as they are when it runs.
 
     Returns
     -------
     int
-        Number of blocks. Negative: a list-driven access leaves its memory; ``-1 - result`` is its kind plus three times
-        the number of its space.
+        How many blocks there are then. Negative: a list-driven access leaves its memory; ``-1 - result`` is its kind
+        plus three times the number of its space.
     """
     opcode = rows[r, COL.opcode]
     if opcode == Opcode.LOAD:
-        return _load(rows, r, machine, blocks)
+        return _load(rows, r, machine, blocks, at)
     if opcode == Opcode.STORE:
-        return _store(rows, r, machine, blocks)
+        return _store(rows, r, machine, blocks, at)
     if opcode == Opcode.GEMM:
-        return gemm_footprint(rows, r, machine, lists, blocks)
+        return gemm_footprint(rows, r, machine, lists, blocks, at)
     if opcode == Opcode.VECTOR:
-        return _vector(rows, r, machine, blocks)
+        return _vector(rows, r, machine, blocks, at)
     if opcode == Opcode.ROUTE:
-        return _route(rows, r, machine, blocks)
-    return 0
+        return _route(rows, r, machine, blocks, at)
+    return at

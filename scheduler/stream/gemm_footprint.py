@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from hdl.isa import Dest, Mapping3D, Mode
-from scheduler.stream.blocks import ADD, READ, WRITE, Blocks, put
-from scheduler.stream.compiled import compiled
+from scheduler.stream.blocks import ADD, READ, WRITE, Blocks, put, put_run
+from scheduler.stream.compiled import ONE, ZERO, compiled, wide
 from scheduler.stream.lists import DEST, FLAGS, ROUTED, SOURCE, TokenLists, listed
 from scheduler.stream.machine import ACTIVATION, COMBINE, LIST, PARAMETER, SLOTS, VCACHE, Machine
 from scheduler.stream.table import COL, Rows
@@ -28,13 +28,13 @@ def _sources(
     routes[0, 1] += 1
     for entry in range(tier * machine.list_depth + first, tier * machine.list_depth + first + many):
         number = entries[entry, ROUTED]
-        source, stride, outer = entries[entry, SOURCE], 0, 1
+        source, stride, outer = wide(entries[entry, SOURCE]), ZERO, ONE
         if number:
             if routes[number, 1] == routes[0, 1]:
                 continue
             routes[number, 1] = routes[0, 1]
             route = routes[number, 0]
-            source, stride, outer = 0, rows[route, COL.source_stride], rows[route, COL.tokens]
+            source, stride, outer = ZERO, rows[route, COL.source_stride], rows[route, COL.tokens]
         if base + source + (outer - 1) * stride + slices > machine.activation_words:
             return -1 - (READ + 3 * ACTIVATION)
         at = put(
@@ -55,7 +55,7 @@ def _rows_made(
     routes[0, 1] += 1
     for entry in range(tier * machine.list_depth + first, tier * machine.list_depth + first + many):
         number = entries[entry, ROUTED]
-        dest, stride, outer = entries[entry, DEST], 0, 1
+        dest, stride, outer = wide(entries[entry, DEST]), ZERO, ONE
         if number:
             if routes[number, 1] == routes[0, 1]:
                 continue
@@ -105,7 +105,7 @@ def _results(
 
 
 @compiled
-def gemm_footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, blocks: Blocks) -> int:
+def gemm_footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, blocks: Blocks, at: int) -> int:
     """Write down what the legal GEMM in row `r` touches; as `scheduler.stream.footprints.footprint`."""
     base, gang, mapping = rows[r, COL.tier_base], rows[r, COL.tier_count], rows[r, COL.mapping]
     tokens, slices, tiles = rows[r, COL.tokens], rows[r, COL.k_slices], rows[r, COL.n_tiles]
@@ -113,19 +113,19 @@ def gemm_footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, bloc
     readers = base + 1 if mapping == Mapping3D.N else base + gang  # behind the last tier that reads activations
     holders = base + 1 if mapping == Mapping3D.M else base + gang  # and tiles
     parts, by_list = machine.parts, rows[r, COL.act_list] or rows[r, COL.dest_list]
-    at = access = 0
+    access = ZERO
     if rows[r, COL.slot_en]:
-        at = put(blocks, at, SLOTS, READ, base, access, machine.slots, 1, 0, 1)
+        at = put_run(blocks, at, SLOTS, READ, base, access, machine.slots, ONE)
         access += 1
     for tier in range(base, holders):
         begin = machine.vcache + tier * machine.vcache_tiles + rows[r, COL.vcache_base]
-        at = put(blocks, at, VCACHE, READ, tier, access, begin, slices * tiles, 0, 1)
+        at = put_run(blocks, at, VCACHE, READ, tier, access, begin, slices * tiles)
         access += 1
     first, many = listed(rows, r, lists)
     for tier in range(base, base + gang):
         if by_list and ((rows[r, COL.act_list] and tier < readers) or (rows[r, COL.dest_list] and tier >= maker)):
             begin = machine.lists + tier * machine.list_depth + first
-            at = put(blocks, at, LIST, READ, tier, access, begin, many, 0, 1)
+            at = put_run(blocks, at, LIST, READ, tier, access, begin, many)
             access += 1
         if tier < readers:
             if rows[r, COL.act_list]:
@@ -139,6 +139,6 @@ def gemm_footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, bloc
             access += 1
         if tier >= maker:
             begin = machine.parameter + tier * machine.parameter_words + rows[r, COL.param_base]
-            at = put(blocks, at, PARAMETER, READ, tier, access, begin, 1 if rows[r, COL.param_hold] else tiles, 0, 1)
+            at = put_run(blocks, at, PARAMETER, READ, tier, access, begin, ONE if rows[r, COL.param_hold] else tiles)
             access += 1
     return _results(rows, r, maker, access, machine, lists, blocks, at)

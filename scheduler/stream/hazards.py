@@ -1,299 +1,224 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the latest earlier instruction that a new one must not overtake and that nothing keeps ahead of it."""
+"""Finds the earlier instructions that a new one must not overtake, and says whether the order is already certain."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import LoadDest, Mapping3D, Opcode
-from scheduler.stream.blocks import (
-    ACCESS,
-    ADD,
-    BEGIN,
-    INNER,
-    KIND,
-    OUTER,
-    READ,
-    SPACE,
-    STRIDE,
-    TIER,
-    WRITE,
-    Blocks,
-    end_of,
-)
-from scheduler.stream.clocks import (
-    COUNTS,
-    FILLED,
-    LAST_TILE,
-    OPCODE,
-    QUEUE_HIGH,
-    QUEUE_LOW,
-    SLOT,
-    TAG,
-    TIER0,
-    TIERS,
-    UNIT_HIGH,
-    UNIT_LOW,
-    UNITS,
-    VECTOR,
-    Clocks,
-    done_before,
-)
-from scheduler.stream.compiled import compiled
-from scheduler.stream.machine import SPACES, VCACHE, Machine
-from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
-from scheduler.stream.spans import Segments, Spans, latest_overlap, near_overlap
-from scheduler.stream.table import COL, Rows
+from hdl.config import MachineConfig
+from hdl.isa import Instruction, LoadDest, Opcode
+from scheduler.stream.footprint import SPACES, Access, Footprint, space_cells
+from scheduler.stream.ordering import Ordering, issue_queues, row_completions
+from scheduler.stream.spans import SpanLog
+from scheduler.stream.vector_footprint import vector_conflict
 
-__all__ = [
-    "KEY_KIND", "KEY_TIER", "KEY_TURN", "WRITTEN", "Cells", "Fills", "Keys", "Loads",
-    "Numbering", "conflict_in_memory", "conflict_of", "new_cells", "note_cells", "ordered", "tag_loads", "tag_orders",
-]  # fmt: skip
+__all__ = ["Conflict", "HazardTracker", "self_conflict"]
 
-WRITTEN: Final = 0
-"""Layer of `Marks` for writes: 16 times the instruction's number plus one, plus its tier plus one.
-
-The other layers are for reads and additions: one more than the instruction's number; it counts if the last write is
-older. These are kept apart by *key*: kind, units that complete the instruction, and tier. What has the same key is
-completed in order, so that the latest stands for all. The layer of a key is its number plus one."""
-
-Keys = npt.NDArray[np.int32]
-"""Shape [keys, 24]."""
-
-KEY_KIND, KEY_TIER, KEY_LATEST = range(3)
-KEY_TURN, KEY_BEGIN, KEY_END = range(3, 24, len(SPACES))
-"""Columns of `Keys`: kind and tier, one more than the number of the latest instruction; and for each space a number
-that is higher for keys that were met there later (0: not met), the lowest cell, and the end of the highest."""
-
-Numbering = npt.NDArray[np.int32]
-"""Number of each possible key, or -1 until it is met."""
-
-Fills = npt.NDArray[np.int32]
-"""What the last write of a tile was before each fill. A tile's place there is its cell plus what `Steps` has for the
-load from column `FILLED` on, by tier. The last one: places that are taken."""
-
-Loads = npt.NDArray[np.int32]
-"""Numbers of loads."""
-
-ALL_KEYS = 2 * UNITS * UNITS * (TIERS + 1)
+Last = npt.NDArray[np.int32]
 
 
-class Cells(NamedTuple):
-    """For each cell, the last accesses that a later instruction can conflict with.
+@dataclass(frozen=True)
+class Conflict:
+    """Two instructions that touch the same cell in an order that matters.
 
     Attributes
     ----------
-    marks
-        Who touched them.
-    keys, numbering, fills
-        See above.
+    earlier : int
+        Number of the instruction that comes first in the stream.
+    tier : int
+        Tier of the earlier access (-1: none).
+    what : str
+        Words for messages, such as ``reads activation cell 12 before it is written``.
+    ordered : bool
+        Whether queues, posted semaphores or tags already keep the order.
     """
 
-    marks: Marks
-    keys: Keys
-    numbering: Numbering
-    fills: Fills
+    earlier: int
+    tier: int
+    what: str
+    ordered: bool
 
 
-def new_cells(rows: Rows, machine: Machine) -> Cells:
-    """Return cells that nothing has touched, for instructions that are all like one of the rows."""
-    gemms = rows[rows[:, COL.opcode] == Opcode.GEMM]
-    gangs = (gemms[:, COL.tier_base] * 16 + gemms[:, COL.tier_count]) * 2 + (gemms[:, COL.mapping] == Mapping3D.K)
-    keys = 5 + 2 * int(sum(gang >> 1 & 15 for gang in np.flatnonzero(np.bincount(gangs))))
-    loads = rows[(rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.dest_kind] == LoadDest.VCACHE)]
-    tiers = sum(loads[:, COL.dest_tiers] >> tier & 1 for tier in range(machine.tiers))
-    fills = np.empty(int((loads[:, COL.count] * tiers).sum()) + 1, np.int32)
-    fills[-1] = 0
-    return Cells(
-        new_marks(1 + keys, machine.cells), np.zeros((keys, 24), np.int32),
-        np.full(ALL_KEYS, -1, np.int32), fills,
-    )  # fmt: skip
+def self_conflict(instruction: Instruction, touched: Footprint, config: MachineConfig) -> str | None:
+    """Return why one instruction races with itself, or None.
 
-
-@compiled
-def key_of(clocks: Clocks, cells: Cells, n: int, kind: int, tier: int) -> int:
-    """Return the number of the key of an access by instruction `n`."""
-    steps, now, keys, numbering = clocks.steps, clocks.now, cells.keys, cells.numbering
-    low, high = steps[n, UNIT_LOW], steps[n, UNIT_HIGH]
-    if steps[n, OPCODE] == Opcode.LOAD:
-        high = steps[n, QUEUE_HIGH]
-    place = (((kind == ADD) * UNITS + low) * UNITS + high) * (TIERS + 1) + tier + 1
-    key = numbering[place]
-    if key < 0:
-        key = now[COUNTS, 2]
-        now[COUNTS, 2] += 1
-        numbering[place] = key
-        keys[key, KEY_KIND], keys[key, KEY_TIER] = kind, tier
-    return int(key)
-
-
-@compiled
-def ordered(clocks: Clocks, n: int, number: int, tier: int, kind: int, new_tier: int, new_kind: int) -> bool:
-    """Return whether an access by instruction `number` surely precedes one by `n`, the instruction that was begun."""
-    steps = clocks.steps
-    if done_before(clocks, n, number, tier):
-        return True
-    first, second = steps[number, OPCODE], steps[n, OPCODE]
-    low, high = steps[n, QUEUE_LOW], steps[n, QUEUE_HIGH]
-    if first != second:  # the vector unit's instructions do their work in order
-        return bool(low == VECTOR and steps[number, QUEUE_LOW] == VECTOR)
-    if second == Opcode.GEMM:
-        if kind == READ and new_kind == WRITE:
-            # The tier that read has issued its last wave before the new operation's first, in each of its queues.
-            return bool(low <= TIER0 + tier <= high)
-        return bool(tier == new_tier and kind != READ and new_kind != READ)  # rows of one tier arrive in order
-    # Loads of one engine and stores do their work in order.
-    return bool(low <= steps[number, QUEUE_HIGH] and steps[number, QUEUE_LOW] <= high)
-
-
-@compiled
-def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first: int, end: int) -> bool:
-    """Return whether the fill tag alone makes GEMM `n` wait for `load` in all of its tiles `first` up to `end`.
-
-    It does, unless an older fill of the tile had the same tag and may still be there. A slot's fill between them does
-    not disprove that, as it may have been skipped. (A GEMM whose slot's load is skipped does not read.)
+    A GEMM's rows come out while later waves still read, so it must not write activations that it reads; and two rows
+    of one GEMM for the same cell have no defined order unless they are added. For VECTOR see `vector_conflict`.
     """
-    steps, fills = clocks.steps, cells.fills
-    tag, settled = steps[n, TAG], -1
-    for cell in range(first, end):
-        latest = fills[steps[load, FILLED + tier] + cell]
-        if latest == settled:
+    if instruction.opcode == Opcode.VECTOR:
+        return vector_conflict(instruction, config)
+    for space in ("activation", "combine"):
+        reads = [a.cells for a in touched.accesses if a.space == space and a.kind == "read" and a.tier >= 0]
+        writes = [a.cells for a in touched.accesses if a.space == space and a.kind == "write" and a.tier >= 0]
+        if not writes:
             continue
-        older = latest
-        while older > 0:
-            number = (older >> 4) - 1
-            if steps[number, TAG] == tag:
-                return False
-            if not steps[number, SLOT] and done_before(clocks, n, number, -1):
-                break
-            older = fills[steps[number, FILLED + tier] + cell]
-        if older == latest:
-            settled = latest
-    return True
+        written = np.concatenate(writes)
+        if np.unique(written).size != written.size:
+            return f"two of its rows overwrite the same {space} cell"
+        if reads and np.intersect1d(written, np.concatenate(reads)).size:
+            return f"it writes {space} words that it also reads"
+    return None
 
 
-@compiled
-def _latest_since(cells: Cells, key: int, blocks: Blocks, b: int, more: int) -> int:
-    """Return one more than the number of a key's latest access to a block since the last write, or `more` if higher."""
-    marks = cells.marks
-    for run in range(blocks[b, OUTER]):
-        cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
-        end = cell + blocks[b, INNER]
-        while cell < end:
-            number, high = run_of(marks, key + 1, cell, end)
-            while number > more and cell < high:
-                writer, cell = run_of(marks, WRITTEN, cell, high)
-                if number > writer >> 4:
-                    more = number
-            cell = high
-    return more
-
-
-@compiled
-def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, many: int) -> int:
-    """Return the latest instruction that conflicts with `n`, the one that was begun, on chip and is not ordered, or -1.
+class HazardTracker:
+    """Keeps, for each cell, the last accesses that a later instruction can conflict with.
 
     Parameters
     ----------
-    blocks, many
-        What instruction `n` touches.
+    config : MachineConfig
+        The machine.
+    order : Ordering
+        What is known about the order of the instructions seen so far.
     """
-    keys, worst = cells.keys, -1
-    for b in range(many):
-        kind, tier, space = blocks[b, KIND], blocks[b, TIER], blocks[b, SPACE]
-        by_tag, previous = space == VCACHE and kind == READ, 0
-        for run in range(blocks[b, OUTER]):
-            cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
-            end = cell + blocks[b, INNER]
-            while cell < end:
-                first = cell
-                writer, cell = run_of(cells.marks, WRITTEN, first, end)
-                number = (writer >> 4) - 1
-                if number <= worst or (writer == previous and not by_tag):
+
+    def __init__(self, config: MachineConfig, order: Ordering) -> None:
+        self.config = config
+        self.order = order
+        self._written: dict[str, Last] = {s: np.full(space_cells(s, config), -1, np.int32) for s in SPACES}
+        self._writer_tier: dict[str, Last] = {s: np.full(space_cells(s, config), -1, np.int32) for s in SPACES}
+        # Reads and additions since the last write, by space, kind, unit of completion and tier.
+        self._since: dict[str, dict[tuple[str, tuple[tuple[str, ...], ...], int], Last]] = {s: {} for s in SPACES}
+        self._memory_reads, self._memory_writes = SpanLog(), SpanLog()
+        self._tile_loads: dict[int, list[int]] = {}
+
+    def conflicts(self, instruction: Instruction, touched: Footprint, done: int) -> list[Conflict]:
+        """Return the conflicts of an instruction with earlier ones.
+
+        Parameters
+        ----------
+        instruction : Instruction
+            The later instruction.
+        touched : Footprint
+            What it touches.
+        done : int
+            Bit set of completions that surely precede its grant.
+        """
+        found: list[Conflict] = []
+        for access in touched.accesses:
+            found += self._cell_conflicts(instruction, access, done)
+        # One engine reads a group and one unit stores, each in order: the latest instruction stands for all before it,
+        # and stores need no order among themselves.
+        for spans, earlier, text in (
+            (touched.reads, self._memory_writes, "reads memory that was stored"),
+            (touched.writes, self._memory_reads, "overwrites memory that is loaded"),
+        ):
+            for span in spans:
+                overlap = earlier.last_overlap(span)
+                if overlap is not None:
+                    number, byte = overlap
+                    fine = self._ordered(number, -1, "read", instruction, -1, "write", done)
+                    found.append(Conflict(number, -1, f"{text} (group {span.group}, byte {byte:#x})", fine))
+        return found
+
+    def _cell_conflicts(self, instruction: Instruction, access: Access, done: int) -> list[Conflict]:
+        found = []
+        space, cells = access.space, access.cells
+        by_tag = space == "vcache" and access.kind == "read"
+        numbers = self._written[space][cells]
+        tiers = self._writer_tier[space][cells]
+        # Both numbers in one, tiers from -1 to 7.
+        writers, first = np.unique(numbers.astype(np.int64) * 16 + tiers + 1, return_index=True)
+        for writer, place in zip(writers.tolist(), first.tolist(), strict=True):
+            number, tier = writer >> 4, (writer & 15) - 1
+            if number < 0:
+                continue
+            if by_tag:
+                fine = self.order.done_before(done, number) or self._tag_orders(instruction, cells, number, done)
+            else:
+                fine = self._ordered(number, tier, "write", instruction, access.tier, access.kind, done)
+            found.append(Conflict(number, tier, f"{access.kind}s {space} cell {cells[place]} after its write", fine))
+        for (kind, _units, tier), last in self._since[space].items():
+            if kind == access.kind:
+                continue
+            values = last[cells]
+            if values.size == 0 or values.max() < 0:
+                continue
+            readers, first = np.unique(values, return_index=True)
+            for number, place in zip(readers.tolist(), first.tolist(), strict=True):
+                if number < 0:
                     continue
-                previous = writer
-                if by_tag:
-                    fine = done_before(clocks, n, number, -1) or tag_orders(clocks, cells, n, number, tier, first, cell)
-                else:
-                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
-                if not fine:
-                    worst = number
-        for key in range(clocks.now[COUNTS, 2]):
-            latest, other = keys[key, KEY_LATEST] - 1, keys[key, KEY_KIND]
-            if other == kind or latest <= worst or keys[key, KEY_END + space] <= blocks[b, BEGIN]:
-                continue
-            if end_of(blocks, b) <= keys[key, KEY_BEGIN + space]:
-                continue
-            if ordered(clocks, n, latest, keys[key, KEY_TIER], other, tier, kind):
-                continue
-            latest = _latest_since(cells, key, blocks, b, worst + 1) - 1
-            if latest > worst and not ordered(clocks, n, latest, keys[key, KEY_TIER], other, tier, kind):
-                worst = latest
-    return int(worst)
+                fine = self._ordered(number, tier, kind, instruction, access.tier, access.kind, done)
+                text = f"{access.kind}s {space} cell {cells[place]} after its {kind}"
+                found.append(Conflict(number, tier, text, fine))
+        return found
 
+    def _ordered(
+        self, earlier: int, tier: int, kind: str, instruction: Instruction, new_tier: int, new_kind: str, done: int
+    ) -> bool:
+        if self.order.done_before(done, earlier, tier if tier >= 0 else None):
+            return True
+        first = self.order.instructions[earlier]
+        both = {first.opcode, instruction.opcode}
+        if len(both) > 1 and both != {Opcode.VECTOR, Opcode.ROUTE}:
+            return False
+        if instruction.opcode == Opcode.GEMM:
+            if kind == "read" and new_kind == "write":
+                # The tier that read has issued its last wave before the new operation's first, in each of its queues.
+                return f"tier{tier}" in issue_queues(instruction)
+            return tier == new_tier and kind != "read" and new_kind != "read"  # rows of one tier arrive in order
+        # Loads of one engine, stores, and the vector unit's instructions do their work in order.
+        return bool(set(row_completions(first)[0]) & set(row_completions(instruction)[0]))
 
-@compiled
-def conflict_in_memory(clocks: Clocks, n: int, found: Spans, many: int, segments: Segments, tree: int) -> int:
-    """Return the latest instruction that conflicts with `n`, the one that was begun, in memory, not ordered, or -1.
+    def _tag_orders(self, instruction: Instruction, cells: npt.NDArray[np.int64], load: int, done: int) -> bool:
+        """Return whether the fill tag alone makes the GEMM wait for `load` in all of these tiles.
 
-    One engine reads a group and one unit stores, each in order: the latest instruction stands for all before it.
-    Stores need no order among themselves.
-    """
-    number = near_overlap(found, many, segments, tree) - 1
-    if number < 0 or done_before(clocks, n, number, -1):
-        return -1
-    number = latest_overlap(found, many, segments, tree) - 1
-    return -1 if number < 0 or done_before(clocks, n, number, -1) else number
+        It does, unless an older fill of the tile had the same tag and may still be there. A slot's fill between them
+        does not disprove that, as it may have been skipped. (A GEMM whose slot's load is skipped does not read.)
+        """
+        tag = instruction["tag"]
 
+        def filled(number: int) -> bool:
+            surely = number == load or not self.order.instructions[number]["slot_en"]
+            return surely and self.order.done_before(done, number)
 
-@compiled
-def tag_loads(clocks: Clocks, cells: Cells, machine: Machine, blocks: Blocks, many: int, loads: Loads, at: int) -> int:
-    """Add the loads whose last tile a GEMM reads behind the first `at`; return how many there are then.
+        for cell in cells[self._written["vcache"][cells] == load]:
+            history = self._tile_loads[int(cell)]
+            same = [n for n, number in enumerate(history[:-1]) if self.order.instructions[number]["tag"] == tag]
+            if same and not any(filled(number) for number in history[same[-1] + 1 :]):
+                return False
+        return True
 
-    They are complete before it is. Loads for a slot do not count: they and their GEMMs may be skipped.
-    """
-    steps = clocks.steps
-    for b in range(many):
-        if blocks[b, SPACE] != VCACHE or blocks[b, KIND] != READ:
-            continue
-        cell, end = blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER]
-        tiles = machine.vcache + blocks[b, TIER] * machine.vcache_tiles
-        while cell < end:
-            first = cell
-            writer, cell = run_of(cells.marks, WRITTEN, first, end)
-            load = (writer >> 4) - 1
-            if load >= 0 and not steps[load, SLOT] and first <= tiles + steps[load, LAST_TILE] < cell:
-                loads[at] = load
-                at += 1
-    return at
+    def tag_loads(self, touched: Footprint) -> list[int]:
+        """Return the loads whose last tile a GEMM reads: they are complete before it is.
 
+        Loads for a slot do not count: they and their GEMMs may be skipped.
+        """
+        loads = set()
+        for access in touched.accesses:
+            if access.space == "vcache" and access.kind == "read":
+                numbers = self._written["vcache"][access.cells]
+                for number in {int(n) for n in np.unique(numbers) if n >= 0}:
+                    load = self.order.instructions[number]
+                    if load["slot_en"]:
+                        continue
+                    last = load["dest_base"] + load["count"] - 1
+                    tiles = access.cells[numbers == number] % self.config.vcache_tiles
+                    if last in tiles:
+                        loads.add(number)
+        return sorted(loads)
 
-@compiled
-def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: Blocks, many: int) -> None:
-    """Note what instruction `n` touches, which has entered."""
-    steps, keys, fills, key = clocks.steps, cells.keys, cells.fills, -1
-    for b in range(many):
-        kind, space, inner = blocks[b, KIND], blocks[b, SPACE], blocks[b, INNER]
-        begin, stride = blocks[b, BEGIN], blocks[b, STRIDE]
-        layer, number = WRITTEN, (n + 1) * 16 + blocks[b, TIER] + 1
-        if kind == WRITE and space == VCACHE:
-            room = fills[-1]
-            steps[n, FILLED + (begin - machine.vcache) // machine.vcache_tiles] = room - begin
-            for cell in range(begin, begin + inner):
-                fills[room - begin + cell] = marked(cells.marks, WRITTEN, cell)
-            fills[-1] = room + inner
-        elif kind != WRITE:
-            if not b or blocks[b, ACCESS] != blocks[b - 1, ACCESS]:
-                key = key_of(clocks, cells, n, kind, blocks[b, TIER])
-                keys[key, KEY_LATEST] = n + 1
-                if not keys[key, KEY_TURN + space]:
-                    clocks.now[COUNTS, 3] += 1
-                    keys[key, KEY_TURN + space], keys[key, KEY_BEGIN + space] = clocks.now[COUNTS, 3], begin
-            keys[key, KEY_BEGIN + space] = min(keys[key, KEY_BEGIN + space], begin)
-            keys[key, KEY_END + space] = max(keys[key, KEY_END + space], end_of(blocks, b))
-            layer, number = key + 1, n + 1
-        for run in range(blocks[b, OUTER]):
-            mark(cells.marks, layer, begin + run * stride, begin + run * stride + inner, number)
+    def record(self, number: int, touched: Footprint) -> None:
+        """Note the accesses of instruction `number`, which has been added to the order."""
+        instruction = self.order.instructions[number]
+        units = row_completions(instruction)
+        for access in touched.accesses:
+            if access.kind == "write":
+                self._written[access.space][access.cells] = number
+                self._writer_tier[access.space][access.cells] = access.tier
+                for last in self._since[access.space].values():
+                    last[access.cells] = -1
+                if access.space == "vcache" and instruction["dest_kind"] == LoadDest.VCACHE:
+                    for cell in access.cells:
+                        self._tile_loads.setdefault(int(cell), []).append(number)
+            else:
+                since, key = self._since[access.space], (access.kind, units, access.tier)
+                if key not in since:
+                    since[key] = np.full(space_cells(access.space, self.config), -1, np.int32)
+                since[key][access.cells] = number
+        for span in touched.reads:
+            self._memory_reads.add(number, span)
+        for span in touched.writes:
+            self._memory_writes.add(number, span)

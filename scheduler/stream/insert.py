@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Opcode
-from scheduler.stream.blocks import Blocks
 from scheduler.stream.clocks import (
     ASKED,
     BEFORE,
@@ -39,9 +38,8 @@ from scheduler.stream.clocks import (
     enter,
     wait_for,
 )
-from scheduler.stream.compiled import compiled
-from scheduler.stream.footprints import footprint
-from scheduler.stream.hazards import (
+from scheduler.stream.compiled import NONE, compiled, constant, wide
+from scheduler.stream.conflicts import (
     Cells,
     Loads,
     conflict_in_memory,
@@ -49,26 +47,22 @@ from scheduler.stream.hazards import (
     note_cells,
     tag_loads,
 )
-from scheduler.stream.lists import TokenLists, apply_lists
 from scheduler.stream.machine import Machine
-from scheduler.stream.spans import (
+from scheduler.stream.segments import (
     LOADS,
     STORES,
     Segments,
-    Spans,
-    experts_of,
-    new_spans,
     note_spans,
-    spans,
 )
 from scheduler.stream.table import COL, Rows
+from scheduler.stream.touched import Touched
 
 __all__ = [
-    "CARRIERS", "FULL", "NO_CARRIER", "NO_SEMAPHORE", "OUTSIDE", "PAIR", "PLACES", "TOO_MANY_POSTS", "TOO_MANY_WAITS",
-    "WRONG", "Posted", "new_posted", "run",
+    "CARRIERS", "FULL", "NO_CARRIER", "NO_SEMAPHORE", "ORIGIN", "PAIR", "PLACES", "TOO_MANY_POSTS", "TOO_MANY_WAITS",
+    "WRONG", "Posted", "new_posted", "run", "write_out",
 ]  # fmt: skip
 
-PAIR = UNITS
+PAIR = constant(UNITS)
 """Stands for the two queues in which a PAIR load waits."""
 
 PLACES = 2
@@ -77,13 +71,6 @@ PLACES = 2
 CARRIERS = (VECTOR, STORE, LOAD0, LOAD1)
 """Queues that can take a harmless instruction, in the order in which they are asked to."""
 
-RELAY = STORE
-"""The queue that waits for another which takes no carriers, a tier's or a PAIR load's, with more to wait for than
-places."""
-
-MOST_RELAYED = 64
-"""Instructions that one waits for by a relay."""
-
 Notes = npt.NDArray[np.int32]
 """Shape [instructions, 10]: the stream with its semaphores."""
 
@@ -91,31 +78,36 @@ SOURCE, ORIGIN, WAITING, WAITS, POSTING, POSTS = 0, 1, 2, 3, 7, 8
 """Columns of `Notes`: the row of an instruction, the plain instruction that it belongs to, how many waits it has and
 semaphore and count of each, how many posts and the semaphore of each."""
 
-Semaphores = npt.NDArray[np.int32]
+Pending = npt.NDArray[np.int64]
+"""Shape [2, 5]: how many waits, semaphore and count of each, for the next plain instruction and for its carrier."""
+
+PLAIN, OTHER = map(constant, range(2))
+"""Rows of `Pending`."""
+
+Semaphores = npt.NDArray[np.int64]
 """Shape [semaphores, UNITS + 2]: for each queue the place there of the last instruction that waited for a semaphore
 (none: -1), then the instruction that was last made to post it."""
 
 POSTER, POOL = UNITS, UNITS + 1
 """Columns of `Semaphores`. The second is a list of the semaphores for gangs, in the order of their first use."""
 
-Pairs = npt.NDArray[np.int32]
+Pairs = npt.NDArray[np.int64]
 """Shape [UNITS, UNITS + 1]: the semaphore from each unit to each queue, or -1."""
 
 Chain = npt.NDArray[np.int32]
 """Shape [UNITS, instructions]: the instructions that each unit completes, in order."""
 
 State = npt.NDArray[np.int64]
-"""Shape [5 + UNITS]."""
+"""Shape [6 + UNITS]."""
 
 USED, POOLED, WRONG = range(3)
-CARRIER = 5
-"""Places in `State`: semaphores in use, those of the pool, what is wrong (one of the codes below, and two numbers), and
-for each queue the row of its carrier, or -1."""
+WANTED, CARRIER = 5, 6
+"""Places in `State`: semaphores in use, those of the pool, what is wrong (one of the codes below, and two numbers), the
+queue in which a carrier is wanted, and for each queue the row of its carrier, or -1."""
 
-OUTSIDE, TOO_MANY_WAITS, TOO_MANY_POSTS, NO_CARRIER, NO_SEMAPHORE, FULL = range(1, 7)
-"""What can be wrong: an access through a list leaves its memory (plain instruction, kind plus three times the space);
-an instruction has to wait, or post, too often (plain instruction); there is no carrier (plain instruction, queue) or no
-semaphore left (unit, queue; a gang: -1); the room is full."""
+TOO_MANY_WAITS, TOO_MANY_POSTS, NO_CARRIER, NO_SEMAPHORE, FULL = map(constant, range(1, 6))
+"""What can be wrong: an instruction has to wait, or post, too often (plain instruction); there is no carrier (plain
+instruction, queue) or no semaphore left (unit, queue; a gang: -1); the room is full."""
 
 
 class Posted(NamedTuple):
@@ -123,27 +115,20 @@ class Posted(NamedTuple):
 
     Attributes
     ----------
-    notes, semaphores, pairs, chain, state
+    notes, pending, semaphores, pairs, chain, state
         See above.
     tagged, tagged_at
         Loads whose last tile a GEMM reads by tag: all of them, and where those of each instruction begin.
-    blocks, found
-        What a carrier touches.
-    wanted, own
-        What one instruction has yet to wait for (the rest: -1), and the waits that it has while others do that.
     """
 
     notes: Notes
+    pending: Pending
     semaphores: Semaphores
     pairs: Pairs
     chain: Chain
     state: State
     tagged: Loads
     tagged_at: Loads
-    blocks: Blocks
-    found: Spans
-    wanted: Loads
-    own: Loads
 
 
 def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping[int, int]) -> Posted:
@@ -163,10 +148,10 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
     for queue, row in carriers.items():
         state[CARRIER + queue] = row
     return Posted(
-        np.zeros((instructions, 10), np.int32), np.full((semaphores, UNITS + 2), -1, np.int32),
-        np.full((UNITS, UNITS + 1), -1, np.int32), np.zeros((UNITS, instructions), np.int32), state,
-        np.zeros(instructions + tiles, np.int32), np.zeros(instructions + 1, np.int32), np.zeros((32, 8), np.int64),
-        new_spans(), np.full(MOST_RELAYED, -1, np.int32), np.zeros(POSTING - WAITING, np.int32),
+        np.zeros((instructions, 10), np.int32), np.zeros((2, 5), np.int64),
+        np.full((semaphores, UNITS + 2), -1, np.int64), np.full((UNITS, UNITS + 1), -1, np.int64),
+        np.zeros((UNITS, instructions), np.int32), state, np.zeros(instructions + tiles, np.int32),
+        np.zeros(instructions + 1, np.int32),
     )  # fmt: skip
 
 
@@ -187,18 +172,19 @@ def write_out(rows: Rows, notes: Notes, result: Rows) -> None:
 
 
 @compiled
-def _fail(state: State, code: int, first: int, second: int) -> int:
+def _fail(posted: Posted, code: int, first: int, second: int) -> int:
+    state = posted.state
     state[WRONG], state[WRONG + 1], state[WRONG + 2] = code, first, second
     return -1
 
 
 @compiled
-def _resume(clocks: Clocks, posted: Posted, rows: Rows, r: int) -> int:
-    """Begin the instruction in row `r` (again), with the waits that it has so far; return its number."""
-    n, notes = begin(clocks, rows, r), posted.notes
-    for wait in range(notes[n, WAITING]):
-        number = posted.semaphores[notes[n, WAITS + 2 * wait], POSTER]
-        first = clocks.steps[number, FIRST]
+def _begin(clocks: Clocks, posted: Posted, rows: Rows, r: int, whose: int) -> int:
+    """Begin the instruction in row `r` (again) with the waits that it has so far; return its number."""
+    n, pending = begin(clocks, rows, r), posted.pending
+    for wait in range(pending[whose, 0]):
+        number = posted.semaphores[pending[whose, 1 + 2 * wait], POSTER]
+        first = wide(clocks.steps[number, FIRST])
         for completion in range(first, first + completions_of(clocks, number)):
             wait_for(clocks, n, completion)
     return n
@@ -206,50 +192,42 @@ def _resume(clocks: Clocks, posted: Posted, rows: Rows, r: int) -> int:
 
 @compiled
 def _append(
-    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, r: int, origin: int, machine: Machine,
-    blocks: Blocks, many: int, found: Spans, reaches: int,
+    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, r: int, origin: int, whose: int,
+    machine: Machine, touched: Touched, place: int,
 ) -> None:  # fmt: skip
-    """Let the instruction that was begun, which is in row `r`, become a part of the stream."""
-    steps, now = clocks.steps, clocks.now
-    notes, semaphores, chain = posted.notes, posted.semaphores, posted.chain
-    n = now[COUNTS, 0]
-    notes[n, SOURCE], notes[n, ORIGIN] = r, origin
+    """Let the instruction that was begun, which is in row `r`, become a part of the stream.
+
+    Parameters
+    ----------
+    whose : int
+        Whose pending waits it takes.
+    touched, place
+        What it touches.
+    """
+    n, steps, now, notes, pending = clocks.now[COUNTS, 0], clocks.steps, clocks.now, posted.notes, posted.pending
+    notes[n, SOURCE], notes[n, ORIGIN], notes[n, WAITING] = r, origin, pending[whose, 0]
+    blocks, low, high = touched.blocks, touched.blocks_at[place], touched.blocks_at[place + 1]
+    tagged = wide(posted.tagged_at[n])
     if steps[n, OPCODE] == Opcode.GEMM:
-        posted.tagged_at[n + 1] = tag_loads(clocks, cells, machine, blocks, many, posted.tagged, posted.tagged_at[n])
-        for place in range(posted.tagged_at[n], posted.tagged_at[n + 1]):
-            complete_after(clocks, steps[n, FIRST], steps[posted.tagged[place], FIRST])
-    else:
-        posted.tagged_at[n + 1] = posted.tagged_at[n]
+        end = tag_loads(clocks, cells, machine, blocks, low, high, posted.tagged, tagged)
+        for at in range(tagged, end):
+            complete_after(clocks, wide(steps[n, FIRST]), wide(steps[posted.tagged[at], FIRST]))
+        tagged = end
+    posted.tagged_at[n + 1] = tagged
     enter(clocks, n)
     for unit in range(steps[n, UNIT_LOW], steps[n, UNIT_HIGH] + 1):
-        chain[unit, now[COMPLETED, unit] - 1] = n
+        posted.chain[unit, now[COMPLETED, unit] - 1] = n
     load = steps[n, OPCODE] == Opcode.LOAD
     if load and steps[n, QUEUE_HIGH] > steps[n, QUEUE_LOW]:
-        chain[LOAD1, now[COMPLETED, LOAD1] - 1] = n
-    note_cells(clocks, cells, n, machine, blocks, many)
-    if reaches:
-        note_spans(found, reaches, segments, LOADS if load else STORES, n)
-    for wait in range(notes[n, WAITING]):
-        semaphores[notes[n, WAITS + 2 * wait], steps[n, QUEUE_LOW]] = steps[n, QUEUED]
-
-
-@compiled
-def _append_carrier(
-    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, lists: TokenLists, rows: Rows, queue: int,
-    origin: int, machine: Machine,
-) -> int:  # fmt: skip
-    """Put a harmless instruction into a queue, with the waits of the instruction that was begun; return its number."""
-    r = posted.state[CARRIER + queue]
-    if r < 0:
-        return _fail(posted.state, NO_CARRIER, origin, queue)
-    if clocks.now[COUNTS, 0] + 2 >= len(posted.notes):
-        return _fail(posted.state, FULL, 0, 0)
-    n = _resume(clocks, posted, rows, r)
-    blocks, found = posted.blocks, posted.found
-    many = footprint(rows, r, machine, lists, blocks)
-    reaches = spans(rows, r, machine, 0, found)
-    _append(clocks, cells, segments, posted, r, origin, machine, blocks, many, found, reaches)
-    return n
+        posted.chain[LOAD1, now[COMPLETED, LOAD1] - 1] = n
+    note_cells(clocks, cells, n, machine, blocks, low, high)
+    low, high = touched.spans_at[place], touched.spans_at[place + 1]
+    note_spans(touched.spans, low, high, segments, LOADS if load else STORES, n)
+    for wait in range(pending[whose, 0]):
+        semaphore, count = pending[whose, 1 + 2 * wait], pending[whose, 2 + 2 * wait]
+        notes[n, WAITS + 2 * wait], notes[n, WAITS + 2 * wait + 1] = semaphore, count
+        posted.semaphores[semaphore, steps[n, QUEUE_LOW]] = steps[n, QUEUED]
+    pending[whose, 0] = 0
 
 
 @compiled
@@ -272,14 +250,14 @@ def _later_poster(clocks: Clocks, posted: Posted, earlier: int) -> int:
         high = end
         while low < high:
             middle = (low + high) >> 1
-            number = chain[unit, middle]
+            number = wide(chain[unit, middle])
             place = unit - steps[number, UNIT_LOW] if completions_of(clocks, number) > 1 else 0
             if _covers(clocks, steps[number, FIRST] + place, earlier):
                 high = middle
             else:
                 low = middle + 1
         while low < end:
-            number = chain[unit, low]
+            number = wide(chain[unit, low])
             if best >= 0 and number >= best:
                 break
             if posted.notes[number, POSTING] < PLACES and completions_of(clocks, number) == 1:
@@ -293,7 +271,7 @@ def _semaphore(posted: Posted, unit: int, queue: int) -> int:
     """Return a semaphore that was not in use."""
     number = posted.state[USED]
     if number == len(posted.semaphores):
-        return _fail(posted.state, NO_SEMAPHORE, unit, queue)
+        return _fail(posted, NO_SEMAPHORE, unit, queue)
     posted.state[USED] = number + 1
     return int(number)
 
@@ -301,196 +279,151 @@ def _semaphore(posted: Posted, unit: int, queue: int) -> int:
 @compiled
 def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> int:
     """Return a semaphore for gang `number` whose earlier waiters can neither take its posts nor lose theirs to `n`."""
-    steps, notes, semaphores, state = clocks.steps, posted.notes, posted.semaphores, posted.state
-    for place in range(state[POOLED]):
+    steps, notes, pending, semaphores = clocks.steps, posted.notes, posted.pending, posted.semaphores
+    for place in range(posted.state[POOLED]):
         semaphore = semaphores[place, POOL]
         fits = True
-        for wait in range(posted.own[0]):  # while others wait for what is left
-            fits &= posted.own[1 + 2 * wait] != semaphore
-        for side in range(2):
-            own = n if side else number
-            for wait in range(notes[own, WAITING]):
-                fits &= notes[own, WAITS + 2 * wait] != semaphore
+        for wait in range(notes[number, WAITING]):
+            fits &= notes[number, WAITS + 2 * wait] != semaphore
+        for wait in range(pending[0, 0]):
+            fits &= pending[0, 1 + 2 * wait] != semaphore
         for queue in range(UNITS):
             waiter = semaphores[semaphore, queue]
             fits &= waiter <= steps[number, GRANTED + queue] and waiter <= steps[n, ASKED + queue]
         if fits:
             return int(semaphore)
-    semaphore = _semaphore(posted, -1, -1)
+    semaphore = _semaphore(posted, NONE, NONE)
     if semaphore >= 0:
-        semaphores[state[POOLED], POOL] = semaphore
-        state[POOLED] += 1
+        semaphores[posted.state[POOLED], POOL] = semaphore
+        posted.state[POOLED] += 1
     return semaphore
 
 
 @compiled
-def _poster(
-    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, lists: TokenLists, rows: Rows, earlier: int,
-    origin: int, machine: Machine,
-) -> int:  # fmt: skip
-    """Return the first instruction with a post to spare that completes after all of `earlier`, or as it does."""
-    now, notes = clocks.now, posted.notes
-    if notes[earlier, POSTING] < PLACES:
+def _ask_for_carrier(posted: Posted, queue: int, r: int) -> int:
+    """Ask for a harmless instruction in a queue."""
+    if posted.state[CARRIER + queue] < 0:
+        return _fail(posted, NO_CARRIER, r, queue)
+    posted.state[WANTED] = queue
+    return -1
+
+
+@compiled
+def _poster(clocks: Clocks, posted: Posted, earlier: int, r: int) -> int:
+    """Return the first instruction with a post to spare that completes after all of `earlier`, or as it does, or -1."""
+    if posted.notes[earlier, POSTING] < PLACES:
         return earlier
     number = _later_poster(clocks, posted, earlier)
     if number >= 0:
         return number
     for queue in CARRIERS:  # a unit that has come past it already
-        latest = now[LATEST_OWNED, queue]
+        latest = clocks.now[LATEST_OWNED, queue]
         if latest >= 0 and _covers(clocks, latest, earlier):
-            n = now[COUNTS, 0]
-            waiting = notes[n, WAITING]
-            notes[n, WAITING] = 0
-            number = _append_carrier(clocks, cells, segments, posted, lists, rows, queue, origin, machine)
-            if number >= 0:  # the waits are those of the instruction that comes next
-                notes[n + 1, WAITING] = waiting
-                for column in range(WAITS, POSTING):
-                    notes[n + 1, column] = notes[n, column]
-            return number
-    return _fail(posted.state, TOO_MANY_POSTS, notes[earlier, ORIGIN], 0)
+            return _ask_for_carrier(posted, queue, r)
+    return _fail(posted, TOO_MANY_POSTS, wide(posted.notes[earlier, ORIGIN]), NONE)
 
 
 @compiled
-def _order_after(
-    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, lists: TokenLists, rows: Rows, r: int,
-    earlier: int, origin: int, machine: Machine,
-) -> int:  # fmt: skip
-    """Let the instruction that was begun, in row `r`, wait for `earlier`; return the number that it has then, or -1."""
-    steps, now, notes, semaphores, pairs = clocks.steps, clocks.now, posted.notes, posted.semaphores, posted.pairs
-    n = now[COUNTS, 0]
-    low, high = steps[n, QUEUE_LOW], steps[n, QUEUE_HIGH]
+def _order_after(clocks: Clocks, posted: Posted, r: int, earlier: int) -> int:
+    """Let the instruction that was begun, in row `r`, wait for `earlier`.
+
+    Returns
+    -------
+    int
+        0, or -1: a carrier has to come first (``posted.state[WANTED]``), or something is wrong.
+    """
+    n, steps, notes, pending = clocks.now[COUNTS, 0], clocks.steps, posted.notes, posted.pending
+    low, high = wide(steps[n, QUEUE_LOW]), steps[n, QUEUE_HIGH]
     consumer = PAIR if steps[n, OPCODE] == Opcode.LOAD and low < high else low
-    if notes[n, WAITING] == PLACES:
+    if pending[0, 0] == PLACES:
         if consumer >= TIER0:  # a carrier cannot wait for it
-            return _fail(posted.state, TOO_MANY_WAITS, origin, 0)
-        if _append_carrier(clocks, cells, segments, posted, lists, rows, low, origin, machine) < 0:
-            return -1
-        begin(clocks, rows, r)
+            return _fail(posted, TOO_MANY_WAITS, r, NONE)
+        for column in range(pending.shape[1]):
+            pending[1, column] = pending[0, column]
+        pending[0, 0] = 0
+        return _ask_for_carrier(posted, low, r)
     number = earlier
     if completions_of(clocks, number) == 1 or notes[number, POSTING] == PLACES:
-        number = _poster(clocks, cells, segments, posted, lists, rows, earlier, origin, machine)
+        number = _poster(clocks, posted, earlier, r)
         if number < 0:
             return -1
-    n = now[COUNTS, 0]
     if completions_of(clocks, number) > 1:
         semaphore = _from_pool(clocks, posted, number, n)
     else:
-        unit = steps[number, UNIT_LOW]
-        semaphore = pairs[unit, consumer]
+        unit = wide(steps[number, UNIT_LOW])
+        semaphore = posted.pairs[unit, consumer]
         if semaphore < 0:
             semaphore = _semaphore(posted, unit, consumer)
-            pairs[unit, consumer] = semaphore
+            posted.pairs[unit, consumer] = semaphore
     if semaphore < 0:
         return -1
     notes[number, POSTS + notes[number, POSTING]] = semaphore
     notes[number, POSTING] += 1
-    semaphores[semaphore, POSTER] = number
+    posted.semaphores[semaphore, POSTER] = number
     place = 0
-    while place < notes[n, WAITING] and notes[n, WAITS + 2 * place] != semaphore:
+    while place < pending[0, 0] and pending[0, 1 + 2 * place] != semaphore:
         place += 1
-    if place == notes[n, WAITING]:
-        notes[n, WAITING] += 1
-        notes[n, WAITS + 2 * place] = semaphore
-        notes[n, WAITS + 2 * place + 1] = 0
+    if place == pending[0, 0]:
+        pending[0, 0] += 1
+        pending[0, 1 + 2 * place], pending[0, 2 + 2 * place] = semaphore, 0
     # The same semaphore again: its unit now posts for a later instruction as well.
-    notes[n, WAITS + 2 * place + 1] += completions_of(clocks, number)
-    return _resume(clocks, posted, rows, r)
+    pending[0, 2 + 2 * place] += completions_of(clocks, number)
+    return 0
 
 
 @compiled
-def _takes_carriers(clocks: Clocks, n: int) -> bool:
-    """Return whether a harmless instruction can wait for `n`, in its own queue."""
-    steps = clocks.steps
-    low, high = steps[n, QUEUE_LOW], steps[n, QUEUE_HIGH]
-    return bool(low < TIER0 and low == high)
-
-
-@compiled
-def _left(
-    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, rows: Rows, r: int, blocks: Blocks, many: int,
-    found: Spans, reaches: int, tree: int, wanted: Notes,
-) -> int:  # fmt: skip
-    """Return how many instructions the one that was begun, in row `r`, has yet to wait for, and which: in `wanted`."""
-    n, count = clocks.now[COUNTS, 0], 0
-    while count < len(wanted):
-        worst = conflict_of(clocks, cells, n, blocks, many)
-        if reaches:
-            worst = max(worst, conflict_in_memory(clocks, n, found, reaches, segments, tree))
+def _order(
+    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, rows: Rows, r: int, touched: Touched, place: int
+) -> int:
+    """Begin the plain instruction in row `r` and let it wait for all that it has to; return as `_order_after`."""
+    n, blocks, reach = _begin(clocks, posted, rows, r, PLAIN), touched.blocks, touched.spans
+    low, high = touched.blocks_at[place], touched.blocks_at[place + 1]
+    first, end = touched.spans_at[place], touched.spans_at[place + 1]
+    tree = STORES if rows[r, COL.opcode] == Opcode.LOAD else LOADS
+    while True:
+        worst = conflict_of(clocks, cells, n, blocks, low, high)
+        if first < end:
+            worst = max(worst, conflict_in_memory(clocks, n, reach, first, end, segments, tree))
         if worst < 0:
-            break
-        wanted[count] = worst
-        count += 1
-        first = clocks.steps[worst, FIRST]
-        for completion in range(first, first + completions_of(clocks, worst)):
-            wait_for(clocks, n, completion)
-    for place in range(count, len(wanted)):
-        wanted[place] = -1
-    _resume(clocks, posted, rows, r)
-    return count
-
-
-@compiled
-def _relay(
-    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, lists: TokenLists, rows: Rows, r: int,
-    machine: Machine, wanted: Notes,
-) -> int:  # fmt: skip
-    """Let another queue wait for all that is `wanted`, and the instruction that was begun, in row `r`, for that."""
-    notes, state, own, n = posted.notes, posted.state, posted.own, clocks.now[COUNTS, 0]
-    for place in range(len(own)):
-        own[place] = notes[n, WAITING + place]
-        notes[n, WAITING + place] = 0
-    row = state[CARRIER + RELAY]
-    if row < 0:
-        return _fail(state, NO_CARRIER, r, RELAY)
-    begin(clocks, rows, row)
-    for number in wanted:
-        if number >= 0:
-            if clocks.now[COUNTS, 0] + 4 >= len(notes):
-                return _fail(state, FULL, 0, 0)
-            if _order_after(clocks, cells, segments, posted, lists, rows, row, number, r, machine) < 0:
-                return -1
-    relay = _append_carrier(clocks, cells, segments, posted, lists, rows, RELAY, r, machine)
-    if relay < 0:
-        return -1
-    n = clocks.now[COUNTS, 0]
-    for place in range(len(own)):
-        notes[n, WAITING + place] = own[place]
-    own[0] = 0
-    _resume(clocks, posted, rows, r)
-    return _order_after(clocks, cells, segments, posted, lists, rows, r, relay, r, machine)
+            return 0
+        if _order_after(clocks, posted, r, worst) < 0:
+            return -1
+        _begin(clocks, posted, rows, r, PLAIN)
 
 
 @compiled
 def run(
-    rows: Rows, plain: int, machine: Machine, lists: TokenLists, cells: Cells, clocks: Clocks, segments: Segments,
-    posted: Posted, blocks: Blocks, found: Spans,
+    rows: Rows, machine: Machine, cells: Cells, clocks: Clocks, segments: Segments, posted: Posted, touched: Touched,
+    carriers: Touched,
 ) -> int:  # fmt: skip
-    """Put semaphores into the first `plain` rows; return the number of instructions, or -1: see `posted.state`."""
-    now, notes, state = clocks.now, posted.notes, posted.state
-    wanted = posted.wanted
-    for r in range(plain):
+    """Put semaphores into a part of the plain rows.
+
+    Parameters
+    ----------
+    touched : Touched
+        What the part's instructions touch.
+    carriers : Touched
+        What the carriers touch.
+
+    Returns
+    -------
+    int
+        0, or -1: see `posted.state`.
+    """
+    now, state, r = clocks.now, posted.state, touched.part[0]
+    while r < touched.part[1]:
         n = now[COUNTS, 0]
-        if n + 2 >= len(notes) or posted.tagged_at[n] + machine.activation - machine.vcache > len(posted.tagged):
-            return _fail(state, FULL, 0, 0)
-        many = footprint(rows, r, machine, lists, blocks)
-        if many < 0:
-            return _fail(state, OUTSIDE, r, -1 - many)
-        reaches = spans(rows, r, machine, experts_of(rows, machine, lists), found)
-        tree = STORES if rows[r, COL.opcode] == Opcode.LOAD else LOADS
-        n = begin(clocks, rows, r)
-        while True:
-            worst = conflict_of(clocks, cells, n, blocks, many)
-            if reaches:
-                worst = max(worst, conflict_in_memory(clocks, n, found, reaches, segments, tree))
-            if worst < 0:
-                break
-            last = notes[n, WAITING] == PLACES - 1 and not _takes_carriers(clocks, n)
-            if last and _left(clocks, cells, segments, posted, rows, r, blocks, many, found, reaches, tree, wanted) > 1:
-                n = _relay(clocks, cells, segments, posted, lists, rows, r, machine, wanted)
-            else:
-                n = _order_after(clocks, cells, segments, posted, lists, rows, r, worst, r, machine)
-            if n < 0:
-                return -1
-        _append(clocks, cells, segments, posted, r, r, machine, blocks, many, found, reaches)
-        apply_lists(rows, r, machine, lists)
-    return int(now[COUNTS, 0])
+        if n + 2 >= len(posted.notes) or posted.tagged_at[n] + machine.activation > len(posted.tagged):
+            return _fail(posted, FULL, NONE, NONE)
+        place = r - touched.part[0]
+        state[WANTED] = -1
+        if _order(clocks, cells, segments, posted, rows, r, touched, place) == 0:
+            _append(clocks, cells, segments, posted, r, r, PLAIN, machine, touched, place)
+            r += 1
+            continue
+        if state[WANTED] < 0:
+            return -1
+        own = state[CARRIER + state[WANTED]]
+        _begin(clocks, posted, rows, own, OTHER)
+        _append(clocks, cells, segments, posted, own, r, OTHER, machine, carriers, own - carriers.part[0])
+    return 0

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.isa import (
-    BODIES,
     Dest,
     Format,
     Instruction,
@@ -23,16 +22,15 @@ from hdl.isa import (
     Order,
     StoreFormat,
     encode,
-    fields_of,
 )
 from hdl.isa.legality import MAX_ROW_SHIFT, Limits, check_instruction
 from hdl.isa.slots import MAX_CHOICES
 from hdl.numerics import MAX_SHIFT
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import ZERO, compiled
 from scheduler.stream.legal_vector import legal_vector
 from scheduler.stream.machine import Machine, machine_of
-from scheduler.stream.spans import element_bytes, load_bytes
-from scheduler.stream.table import COL, COLUMNS, Rows, Table
+from scheduler.stream.segments import element_bytes, load_bytes
+from scheduler.stream.table import COL, COLUMNS, Rows, Table, tops
 
 __all__ = ["addresses_fit", "illegal", "limits_of", "why_illegal"]
 
@@ -44,25 +42,13 @@ def limits_of(limits: Limits) -> Int64:
     return np.array([[limits.memory_bytes[group], *limits.window[group]] for group in (0, 1)], dtype=np.int64)
 
 
-def _tops() -> Int64:
-    """Return, for each opcode and column, one more than the largest value that can be encoded: 1 where it has none."""
-    tops = np.ones((max(Opcode) + 1, len(COLUMNS)), dtype=np.int64)
-    for opcode in BODIES:
-        for field in fields_of(opcode):
-            if field.name != "reserved":
-                tops[opcode, COLUMNS.index(field.name)] = (
-                    1 << field.width if field.enum is None else max(field.enum) + 1
-                )
-    return tops
-
-
 @compiled
-def _encodes(rows: Rows, r: int, tops: Int64) -> bool:
+def _encodes(rows: Rows, r: int, most: Int64) -> bool:
     opcode = rows[r, COL.opcode]
-    if opcode < 1 or opcode >= len(tops):
+    if opcode < 1 or opcode >= len(most):
         return False
-    for column in range(tops.shape[1]):
-        if rows[r, column] < 0 or rows[r, column] >= tops[opcode, column]:
+    for column in range(most.shape[1]):
+        if rows[r, column] < 0 or rows[r, column] >= most[opcode, column]:
             return False
     return True
 
@@ -132,7 +118,7 @@ def _load(rows: Rows, r: int, machine: Machine, limits: Int64) -> bool:
         depth = machine.combine_rows
     if rows[r, COL.dest_base] + rows[r, COL.count] > depth:
         return False
-    return bool(rows[r, COL.slot_en]) or addresses_fit(rows, r, 0, machine, limits)
+    return bool(rows[r, COL.slot_en]) or addresses_fit(rows, r, ZERO, machine, limits)
 
 
 @compiled
@@ -211,8 +197,8 @@ def _route(rows: Rows, r: int, machine: Machine) -> bool:
 
 
 @compiled
-def _legal(rows: Rows, r: int, machine: Machine, limits: Int64, tops: Int64) -> bool:
-    if not _encodes(rows, r, tops) or not _header(rows, r, machine):
+def _legal(rows: Rows, r: int, machine: Machine, limits: Int64, most: Int64) -> bool:
+    if not _encodes(rows, r, most) or not _header(rows, r, machine):
         return False
     opcode = rows[r, COL.opcode]
     if opcode == Opcode.LOAD:
@@ -229,15 +215,15 @@ def _legal(rows: Rows, r: int, machine: Machine, limits: Int64, tops: Int64) -> 
 
 
 @compiled
-def _check(rows: Rows, machine: Machine, limits: Int64, tops: Int64, wrong: npt.NDArray[np.bool_]) -> None:
+def _check(rows: Rows, machine: Machine, limits: Int64, most: Int64, wrong: npt.NDArray[np.bool_]) -> None:
     for r in range(len(rows)):
-        wrong[r] = not _legal(rows, r, machine, limits, tops)
+        wrong[r] = not _legal(rows, r, machine, limits, most)
 
 
 def illegal(table: Table, config: MachineConfig, limits: Limits) -> Int64:
     """Return the numbers of the instructions that are not legal."""
     wrong = np.zeros(len(table), dtype=np.bool_)
-    _check(table.rows, machine_of(config), limits_of(limits), _tops(), wrong)
+    _check(table.rows, machine_of(config), limits_of(limits), tops(), wrong)
     return np.flatnonzero(wrong)
 
 

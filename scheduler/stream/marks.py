@@ -16,7 +16,7 @@ from scheduler.stream.compiled import compiled
 
 __all__ = ["PAGE", "Marks", "mark", "marked", "new_marks", "run_of"]
 
-PAGE = 16
+PAGE = 32
 """Cells of a page."""
 
 
@@ -27,7 +27,7 @@ class Marks(NamedTuple):
     ----------
     cells : int32 array [layers, cells]
         Number of each cell.
-    pages : int32 array [layers, pages, 2]
+    pages : int32 array [layers, 2, pages]
         Number of each page, and the largest of its cells' own numbers.
     """
 
@@ -37,7 +37,7 @@ class Marks(NamedTuple):
 
 def new_marks(layers: int, cells: int) -> Marks:
     """Return layers of cells whose numbers are 0."""
-    return Marks(np.zeros((layers, cells), np.int32), np.zeros((layers, -(-cells // PAGE), 2), np.int32))
+    return Marks(np.zeros((layers, cells), np.int32), np.zeros((layers, 2, -(-cells // PAGE)), np.int32))
 
 
 @compiled
@@ -46,7 +46,7 @@ def _mark_cells(marks: Marks, layer: int, first: int, end: int, number: int) -> 
     if first < end:
         for cell in range(first, end):
             marks.cells[layer, cell] = number
-        marks.pages[layer, first // PAGE, 1] = number
+        marks.pages[layer, 1, first // PAGE] = number
 
 
 @compiled
@@ -60,26 +60,31 @@ def mark(marks: Marks, layer: int, first: int, end: int, number: int) -> None:
         page += 1
         _mark_cells(marks, layer, first, page * PAGE, number)
     for whole in range(page, last):
-        marks.pages[layer, whole, 0] = number
+        marks.pages[layer, 0, whole] = number
     _mark_cells(marks, layer, last * PAGE, end, number)
 
 
 @compiled
 def marked(marks: Marks, layer: int, cell: int) -> int:
     """Return the number of a cell."""
-    return int(max(marks.cells[layer, cell], marks.pages[layer, cell // PAGE, 0]))
+    return int(max(marks.cells[layer, cell], marks.pages[layer, 0, cell // PAGE]))
 
 
 @compiled
 def run_of(marks: Marks, layer: int, first: int, end: int) -> tuple[int, int]:
-    """Return the number of cell `first`, and the end of cells from there on, at most up to `end`, that have it too."""
-    page = first // PAGE
-    number = marks.pages[layer, page, 0]
-    end = min(end, (page + 1) * PAGE)
-    if marks.pages[layer, page, 1] <= number:
-        return int(number), end
-    own = max(number, marks.cells[layer, first])
+    """Return the number of cell `first`, and the end of cells from there on that have it too, at most `end`.
+
+    There may be more of them.
+    """
+    cells, pages, page = marks.cells, marks.pages, first // PAGE
+    number, behind = pages[layer, 0, page], page + 1
+    if pages[layer, 1, page] <= number:
+        last = (end - 1) // PAGE
+        while behind <= last and pages[layer, 0, behind] == number and pages[layer, 1, behind] <= number:
+            behind += 1
+        return int(number), min(end, behind * PAGE)
+    end, own = min(end, behind * PAGE), max(number, cells[layer, first])
     first += 1
-    while first < end and max(number, marks.cells[layer, first]) == own:
+    while first < end and max(number, cells[layer, first]) == own:
         first += 1
     return int(own), first

@@ -25,6 +25,7 @@ timing; a correct stream that relies on subtler reasoning is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,16 +36,17 @@ from hdl.errors import A3dError
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
 from scheduler.stream.alone import FOUND, examine
-from scheduler.stream.blocks import new_blocks
+from scheduler.stream.blocks import most_blocks
 from scheduler.stream.claims import Numbers, deadlock, overflows, semaphores_of, settle, stolen
 from scheduler.stream.clocks import Clocks, new_clocks
-from scheduler.stream.hazards import Loads, new_cells
+from scheduler.stream.conflicts import Loads, new_cells
 from scheduler.stream.legal import illegal, limits_of, why_illegal
 from scheduler.stream.lists import Memory, token_lists
 from scheduler.stream.machine import Machine, machine_of
 from scheduler.stream.races import find_races
-from scheduler.stream.spans import Segments, new_spans, segments_of
+from scheduler.stream.segments import Segments, segments_of
 from scheduler.stream.table import COL, Table
+from scheduler.stream.touched import Touched, new_touched, touch
 from scheduler.stream.words import what_is_wrong, what_races
 
 __all__ = ["Finding", "StreamError", "check", "prove"]
@@ -204,37 +206,49 @@ class _Proof:
         )
         return [Finding("deadlock", (number,), text)]
 
+    def _parts(self) -> Iterator[Touched]:
+        """Yield what the instructions touch, part by part: the same arrays each time."""
+        lists, touched = token_lists(self._table, self._machine, self._memory), new_touched(self._machine)
+        most, end = most_blocks(self._machine), len(self._rows)
+        while not touched.part[2] and touched.part[1] < end:
+            touch(self._rows, touched.part[1], end, self._machine, lists, most, touched)
+            yield touched
+
     def _examine(self) -> tuple[Loads, Numbers, list[Finding]]:
         """Return the loads that GEMMs wait for by their tags, and what is wrong with instructions on their own."""
-        rows, machine = self._rows, self._machine
-        lists, cells = token_lists(self._table, machine, self._memory), new_cells(rows[:0], machine)
+        rows, machine, limits = self._rows, self._machine, limits_of(self._limits)
+        cells, stamps = new_cells(rows[:0], machine), np.zeros(machine.cells + 1, np.int32)
         tagged, found = np.zeros(2 * len(rows) + machine.vcache_tiles, np.int32), np.zeros((64, 5), np.int64)
         tagged_at, progress = np.zeros(len(rows) + 1, np.int32), np.zeros(2, np.int64)
-        stamps, blocks, reach = np.zeros(machine.cells + 1, np.int32), new_blocks(machine), new_spans()
-        limits, number = limits_of(self._limits), 0
-        while True:
-            number = examine(
-                rows, number, machine, limits, lists, self._clocks, cells, self._segments, self._tags, stamps, blocks,
-                reach, tagged, tagged_at, found, progress,
-            )  # fmt: skip
-            if number == len(rows):
+        for touched in self._parts():
+            number = touched.part[0]
+            while True:
+                number = examine(
+                    rows, number, machine, limits, touched, self._clocks, cells, self._segments, self._tags, stamps,
+                    tagged, tagged_at, found, progress,
+                )  # fmt: skip
+                if number < 0 or number == touched.part[1]:
+                    break
+                tagged, found = np.append(tagged, np.zeros_like(tagged)), np.append(found, np.zeros_like(found), axis=0)
+            if number < 0:
                 break
-            tagged, found = np.append(tagged, np.zeros_like(tagged)), np.append(found, np.zeros_like(found), axis=0)
         self._segments.trees[:] = 0
         words = what_is_wrong(self._table, found[: progress[FOUND]], self._config, self._limits)
         return tagged, tagged_at, [Finding(kind, (number,), text) for kind, number, text in words]
 
     def _races(self) -> list[Finding]:
         rows, machine = self._rows, self._machine
-        lists, cells = token_lists(self._table, machine, self._memory), new_cells(rows, machine)
-        races, many, number = np.zeros((64, 7), np.int64), np.zeros(1, np.int64), 0
-        blocks, reach = new_blocks(machine), new_spans()
-        while True:
-            number = find_races(
-                rows, number, machine, lists, self._clocks, cells, self._segments, blocks, reach, races, many
-            )
-            if number == len(rows) or len(races) >= MOST_RACES:
-                break
-            races = np.append(races, np.zeros_like(races), axis=0)
+        cells, races, many = new_cells(rows, machine), np.zeros((64, 7), np.int64), np.zeros(1, np.int64)
+        for touched in self._parts():
+            number = touched.part[0]
+            while number < touched.part[1]:
+                number = find_races(rows, number, machine, touched, self._clocks, cells, self._segments, races, many)
+                if number < touched.part[1]:
+                    if len(races) >= MOST_RACES:
+                        break
+                    races = np.append(races, np.zeros_like(races), axis=0)
+            else:
+                continue
+            break
         words = what_races(self._table, races[: many[0]], self._clocks, self._config, machine)
         return [Finding("race", (earlier, later), text) for earlier, later, text in words]

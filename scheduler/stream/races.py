@@ -9,9 +9,8 @@ import numpy.typing as npt
 from hdl.isa import Opcode
 from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, OUTER, READ, SPACE, STRIDE, TIER, WRITE, Blocks
 from scheduler.stream.clocks import COUNTS, Clocks, done_before
-from scheduler.stream.compiled import compiled
-from scheduler.stream.footprints import footprint
-from scheduler.stream.hazards import (
+from scheduler.stream.compiled import NONE, compiled, constant, wide
+from scheduler.stream.conflicts import (
     KEY_KIND,
     KEY_TIER,
     KEY_TURN,
@@ -23,19 +22,16 @@ from scheduler.stream.hazards import (
     ordered,
     tag_orders,
 )
-from scheduler.stream.lists import TokenLists, apply_lists
 from scheduler.stream.machine import VCACHE, Machine
 from scheduler.stream.marks import marked
-from scheduler.stream.spans import (
+from scheduler.stream.segments import (
     LOADS,
     STORES,
     Segments,
-    Spans,
-    experts_of,
     note_spans,
-    spans,
 )
 from scheduler.stream.table import COL, Rows
+from scheduler.stream.touched import Touched
 
 __all__ = [
     "CELL", "EARLIER", "EARLIER_KIND", "LATER", "LATER_KIND", "MEMORY", "WHERE", "Races", "find_races",
@@ -46,6 +42,9 @@ Races = npt.NDArray[np.int64]
 whether it is a race."""
 
 EARLIER, LATER, WHERE, EARLIER_KIND, LATER_KIND, CELL, OPEN = range(7)
+
+BY_READER, BY_WRITER = constant(0), constant(4)
+"""Bits behind the number of an instruction."""
 
 MEMORY = 100
 """Stands for a space: some bytes of memory, one entry for all of them."""
@@ -106,14 +105,14 @@ def _with_writers(
                 if number < 0:
                     continue
                 if space == VCACHE and kind == READ:
-                    fine = done_before(clocks, n, number, -1)
+                    fine = done_before(clocks, n, number, NONE)
                     fine = fine or tag_orders(clocks, cells, n, number, tier, cell, cell + 1)
                 else:
                     fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
                 at = _add(races, first, at, writer, cell, kind == READ, not fine)
                 if at < 0:
                     return -1
-    return _finish(races, first, at, 4, n, space, WRITE, kind)
+    return _finish(races, first, at, BY_WRITER, n, space, WRITE, kind)
 
 
 @compiled
@@ -122,18 +121,18 @@ def _with_readers(
 ) -> int:
     """Note the races of one access with reads or additions of one key; return where they end, -1: no room."""
     kind, tier, space = blocks[low, KIND], blocks[low, TIER], blocks[low, SPACE]
-    at, other, other_tier = first, cells.keys[key, KEY_KIND], cells.keys[key, KEY_TIER]
+    at, other, own = first, wide(cells.keys[key, KEY_KIND]), wide(cells.keys[key, KEY_TIER])
     for b in range(low, high):
         for run in range(blocks[b, OUTER]):
             begin = blocks[b, BEGIN] + run * blocks[b, STRIDE]
             for cell in range(begin, begin + blocks[b, INNER]):
                 number = marked(cells.marks, key + 1, cell)
                 if number > marked(cells.marks, WRITTEN, cell) >> 4:
-                    fine = ordered(clocks, n, number - 1, other_tier, other, tier, kind)
+                    fine = ordered(clocks, n, number - 1, own, other, tier, kind)
                     at = _add(races, first, at, number, cell, kind == READ, not fine)
                     if at < 0:
                         return -1
-    return _finish(races, first, at, 0, n, space, other, kind)
+    return _finish(races, first, at, BY_READER, n, space, other, kind)
 
 
 @compiled
@@ -150,15 +149,17 @@ def _next_key(cells: Cells, keys: int, space: int, key: int) -> int:
 
 
 @compiled
-def _races_on_chip(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, many: int, races: Races, at: int) -> int:
+def _races_on_chip(
+    clocks: Clocks, cells: Cells, n: int, blocks: Blocks, first: int, end: int, races: Races, at: int
+) -> int:
     """Note the races of an instruction behind the first `at`; return their end, -1: no room."""
-    low = 0
-    while low < many:
+    low = first
+    while low < end:
         high = low + 1
-        while high < many and blocks[high, ACCESS] == blocks[low, ACCESS]:
+        while high < end and blocks[high, ACCESS] == blocks[low, ACCESS]:
             high += 1
         at = _with_writers(clocks, cells, n, blocks, low, high, races, at)
-        keys, key = clocks.now[COUNTS, 2], -1
+        keys, key = clocks.now[COUNTS, 2], NONE
         while at >= 0:
             key = _next_key(cells, keys, blocks[low, SPACE], key)
             if key < 0:
@@ -173,10 +174,10 @@ def _races_on_chip(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, many: i
 
 @compiled
 def find_races(
-    rows: Rows, first: int, machine: Machine, lists: TokenLists, clocks: Clocks, cells: Cells, segments: Segments,
-    blocks: Blocks, reach: Spans, races: Races, ends: npt.NDArray[np.int64],
+    rows: Rows, first: int, machine: Machine, touched: Touched, clocks: Clocks, cells: Cells, segments: Segments,
+    races: Races, ends: npt.NDArray[np.int64],
 ) -> int:  # fmt: skip
-    """Look for races from instruction `first` on, until there is no room for them.
+    """Look for races in a part from instruction `first` on, until there is no room for them.
 
     Parameters
     ----------
@@ -192,24 +193,23 @@ def find_races(
     int
         The instruction to go on with.
     """
-    for n in range(first, len(rows)):
-        many = footprint(rows, n, machine, lists, blocks)
-        reaches = spans(rows, n, machine, experts_of(rows, machine, lists), reach)
-        load = rows[n, COL.opcode] == Opcode.LOAD
-        end = ends[0]
-        if conflict_of(clocks, cells, n, blocks, many) >= 0:
-            end = _races_on_chip(clocks, cells, n, blocks, many, races, end)
-        if end >= 0 and reaches:
-            if conflict_in_memory(clocks, n, reach, reaches, segments, STORES if load else LOADS) >= 0:
-                if end == len(races):
+    blocks, reach = touched.blocks, touched.spans
+    for n in range(first, touched.part[1]):
+        place = n - touched.part[0]
+        low, high = touched.blocks_at[place], touched.blocks_at[place + 1]
+        begin, end = touched.spans_at[place], touched.spans_at[place + 1]
+        load, at = rows[n, COL.opcode] == Opcode.LOAD, ends[0]
+        if conflict_of(clocks, cells, n, blocks, low, high) >= 0:
+            at = _races_on_chip(clocks, cells, n, blocks, low, high, races, at)
+        if at >= 0 and begin < end:
+            if conflict_in_memory(clocks, n, reach, begin, end, segments, STORES if load else LOADS) >= 0:
+                if at == len(races):
                     return n
-                races[end, LATER], races[end, WHERE] = n, MEMORY
-                end += 1
-        if end < 0:
+                races[at, LATER], races[at, WHERE] = n, MEMORY
+                at += 1
+        if at < 0:
             return n
-        ends[0] = end
-        note_cells(clocks, cells, n, machine, blocks, many)
-        if reaches:
-            note_spans(reach, reaches, segments, LOADS if load else STORES, n)
-        apply_lists(rows, n, machine, lists)
-    return len(rows)
+        ends[0] = at
+        note_cells(clocks, cells, n, machine, blocks, low, high)
+        note_spans(reach, begin, end, segments, LOADS if load else STORES, n)
+    return int(touched.part[1])

@@ -29,7 +29,7 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Format, Instruction, Opcode
 from scheduler.stream.footprint import Footprint, Lists, footprint
-from scheduler.stream.hazard_tracker import Conflict, HazardTracker
+from scheduler.stream.hazards import Conflict, HazardTracker
 from scheduler.stream.ordering import Ordering, issue_queues, row_completions
 from scheduler.stream.settle import overflows, posts_of, settle
 

@@ -27,17 +27,16 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
-from scheduler.stream.blocks import KINDS, new_blocks
+from scheduler.stream.blocks import KINDS, most_blocks
 from scheduler.stream.claims import overflows, semaphores_of, settle
-from scheduler.stream.clocks import STORE, VECTOR, Clocks, new_clocks, unit_name
-from scheduler.stream.hazards import new_cells
+from scheduler.stream.clocks import COUNTS, STORE, VECTOR, Clocks, new_clocks, unit_name
+from scheduler.stream.conflicts import new_cells
 from scheduler.stream.insert import (
     CARRIERS,
     FULL,
     NO_CARRIER,
     NO_SEMAPHORE,
     ORIGIN,
-    OUTSIDE,
     PAIR,
     PLACES,
     TOO_MANY_WAITS,
@@ -50,8 +49,9 @@ from scheduler.stream.insert import (
 from scheduler.stream.legal import illegal, why_illegal
 from scheduler.stream.lists import Memory, token_lists
 from scheduler.stream.machine import SPACES, machine_of
-from scheduler.stream.spans import new_spans, segments_of
+from scheduler.stream.segments import segments_of
 from scheduler.stream.table import COL, COLUMNS, Builder, Rows, Table
+from scheduler.stream.touched import new_touched, touch
 
 __all__ = ["SyncError", "synchronise"]
 
@@ -96,24 +96,29 @@ def synchronise(
         The machine has too few semaphores, an instruction too few waits or posts, or a unit may run so far ahead of
         those that wait for it that a counter of ``semaphore_bits`` overflows; an instruction is not legal.
     """
-    machine = machine_of(config)
+    machine, plain = machine_of(config), len(table)
     rows, carrier_rows = _with_carriers(table, carriers or {})
-    _check_plain(Table(rows), len(table), config)
-    room = len(table) + len(table) // 8 + 64
+    _check_plain(Table(rows), plain, config)
+    segments, touched, own = segments_of(rows, machine), new_touched(machine), new_touched(machine)
+    room, most = plain + plain // 8 + 64, most_blocks(machine)
+    touch(rows, plain, len(rows), machine, token_lists(Table(rows[plain:]), machine, {}), most, own)
     while True:
-        lists = token_lists(Table(rows), machine, memory)
+        lists, cells = token_lists(table, machine, memory), new_cells(rows, machine)
         posted = new_posted(room, config.semaphores, config.tiers * config.vcache_tiles, carrier_rows)
         completions = int(np.where(rows[:, COL.opcode] == Opcode.GEMM, rows[:, COL.tier_count], 1).sum()) + room
-        clocks = new_clocks(room, completions)
-        many = run(
-            rows, len(table), machine, lists, new_cells(rows, machine), clocks, segments_of(rows, machine),
-            posted, new_blocks(machine), new_spans(),
-        )  # fmt: skip
-        if many >= 0:
+        clocks, wrong, touched.part[:] = new_clocks(room, completions), 0, 0
+        while touched.part[1] < plain and wrong == 0:
+            touch(rows, touched.part[1], plain, machine, lists, most, touched)
+            wrong = run(rows, machine, cells, clocks, segments, posted, touched, own)
+            if wrong == 0 and touched.part[2]:
+                raise SyncError(_outside(table, int(touched.part[1]), int(touched.part[2]) - 1))
+        if wrong == 0:
             break
         if posted.state[WRONG] != FULL:
-            raise SyncError(_what(Table(rows), config, posted))
+            raise SyncError(_what(table, config, posted))
         room *= 2
+        segments.trees[:] = 0
+    many = int(clocks.now[COUNTS, 0])
     result = np.empty((many, len(COLUMNS)), np.int64)
     write_out(rows, posted.notes, result)
     _check_counters(result, config, clocks, posted)
@@ -139,10 +144,7 @@ def _check_plain(table: Table, plain: int, config: MachineConfig) -> None:
         raise SyncError(f"{name}: {why_illegal(table, number, config, Limits.whole(config))}")
     rows = table.rows
     for number in np.flatnonzero(rows[:, CONTROL].any(axis=1) | (rows[:, COL.opcode] == Opcode.END))[:1].tolist():
-        raise SyncError(
-            f"instruction {number} ({Opcode(int(rows[number, COL.opcode])).name}): a stream gets its waits, posts and "
-            "END here; give it without"
-        )
+        raise SyncError(f"{_name(table, number)}: a stream gets its waits, posts and END here; give it without")
 
 
 def _check_counters(rows: Rows, config: MachineConfig, clocks: Clocks, posted: Posted) -> None:
@@ -159,6 +161,16 @@ def _check_counters(rows: Rows, config: MachineConfig, clocks: Clocks, posted: P
         )
 
 
+def _name(table: Table, number: int) -> str:
+    return f"instruction {number} ({Opcode(int(table.rows[number, COL.opcode])).name})"
+
+
+def _outside(table: Table, number: int, access: int) -> str:
+    """Return one line about an access through a token list, given as kind plus three times the space."""
+    kind, space = KINDS[access % 3], SPACES[access // 3]
+    return f"{_name(table, number)}: it {kind}s beyond the {space} memory through its token list"
+
+
 def _what(table: Table, config: MachineConfig, posted: Posted) -> str:
     """Return one line about what went wrong."""
     code, first, second = posted.state[WRONG : WRONG + 3].tolist()
@@ -166,9 +178,7 @@ def _what(table: Table, config: MachineConfig, posted: Posted) -> str:
         queues = "" if second < 0 else "load0+load1" if second == PAIR else unit_name(second)
         what = f"from {unit_name(first)} to {queues}" if first >= 0 else "a gang's results"
         return f"semaphores: {config.semaphores} are not enough ({what} needs another one); raise semaphores"
-    name = f"instruction {first} ({Opcode(int(table.rows[first, COL.opcode])).name})"
-    if code == OUTSIDE:
-        return f"{name}: it {KINDS[second % 3]}s beyond the {SPACES[second // 3]} memory through its token list"
+    name = _name(table, first)
     if code == NO_CARRIER:
         return f"{name}: the semaphores need a carrier in queue {unit_name(second)}"
     way = "wait for" if code == TOO_MANY_WAITS else "post to"

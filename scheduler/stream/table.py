@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import BODIES, INSTRUCTION_BITS, Instruction, IsaError, Opcode, encode, fields_of
+from scheduler.stream.compiled import compiled
 
-__all__ = ["COL", "COLUMNS", "Builder", "Rows", "Table"]
+__all__ = ["COL", "COLUMNS", "Builder", "Rows", "Table", "tops"]
 
 COLUMNS: tuple[str, ...] = tuple(
     dict.fromkeys(field.name for opcode in BODIES for field in fields_of(opcode) if field.name != "reserved")
@@ -26,6 +27,56 @@ COL: Any = namedtuple("COL", COLUMNS)(*range(len(COLUMNS)))
 Rows = npt.NDArray[np.int64]
 _WORDS = INSTRUCTION_BITS // 64
 _NUMBER = {name: number for number, name in enumerate(COLUMNS)}
+
+
+def tops() -> Rows:
+    """Return, for each opcode and column, one more than the largest value that can be encoded.
+
+    Returns
+    -------
+    int64 array [opcodes, len(COLUMNS)]
+        1 where an opcode does not have a field; 0 for opcodes that do not exist.
+    """
+    result = np.zeros((max(Opcode) + 1, len(COLUMNS)), dtype=np.int64)
+    for opcode in BODIES:
+        result[opcode] = 1
+        for field in fields_of(opcode):
+            if field.name != "reserved":  # values of an enumeration are all the numbers from its first on
+                result[opcode, _NUMBER[field.name]] = 1 << field.width if field.enum is None else max(field.enum) + 1
+    return result
+
+
+def _layout() -> tuple[Rows, Rows, Rows]:
+    """Return column and first bit of the fields of all opcodes, where each opcode's begin, and `tops`."""
+    fields, begins = [], np.zeros(max(Opcode) + 2, dtype=np.int64)
+    for opcode in range(max(Opcode) + 1):
+        position = 0
+        for field in fields_of(Opcode(opcode)) if opcode in list(Opcode) else ():
+            if field.name != "reserved":
+                fields.append((_NUMBER[field.name], position))
+            position += field.width
+        begins[opcode + 1] = len(fields)
+    return np.array(fields, dtype=np.int64), begins, tops()
+
+
+@compiled
+def _pack(rows: Rows, fields: Rows, begins: Rows, most: Rows, words: npt.NDArray[np.uint64]) -> int:
+    """Encode instructions into words of zeros; return the first one that has a value that does not fit, or -1."""
+    for n in range(len(rows)):
+        opcode = rows[n, COL.opcode]
+        if opcode < 0 or opcode >= len(most):
+            return n
+        for place in range(begins[opcode], begins[opcode + 1]):
+            value, position = rows[n, fields[place, 0]], fields[place, 1]
+            if value < 0 or value >= most[opcode, fields[place, 0]]:
+                return n
+            word, shift = position >> 6, position & 63
+            words[n, word] |= np.uint64(value) << np.uint64(shift)
+            if shift and value >> (64 - shift):
+                words[n, word + 1] |= np.uint64(value >> (64 - shift))
+        if begins[opcode] == begins[opcode + 1]:
+            return n
+    return -1
 
 
 class Table:
@@ -73,28 +124,12 @@ class Table:
             A value that does not fit its field; names the first such instruction.
         """
         words = np.zeros((len(self), _WORDS), dtype=np.uint64)
-        wrong = np.zeros(len(self), dtype=np.bool_)
-        for opcode in BODIES:
-            at = np.flatnonzero(self.rows[:, COL.opcode] == opcode)
-            if not at.size:
-                continue
-            own, position = self.rows[at], 0
-            for field in fields_of(opcode):
-                value = own[:, _NUMBER[field.name]] if field.name != "reserved" else np.zeros(len(at), np.int64)
-                allowed = (value >= 0) & (value < 1 << field.width)
-                if field.enum is not None:
-                    allowed &= np.isin(value, [int(v) for v in field.enum])
-                wrong[at] |= ~allowed
-                word, shift = divmod(position, 64)
-                bits = value.astype(np.uint64)
-                words[at, word] |= bits << np.uint64(shift)
-                if shift + field.width > 64:
-                    words[at, word + 1] |= bits >> np.uint64(64 - shift)
-                position += field.width
-        wrong |= ~np.isin(self.rows[:, COL.opcode], [int(v) for v in BODIES])
-        if wrong.any():
-            number = int(np.flatnonzero(wrong)[0])
+        number = _pack(self.rows, *_layout(), words)
+        if number >= 0:
             row = self.rows[number]
+            if int(row[COL.opcode]) not in list(Opcode):
+                names = ", ".join(f"{opcode.name}={int(opcode)}" for opcode in Opcode)
+                raise IsaError(f"instruction {number}: opcode {row[COL.opcode]} is not defined; use {names}")
             known = {f.name for f in fields_of(Opcode(int(row[COL.opcode])))}
             try:
                 encode(
@@ -148,8 +183,15 @@ class Builder:
         rows = np.zeros((len(self), len(COLUMNS)), dtype=np.int64)
         rows[:, COL.opcode] = self._opcodes
         lengths = np.fromiter(map(len, self._values), np.int64, len(self))
-        at = np.repeat(np.arange(len(self)) * len(COLUMNS), lengths)
-        count = len(at)
-        at += np.fromiter(map(_NUMBER.__getitem__, chain.from_iterable(self._values)), np.int64, count)
-        rows.reshape(-1)[at] = np.fromiter(chain.from_iterable(v.values() for v in self._values), np.int64, count)
+        total = int(lengths.sum())
+        known: dict[tuple[str, ...], bytes] = {}  # a lowering names the same fields again and again
+        parts = []
+        for values in self._values:
+            names = tuple(values)
+            if names not in known:
+                known[names] = np.array([_NUMBER[name] for name in names], np.int16).tobytes()
+            parts.append(known[names])
+        column = np.frombuffer(b"".join(parts), np.int16)
+        value = np.fromiter(chain.from_iterable(v.values() for v in self._values), np.int64, total)
+        rows[np.repeat(np.arange(len(self)), lengths), column] = value
         return Table(rows)

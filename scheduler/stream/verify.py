@@ -38,10 +38,10 @@ from hdl.isa import Instruction, LoadDest, Opcode
 from hdl.isa.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
 from hdl.isa.slots import slot_load
 from scheduler.stream.footprint import Footprint, Lists, footprint, space_cells
-from scheduler.stream.hazard_tracker import HazardTracker, self_conflict
+from scheduler.stream.hazards import HazardTracker, self_conflict
 from scheduler.stream.ordering import Ordering, row_completions
 from scheduler.stream.settle import overflows, posts_of, settle, waits_of
-from scheduler.stream.span_log import SpanLog
+from scheduler.stream.spans import SpanLog
 
 __all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
 

@@ -14,7 +14,7 @@ from hdl.config import MachineConfig
 from hdl.isa import Instruction, Limits, Opcode, check_instruction
 from hdl.isa.asm import to_binary
 from scheduler.stream.footprint import Lists, footprint
-from scheduler.stream.hazard_tracker import HazardTracker, self_conflict
+from scheduler.stream.hazards import HazardTracker, self_conflict
 from scheduler.stream.ordering import Ordering, row_completions
 from sim.golden.executor import ExecutionError, Executor
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -21,33 +22,38 @@ from typing import NamedTuple
 from scheduler.stream.compiled import compiled
 class Code(IntEnum):
     A = {code}
-class Pair(NamedTuple):
+class Inner(NamedTuple):
+    {inner}: int
+class {pair}(NamedTuple):
     {first}: int
     {second}: int
+    more: Inner
 FACTOR = {factor}
 @compiled
 def inner(value: int) -> int:
     return value * FACTOR + {added}
 @compiled
-def outer(pair: Pair) -> int:
+def outer(pair: {pair}) -> int:
     return inner(pair.x) + Code.A
 """
-SAME = {"code": 1, "first": "x", "second": "y", "factor": 2, "added": 3}
+SAME = {"code": 1, "first": "x", "second": "y", "factor": 2, "added": 3, "inner": "z", "pair": "Pair"}
 
 
-def name_of(changes: dict[str, object]) -> str:
+def name_of(changes: dict[str, object], module: str = "made") -> str:
     """Return the name under which a function is kept, given the source that it and another one are made from."""
-    space: dict[str, object] = {"__name__": "made"}
-    exec(compile(SOURCE.format(**(SAME | changes)), "made.py", "exec"), space)
-    outer = space["outer"]
+    made = ModuleType(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module, made)
+        exec(compile(SOURCE.format(**(SAME | changes)), "made.py", "exec"), vars(made))
+    outer = made.outer
     return getattr(outer, "py_func", outer).__qualname__  # type: ignore[no-any-return]
 
 
 def test_the_name_changes_with_everything_that_the_function_is_made_of() -> None:
-    names = [
-        name_of(changes)
-        for changes in ({}, {"factor": 5}, {"added": 4}, {"code": 2}, {"first": "y", "second": "x"})
+    changes: list[dict[str, object]] = [
+        {}, {"factor": 5}, {"added": 4}, {"code": 2}, {"first": "y", "second": "x"}, {"inner": "w"}, {"pair": "Other"},
     ]  # fmt: skip
+    names = [*map(name_of, changes), name_of({}, "moved")]
     assert len(set(names)) == len(names)
     assert name_of({}) == names[0] and names[0].startswith("outer-")
 

@@ -132,3 +132,18 @@ def test_addresses_of_every_expert() -> None:
         assert fits == (check_load_addresses(slot_load(load, expert), config, SMALL_MEMORY) is None)
         seen[fits] += 1
     assert min(seen.values()) > 50
+
+
+@pytest.mark.parametrize("name", ["nano", "small"])
+def test_stores_are_aligned_to_rows_or_beats(name: str) -> None:
+    """A row of int8 is as long as a beat in `nano`, and half of one in `small`."""
+    config = PRESETS[name]
+    stores = [
+        Instruction(Opcode.STORE, {"rows": 1, "offset": offset, "format": form, "addr_gap": gap})
+        for offset in range(32)
+        for form in range(4)
+        for gap in (0, 1)
+    ]
+    stores = [Instruction(i.opcode, {k: v for k, v in i.values.items() if v}) for i in stores]
+    seen = violations(stores, config, Limits.whole(config))
+    assert seen["STORE", "ADDRESS", "addr"] and seen["legal", "", ""] > 64

@@ -197,3 +197,19 @@ def test_races_by_the_thousand_are_not_all_listed() -> None:
     findings = prove(Table.of(assemble(loads + vectors + "end")), config, NO_MEMORY)
     assert 10_000 < len(findings) < 100_000
     assert {f.kind for f in findings} == {"race"}
+
+
+@pytest.mark.parametrize("again", [0, 1])
+def test_two_of_many_rows_for_one_cell(again: int) -> None:
+    """The first and the last of 40 listed tokens go to the same row, or to neighbours."""
+    memory, tokens = np.zeros(4096, np.uint8), 40
+    entries = np.zeros((tokens, 4), "<u2")
+    entries[:, 1] = 2 * np.arange(tokens)
+    entries[-1, 1] = 1 - again
+    memory[: entries.nbytes] = entries.reshape(-1).view(np.uint8)
+    text = (
+        f"load dest_kind=list dest_tiers=0 count={tokens} post=s1\nload dest_tiers=0 count=1 tag=1\n"
+        f"gemm tokens={tokens} k_slices=1 n_tiles=1 tag=1 dest_list=1 dest_kind=combine mode=requant16 wait=s1\nend"
+    )
+    wanted, got = both(assemble(text), TINY, (memory, memory))
+    assert wanted == got and len(got) == again

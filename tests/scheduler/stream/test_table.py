@@ -51,3 +51,20 @@ def test_a_value_that_does_not_fit_names_instruction_and_field(field, value):
 
 def test_presets_have_no_field_that_is_missing():
     assert PRESETS and set(COLUMNS) >= {f.name for o in BODIES for f in fields_of(o) if f.name != "reserved"}
+
+
+def test_values_of_enumerations_have_no_gaps():
+    """The largest one says which others there are."""
+    for opcode in BODIES:
+        for field in fields_of(opcode):
+            if field.enum is not None:
+                values = sorted(int(value) for value in field.enum)
+                assert values == list(range(int(field.name == "opcode"), max(values) + 1)), field.name
+
+
+@pytest.mark.parametrize("opcode", [0, 8, 63, -1])
+def test_an_opcode_that_does_not_exist_is_refused(opcode):
+    table = Table.of([Instruction(Opcode.NOP, {}), Instruction(Opcode.NOP, {})])
+    table.rows[1, COL.opcode] = opcode
+    with pytest.raises(IsaError, match=rf"instruction 1: opcode {opcode} is not defined"):
+        table.to_binary()

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the latest earlier instruction that a new one must not overtake and that nothing keeps ahead of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.isa import LoadDest, Mapping3D, Opcode
+from scheduler.stream.blocks import (
+    ACCESS,
+    ADD,
+    BEGIN,
+    INNER,
+    KIND,
+    OUTER,
+    READ,
+    SPACE,
+    STRIDE,
+    TIER,
+    WRITE,
+    Blocks,
+    end_of,
+)
+from scheduler.stream.clocks import (
+    COUNTS,
+    FILLED,
+    LAST_TILE,
+    OPCODE,
+    QUEUE_HIGH,
+    QUEUE_LOW,
+    SLOT,
+    TAG,
+    TIER0,
+    TIERS,
+    UNIT_HIGH,
+    UNIT_LOW,
+    UNITS,
+    VECTOR,
+    Clocks,
+    done_before,
+)
+from scheduler.stream.compiled import NONE, compiled, constant, wide
+from scheduler.stream.machine import SPACES, VCACHE, Machine
+from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
+from scheduler.stream.segments import Segments, Spans, latest_overlap, near_overlap
+from scheduler.stream.table import COL, Rows
+
+__all__ = [
+    "KEY_KIND", "KEY_TIER", "KEY_TURN", "WRITTEN", "Cells", "Fills", "Keys", "Loads",
+    "Numbering", "conflict_in_memory", "conflict_of", "new_cells", "note_cells", "ordered", "tag_loads", "tag_orders",
+]  # fmt: skip
+
+WRITTEN = constant(0)
+"""Layer of `Marks` for writes: 16 times the instruction's number plus one, plus its tier plus one.
+
+The other layers are for reads and additions: one more than the instruction's number; it counts if the last write is
+older. These are kept apart by *key*: kind, units that complete the instruction, and tier. What has the same key is
+completed in order, so that the latest stands for all. The layer of a key is its number plus one."""
+
+Keys = npt.NDArray[np.int32]
+"""Shape [keys, 24]."""
+
+KEY_KIND, KEY_TIER, KEY_LATEST = range(3)
+KEY_TURN, KEY_BEGIN, KEY_END = range(3, 24, len(SPACES))
+"""Columns of `Keys`: kind and tier, one more than the number of the latest instruction; and for each space a number
+that is higher for keys that were met there later (0: not met), the lowest cell, and the end of the highest."""
+
+Numbering = npt.NDArray[np.int32]
+"""Number of each possible key, or -1 until it is met."""
+
+Fills = npt.NDArray[np.int32]
+"""What the last write of a tile was before each fill. A tile's place there is its cell plus what `Steps` has for the
+load from column `FILLED` on, by tier. The last one: places that are taken."""
+
+Loads = npt.NDArray[np.int32]
+"""Numbers of loads."""
+
+ALL_KEYS = 2 * UNITS * UNITS * (TIERS + 1)
+
+
+class Cells(NamedTuple):
+    """For each cell, the last accesses that a later instruction can conflict with.
+
+    Attributes
+    ----------
+    marks
+        Who touched them.
+    keys, numbering, fills
+        See above.
+    """
+
+    marks: Marks
+    keys: Keys
+    numbering: Numbering
+    fills: Fills
+
+
+def new_cells(rows: Rows, machine: Machine) -> Cells:
+    """Return cells that nothing has touched, for instructions that are all like one of the rows."""
+    gemms = rows[rows[:, COL.opcode] == Opcode.GEMM]
+    gangs = (gemms[:, COL.tier_base] * 16 + gemms[:, COL.tier_count]) * 2 + (gemms[:, COL.mapping] == Mapping3D.K)
+    keys = 5 + 2 * int(sum(gang >> 1 & 15 for gang in np.flatnonzero(np.bincount(gangs))))
+    loads = rows[(rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.dest_kind] == LoadDest.VCACHE)]
+    tiers = sum(loads[:, COL.dest_tiers] >> tier & 1 for tier in range(machine.tiers))
+    fills = np.empty(int((loads[:, COL.count] * tiers).sum()) + 1, np.int32)
+    fills[-1] = 0
+    return Cells(
+        new_marks(1 + keys, machine.cells), np.zeros((keys, 24), np.int32),
+        np.full(ALL_KEYS, -1, np.int32), fills,
+    )  # fmt: skip
+
+
+@compiled
+def key_of(clocks: Clocks, cells: Cells, n: int, kind: int, tier: int) -> int:
+    """Return the number of the key of an access by instruction `n`."""
+    steps, now, keys, numbering = clocks.steps, clocks.now, cells.keys, cells.numbering
+    low, high = steps[n, UNIT_LOW], steps[n, UNIT_HIGH]
+    if steps[n, OPCODE] == Opcode.LOAD:
+        high = steps[n, QUEUE_HIGH]
+    place = (((kind == ADD) * UNITS + low) * UNITS + high) * (TIERS + 1) + tier + 1
+    key = numbering[place]
+    if key < 0:
+        key = now[COUNTS, 2]
+        now[COUNTS, 2] += 1
+        numbering[place] = key
+        keys[key, KEY_KIND], keys[key, KEY_TIER] = kind, tier
+    return int(key)
+
+
+@compiled
+def ordered(clocks: Clocks, n: int, number: int, tier: int, kind: int, new_tier: int, new_kind: int) -> bool:
+    """Return whether an access by instruction `number` surely precedes one by `n`, the instruction that was begun."""
+    steps = clocks.steps
+    if done_before(clocks, n, number, tier):
+        return True
+    first, second = steps[number, OPCODE], steps[n, OPCODE]
+    low, high = steps[n, QUEUE_LOW], steps[n, QUEUE_HIGH]
+    if first != second:  # the vector unit's instructions do their work in order
+        return bool(low == VECTOR and steps[number, QUEUE_LOW] == VECTOR)
+    if second == Opcode.GEMM:
+        if kind == READ and new_kind == WRITE:
+            # The tier that read has issued its last wave before the new operation's first, in each of its queues.
+            return bool(low <= TIER0 + tier <= high)
+        return bool(tier == new_tier and kind != READ and new_kind != READ)  # rows of one tier arrive in order
+    # Loads of one engine and stores do their work in order.
+    return bool(low <= steps[number, QUEUE_HIGH] and steps[number, QUEUE_LOW] <= high)
+
+
+@compiled
+def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first: int, end: int) -> bool:
+    """Return whether the fill tag alone makes GEMM `n` wait for `load` in all of its tiles `first` up to `end`.
+
+    It does, unless an older fill of the tile had the same tag and may still be there. A slot's fill between them does
+    not disprove that, as it may have been skipped. (A GEMM whose slot's load is skipped does not read.)
+    """
+    steps, fills = clocks.steps, cells.fills
+    tag, settled = steps[n, TAG], -1
+    for cell in range(first, end):
+        latest = fills[steps[load, FILLED + tier] + cell]
+        if latest == settled:
+            continue
+        older = latest
+        while older > 0:
+            number = (older >> 4) - 1
+            if steps[number, TAG] == tag:
+                return False
+            if not steps[number, SLOT] and done_before(clocks, n, number, NONE):
+                break
+            older = fills[steps[number, FILLED + tier] + cell]
+        if older == latest:
+            settled = latest
+    return True
+
+
+@compiled
+def _latest_since(cells: Cells, key: int, blocks: Blocks, b: int, more: int) -> int:
+    """Return one more than the number of a key's latest access to a block since the last write, or `more` if higher."""
+    marks = cells.marks
+    for run in range(blocks[b, OUTER]):
+        cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
+        end = cell + blocks[b, INNER]
+        while cell < end:
+            number, high = run_of(marks, key + 1, cell, end)
+            while number > more and cell < high:
+                writer, cell = run_of(marks, WRITTEN, cell, high)
+                if number > writer >> 4:
+                    more = number
+            cell = high
+    return more
+
+
+@compiled
+def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, high: int) -> int:
+    """Return the latest instruction that conflicts with `n`, the one that was begun, on chip and is not ordered, or -1.
+
+    Parameters
+    ----------
+    blocks, low, high
+        What instruction `n` touches: the blocks from `low` up to `high`.
+    """
+    keys, worst = cells.keys, -1
+    for b in range(low, high):
+        kind, tier, space = blocks[b, KIND], blocks[b, TIER], blocks[b, SPACE]
+        by_tag, previous = space == VCACHE and kind == READ, 0
+        for run in range(blocks[b, OUTER]):
+            cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
+            end = cell + blocks[b, INNER]
+            while cell < end:
+                first = cell
+                writer, cell = run_of(cells.marks, WRITTEN, first, end)
+                number = (writer >> 4) - 1
+                if number <= worst or (writer == previous and not by_tag):
+                    continue
+                previous = writer
+                if by_tag:
+                    fine = done_before(clocks, n, number, NONE) or tag_orders(
+                        clocks, cells, n, number, tier, first, cell
+                    )
+                else:
+                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
+                if not fine:
+                    worst = number
+        for key in range(clocks.now[COUNTS, 2]):
+            latest, other, own = keys[key, KEY_LATEST] - 1, wide(keys[key, KEY_KIND]), wide(keys[key, KEY_TIER])
+            if other == kind or latest <= worst or keys[key, KEY_END + space] <= blocks[b, BEGIN]:
+                continue
+            if end_of(blocks, b) <= keys[key, KEY_BEGIN + space]:
+                continue
+            if ordered(clocks, n, latest, own, other, tier, kind):
+                continue
+            latest = _latest_since(cells, key, blocks, b, worst + 1) - 1
+            if latest > worst and not ordered(clocks, n, latest, own, other, tier, kind):
+                worst = latest
+    return int(worst)
+
+
+@compiled
+def conflict_in_memory(clocks: Clocks, n: int, found: Spans, low: int, high: int, segments: Segments, tree: int) -> int:
+    """Return the latest instruction that conflicts with `n`, the one that was begun, in memory, not ordered, or -1.
+
+    One engine reads a group and one unit stores, each in order: the latest instruction stands for all before it.
+    Stores need no order among themselves.
+    """
+    number = near_overlap(found, low, high, segments, tree) - 1
+    if number < 0 or done_before(clocks, n, number, NONE):
+        return -1
+    number = latest_overlap(found, low, high, segments, tree) - 1
+    return -1 if number < 0 or done_before(clocks, n, number, NONE) else number
+
+
+@compiled
+def tag_loads(
+    clocks: Clocks, cells: Cells, machine: Machine, blocks: Blocks, low: int, high: int, loads: Loads, at: int
+) -> int:
+    """Add the loads whose last tile a GEMM reads behind the first `at`; return how many there are then.
+
+    They are complete before it is. Loads for a slot do not count: they and their GEMMs may be skipped.
+    """
+    steps = clocks.steps
+    for b in range(low, high):
+        if blocks[b, SPACE] != VCACHE or blocks[b, KIND] != READ:
+            continue
+        cell, end = blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER]
+        tiles = machine.vcache + blocks[b, TIER] * machine.vcache_tiles
+        while cell < end:
+            first = cell
+            writer, cell = run_of(cells.marks, WRITTEN, first, end)
+            load = (writer >> 4) - 1
+            if load >= 0 and not steps[load, SLOT] and first <= tiles + steps[load, LAST_TILE] < cell:
+                loads[at] = load
+                at += 1
+    return at
+
+
+@compiled
+def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: Blocks, low: int, high: int) -> None:
+    """Note what instruction `n` touches, which has entered."""
+    steps, keys, fills, key = clocks.steps, cells.keys, cells.fills, -1
+    for b in range(low, high):
+        kind, space, inner = blocks[b, KIND], blocks[b, SPACE], blocks[b, INNER]
+        begin, stride = blocks[b, BEGIN], blocks[b, STRIDE]
+        layer, number = WRITTEN, (n + 1) * 16 + blocks[b, TIER] + 1
+        if kind == WRITE and space == VCACHE:
+            room = fills[-1]
+            steps[n, FILLED + (begin - machine.vcache) // machine.vcache_tiles] = room - begin
+            for cell in range(begin, begin + inner):
+                fills[room - begin + cell] = marked(cells.marks, WRITTEN, cell)
+            fills[-1] = room + inner
+        elif kind != WRITE:
+            if b == low or blocks[b, ACCESS] != blocks[b - 1, ACCESS]:
+                key = key_of(clocks, cells, n, kind, blocks[b, TIER])
+                keys[key, KEY_LATEST] = n + 1
+                if not keys[key, KEY_TURN + space]:
+                    clocks.now[COUNTS, 3] += 1
+                    keys[key, KEY_TURN + space], keys[key, KEY_BEGIN + space] = clocks.now[COUNTS, 3], begin
+            keys[key, KEY_BEGIN + space] = min(keys[key, KEY_BEGIN + space], begin)
+            keys[key, KEY_END + space] = max(keys[key, KEY_END + space], end_of(blocks, b))
+            layer, number = key + 1, n + 1
+        for run in range(blocks[b, OUTER]):
+            mark(cells.marks, layer, begin + run * stride, begin + run * stride + inner, number)
