@@ -98,12 +98,17 @@ Chain = npt.NDArray[np.int32]
 """Shape [UNITS, instructions]: the instructions that each unit completes, in order."""
 
 State = npt.NDArray[np.int64]
-"""Shape [6 + UNITS]."""
+"""Shape [CARRIER + UNITS]."""
 
 USED, POOLED, WRONG = range(3)
-WANTED, CARRIER = 5, 6
+WANTED, RELAYING, RELAYED, CARRIER = 5, 6, 7, 8
 """Places in `State`: semaphores in use, those of the pool, what is wrong (one of the codes below, and two numbers), the
-queue in which a carrier is wanted, and for each queue the row of its carrier, or -1."""
+queue in which a carrier is wanted, whether that is a relay, the last relay of the next plain instruction (none: -1),
+and for each queue the row of its carrier, or -1."""
+
+RELAY = STORE
+"""The queue that waits for another which takes no carriers, a tier's or a PAIR load's, with more to wait for than
+places."""
 
 TOO_MANY_WAITS, TOO_MANY_POSTS, NO_CARRIER, NO_SEMAPHORE, FULL = map(constant, range(1, 6))
 """What can be wrong: an instruction has to wait, or post, too often (plain instruction); there is no carrier (plain
@@ -144,7 +149,7 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
         Rows of the queues' carriers.
     """
     state = np.zeros(CARRIER + UNITS, np.int64)
-    state[CARRIER:] = -1
+    state[RELAYED:] = -1
     for queue, row in carriers.items():
         state[CARRIER + queue] = row
     return Posted(
@@ -324,8 +329,10 @@ def _poster(clocks: Clocks, posted: Posted, earlier: int, r: int) -> int:
 
 
 @compiled
-def _order_after(clocks: Clocks, posted: Posted, r: int, earlier: int) -> int:
-    """Let the instruction that was begun, in row `r`, wait for `earlier`.
+def _order_after(clocks: Clocks, posted: Posted, r: int, earlier: int, who: int) -> int:
+    """Let the instruction that was begun, whose waits are row `who` of `Pending`, wait for `earlier`.
+
+    Row `r` has the plain instruction that it is, or that it is put in for.
 
     Returns
     -------
@@ -335,8 +342,8 @@ def _order_after(clocks: Clocks, posted: Posted, r: int, earlier: int) -> int:
     n, steps, notes, pending = clocks.now[COUNTS, 0], clocks.steps, posted.notes, posted.pending
     low, high = wide(steps[n, QUEUE_LOW]), steps[n, QUEUE_HIGH]
     consumer = PAIR if steps[n, OPCODE] == Opcode.LOAD and low < high else low
-    if pending[0, 0] == PLACES:
-        if consumer >= TIER0:  # a carrier cannot wait for it
+    if pending[who, 0] == PLACES:
+        if consumer >= TIER0 or who == OTHER:  # a carrier cannot wait for it
             return _fail(posted, TOO_MANY_WAITS, r, NONE)
         for column in range(pending.shape[1]):
             pending[1, column] = pending[0, column]
@@ -361,14 +368,70 @@ def _order_after(clocks: Clocks, posted: Posted, r: int, earlier: int) -> int:
     notes[number, POSTING] += 1
     posted.semaphores[semaphore, POSTER] = number
     place = 0
-    while place < pending[0, 0] and pending[0, 1 + 2 * place] != semaphore:
+    while place < pending[who, 0] and pending[who, 1 + 2 * place] != semaphore:
         place += 1
-    if place == pending[0, 0]:
-        pending[0, 0] += 1
-        pending[0, 1 + 2 * place], pending[0, 2 + 2 * place] = semaphore, 0
+    if place == pending[who, 0]:
+        pending[who, 0] += 1
+        pending[who, 1 + 2 * place], pending[who, 2 + 2 * place] = semaphore, 0
     # The same semaphore again: its unit now posts for a later instruction as well.
-    pending[0, 2 + 2 * place] += completions_of(clocks, number)
+    pending[who, 2 + 2 * place] += completions_of(clocks, number)
     return 0
+
+
+@compiled
+def _wait_for_all(clocks: Clocks, n: int, number: int) -> None:
+    """Take it that the instruction that was begun waits for another."""
+    first = wide(clocks.steps[number, FIRST])
+    for completion in range(first, first + completions_of(clocks, number)):
+        wait_for(clocks, n, completion)
+
+
+@compiled
+def _relay(
+    clocks: Clocks, cells: Cells, segments: Segments, posted: Posted, rows: Rows, r: int, touched: Touched, place: int
+) -> int:
+    """Let another queue wait for what the instruction that was begun, in row `r`, has no places for.
+
+    Returns
+    -------
+    int
+        What it has to wait for with the place that is left; or -1: as `_order_after`.
+    """
+    state, blocks, reach = posted.state, touched.blocks, touched.spans
+    low, high = touched.blocks_at[place], touched.blocks_at[place + 1]
+    first, end = touched.spans_at[place], touched.spans_at[place + 1]
+    tree = STORES if rows[r, COL.opcode] == Opcode.LOAD else LOADS
+    n, one, two = clocks.now[COUNTS, 0], -1, -1
+    if state[RELAYED] >= 0:
+        _wait_for_all(clocks, n, state[RELAYED])
+    for many in range(PLACES + 1):
+        worst = conflict_of(clocks, cells, n, blocks, low, high)
+        if first < end:
+            worst = max(worst, conflict_in_memory(clocks, n, reach, first, end, segments, tree))
+        if worst < 0:
+            break
+        if many == 0:
+            one = worst
+        elif many == 1:
+            two = worst
+        _wait_for_all(clocks, n, worst)
+    _begin(clocks, posted, rows, r, PLAIN)
+    if state[RELAYED] >= 0 and one < 0:
+        return int(state[RELAYED])
+    if state[RELAYED] < 0 and two < 0:
+        return int(one)
+    own = state[CARRIER + RELAY]
+    if own < 0:
+        return _fail(posted, NO_CARRIER, r, RELAY)
+    _begin(clocks, posted, rows, own, OTHER)
+    if _order_after(clocks, posted, r, one, OTHER) < 0:
+        return -1
+    if two >= 0:
+        _begin(clocks, posted, rows, own, OTHER)
+        if _order_after(clocks, posted, r, two, OTHER) < 0:
+            return -1 if state[WANTED] < 0 else _fail(posted, TOO_MANY_WAITS, r, NONE)
+    state[RELAYING] = 1
+    return _ask_for_carrier(posted, RELAY, r)
 
 
 @compiled
@@ -380,13 +443,19 @@ def _order(
     low, high = touched.blocks_at[place], touched.blocks_at[place + 1]
     first, end = touched.spans_at[place], touched.spans_at[place + 1]
     tree = STORES if rows[r, COL.opcode] == Opcode.LOAD else LOADS
+    queue_low, queue_high = clocks.steps[n, QUEUE_LOW], clocks.steps[n, QUEUE_HIGH]
+    full = queue_low >= TIER0 or queue_low < queue_high  # its queue takes no carriers
     while True:
         worst = conflict_of(clocks, cells, n, blocks, low, high)
         if first < end:
             worst = max(worst, conflict_in_memory(clocks, n, reach, first, end, segments, tree))
         if worst < 0:
             return 0
-        if _order_after(clocks, posted, r, worst) < 0:
+        if full and posted.pending[0, 0] == PLACES - 1:
+            worst = _relay(clocks, cells, segments, posted, rows, r, touched, place)
+            if worst < 0:
+                return -1
+        if _order_after(clocks, posted, r, worst, PLAIN) < 0:
             return -1
         _begin(clocks, posted, rows, r, PLAIN)
 
@@ -416,13 +485,16 @@ def run(
         if n + 2 >= len(posted.notes) or posted.tagged_at[n] + machine.activation > len(posted.tagged):
             return _fail(posted, FULL, NONE, NONE)
         place = r - touched.part[0]
-        state[WANTED] = -1
+        state[WANTED], state[RELAYING] = -1, 0
         if _order(clocks, cells, segments, posted, rows, r, touched, place) == 0:
             _append(clocks, cells, segments, posted, r, r, PLAIN, machine, touched, place)
+            state[RELAYED] = -1
             r += 1
             continue
         if state[WANTED] < 0:
             return -1
+        if state[RELAYING]:
+            state[RELAYED] = n
         own = state[CARRIER + state[WANTED]]
         _begin(clocks, posted, rows, own, OTHER)
         _append(clocks, cells, segments, posted, own, r, OTHER, machine, carriers, own - carriers.part[0])
