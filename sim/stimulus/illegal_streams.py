@@ -150,7 +150,9 @@ class _Array(StreamBase):
             yield self.change(Opcode.GEMM, base, reach, param_base=c.parameter_words)
         yield self.change(Opcode.GEMM, base, reach, dest_base=c.combine_rows - 1)
         to_buffer = {**base, "dest_kind": int(Dest.ACTIVATION), "dest_base": 4}
-        yield self.change(Opcode.GEMM, to_buffer, reach, dest_base=c.activation_words - 1)
+        yield self.change(
+            Opcode.GEMM, to_buffer, reach, dest_kind=to_buffer["dest_kind"], dest_base=c.activation_words - 1
+        )
 
     def when_it_runs(self) -> Iterator[IllegalStream]:
         """Yield mistakes that show only when the instruction runs."""
