@@ -35,6 +35,7 @@ from scheduler.stream.clocks import (
     begin,
     complete_after,
     completions_of,
+    done_before,
     enter,
     wait_for,
 )
@@ -290,8 +291,9 @@ def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> int:
         fits = True
         for wait in range(notes[number, WAITING]):
             fits &= notes[number, WAITS + 2 * wait] != semaphore
-        for wait in range(pending[0, 0]):
-            fits &= pending[0, 1 + 2 * wait] != semaphore
+        for whose in range(len(pending)):
+            for wait in range(pending[whose, 0]):
+                fits &= pending[whose, 1 + 2 * wait] != semaphore
         for queue in range(UNITS):
             waiter = semaphores[semaphore, queue]
             fits &= waiter <= steps[number, GRANTED + queue] and waiter <= steps[n, ASKED + queue]
@@ -423,12 +425,13 @@ def _relay(
     own = state[CARRIER + RELAY]
     if own < 0:
         return _fail(posted, NO_CARRIER, r, RELAY)
+    # What the relay's queue has waited for already is not waited for again: a post for it would be another's.
     _begin(clocks, posted, rows, own, OTHER)
-    if _order_after(clocks, posted, r, one, OTHER) < 0:
+    if not done_before(clocks, n, one, -1) and _order_after(clocks, posted, r, one, OTHER) < 0:
         return -1
     if two >= 0:
         _begin(clocks, posted, rows, own, OTHER)
-        if _order_after(clocks, posted, r, two, OTHER) < 0:
+        if not done_before(clocks, n, two, -1) and _order_after(clocks, posted, r, two, OTHER) < 0:
             return -1 if state[WANTED] < 0 else _fail(posted, TOO_MANY_WAITS, r, NONE)
     state[RELAYING] = 1
     return _ask_for_carrier(posted, RELAY, r)
