@@ -36,6 +36,7 @@ from scheduler.stream.clocks import (
     begin,
     complete_after,
     completions_of,
+    done_before,
     enter,
     wait_for,
 )
@@ -447,6 +448,8 @@ def _relay(
         if number >= 0:
             if clocks.now[COUNTS, 0] + 4 >= len(notes):
                 return _fail(state, FULL, 0, 0)
+            if done_before(clocks, clocks.now[COUNTS, 0], number, -1):
+                continue  # the relay's queue has waited for it; a post for it once more would be another's
             if _order_after(clocks, cells, segments, posted, lists, rows, row, number, r, machine) < 0:
                 return -1
     relay = _append_carrier(clocks, cells, segments, posted, lists, rows, RELAY, r, machine)
