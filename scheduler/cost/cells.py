@@ -360,7 +360,7 @@ class WordCells(NamedTuple):
 
 
 class PostCells(NamedTuple):
-    """Cells of a source of posts: place of the oldest, how many are due, pairs of cycle and instruction from `first` on."""
+    """Cells of a source of posts: place of the oldest, how many are due, then pairs of cycle and instruction."""
 
     head: int
     due: int

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rough forecast of when tiers and vector unit come to what is emitted; it costs microseconds an instruction.
 
-The same functions as the cycle model's say how long an instruction takes. What is left out is what only the whole stream
-shows: loads, the dispatcher, who shares the banks.
+The same functions as the cycle model's say how long an instruction takes. What is left out is what only the whole
+stream shows: loads, the dispatcher, who shares the banks.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from typing import Any
 
 from hdl.config import MachineConfig, load_config
 from hdl.errors import A3dError
-from hdl.isa import Instruction
 from hdl.isa.asm import from_binary
-from scheduler.cost.cycle_model import simulate
+from scheduler.cost.model import simulate
 from scheduler.schedule.files import load_schedule
+from scheduler.stream.table import Table
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         stream = from_binary(read_limited(args.path, f"{args.path}: cannot read"))
         if not stream:
             raise A3dError(f"{args.path}: no instructions; name a binary stream or a schedule's directory")
-        result = {"config": config.to_dict(), "instructions": len(stream), **_time(config, tuple(stream))}
+        result = {"config": config.to_dict(), "instructions": len(stream), **_time(config, Table.of(stream))}
         print(f"{result['cycles']:,} cycles on {config.name}, {len(stream):,} instructions")
         rows = [[name, busy, f"{100 * busy / result['cycles']:.1f} %"] for name, busy in result["busy"].items()]
         print_table(rows, UNIT_COLUMNS, title="busy cycles")
@@ -59,13 +59,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _time(config: MachineConfig, instructions: tuple[Instruction, ...]) -> dict[str, Any]:
-    """Return a stream's cycles and the busy cycles of each unit."""
-    model = simulate(config, instructions)
-    busy: dict[str, int] = {}
-    for part in model.slices:
-        busy[part.queue] = busy.get(part.queue, 0) + part.end - part.start
-    return {"cycles": model.cycles, "busy": dict(sorted(busy.items()))}
+def _time(config: MachineConfig, table: Table) -> dict[str, Any]:
+    """Return a stream's cycles, the busy cycles of each unit, and why each stood still."""
+    forecast = simulate(config, table)
+    return {"cycles": forecast.cycles, "busy": forecast.busy(), "stalls": forecast.stalls()}
 
 
 def _schedule(folder: Path) -> dict[str, Any]:
@@ -75,7 +72,7 @@ def _schedule(folder: Path) -> dict[str, Any]:
     def each() -> Iterator[None]:
         for number in range(len(saved)):
             step = saved.step(number)
-            entries.append({**step.about, **_time(saved.config, step.instructions)})
+            entries.append({**step.about, **_time(saved.config, step.table)})
             yield
 
     for _ in progress(each(), "timing steps", len(saved)):

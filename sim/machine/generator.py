@@ -12,7 +12,7 @@ import numpy as np
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
 from scheduler.cost.count import compulsory_bytes, step_macs
-from scheduler.cost.cycle_model import simulate
+from scheduler.cost.model import simulate
 from scheduler.memory.contents import Weights
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.models.constants import constants_of
@@ -298,7 +298,7 @@ class Generator:
         for part in program.parts if self.routing == "slots" else ():
             own = slice(part.first, part.first + part.tokens)
             counts += [sorted(np.bincount(r.experts[own].ravel()))[::-1] for r in routing if r.experts.size]
-        return simulate(self.config, program.instructions, slot_counts=counts).cycles
+        return simulate(self.config, program.table, slot_counts=counts).cycles
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:
         """Lower as much of the prompts, in order, as one step takes."""

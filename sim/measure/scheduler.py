@@ -15,7 +15,7 @@ import numpy as np
 from hdl.config import MachineConfig
 from hdl.isa.legality import Limits
 from hdl.scratch import whole_file
-from scheduler.cost.cycle_model import simulate
+from scheduler.cost.model import simulate
 from scheduler.models.description import Experts, Model
 from scheduler.models.shapes import load_shape
 from scheduler.ops.batch import Chunk
@@ -134,7 +134,7 @@ class SchedulerBench:
         program, memory = planned.program, scheduler.memory
         check(program.table, self.config, memory.images, Limits(memory.sizes, program.window))
         lowered = time.perf_counter()
-        cycles = simulate(self.config, program.instructions).cycles
+        cycles = simulate(self.config, program.table).cycles
         return planned, cycles, lowered - started, time.perf_counter() - lowered
 
     def _point(self, name: str, phase: Phase, planned: Planned, cycles: int) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from hdl.config import MachineConfig
 from hdl.isa import LoadDest, Opcode, StoreFormat, VectorOp
-from scheduler.cost.cycle_model import ROW
+from scheduler.cost.clock import Clock
 from scheduler.plan.places import SPARE_ROWS, SPARE_SCALARS
-from scheduler.stream.emit.forecast import VectorForecast
 from scheduler.stream.table import Builder
 
-__all__ = ["Clock", "Emitter", "Label", "carriers"]
+__all__ = ["Emitter", "Label", "carriers"]
 
 
 @dataclass(frozen=True)
@@ -33,50 +32,6 @@ class Label:
     def __str__(self) -> str:
         """Return one text, as timelines show it."""
         return f"L{self.layer} {self.operation}" if self.layer >= 0 else self.operation
-
-
-class Clock:
-    """A rough forecast of when the vector unit and the tiers come to what is emitted; it guides the order of emission.
-
-    Attributes
-    ----------
-    tiers : list of int
-        Cycle in which each tier can begin something new.
-    """
-
-    def __init__(self, config: MachineConfig) -> None:
-        self.tiers = [0] * config.tiers
-        self._vector = VectorForecast()
-        self._pass = config.rows + ROW
-
-    @property
-    def vector(self) -> int:
-        """Cycle in which the vector unit can begin something new."""
-        return self._vector.free
-
-    @property
-    def done(self) -> int:
-        """Cycle in which what the vector unit was given is complete."""
-        return self._vector.done
-
-    def wait(self, cycle: int) -> None:
-        """Let the vector unit wait until a cycle."""
-        self._vector.free = max(self._vector.free, cycle)
-
-    def add_vector(self, opcode: Opcode, fields: dict[str, int]) -> None:
-        """Let the vector unit work on a VECTOR or ROUTE."""
-        self._vector.add(opcode, fields)
-
-    def add_gemm(self, fields: dict[str, int]) -> int:
-        """Let the gang's tiers work on an instruction, not before the vector unit; return when its rows are there."""
-        first = fields["tier_base"]
-        tiers = self.tiers
-        gang = range(first, first + fields["tier_count"])
-        start = max(self.done, *(tiers[tier] for tier in gang))
-        end = start + fields["tokens"] * fields["k_slices"] * fields["n_tiles"]
-        for tier in gang:
-            tiers[tier] = end
-        return end + self._pass
 
 
 def carriers(config: MachineConfig) -> dict[str, dict[str, int]]:
@@ -143,9 +98,9 @@ class Emitter:
     def vector(self, operation: str, **fields: int) -> None:
         """Emit a VECTOR."""
         self._emit(Opcode.VECTOR, operation, fields)
-        self.clock.add_vector(Opcode.VECTOR, fields)
+        self.clock.add_vector(fields)
 
     def route(self, operation: str, **fields: int) -> None:
         """Emit a ROUTE."""
         self._emit(Opcode.ROUTE, operation, fields)
-        self.clock.add_vector(Opcode.ROUTE, fields)
+        self.clock.add_route(fields)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hdl.config import MachineConfig
 from hdl.isa import Dest, Opcode, StoreFormat, VectorBits, VectorDest, VectorOp, most_of
-from scheduler.cost.cycle_model import STORE_SETUP
+from scheduler.cost.blocks import blocks_of
+from scheduler.cost.work import store_cycles
 from scheduler.models.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
 from scheduler.ops.batch import Piece
 from scheduler.plan.tiling import HeadTiling
@@ -120,12 +122,14 @@ def project_block(
         yield emit.clock.vector
 
 
-def append_cycles(heads: HeadTiling, pieces: Sequence[Piece]) -> int:
+def append_cycles(config: MachineConfig, heads: HeadTiling, pieces: Sequence[Piece]) -> int:
     """Return about how many cycles the stores take that append some pieces' keys and values to the cache."""
-    parts = heads.key_rows + heads.value_rows
-    stores = sum(heads.kv_heads * (2 if piece.count == 1 else parts) for piece in pieces)
-    rows = sum(heads.kv_heads * parts * piece.count for piece in pieces)
-    return stores * STORE_SETUP + rows
+    blocks, total = blocks_of(config), 0
+    for piece in pieces:
+        for rows in (heads.key_rows, heads.value_rows):
+            count, each = (1, rows) if piece.count == 1 else (rows, piece.count)
+            total += heads.kv_heads * count * store_cycles(blocks, 0, StoreFormat.INT8, each, True, 0, False)
+    return total
 
 
 class Appends:

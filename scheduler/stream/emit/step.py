@@ -57,7 +57,7 @@ def emit_step(
     dense = Dense(work)
     blocks = blocks_of(chunks, places.block)
     layers = work.tiling.model.layers
-    before_keys = append_cycles(work.heads(0), blocks[0])
+    before_keys = append_cycles(work.config, work.heads(0), blocks[0])
     queues: SlotQueues | GangQueues | ExpertQueues
     if routing is None:
         queues = SlotQueues(work)
