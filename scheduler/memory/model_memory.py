@@ -82,7 +82,7 @@ class ModelMemory:
         self.config = self.tiling.config
         self.slots = slots
         self.context = context
-        self.block = most_block(self.config)
+        self.block = most_block(residence)
         self._unit = memory_unit(self.config)
         self._builder = ImageBuilder(self.config)
         self._weights = weights

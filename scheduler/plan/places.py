@@ -265,7 +265,7 @@ def plan_places(residence: Residence, size: StepSize) -> Places:
 def _choices(residence: Residence, size: StepSize, sizes: _Sizes) -> list[_Choice]:
     """Return what may be tried, the best first."""
     config = residence.tiling.config
-    most = min(size.tokens, MOST_RESIDENT_BLOCK if residence.resident else most_block(config))
+    most = min(size.tokens, most_block(residence))
     blocks = sorted({most, *(b for b in (256, 128, 64, 32, 16, 8, 4, 2, 1) if b <= most)}, reverse=True)
     if size.tokens > 64 and residence.resident:
         # with several blocks, one's vectors overlap the other's GEMMs
@@ -286,9 +286,11 @@ def _choices(residence: Residence, size: StepSize, sizes: _Sizes) -> list[_Choic
     ]
 
 
-def most_block(config: MachineConfig) -> int:
-    """Return the most tokens of a block on a machine."""
-    return min(MOST_BLOCK, config.accumulator_depth, config.list_depth // 2)
+def most_block(residence: Residence) -> int:
+    """Return the most tokens of a block."""
+    config = residence.tiling.config
+    most = MOST_RESIDENT_BLOCK if residence.resident else MOST_BLOCK
+    return min(most, config.accumulator_depth, config.list_depth // 2)
 
 
 def most_vectors(config: MachineConfig) -> int:
@@ -387,6 +389,8 @@ def _fit(residence: Residence, size: StepSize, sizes: _Sizes, choice: _Choice) -
     words = _word_pools(tiling, size, sizes, choice, chunk)
     if _end(words) > config.activation_words or choice.block > config.list_depth // 2:
         return None
+    if size.slots and size.tokens * sizes.chosen > config.list_depth - choice.block:
+        return None  # any tier may get the lists of all experts
     slots = _unit_slots(residence, size, sizes)
     if slots is None:
         return None
@@ -470,6 +474,7 @@ def _why(residence: Residence, size: StepSize, sizes: _Sizes) -> str:
         (_end(words), "activation_words", "run fewer tokens in a step"),
         (_end(scalars) + SPARE_SCALARS, "scalar_depth", "run fewer tokens in a step"),
         (tiles, "vcache_tiles", "use shorter sequences or a smaller model"),
+        (1 + size.tokens * sizes.chosen if size.slots else 0, "list_depth", "run fewer tokens in a step"),
     ):
         if need > getattr(config, name):
             return (

@@ -20,10 +20,11 @@ from scheduler.plan.places import Places, StepSize, plan_places
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.emit.emitter import Label, carriers
+from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.head import logit_parts
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.synchronise import synchronise
-from scheduler.stream.table import Table
+from scheduler.stream.table import Rows, Table
 
 __all__ = [
     "LogitBlock", "Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "gather_logits",
@@ -216,8 +217,23 @@ def _cut(chunks: Sequence[Chunk], most: int) -> list[tuple[tuple[Chunk, ...], tu
     return [(tuple(own), tuple(outputs)) for own, outputs in parts]
 
 
-def parts_of(residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool) -> tuple[Part, ...]:
+def parts_of(
+    residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool, largest: int | None = None
+) -> tuple[Part, ...]:
     """Return a step's tokens in parts that fit the chip: one, or as many as take the fewest cycles.
+
+    Parameters
+    ----------
+    residence : Residence
+        The model on the machine.
+    chunks : sequence of Chunk
+        New tokens of each sequence.
+    key_block : int
+        Keys that are scored at once.
+    slots : bool
+        The machine finds the routing.
+    largest : int, optional
+        Most tokens of a part.
 
     Raises
     ------
@@ -227,7 +243,7 @@ def parts_of(residence: Residence, chunks: Sequence[Chunk], key_block: int, slot
     total = sum(len(chunk.tokens) for chunk in chunks)
     reason: LoweringError | None = None
     best: tuple[int, tuple[Part, ...]] | None = None
-    for count in range(1, total + 1):
+    for count in range(1 if largest is None else -(-total // largest), total + 1):
         most = -(-total // count)
         if count > 1 and most == -(-total // (count - 1)):
             continue
@@ -308,15 +324,16 @@ def lower_step(
             "smaller block, or quantise with a larger one"
         )
     parts = parts_of(residence, chunks, block, routing is None)
-    memory.begin_step()
-    labels: list[Label] = []
-    rows, done = [], 0
-    for part in parts:
-        own = None if routing is None else [_slice(route, part) for route in routing]
-        emitter = emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done)
-        rows.append(emitter.stream.table().rows)
-        labels += emitter.labels
-        done += len(part.outputs)
+    while True:
+        try:
+            rows, labels = _emit(constants, memory, parts, routing)
+            break
+        except ListsFullError:  # the routing is known now, and so is what the lists take
+            most = max(part.tokens for part in parts)
+            if most == 1:
+                raise
+            parts = parts_of(residence, chunks, block, routing is None, -(-most // 2))
+    done = sum(len(part.outputs) for part in parts)
     config = tiling.config
     table, origin = synchronise(Table(np.concatenate(rows)), config, memory.images, carriers(config))
     table = Table(np.concatenate([table.rows, Table.of([Instruction(Opcode.END, {})]).rows]))
@@ -328,6 +345,21 @@ def lower_step(
         stream_base=stream.address, patch=memory.step, window=memory.window,
         logits=Symbol(memory.logits.group, memory.logits.address, size),
     )  # fmt: skip
+
+
+def _emit(
+    constants: Constants, memory: ModelMemory, parts: Sequence[Part], routing: Sequence[Routing | None] | None
+) -> tuple[list[Rows], list[Label]]:
+    """Return the instructions of each part without semaphores, and what all of them are for."""
+    memory.begin_step()
+    rows, labels, done = [], [], 0
+    for part in parts:
+        own = None if routing is None else [_slice(route, part) for route in routing]
+        emitter = emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done)
+        rows.append(emitter.stream.table().rows)
+        labels += emitter.labels
+        done += len(part.outputs)
+    return rows, labels
 
 
 def _slice(route: Routing | None, part: Part) -> Routing | None:

@@ -175,15 +175,20 @@ class Synchroniser:
         """
         carrier = self._harmless(RELAY)
         waits: list[tuple[int, int]] = []
-        reached = list(waited)
+        reached, relayed = list(waited), list[int]()
         while open_ := self._open(plain, touched, reached):
+            worst = max(open_, key=lambda c: (c.earlier, c.tier)).earlier
+            if self._order.done_before(self._order.preview(carrier, relayed)[0], worst):
+                # The relay's queue has waited for it; a post for it once more would be another's.
+                reached += self._order.completions[worst]
+                continue
             if len(waits) == SLOTS:
                 self._add_carrier(RELAY, waits)
-                waits = []
-            number = self._poster(max(open_, key=lambda c: (c.earlier, c.tier)).earlier)
-            completions, wait = self._post(number, carrier, [*own, *waits])
+                waits, relayed = [], []
+            completions, wait = self._post(self._poster(worst), carrier, [*own, *waits])
             _add_wait(waits, wait)
             reached += completions
+            relayed += completions
         return self._add_carrier(RELAY, waits)
 
     def _harmless(self, queue: str) -> Instruction:

@@ -18,6 +18,7 @@ from scheduler.models.description import Model
 from scheduler.models.quantised_model import AttentionHead, QuantisedModel
 from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.places import SPARE_ROWS
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import LoweringError, Tiling
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step
@@ -84,7 +85,9 @@ class LanguageRun:
         self.caches = [self.integer.new_cache() for _ in range(sequences)]
         self.alone = [self.integer.new_cache() for _ in range(sequences)]
         self.executor = Executor(config, self.memory.images, strict=True)
+        self.executor.known["combine row"][-SPARE_ROWS:] = True  # what is in them matters to nobody
         self.routing: tuple[Routing, ...] = ()
+        self.programs: list[StepProgram] = []
         self._steps = 0
 
     def lower(self, chunks: list[Chunk], routing: tuple[Routing, ...] | None) -> StepProgram:

@@ -9,20 +9,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pytest
-from scheduler.language.step import lower_step
-from scheduler.memory.model import ModelMemory
-from scheduler.plan.shape import ModelShape
-from sim.stimulus.random_model import random_model
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp, fields_of
 from hdl.isa.legality import Limits
-from scheduler.models.checkpoint import MixtralConfig
+from scheduler.memory.contents import Weights
+from scheduler.memory.model_memory import ModelMemory
+from scheduler.models.constants import constants_of
+from scheduler.models.description import Experts, Model
+from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk, Routing
-from scheduler.stream import emitter
+from scheduler.plan.residence import plan_residence
+from scheduler.plan.tiling import Tiling
+from scheduler.stream.emit.emitter import carriers
+from scheduler.stream.emit.step import emit_step
+from scheduler.stream.lower import default_key_block, parts_of
 from scheduler.stream.sync import Synchroniser
 from sim.stimulus.streams import StreamOptions, random_stream
+from tests.support.checkpoints import small_model
 
 __all__ = ["CONFIGS", "DEMO", "END", "ModelStep", "carriers_of", "drawn", "model_step", "mutant", "plain_of"]
 
@@ -104,10 +108,9 @@ def mutant(rng: random.Random, instructions: Sequence[Instruction], config: Mach
     return [*stream, END]
 
 
-DEMO = MixtralConfig(
-    vocab_size=256, hidden_size=128, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=32, num_local_experts=16, num_experts_per_tok=2, max_position_embeddings=512,
-    rms_norm_eps=1e-5, rope_theta=10_000.0,
+DEMO = small_model(
+    "mixtral", vocabulary=256, hidden=128, intermediate=128, layers=4, heads=4, kv_heads=2, head_dim=32, experts=16,
+    chosen=2, context=512,
 )  # fmt: skip
 """The shape of the demo model."""
 
@@ -136,40 +139,31 @@ class ModelStep:
 
 
 def model_step(
-    config: MachineConfig, shape: MixtralConfig, lengths: Sequence[tuple[int, int]], *, slots: bool, seed: int = 0
+    config: MachineConfig, shape: Model, lengths: Sequence[tuple[int, int]], *, slots: bool, seed: int = 0
 ) -> ModelStep:
     """Return a step of a random model in which sequences with (cached, new) tokens go to random experts."""
-    model, rng = random_model(shape, seed), np.random.default_rng(seed)
-    memory = ModelMemory(ModelShape.of(config, shape), model, slots=len(lengths), step_bytes=1 << 20)
+    model, tiling, rng = random_model(shape, seed), Tiling(config, shape), np.random.default_rng(seed)
+    memory = ModelMemory(
+        plan_residence(tiling), Weights(model, tiling), slots=len(lengths), context=shape.context, step_bytes=1 << 20
+    )
     chunks = [
-        Chunk(n, cached, tuple(int(t) for t in rng.integers(0, shape.vocab_size, new)))
+        Chunk(n, cached, tuple(int(t) for t in rng.integers(0, shape.vocabulary, new)))
         for n, (cached, new) in enumerate(lengths)
     ]
-    tokens, experts, chosen = sum(new for _, new in lengths), shape.num_local_experts, shape.num_experts_per_tok
-    routing = [
-        Routing(
-            np.array([rng.choice(experts, chosen, replace=False) for _ in range(tokens)], dtype=np.int64),
-            rng.integers(1, 1 << 14, (tokens, chosen)).astype(np.uint16),
-        )
-        for _ in range(shape.num_hidden_layers)
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        recorders: list[_Recorder] = []
-        patch.setattr(emitter, "Synchroniser", lambda *args: recorders.append(_Recorder(*args)) or recorders[-1])
-        program = lower_step(model, memory, chunks, None if slots else routing)
-    (recorder,) = recorders
-    carriers = {queue: recorder._carrier(queue) for queue in carriers_of(config)}
-    limits = Limits((memory.images[0].size, memory.images[1].size), program.window)
-    return ModelStep(recorder.plain, list(program.instructions), carriers, memory.images, limits)
-
-
-class _Recorder(Synchroniser):
-    """Notes what is emitted."""
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
-        self.plain: list[Instruction] = []
-
-    def emit(self, opcode: Opcode, **values: int) -> int:
-        self.plain.append(Instruction(opcode, {k: int(v) for k, v in values.items() if v}))
-        return super().emit(opcode, **values)
+    tokens = sum(new for _, new in lengths)
+    routing = []
+    for layer in shape.layers:
+        assert isinstance(layer.mlp, Experts)
+        chosen = [rng.choice(layer.mlp.count, layer.mlp.chosen, replace=False) for _ in range(tokens)]
+        gates = rng.integers(1, 1 << 14, (tokens, layer.mlp.chosen)).astype(np.uint16)
+        routing.append(Routing(np.array(chosen, dtype=np.int64), gates))
+    (part,) = parts_of(memory.residence, chunks, default_key_block(tiling, model.key_block), slots)
+    emitter = emit_step(
+        constants_of(model), memory, part.places, part.chunks, None if slots else routing, part.outputs
+    )  # fmt: skip
+    plain, own = list(emitter.stream.table().instructions()), carriers(config)
+    one = Synchroniser(config, memory.images, lambda queue: own[queue])
+    for instruction in plain:
+        one.emit(instruction.opcode, **instruction.values)
+    limits = Limits((memory.images[0].size, memory.images[1].size), memory.window)
+    return ModelStep(plain, [*one.instructions(), END], own, memory.images, limits)

@@ -18,7 +18,11 @@ from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whol
 from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.work import Work
 
-__all__ = ["ExpertQueues", "RoutedJob", "load_list", "routed_jobs"]
+__all__ = ["ExpertQueues", "ListsFullError", "RoutedJob", "load_list", "routed_jobs"]
+
+
+class ListsFullError(LoweringError):
+    """More tokens go to the experts of a tier than its list holds."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -63,12 +67,23 @@ def routed_jobs(layer: int, routing: Routing, high_only: Collection[int] = ()) -
 
 def load_list(work: Work, tiers: int, job: RoutedJob) -> None:
     """Emit the load of a job's token list into the tiers of a mask; what lay there before is overwritten in turn."""
-    job.entry = work.lists[(tiers & -tiers).bit_length() - 1].take(job.count)
+    job.entry = _take(work, (tiers & -tiers).bit_length() - 1, job.layer, job.count)
     symbol = work.area.add(job.entries(work).tobytes())
     work.emitter.load(
         f"{job.name} list", dest_kind=LoadDest.LIST, dest_tiers=tiers, group=symbol.group, dest_base=job.entry,
         count=job.count, addr=symbol.units,
     )  # fmt: skip
+
+
+def _take(work: Work, tier: int, layer: int, count: int) -> int:
+    """Return the first of some entries of a tier's list."""
+    ring = work.lists[tier]
+    if count > ring.size:
+        raise ListsFullError(
+            f"token lists of layer {layer}: {count} entries in tier {tier}; list_depth leaves {ring.size}: run fewer "
+            "tokens in a step or raise list_depth"
+        )
+    return ring.take(count)
 
 
 class ExpertQueues:
@@ -153,13 +168,7 @@ class ExpertQueues:
                 count += job.count
             if not count:
                 continue
-            ring = work.lists[tier]
-            if count > ring.size:
-                raise LoweringError(
-                    f"token lists of layer {layer}: {count} entries in tier {tier}; list_depth leaves {ring.size}: run "
-                    "fewer tokens in a step or raise list_depth"
-                )
-            first = ring.take(count)
+            first = _take(work, tier, layer, count)
             symbol = work.area.add(np.concatenate(entries).tobytes())
             work.emitter.load(
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,

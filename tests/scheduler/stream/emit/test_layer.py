@@ -75,6 +75,15 @@ def test_all_tokens_on_one_expert(config: MachineConfig, tokens: int) -> None:
         assert all(any(s.address <= end < s.address + s.size for s in own) for end in ends)
 
 
+def test_fewer_tiers_for_the_last_shares_than_for_the_first() -> None:
+    """The last GEMM waits for two gangs and for the rows to be clear: more than an instruction has waits for."""
+    layer = random_layer(np.random.default_rng(4), 1, 1, 17)
+    work = batch(np.random.default_rng(4), layer, 3, 1)
+    program = run_and_compare(WIDE, layer, *work, LayerOptions(way=Way.GANG))
+    tiers = [i["tier_count"] for i in program.instructions if i.opcode == Opcode.GEMM]
+    assert tiers == [4, 2, 1]
+
+
 def test_an_expert_that_a_token_names_twice_counts_twice() -> None:
     rng = np.random.default_rng(3)
     layer = random_layer(rng, 3, 16, 16)
