@@ -433,8 +433,8 @@ PRESETS: Mapping[str, MachineConfig] = _presets()
 """Named configurations. `small` keeps 16 MACs per byte of memory bandwidth, as do `tiny`, `medium` and `large`; `nano`
 has one MAC array so small that the narrowest useful AXI channel (4 bytes) gives it 2.
 
-`medium` is the smallest machine on which a published model's shapes fit as they are (OLMoE: hidden 2,048, 16 heads of
-128, experts of 1,024) and whose memory outruns the edge feed: 1,024 bytes a cycle, of which the control takes in 256.
+`medium` is for the widths of a published model (OLMoE: hidden 2,048, 16 heads of 128, experts of 1,024) where memory
+outruns the edge feed (1,024 bytes a cycle, of which the control takes in 256), in a size that Verilator can simulate.
 Its sizes for two layers of that model, decode of 8 and prefill of 64 tokens: an expert is 384 tiles in each of the
 four tiers, so that 2,048 tiles hold the attention matrices of a layer (1,024) and two experts while another loads; a
 token's hidden state is 32 activation words and 32 combine rows, so that 8,192 of each hold four rows of it for each of

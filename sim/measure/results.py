@@ -24,6 +24,11 @@ SOURCES = {
         "bench/layer.json",
         "a3d bench experts --experts 64 --chosen 8 --tokens 8 --json build/bench/layer.json",
     ),
+    "mixtral": (
+        "bench/mixtral.json",
+        "a3d bench experts --config large --hidden 4096 --intermediate 14336 --tokens 1 4 16 --no-edge "
+        "--json build/bench/mixtral.json",
+    ),
     "utilisation_medium": (
         "bench/utilisation_medium.json",
         "a3d bench utilisation --config medium --json build/bench/utilisation_medium.json",
@@ -124,12 +129,13 @@ def _experts(data: dict[str, Any]) -> list[str]:
         "tokens", "experts used", "bytes", "bound (cycles)", "cycles", "bound / cycles", "PE utilisation",
         "edge cycles", "edge utilisation", "edge / vertical",
     )  # fmt: skip
+    both = "Both feeds run the same instructions. " if data["points"][0]["edge_cycles"] else ""
     lines = [
         f"Configuration `{config['name']}`, RTL simulation: {what} of hidden size {data['hidden']:,} and intermediate "
         f"size {data['intermediate']:,}, random weights, each streamed from memory once. Memory gives "
         f"{2 * config['channels_per_group'] * config['channel_bytes']:,} bytes a cycle; the edges of the tiers take "
-        f"{config['tiers'] * config['columns']:,}. Both machines run the same instructions. Mismatched bytes over both "
-        f"memories and both machines: {data['mismatched_bytes']}.",
+        f"{config['tiers'] * config['columns']:,}. {both}Mismatched bytes over both memories and all runs: "
+        f"{data['mismatched_bytes']}.",
         "",
     ]
     return lines + _table(head, rows)
@@ -211,6 +217,7 @@ _SECTIONS = {
     "utilisation": ("PE utilisation", _utilisation),
     "experts": ("One expert of OLMoE's shape, weights from memory", _experts),
     "layer": ("The experts of a layer of OLMoE's shape, decode of 8 tokens", _experts),
+    "mixtral": ("One expert of Mixtral-8x7B's shape on `large`", _experts),
     "utilisation_medium": ("PE utilisation on `medium`", _utilisation),
     "compile": ("Compiling a simulator of `medium`", _compile),
     "simspeed": ("Simulation speed", _simspeed),

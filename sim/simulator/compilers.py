@@ -26,7 +26,8 @@ code shared by equal instances (``no_inline``,
 ``-fno-gate``, ``-fno-dfg-scoped``)                  25,000   24,000  110 s
 ==================================================  =======  =======  =====
 
-`docs/decisions/0009-registered-bench-inputs.md` says why.
+`docs/decisions/0009-registered-bench-inputs.md` says why. Larger machines (`-O1`, tiers that are compiled once) are
+measured in `docs/decisions/0013-how-medium-and-large-are-compiled.md`.
 """
 
 import os
