@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ground floor: configuration, instruction set, numerics, RTL, Verilog emission, boards and flows."""
+"""The ground floor: configuration, instruction set, numerics, RTL, Verilog emission and synthesis."""

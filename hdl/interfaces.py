@@ -230,9 +230,9 @@ def wait_layout(config: MachineConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "sem0": config.semaphore_id_bits,
-            "count0": 5,
+            "count0": field_widths(Opcode.NOP, "wait0_count")["wait0_count"],
             "sem1": config.semaphore_id_bits,
-            "count1": 5,
+            "count1": field_widths(Opcode.NOP, "wait1_count")["wait1_count"],
         }
     )
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first floor: models, traces, placement, planning, fusion, lowering and the cycle model (imports hdl)."""
+"""The first floor: models, their memory, planning, lowering, streams with their verifier, and costs (imports hdl)."""

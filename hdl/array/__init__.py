@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stacked systolic array: memories, processing elements, rows, tiers and the stack of tiers."""
+"""The stacked systolic array: processing elements, rows, accumulators, links, tiers and the stack of tiers."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several blocks use: memory wrapper, FIFOs, queue numbers, copy of the routing table, requantisation."""
+"""What several blocks use: memory wrapper, FIFOs, queue numbers, semaphore ports, routing table, requantisation."""

@@ -16,6 +16,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import gang_queues, load_queue, queue_count, store_queue, vector_queue
+from hdl.common.semaphore_ports import has_waits
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import digest, instantiate, parameter_key, parameters
 from hdl.isa import (
@@ -146,7 +147,7 @@ class InstructionScan(wiring.Component):
 
     def _immediate(self, m: Module, body: Any) -> tuple[Value, Value]:
         """Check NOP or END, which enter no queue: nothing could wait or post."""
-        return (body.wait0_count | body.wait1_count).any() | body.post0_en | body.post1_en, Const(0)
+        return has_waits(body) | body.post0_en | body.post1_en, Const(0)
 
     def _load(self, m: Module, load: Any) -> tuple[Value, Value]:
         config = self.config

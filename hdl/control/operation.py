@@ -15,6 +15,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.common.queues import gang_queues
+from hdl.common.semaphore_ports import assign_waits, has_waits
 from hdl.common.slot_table import SlotTable
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import instantiate, parameter_key, parameters
@@ -215,7 +216,7 @@ class OperationSetup(wiring.Component):
         combine = gemm.dest_kind == Dest.COMBINE
 
         # Semaphores. Numbers beyond the configuration are an error, not a request.
-        needed = leads & (gemm.wait0_count | gemm.wait1_count).any()
+        needed = leads & has_waits(gemm)
         bad_semaphore = Signal()
         if config.semaphores < 64:
             m.d.comb += bad_semaphore.eq(
@@ -227,10 +228,7 @@ class OperationSetup(wiring.Component):
         m.d.comb += [
             self.waiting.eq(held & needed & ~granted),
             self.wait.valid.eq(self.waiting & ~bad_semaphore & ~self.hold),
-            self.wait.payload.sem0.eq(gemm.wait0_sem),
-            self.wait.payload.count0.eq(gemm.wait0_count),
-            self.wait.payload.sem1.eq(gemm.wait1_sem),
-            self.wait.payload.count1.eq(gemm.wait1_count),
+            *assign_waits(self.wait.payload, gemm),
         ]
         with m.If(self.wait.valid & self.wait.ready):
             m.d.sync += granted.eq(1)

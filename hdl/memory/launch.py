@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.semaphore_ports import has_posts
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import error_layout, post_layout
@@ -122,7 +123,7 @@ class LoadLaunch(wiring.Component):
         for g in range(2):
             offer = self.offer[g]
             # An instruction that posts is finished only when the register for its post is free.
-            posts = offer.last & (offer.post.en0 | offer.post.en1)
+            posts = offer.last & has_posts(offer.post)
             post_valid = Signal(name=f"post_valid{g}")
             ready = Signal(name=f"ready{g}")
             m.d.comb += [

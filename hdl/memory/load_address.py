@@ -9,6 +9,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.semaphore_ports import assign_posts, assign_waits, has_waits
 from hdl.common.slot_table import SlotTable
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.emit.hierarchy import instantiate, parameter_key, parameters
@@ -313,15 +314,9 @@ class LoadAddress(wiring.Component):
             stage.slot_en.eq(load.slot_en),
             stage.slot.eq(load.slot),
             stage.stride.eq(load.slot_stride),
-            stage.has_wait.eq((load.wait0_count != 0) | (load.wait1_count != 0)),
-            stage.wait.sem0.eq(load.wait0_sem),
-            stage.wait.count0.eq(load.wait0_count),
-            stage.wait.sem1.eq(load.wait1_sem),
-            stage.wait.count1.eq(load.wait1_count),
-            stage.post.en0.eq(load.post0_en),
-            stage.post.sem0.eq(load.post0_sem),
-            stage.post.en1.eq(load.post1_en),
-            stage.post.sem1.eq(load.post1_sem),
+            stage.has_wait.eq(has_waits(load)),
+            *assign_waits(stage.wait, load),
+            *assign_posts(stage.post, load),
         ]
 
         def beats(unit_bytes: int) -> Value:

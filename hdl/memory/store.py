@@ -9,6 +9,7 @@ from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.semaphore_ports import has_posts
 from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
@@ -329,7 +330,7 @@ class StoreUnit(wiring.Component):
         """Take write responses in order and post after each store's last; return whether one is due."""
         head = tracker.output
         post_valid = Signal()
-        posts = head.payload.last & (head.payload.post.en0 | head.payload.post.en1)
+        posts = head.payload.last & has_posts(head.payload.post)
         able = Signal()
         answered = Signal()
         error = Signal()

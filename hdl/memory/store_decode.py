@@ -9,6 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.semaphore_ports import assign_posts, assign_waits, has_waits
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
@@ -146,7 +147,7 @@ class StoreDecode(wiring.Component):
             m.d.sync += [
                 valid.eq(1),
                 checked.eq(0),
-                granted.eq((store.wait0_count == 0) & (store.wait1_count == 0)),
+                granted.eq(~has_waits(store)),
                 job.format.eq(store.format),
                 job.group.eq(store.group),
                 job.shift.eq(store.shift),
@@ -157,14 +158,8 @@ class StoreDecode(wiring.Component):
                 job.apart.eq((store.addr_gap != 0) & (store.format != StoreFormat.DISCARD)),
                 job.addr.eq(Cat(store.offset, store.addr)),
                 job.pc.eq(self.queue.payload.pc),
-                self.wait.payload.sem0.eq(store.wait0_sem),
-                self.wait.payload.count0.eq(store.wait0_count),
-                self.wait.payload.sem1.eq(store.wait1_sem),
-                self.wait.payload.count1.eq(store.wait1_count),
-                job.post.en0.eq(store.post0_en),
-                job.post.sem0.eq(store.post0_sem),
-                job.post.en1.eq(store.post1_en),
-                job.post.sem1.eq(store.post1_sem),
+                *assign_waits(self.wait.payload, store),
+                *assign_posts(job.post, store),
             ]
         with m.Elif(self.job.ready & self.job.valid):
             m.d.sync += valid.eq(0)

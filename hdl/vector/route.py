@@ -15,6 +15,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.semaphore_ports import assign_posts, assign_waits, has_waits
 from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import instantiate, parameter_key, parameters
@@ -158,20 +159,14 @@ class RouteUnit(wiring.Component):
             m.d.sync += [entry.eq(self.queue.payload), held.eq(1), phase.eq(_Phase.CHECK)]
         entries, checked, bad = self._check(m, word, held)
 
-        needed = (word.wait0_count | word.wait1_count).any()
+        needed = has_waits(word)
         waits = held & (phase == _Phase.WAIT) & needed
         m.d.comb += [
             self.waiting.eq(waits),
             self.wait.valid.eq(waits & cleared & ~self.halt & ~self.error.valid),
-            self.wait.payload.sem0.eq(word.wait0_sem),
-            self.wait.payload.count0.eq(word.wait0_count),
-            self.wait.payload.sem1.eq(word.wait1_sem),
-            self.wait.payload.count1.eq(word.wait1_count),
+            *assign_waits(self.wait.payload, word),
             self.post.valid.eq(held & (phase == _Phase.POST) & (word.post0_en | word.post1_en)),
-            self.post.payload.en0.eq(word.post0_en),
-            self.post.payload.sem0.eq(word.post0_sem),
-            self.post.payload.en1.eq(word.post1_en),
-            self.post.payload.sem1.eq(word.post1_sem),
+            *assign_posts(self.post.payload, word),
         ]
         through, no_expert = self._phases(m, platform, word, held, phase, entries, cleared)
         fault = Signal()

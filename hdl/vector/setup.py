@@ -9,6 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.semaphore_ports import assign_posts, assign_waits, has_waits
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, wait_layout
@@ -120,14 +121,11 @@ class VectorSetup(wiring.Component):
             m.d.sync += [word.eq(self.queue.payload), held.eq(1), granted.eq(0)]
         checked, bad = self._check(m, ins, held, self.start.payload)
 
-        needed = (ins.wait0_count | ins.wait1_count).any()
+        needed = has_waits(ins)
         m.d.comb += [
             self.waiting.eq(held & needed & ~granted & ~self.error.valid),
             self.wait.valid.eq(checked & ~bad & needed & ~granted & ~self.halt),
-            self.wait.payload.sem0.eq(ins.wait0_sem),
-            self.wait.payload.count0.eq(ins.wait0_count),
-            self.wait.payload.sem1.eq(ins.wait1_sem),
-            self.wait.payload.count1.eq(ins.wait1_count),
+            *assign_waits(self.wait.payload, ins),
             self.start.valid.eq(checked & ~bad & (granted | ~needed) & ~self.halt),
         ]
         with m.If(self.wait.valid & self.wait.ready):
@@ -138,10 +136,7 @@ class VectorSetup(wiring.Component):
         m.d.comb += [job[name].eq(ins[name]) for name, _ in body_layout(Opcode.VECTOR)]
         m.d.comb += [
             job.pc.eq(word.pc),
-            job.post.en0.eq(ins.post0_en),
-            job.post.sem0.eq(ins.post0_sem),
-            job.post.en1.eq(ins.post1_en),
-            job.post.sem1.eq(ins.post1_sem),
+            *assign_posts(job.post, ins),
         ]
         with m.If(checked & bad & ~self.error.valid):
             m.d.sync += [self.error.valid.eq(1), self.error.code.eq(ErrorCode.RANGE), self.error.pc.eq(word.pc)]

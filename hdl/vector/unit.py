@@ -12,6 +12,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from hdl.common.semaphore_ports import has_posts
 from hdl.common.sram_fifo import TIMING as FIFO_TIMING
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import instantiate, parameter_key, parameters
@@ -228,7 +229,7 @@ class VectorUnit(wiring.Component):
             self.busy.eq(self.queue.valid | setup.held | issue.running | posting | route.busy),
         ]
         with m.If(issue.finished):
-            m.d.sync += [post.eq(ended.post), posting.eq(ended.post.en0 | ended.post.en1)]
+            m.d.sync += [post.eq(ended.post), posting.eq(has_posts(ended.post))]
         with m.Elif(self.post.ready):
             m.d.sync += posting.eq(0)
         self._connect_route(m, route, setup, ~(setup.held | issue.running | posting))

