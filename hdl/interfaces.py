@@ -185,7 +185,7 @@ def row_descriptor_layout(config: MachineConfig) -> data.StructLayout:
     """Return what the collector must do with the next result row of a tier; pushed when its wave is issued.
 
     ``drop``: consume the row, write nothing. ``op_end``: last row of the operation in this tier: post after writing.
-    ``combine``: 1 = combine buffer (``addr`` is a row), 0 = activation buffers (``addr`` is a word, ``lane`` the first
+    ``combine``: 1 = combine buffer (``addr`` is a row), 0 = activation buffers (``addr`` is a word, ``byte`` the first
     byte, ``half`` = C/2 bytes instead of C).
     """
     return data.StructLayout(
@@ -197,7 +197,7 @@ def row_descriptor_layout(config: MachineConfig) -> data.StructLayout:
             "op_end": 1,
             "tiers": config.tiers,
             "addr": 16,
-            "lane": max(1, (config.rows - 1).bit_length()),
+            "byte": max(1, (config.rows - 1).bit_length()),
             "gate": 16,
             "post0_en": 1,
             "post0_sem": config.semaphore_id_bits,

@@ -177,8 +177,8 @@ class Machine(StructuralComponent):
                 s.connect(b.stack.fill_data[group][part], b.loads.fill_data[group][part])
         for lane in range(config.result_lanes):
             s.connect(b.stack.write[lane], b.collector.write[lane])
-        s.connect(b.stack.write[config.result_lanes], b.collector.unit_lane)
-        s.link(b.loads.unit_write, b.collector.unit_write)
+        s.connect(b.stack.write[config.result_lanes], b.collector.load_lane)
+        s.link(b.loads.bus_write, b.collector.bus_write)
         s.link(b.loads.row_write, b.collector.load_rows)
         for bank in range(config.result_lanes):
             s.link(b.vector.row_read[bank], b.collector.vector_read[bank])

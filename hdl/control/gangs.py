@@ -20,7 +20,7 @@ from hdl.control.operation import OperationSetup
 from hdl.interfaces import PC_BITS
 from hdl.isa import Opcode, field_widths
 
-__all__ = ["Lane", "connect_gangs", "pending_layout"]
+__all__ = ["Member", "connect_gangs", "pending_layout"]
 
 
 def pending_layout(config: MachineConfig) -> data.StructLayout:
@@ -54,7 +54,7 @@ def pending_layout(config: MachineConfig) -> data.StructLayout:
     )
 
 
-class Lane:
+class Member:
     """One tier's signals in the gang logic.
 
     Parameters
@@ -106,45 +106,45 @@ class Lane:
         self.leads_go = signal("leads_go")
         self.go = signal("go")
 
-    def steps_with(self, other: Lane) -> Value:
+    def steps_with(self, other: Member) -> Value:
         """Whether `other` is in the M or N gang that this tier leads."""
         return self.pending.above & self.pending.gang[other.tier]
 
 
-def connect_gangs(m: Module, lanes: Sequence[Lane], stop: Value, delay: int) -> None:
-    """Build the logic from the lanes' inputs to their ``go``.
+def connect_gangs(m: Module, members: Sequence[Member], stop: Value, delay: int) -> None:
+    """Build the logic from the members' inputs to their ``go``.
 
     Parameters
     ----------
     m : Module
-    lanes : sequence of Lane
+    members : sequence of Member
         Tier 0 first.
     stop : Value
         Leaders start no step.
     delay : int
         Cycles from a tier's step of a K gang to that of the tier above.
     """
-    linked, linked_k = _links(m, lanes)
-    for lane in lanes:
-        pending = lane.pending
-        name, tier = lane.name, lane.tier
-        above = lanes[tier + 1 :]
+    linked, linked_k = _links(m, members)
+    for member in members:
+        pending = member.pending
+        name, tier = member.name, member.tier
+        above = members[tier + 1 :]
         # Cycles since the operation's first step, beyond the first. A leader that waited long may have three operations
         # decoded while the setup stage of a follower has one; it must leave that stage the time for each.
         since = Signal(range(OperationSetup.LATENCY + 1), name=f"{name}_since{tier}")
         spaced = Signal(name=f"{name}_spaced{tier}")
         m.d.comb += spaced.eq(since == OperationSetup.LATENCY)
-        with m.If(lane.go & pending.op_first):
+        with m.If(member.go & pending.op_first):
             m.d.sync += since.eq(0)
         with m.Elif(~spaced):
             m.d.sync += since.eq(since + 1)
 
         there = Cat(~pending.gang[other.tier] | linked[other.tier] for other in above).all()
         there_k = Cat(~pending.gang[other.tier] | linked_k[other.tier] for other in above).all()
-        needs = Signal(len(lanes), name=f"{name}_needs{tier}")
+        needs = Signal(len(members), name=f"{name}_needs{tier}")
         credit_from = Mux(pending.above_k, pending.gang & ~(pending.gang >> 1), pending.gang)
         m.d.comb += [
-            lane.assembled.eq(
+            member.assembled.eq(
                 pending.valid
                 & pending.leads
                 & (~pending.above | there)
@@ -155,37 +155,39 @@ def connect_gangs(m: Module, lanes: Sequence[Lane], stop: Value, delay: int) -> 
                 needs[other.tier].eq(
                     pending.gang[other.tier] & Mux(pending.above_k, pending.reads_tile, other.pending.reads_tile)
                 )
-                for other in lanes
+                for other in members
             ),
-            lane.tiles_ok.eq(Cat(~needs[other.tier] | other.tile_here for other in lanes).all()),
-            lane.free.eq(~pending.hold & Cat(~lane.steps_with(other) | ~other.pending.hold for other in above).all()),
-            lane.takes.eq(Mux(pending.last, credit_from, 0)),
-            lane.credits_ok.eq(Cat(~lane.takes[other.tier] | other.has_credit for other in lanes).all()),
-            lane.leads_go.eq(lane.assembled & lane.free & lane.credits_ok & ~stop & lane.tiles_ok),
+            member.tiles_ok.eq(Cat(~needs[other.tier] | other.tile_here for other in members).all()),
+            member.free.eq(
+                ~pending.hold & Cat(~member.steps_with(other) | ~other.pending.hold for other in above).all()
+            ),
+            member.takes.eq(Mux(pending.last, credit_from, 0)),
+            member.credits_ok.eq(Cat(~member.takes[other.tier] | other.has_credit for other in members).all()),
+            member.leads_go.eq(member.assembled & member.free & member.credits_ok & ~stop & member.tiles_ok),
         ]
-        steps = [lane.leads_go, *(other.leads_go & other.steps_with(lane) for other in lanes[:tier])]
+        steps = [member.leads_go, *(other.leads_go & other.steps_with(member) for other in members[:tier])]
         if tier:
             # The strobes of a K gang's lower neighbour, one bit per cycle.
-            below = lanes[tier - 1]
+            below = members[tier - 1]
             line = Signal(delay, name=f"{name}_k_delay{tier}")
             m.d.sync += line.eq(Cat(below.go & below.pending.above_k, line))
             steps.append(pending.valid & pending.follows_k & line[-1])
-        m.d.comb += lane.go.eq(Cat(steps).any())
+        m.d.comb += member.go.eq(Cat(steps).any())
 
 
-def _links(m: Module, lanes: Sequence[Lane]) -> tuple[Signal, Signal]:
+def _links(m: Module, members: Sequence[Member]) -> tuple[Signal, Signal]:
     """Return per tier whether it is at the same instruction as the tier below: M and N gangs, K gangs that start.
 
     The instructions that two neighbours share are in the same order in both queues, and M and N steps are done in the
     same cycle by both. So if one neighbour's is a follower's M or N step and the other's has the gang reach above it,
     they are the same instruction. In a K gang the upper one may be behind, at an earlier instruction.
     """
-    linked, linked_k = (Signal(len(lanes), name=f"{lanes[0].name}_{name}") for name in ("linked", "linked_k"))
-    for below, lane in pairwise(lanes):
-        pending = lane.pending
+    linked, linked_k = (Signal(len(members), name=f"{members[0].name}_{name}") for name in ("linked", "linked_k"))
+    for below, member in pairwise(members):
+        pending = member.pending
         m.d.comb += [
             # The tier below's own link, or the leader itself, says whether that one is valid.
-            linked[lane.tier].eq(pending.valid & pending.follows & below.pending.above),
-            linked_k[lane.tier].eq(pending.valid & pending.follows_k & lane.same_op & lane.k_ready),
+            linked[member.tier].eq(pending.valid & pending.follows & below.pending.above),
+            linked_k[member.tier].eq(pending.valid & pending.follows_k & member.same_op & member.k_ready),
         ]
     return linked, linked_k

@@ -422,10 +422,10 @@ def row_offset(config: MachineConfig, n_tile: Signal, combine: Signal, half: Sig
     return Mux(combine, n_tile, Mux(half, n_tile >> (shift + 1), n_tile >> shift))
 
 
-def row_lane(config: MachineConfig, n_tile: Signal, half: Signal) -> Signal:
+def row_byte(config: MachineConfig, n_tile: Signal, half: Signal) -> Signal:
     """Return the first byte of a row within its activation word: ``number * elements % rows``."""
-    lane_bits = max(1, (config.rows - 1).bit_length())
+    byte_bits = max(1, (config.rows - 1).bit_length())
     elements = config.columns.bit_length() - 1
-    whole = (n_tile << elements)[:lane_bits]
-    halves = (n_tile << (elements - 1))[:lane_bits]
+    whole = (n_tile << elements)[:byte_bits]
+    halves = (n_tile << (elements - 1))[:byte_bits]
     return Mux(half, halves, whole)

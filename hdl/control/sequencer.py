@@ -18,7 +18,7 @@ from hdl.config import MachineConfig
 from hdl.control.edge import EdgeRequester, StartFork
 from hdl.control.gangs import pending_layout
 from hdl.control.loop_nest import LoopNest, loop_wave_layout
-from hdl.control.operation import TIER_INDEX_BITS, OperationSetup, operation_layout, row_lane
+from hdl.control.operation import TIER_INDEX_BITS, OperationSetup, operation_layout, row_byte
 from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import (
     PC_BITS,
@@ -323,7 +323,7 @@ class TierSequencer(wiring.Component):
                 descriptor.op_end.eq(wave.op_last),
                 descriptor.tiers.eq(op.tiers),
                 descriptor.addr.eq(addr),
-                descriptor.lane.eq(Mux(op.combine, 0, row_lane(config, wave.n_global, op.mode == Mode.SWIGLU))),
+                descriptor.byte.eq(Mux(op.combine, 0, row_byte(config, wave.n_global, op.mode == Mode.SWIGLU))),
                 descriptor.gate.eq(Mux(op.dest_list, entry.gate, 1)),
                 descriptor.post0_en.eq(op.post0_en & wave.op_last),
                 descriptor.post0_sem.eq(op.post0_sem),

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.control.gang_history import GangHistory
-from hdl.control.gangs import Lane, connect_gangs
+from hdl.control.gangs import Member, connect_gangs
 from hdl.control.sequencer import TierSequencer
 from hdl.control.tags import TAG_BITS, TierTags
 from hdl.emit.hierarchy import instantiate, parameter_key, parameters
@@ -192,62 +192,62 @@ class SequencerBlock(wiring.Component):
             tags.append(tag)
         m.d.comb += self.tags_ready.eq(Cat(tag.ready for tag in tags).all())
 
-        waves = [Lane("wave", tier, tiers, sequencer.pending) for tier, sequencer in enumerate(sequencers)]
+        waves = [Member("wave", tier, tiers, sequencer.pending) for tier, sequencer in enumerate(sequencers)]
         self._compare_next(m, waves, sequencers)
         requests = waves
         stop = Signal()
         m.d.comb += stop.eq(self.halt | self.error.valid)
         if config.stationary_feed == "edge":
-            requests = [Lane("request", tier, tiers, sequencer.request) for tier, sequencer in enumerate(sequencers)]
+            requests = [Member("request", tier, tiers, sequencer.request) for tier, sequencer in enumerate(sequencers)]
             connect_gangs(m, requests, stop, config.skew_k - 1)
-            for below, lane in pairwise(requests):
+            for below, member in pairwise(requests):
                 # A request is on hold in its first cycle, so the comparison may be one cycle old.
-                m.d.sync += lane.same_op.eq(lane.pending.pc == below.pending.pc)
-            for lane, sequencer in zip(requests, sequencers, strict=True):
+                m.d.sync += member.same_op.eq(member.pending.pc == below.pending.pc)
+            for member, sequencer in zip(requests, sequencers, strict=True):
                 # A K follower must be free to take the request when the strobe arrives.
-                m.d.comb += [sequencer.request_go.eq(lane.go), lane.k_ready.eq(~lane.pending.hold)]
+                m.d.comb += [sequencer.request_go.eq(member.go), member.k_ready.eq(~member.pending.hold)]
         self._look_up_tiles(m, requests, sequencers, tags)
         self._count_credits(m, waves)
         connect_gangs(m, waves, stop, config.skew_k - 1)
-        m.d.comb += [sequencer.go.eq(lane.go) for lane, sequencer in zip(waves, sequencers, strict=True)]
+        m.d.comb += [sequencer.go.eq(member.go) for member, sequencer in zip(waves, sequencers, strict=True)]
         missing = self._find_stalls(m, waves, requests, sequencers)
         self._collect_errors(m, requests, sequencers, missing)
         return m
 
-    def _compare_next(self, m: Module, lanes: list[Lane], sequencers: list[Any]) -> None:
+    def _compare_next(self, m: Module, members: list[Member], sequencers: list[Any]) -> None:
         """Compare neighbours' instructions a cycle ahead: each S1 holds its present or its next wave then."""
-        for below, lane in pairwise(lanes):
-            lower, upper = sequencers[below.tier], sequencers[lane.tier]
-            with_present = Mux(upper.advance, upper.next_pc == below.pending.pc, lane.pending.pc == below.pending.pc)
-            with_next = Mux(upper.advance, upper.next_pc == lower.next_pc, lane.pending.pc == lower.next_pc)
-            m.d.sync += lane.same_op.eq(Mux(lower.advance, with_next, with_present))
+        for below, member in pairwise(members):
+            lower, upper = sequencers[below.tier], sequencers[member.tier]
+            with_present = Mux(upper.advance, upper.next_pc == below.pending.pc, member.pending.pc == below.pending.pc)
+            with_next = Mux(upper.advance, upper.next_pc == lower.next_pc, member.pending.pc == lower.next_pc)
+            m.d.sync += member.same_op.eq(Mux(lower.advance, with_next, with_present))
 
-    def _look_up_tiles(self, m: Module, lanes: list[Lane], sequencers: list[Any], tags: list[Any]) -> None:
+    def _look_up_tiles(self, m: Module, members: list[Member], sequencers: list[Any], tags: list[Any]) -> None:
         """Look up tags: each tier for its own step, the tiers above a K leader for the leader's."""
-        for lane, sequencer, tag in zip(lanes, sequencers, tags, strict=True):
-            addr = Signal(self.config.vcache_bits, name=f"tag_addr{lane.tier}")
-            expected = Signal(TAG_BITS, name=f"tag_expected{lane.tier}")
-            reach = range(lane.tier + 1)
+        for member, sequencer, tag in zip(members, sequencers, tags, strict=True):
+            addr = Signal(self.config.vcache_bits, name=f"tag_addr{member.tier}")
+            expected = Signal(TAG_BITS, name=f"tag_expected{member.tier}")
+            reach = range(member.tier + 1)
             addrs = [Mux(sequencer.tag_source[other], sequencers[other].tag_addr, 0) for other in reach]
-            wanted = [Mux(sequencer.tag_source_now[other], lanes[other].pending.tag, 0) for other in reach]
+            wanted = [Mux(sequencer.tag_source_now[other], members[other].pending.tag, 0) for other in reach]
             m.d.comb += [
                 addr.eq(reduce(or_, addrs)),
                 expected.eq(reduce(or_, wanted)),
                 tag.addr.eq(addr),
-                lane.tile_here.eq(tag.valid & (tag.tag == expected)),
+                member.tile_here.eq(tag.valid & (tag.tag == expected)),
             ]
 
-    def _count_credits(self, m: Module, lanes: list[Lane]) -> None:
+    def _count_credits(self, m: Module, members: list[Member]) -> None:
         """Count the drain credits; a leader takes those of all tiers in which its step finishes a row."""
         depth = self.config.row_fifo_depth
-        for lane in lanes:
-            count = Signal(range(depth + 1), init=depth, name=f"credits{lane.tier}")
-            some = Signal(init=1, name=f"credits_some{lane.tier}")
-            take = Signal(name=f"credit_take{lane.tier}")
-            give = self.credit[lane.tier]
+        for member in members:
+            count = Signal(range(depth + 1), init=depth, name=f"credits{member.tier}")
+            some = Signal(init=1, name=f"credits_some{member.tier}")
+            take = Signal(name=f"credit_take{member.tier}")
+            give = self.credit[member.tier]
             m.d.comb += [
-                lane.has_credit.eq(some),
-                take.eq(Cat(leader.leads_go & leader.takes[lane.tier] for leader in lanes).any()),
+                member.has_credit.eq(some),
+                take.eq(Cat(leader.leads_go & leader.takes[member.tier] for leader in members).any()),
             ]
             # `take` comes late in the cycle: keep "not zero" beside the count.
             m.d.sync += [
@@ -255,48 +255,50 @@ class SequencerBlock(wiring.Component):
                 some.eq((count > 1) | give | ((count == 1) & ~take)),
             ]
 
-    def _find_stalls(self, m: Module, waves: list[Lane], requests: list[Lane], sequencers: list[Any]) -> list[Signal]:
+    def _find_stalls(
+        self, m: Module, waves: list[Member], requests: list[Member], sequencers: list[Any]
+    ) -> list[Signal]:
         """Classify each tier's cycle; return per tier whether it leads a step that waits for a tile."""
         edge = self.config.stationary_feed == "edge"
         missing: list[Signal] = []
         reasons: list[Any] = []
-        for lane, request, sequencer in zip(waves, requests, sequencers, strict=True):
-            pending = lane.pending
-            misses = Signal(name=f"misses{lane.tier}")
+        for member, request, sequencer in zip(waves, requests, sequencers, strict=True):
+            pending = member.pending
+            misses = Signal(name=f"misses{member.tier}")
             m.d.comb += misses.eq(request.assembled & request.free & ~request.tiles_ok)
             missing.append(misses)
 
-            leader_reason = Signal(STALL_LAYOUT, name=f"leader_reason{lane.tier}")
-            reason = Signal(STALL_LAYOUT, name=f"reason{lane.tier}")
-            with m.If(lane.assembled):
+            leader_reason = Signal(STALL_LAYOUT, name=f"leader_reason{member.tier}")
+            reason = Signal(STALL_LAYOUT, name=f"reason{member.tier}")
+            with m.If(member.assembled):
                 tile = (pending.hold & ~sequencer.requested & misses) if edge else misses
                 m.d.comb += [
                     leader_reason.tag.eq(tile),
-                    leader_reason.edge.eq(~tile & ~lane.free),
-                    leader_reason.credit.eq(~tile & lane.free & ~lane.credits_ok),
+                    leader_reason.edge.eq(~tile & ~member.free),
+                    leader_reason.credit.eq(~tile & member.free & ~member.credits_ok),
                 ]
             m.d.comb += reason.eq(leader_reason)
             for leader, its_reason in zip(waves, reasons, strict=False):
                 # Followers in step report what holds their leader.
-                with m.If(leader.assembled & leader.steps_with(lane)):
+                with m.If(leader.assembled & leader.steps_with(member)):
                     m.d.comb += reason.eq(its_reason)
             reasons.append(leader_reason)
 
-            stats = Signal(sequencer_stats_layout(), init={"idle": 1}, name=f"stats_register{lane.tier}")
-            now = Signal(sequencer_stats_layout(), name=f"stats_now{lane.tier}")
+            stats = Signal(sequencer_stats_layout(), init={"idle": 1}, name=f"stats_register{member.tier}")
+            now = Signal(sequencer_stats_layout(), name=f"stats_now{member.tier}")
             m.d.sync += stats.eq(now)
             m.d.comb += [
-                self.stats[lane.tier].eq(stats),
-                now.wave.eq(lane.go),
-                now.new_own.eq(lane.go & pending.new & ~pending.stationary_below),
-                now.link_m.eq(lane.go & pending.new & pending.stationary_below),
-                now.link_n.eq(lane.go & pending.activation_below),
-                now.link_k.eq(lane.go & pending.follows_k),
-                now.last.eq(lane.go & pending.last & ~pending.above_k),
-                now.op_first.eq(lane.go & pending.op_first),
-                now.op_last.eq(lane.go & pending.op_last),
+                self.stats[member.tier].eq(stats),
+                now.wave.eq(member.go),
+                now.new_own.eq(member.go & pending.new & ~pending.stationary_below),
+                now.link_m.eq(member.go & pending.new & pending.stationary_below),
+                now.link_n.eq(member.go & pending.activation_below),
+                now.link_k.eq(member.go & pending.follows_k),
+                now.last.eq(member.go & pending.last & ~pending.above_k),
+                now.op_first.eq(member.go & pending.op_first),
+                now.op_last.eq(member.go & pending.op_last),
             ]
-            with m.If(~lane.go):
+            with m.If(~member.go):
                 with m.If(reason.tag):
                     m.d.comb += now.stall_tag.eq(1)
                 with m.Elif(reason.edge):
@@ -311,11 +313,11 @@ class SequencerBlock(wiring.Component):
                     m.d.comb += now.idle.eq(1)
         return missing
 
-    def _collect_errors(self, m: Module, lanes: list[Lane], sequencers: list[Any], missing: list[Signal]) -> None:
+    def _collect_errors(self, m: Module, members: list[Member], sequencers: list[Any], missing: list[Signal]) -> None:
         """Keep the first error, and notice steps that wait for a tile that no load brings."""
         report = Signal(error_layout())
-        for lane, sequencer, misses in zip(reversed(lanes), reversed(sequencers), reversed(missing), strict=True):
-            count = Signal(range(MISS_CYCLES + 1), name=f"miss_count{lane.tier}")
+        for member, sequencer, misses in zip(reversed(members), reversed(sequencers), reversed(missing), strict=True):
+            count = Signal(range(MISS_CYCLES + 1), name=f"miss_count{member.tier}")
             with m.If(~misses | self.loads_pending | ~self.tags_ready):
                 m.d.sync += count.eq(0)
             with m.Elif(count != MISS_CYCLES):
@@ -326,7 +328,7 @@ class SequencerBlock(wiring.Component):
                 m.d.comb += [
                     report.valid.eq(1),
                     report.code.eq(ErrorCode.VCACHE_MISS),
-                    report.pc.eq(lane.pending.pc),
+                    report.pc.eq(member.pending.pc),
                     report.address.eq(0),
                 ]
         with m.If(~self.error.valid):

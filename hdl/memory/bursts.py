@@ -16,7 +16,7 @@ from hdl.memory.axi import address_layout
 __all__ = ["BEATS_BITS", "TIMING", "BurstSplitter", "BurstTiming", "range_layout"]
 
 BEATS_BITS = 32
-"""Width of a beat count: 65,535 units of at most 64 KiB fit."""
+"""Width of a beat count: 65,535 items of at most 64 KiB fit."""
 
 
 class BurstTiming(NamedTuple):

@@ -12,8 +12,14 @@ from hdl.interfaces import PC_BITS, post_layout
 from hdl.isa import LIST_ENTRY_BYTES, Opcode, field_widths, instruction_layout
 
 __all__ = [
-    "ROW_SHIFT_BITS", "LoadKind", "job_fifo_depth", "job_layout", "kind_unit_bytes", "log2", "out_word_layout",
-    "unit_bytes",
+    "ROW_SHIFT_BITS",
+    "LoadKind",
+    "item_bytes",
+    "job_fifo_depth",
+    "job_layout",
+    "kind_item_bytes",
+    "log2",
+    "out_word_layout",
 ]  # fmt: skip
 
 ROW_SHIFT_BITS: int = instruction_layout(Opcode.LOAD)["shift"].width
@@ -40,7 +46,7 @@ def log2(n: int) -> int:
     return n.bit_length() - 1
 
 
-def kind_unit_bytes(config: MachineConfig, kind: LoadKind) -> int:
+def kind_item_bytes(config: MachineConfig, kind: LoadKind) -> int:
     """Return the bytes of memory (of one plane) that make one output word of the data side."""
     if kind in (LoadKind.FILL_BYTES, LoadKind.FILL_COLUMNS):
         return config.fill_bytes
@@ -53,8 +59,8 @@ def kind_unit_bytes(config: MachineConfig, kind: LoadKind) -> int:
     return config.rows
 
 
-def unit_bytes(config: MachineConfig) -> int:
-    """Return the low bytes of an output word that units, list entries and combine rows (as in memory) take."""
+def item_bytes(config: MachineConfig) -> int:
+    """Return the low bytes of an output word that bus words, list entries and combine rows (as in memory) take."""
     return max(config.rows, LIST_ENTRY_BYTES, 2 * config.columns)
 
 
@@ -66,8 +72,8 @@ def job_fifo_depth(config: MachineConfig) -> int:
 def job_layout(config: MachineConfig) -> data.StructLayout:
     """Return a job of the data side.
 
-    ``empty``: of a slot without tokens: there is nothing to do but to post, in order; ``units`` is 1 then.
-    ``units``: output words to make, 1 or more. ``position``: address of the first. ``high``: PAIR only, this engine's
+    ``empty``: of a slot without tokens: there is nothing to do but to post, in order; ``words`` is 1 then.
+    ``words``: output words to make, 1 or more. ``position``: address of the first. ``high``: PAIR only, this engine's
     plane is the high one. ``shift``: ROWS only. ``addr``: byte address of the first beat (for error reports).
     """
     return data.StructLayout(
@@ -77,7 +83,7 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
             "high": 1,
             "tiers": config.tiers,
             "position": config.position_bits,
-            "units": 16 + max(log2(config.fill_words), log2(config.parameter_parts)),
+            "words": 16 + max(log2(config.fill_words), log2(config.parameter_parts)),
             **field_widths(Opcode.LOAD, "tag"),
             "shift": ROW_SHIFT_BITS,
             "pc": PC_BITS,
@@ -90,8 +96,8 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
 def out_word_layout(config: MachineConfig) -> data.StructLayout:
     """Return an output word of the data side.
 
-    Exactly one of ``fill``, ``unit``, ``list``, ``row`` and ``empty`` (no word, only a post) is set; ``columns`` (a
-    transposed tile) goes with ``fill``, ``parameter`` with ``unit``, ``shift`` with ``row``. ``last``: last word of its
+    Exactly one of ``fill``, ``bus``, ``list``, ``row`` and ``empty`` (no word, only a post) is set; ``columns`` (a
+    transposed tile) goes with ``fill``, ``parameter`` with ``bus``, ``shift`` with ``row``. ``last``: last word of its
     instruction, which then posts ``post``. ``data``: as many low bytes as the destination takes; a row's are the int16
     elements as memory has them.
     """
@@ -99,7 +105,7 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
         {
             "fill": 1,
             "columns": 1,
-            "unit": 1,
+            "bus": 1,
             "list": 1,
             "row": 1,
             "empty": 1,
@@ -110,6 +116,6 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
             **field_widths(Opcode.LOAD, "tag"),
             "shift": ROW_SHIFT_BITS,
             "post": post_layout(config),
-            "data": 8 * max(config.fill_bytes, unit_bytes(config)),
+            "data": 8 * max(config.fill_bytes, item_bytes(config)),
         }
     )

@@ -22,7 +22,7 @@ def offer_layout(config: MachineConfig) -> data.StructLayout:
         {
             "valid": 1,
             "fill": 1,
-            "unit": 1,
+            "bus": 1,
             "list": 1,
             "row": 1,
             "empty": 1,
@@ -34,7 +34,7 @@ def offer_layout(config: MachineConfig) -> data.StructLayout:
 
 
 class LoadLaunch(wiring.Component):
-    """Arbiter of fill lanes, unit, row and list writes; posts; bookkeeping of unfinished loads; the first error.
+    """Arbiter of fill lanes, bus, row and list writes; posts; bookkeeping of unfinished loads; the first error.
 
     Latency: none from ``offer`` to ``launch``; one cycle to ``post``. Throughput: one word per cycle and engine.
 
@@ -46,8 +46,8 @@ class LoadLaunch(wiring.Component):
         The word leaves in this cycle.
     fill : Out(1).array(2)
         It leaves as a fill word on the engine's lane.
-    unit_valid : Out(1) / unit_ready : In(1) / unit_owner : Out(1)
-        Unit-write stream and the engine that it belongs to; an offer stays until it is taken.
+    bus_valid : Out(1) / bus_ready : In(1) / bus_owner : Out(1)
+        Write-bus stream and the engine that it belongs to; an offer stays until it is taken.
     row_valid : Out(1) / row_ready : In(1) / row_owner : Out(1)
         Row-write stream, likewise.
     list_valid : Out(1) / list_owner : Out(1)
@@ -77,9 +77,9 @@ class LoadLaunch(wiring.Component):
                 "offer": In(offer_layout(config)).array(2),
                 "launch": Out(1).array(2),
                 "fill": Out(1).array(2),
-                "unit_valid": Out(1),
-                "unit_ready": In(1),
-                "unit_owner": Out(1),
+                "bus_valid": Out(1),
+                "bus_ready": In(1),
+                "bus_owner": Out(1),
                 "row_valid": Out(1),
                 "row_ready": In(1),
                 "row_owner": Out(1),
@@ -116,8 +116,8 @@ class LoadLaunch(wiring.Component):
                 with m.If(fault.valid):
                     m.d.sync += held.eq(fault)
 
-        fill, unit, row, entry, empty = (
-            Signal(2, name=name) for name in ("fills", "units", "rows", "entries", "empty")
+        fill, bus, row, entry, empty = (
+            Signal(2, name=name) for name in ("fills", "bus_words", "rows", "entries", "empty")
         )
         unfinished = []
         for g in range(2):
@@ -129,7 +129,7 @@ class LoadLaunch(wiring.Component):
             m.d.comb += [
                 ready.eq(offer.valid & ~self.stop & ~(posts & post_valid)),
                 fill[g].eq(ready & offer.fill),
-                unit[g].eq(ready & offer.unit),
+                bus[g].eq(ready & offer.bus),
                 row[g].eq(ready & offer.row),
                 entry[g].eq(ready & offer.list),
                 empty[g].eq(ready & offer.empty),
@@ -158,8 +158,8 @@ class LoadLaunch(wiring.Component):
             m.d.sync += turn.eq(~turn)
 
         m.d.comb += [
-            self.unit_valid.eq(unit.any()),
-            self.unit_owner.eq(self._owner(m, "unit", unit, self.unit_ready)),
+            self.bus_valid.eq(bus.any()),
+            self.bus_owner.eq(self._owner(m, "bus", bus, self.bus_ready)),
             self.row_valid.eq(row.any()),
             self.row_owner.eq(self._owner(m, "row", row, self.row_ready)),
             self.list_valid.eq(entry.any()),
@@ -171,7 +171,7 @@ class LoadLaunch(wiring.Component):
                 self.launch[g].eq(
                     self.fill[g]
                     | empty[g]
-                    | (unit[g] & self.unit_ready & (self.unit_owner == g))
+                    | (bus[g] & self.bus_ready & (self.bus_owner == g))
                     | (row[g] & self.row_ready & (self.row_owner == g))
                     | (entry[g] & (self.list_owner == g))
                 ),

@@ -155,7 +155,7 @@ class LoadAddress(wiring.Component):
                 "has_wait": 1,
                 "tiers": config.tiers,
                 "position": config.position_bits,
-                "units": job_layout(config)["units"].width,
+                "words": job_layout(config)["words"].width,
                 **field_widths(Opcode.LOAD, "tag"),
                 "shift": ROW_SHIFT_BITS,
                 "pc": PC_BITS,
@@ -252,7 +252,7 @@ class LoadAddress(wiring.Component):
         ]
         for name in ("kind", "high", "tiers", "position", "tag", "shift", "pc", "addr", "post"):
             m.d.comb += self.jobs.payload[name].eq(second[name])
-        m.d.comb += [self.jobs.payload.empty.eq(empty), self.jobs.payload.units.eq(Mux(empty, 1, second.units))]
+        m.d.comb += [self.jobs.payload.empty.eq(empty), self.jobs.payload.words.eq(Mux(empty, 1, second.words))]
         wiring.connect(m, splitter.request, wiring.flipped(self.request))
         self._credits(m, splitter)
         return m
@@ -299,7 +299,7 @@ class LoadAddress(wiring.Component):
         load = data.View(instruction_layout(Opcode.LOAD), self.queue.payload.word)
         is_pair = load.format == Format.PAIR
         mine_is_high = load.group == self.group
-        units: Value = load.count
+        items: Value = load.count
         position: Value = load.dest_base
         fill_shift = log2(config.fill_words)
         part_shift = log2(config.parameter_parts)
@@ -319,17 +319,17 @@ class LoadAddress(wiring.Component):
             *assign_posts(stage.post, load),
         ]
 
-        def beats(unit_bytes: int) -> Value:
-            if unit_bytes >= config.group_bytes:
-                return units << log2(unit_bytes // config.group_bytes)
-            ratio = config.group_bytes // unit_bytes
-            return (units + (ratio - 1)) >> log2(ratio)
+        def beats(item_bytes: int) -> Value:
+            if item_bytes >= config.group_bytes:
+                return items << log2(item_bytes // config.group_bytes)
+            ratio = config.group_bytes // item_bytes
+            return (items + (ratio - 1)) >> log2(ratio)
 
-        def shifted(kind: LoadKind, unit_bytes: int, shift: int) -> list[object]:
+        def shifted(kind: LoadKind, item_bytes: int, shift: int) -> list[object]:
             return [
                 stage.kind.eq(kind),
-                stage.beats.eq(beats(unit_bytes)),
-                stage.units.eq(units << shift),
+                stage.beats.eq(beats(item_bytes)),
+                stage.words.eq(items << shift),
                 stage.position.eq(position << shift),
             ]
 

@@ -48,8 +48,8 @@ class LoadControl(wiring.Component):
         The output word without its data.
     sub : Out
         Word in the beat.
-    load_fill, load_unit : Out(1)
-        The output register takes a fill word / a unit, list entry or row.
+    load_fill, load_item : Out(1)
+        The output register takes a fill word / a bus word, list entry or row.
     merge, pair, high, list, row : Out(1)
         Fill word of planes; of two planes; this engine's is the high one; a list entry; a row.
     """
@@ -68,7 +68,7 @@ class LoadControl(wiring.Component):
                 "header": Out(word_header_layout(config)),
                 "sub": Out(sub_bits(config)),
                 "load_fill": Out(1),
-                "load_unit": Out(1),
+                "load_item": Out(1),
                 "merge": Out(1),
                 "pair": Out(1),
                 "high": Out(1),
@@ -98,7 +98,7 @@ class LoadControl(wiring.Component):
         m = Module()
         config = self.config
         active = Signal()
-        job = Signal(job_layout(config))  # position, units and addr count
+        job = Signal(job_layout(config))  # position, words and addr count
 
         # A word takes several beats (then `sub` counts beats) or a beat holds several words (then it counts words).
         sub = Signal(sub_bits(config))
@@ -119,7 +119,7 @@ class LoadControl(wiring.Component):
         m.d.comb += [
             good.eq(active & (job.empty | (self.beat_valid & ~self.beat_error)) & ~self.stop),
             produce.eq(job.empty | ~gathers | (sub == sub_last)),
-            final.eq(produce & (job.units == 1)),
+            final.eq(produce & (job.words == 1)),
             self.pair_ready.eq(good & is_pair),
             self.take.eq(step & ~job.empty & (gathers | (sub == sub_last) | final)),
             self.jobs.ready.eq(~active | (step & final)),
@@ -142,7 +142,7 @@ class LoadControl(wiring.Component):
         with m.If(step):
             m.d.sync += sub.eq(Mux((sub == sub_last) | final, 0, sub + 1))
             with m.If(produce):
-                m.d.sync += [job.units.eq(job.units - 1), job.position.eq(job.position + 1)]
+                m.d.sync += [job.words.eq(job.words - 1), job.position.eq(job.position + 1)]
         with m.If(self.take):
             m.d.sync += job.addr.eq(job.addr + config.group_bytes)
         with m.If(self.jobs.ready):
@@ -151,11 +151,11 @@ class LoadControl(wiring.Component):
         fills = (job.kind <= LoadKind.FILL_COLUMNS) & ~job.empty
         is_row = job.kind == LoadKind.ROWS
         is_list = job.kind == LoadKind.LIST
-        is_unit = ((job.kind == LoadKind.ACTIVATION) | (job.kind == LoadKind.PARAMETER)) & ~job.empty
+        to_bus = ((job.kind == LoadKind.ACTIVATION) | (job.kind == LoadKind.PARAMETER)) & ~job.empty
         m.d.comb += [
             self.sub.eq(sub),
             self.load_fill.eq(step & makes & fills),
-            self.load_unit.eq(step & makes & ~fills & ~job.empty),
+            self.load_item.eq(step & makes & ~fills & ~job.empty),
             self.merge.eq((job.kind == LoadKind.FILL_HIGH) | is_pair),
             self.pair.eq(is_pair),
             self.high.eq(job.high),
@@ -167,7 +167,7 @@ class LoadControl(wiring.Component):
             m.d.sync += [
                 self.header.fill.eq(fills),
                 self.header.columns.eq(job.kind == LoadKind.FILL_COLUMNS),
-                self.header.unit.eq(is_unit),
+                self.header.bus.eq(to_bus),
                 self.header.parameter.eq(job.kind == LoadKind.PARAMETER),
                 self.header.list.eq(is_list),
                 self.header.row.eq(is_row),

@@ -12,9 +12,9 @@ from hdl.emit.hierarchy import parameter_key
 from hdl.emit.structural import StructuralComponent, Structure
 from hdl.interfaces import error_layout
 from hdl.memory.axi import read_beat_layout
-from hdl.memory.jobs import job_layout, out_word_layout, unit_bytes
+from hdl.memory.jobs import item_bytes, job_layout, out_word_layout
 from hdl.memory.load_control import LoadControl, sub_bits
-from hdl.memory.load_slice import FillGearbox, UnitGearbox
+from hdl.memory.load_slice import FillGearbox, ItemGearbox
 
 __all__ = ["LoadData"]
 
@@ -23,7 +23,7 @@ SLICE_BYTES = 64
 
 
 class LoadData(StructuralComponent):
-    """Gearbox between beats and fill words (2 x group_bytes), units (rows bytes), combine rows, list entries (8 bytes).
+    """Gearbox between beats and fill words (2 x group_bytes), bus words (rows bytes), rows, list entries (8 bytes).
 
     Latency: one cycle from the last beat of a word to the word. Throughput: one beat per cycle, or one word per cycle
     where a beat holds several; no cycle is lost between instructions.
@@ -114,11 +114,11 @@ class LoadData(StructuralComponent):
         count = config.group_bytes // width
         slices = []
         for index in range(count):
-            # Bytes of units are the lowest of the word.
-            unit = min(max(unit_bytes(config) - 2 * width * index, 0), 2 * width)
-            part = FillGearbox(width, partner=self.group == 0, unit=unit)
+            # Bytes of items are the lowest of the word.
+            item = min(max(item_bytes(config) - 2 * width * index, 0), 2 * width)
+            part = FillGearbox(width, partner=self.group == 0, item=item)
             slices.append(s.add(f"fill_{index}", part))
-        units = s.add("units", UnitGearbox(config, sub_bits(config)))
+        items = s.add("items", ItemGearbox(config, sub_bits(config)))
         beat = self.beats.payload.data
         recent = Cat(*(part.previous for part in slices), beat)
         for index, part in enumerate(slices):
@@ -128,20 +128,20 @@ class LoadData(StructuralComponent):
             s.connect(part.take, control.take)
             s.connect(part.load_fill, control.load_fill)
             s.connect(part.merge, control.merge)
-            if part.unit_width:
-                s.connect(part.load_unit, control.load_unit)
-                s.connect(part.unit, units.unit[2 * low : 2 * low + 8 * part.unit_width])
+            if part.item_width:
+                s.connect(part.load_item, control.load_item)
+                s.connect(part.item, items.item[2 * low : 2 * low + 8 * part.item_width])
             if part.has_partner:
                 s.connect(part.partner, self.partner_data[low : low + bits])
                 s.connect(part.pair, control.pair)
                 s.connect(part.high, control.high)
-        s.connect(units.beat, beat)
-        s.connect(units.previous, [part.previous for part in slices])
-        s.connect(units.take, control.take)
-        s.connect(units.sub, control.sub)
-        s.connect(units.list, control.list)
-        s.connect(units.row, control.row)
-        s.connect(units.load_unit, control.load_unit)
-        rest = [units.rest] if units.rest_bytes else []
+        s.connect(items.beat, beat)
+        s.connect(items.previous, [part.previous for part in slices])
+        s.connect(items.take, control.take)
+        s.connect(items.sub, control.sub)
+        s.connect(items.list, control.list)
+        s.connect(items.row, control.row)
+        s.connect(items.load_item, control.load_item)
+        rest = [items.rest] if items.rest_bytes else []
         s.connect(self.out.payload, [control.header, *(part.out for part in slices), *rest])
         return s

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data path of a load engine, in slices that are emitted once: the gearbox of fill words, and that of units."""
+"""Data path of a load engine, in slices that are emitted once: the gearbox of fill words, and that of other items."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
 from hdl.isa import LIST_ENTRY_BYTES
-from hdl.memory.jobs import LoadKind, kind_unit_bytes, log2, unit_bytes
+from hdl.memory.jobs import LoadKind, item_bytes, kind_item_bytes, log2
 from hdl.memory.nibbles import merge_planes
 
-__all__ = ["FillGearbox", "UnitGearbox", "beats_per_word", "words_per_beat"]
+__all__ = ["FillGearbox", "ItemGearbox", "beats_per_word", "words_per_beat"]
 
 
 def beats_per_word(config: MachineConfig, kind: LoadKind) -> int:
     """Return how many beats an output word takes, at least 1."""
-    return max(1, kind_unit_bytes(config, kind) // config.group_bytes)
+    return max(1, kind_item_bytes(config, kind) // config.group_bytes)
 
 
 def words_per_beat(config: MachineConfig, kind: LoadKind) -> int:
     """Return how many output words a beat holds, at least 1."""
-    return max(1, config.group_bytes // kind_unit_bytes(config, kind))
+    return max(1, config.group_bytes // kind_item_bytes(config, kind))
 
 
 class FillGearbox(wiring.Component):
@@ -36,8 +36,8 @@ class FillGearbox(wiring.Component):
         Bytes of a beat in this slice.
     partner : bool
         Merge with the beats of the other plane (engine 0); without, every weight is ``16*hi``.
-    unit : int
-        Low bytes of the output that units are written to; 0 = none.
+    item : int
+        Low bytes of the output that items are written to; 0 = none.
 
     Members
     -------
@@ -47,9 +47,9 @@ class FillGearbox(wiring.Component):
         Keep the beat; the one kept last.
     bytes : In(16 * width)
         This slice of {newest beat, the one before it}.
-    unit : In(8 * unit)
-    load_fill, load_unit : In(1)
-        Write the output with a fill word / a unit.
+    item : In(8 * item)
+    load_fill, load_item : In(1)
+        Write the output with a fill word / an item.
     merge : In(1)
         The fill word is made of planes, else of bytes.
     pair, high : In(1)
@@ -57,10 +57,10 @@ class FillGearbox(wiring.Component):
     out : Out(16 * width)
     """
 
-    def __init__(self, width: int, *, partner: bool, unit: int) -> None:
+    def __init__(self, width: int, *, partner: bool, item: int) -> None:
         self.width = width
         self.has_partner = partner
-        self.unit_width = unit
+        self.item_width = item
         ports = {
             "beat": In(8 * width),
             "take": In(1),
@@ -70,8 +70,8 @@ class FillGearbox(wiring.Component):
             "merge": In(1),
             "out": Out(16 * width),
         }
-        if unit:
-            ports |= {"load_unit": In(1), "unit": In(8 * unit)}
+        if item:
+            ports |= {"load_item": In(1), "item": In(8 * item)}
         if partner:
             ports |= {"partner": In(8 * width), "pair": In(1), "high": In(1)}
         super().__init__(ports)
@@ -79,7 +79,7 @@ class FillGearbox(wiring.Component):
     def module_key(self) -> str:
         """Name of the Verilog module."""
         kind = "pair" if self.has_partner else "single"
-        return f"fill_gearbox_{kind}_b{self.width}_u{self.unit_width}"
+        return f"fill_gearbox_{kind}_b{self.width}_i{self.item_width}"
 
     def elaborate(self, platform: object) -> Module:
         """Build the registers and the merge."""
@@ -101,16 +101,16 @@ class FillGearbox(wiring.Component):
         m.d.comb += merged.eq(merge_planes(high, low))
         with m.If(self.load_fill):
             m.d.sync += self.out.eq(Mux(self.merge, merged, self.bytes))
-        if self.unit_width:
-            with m.If(self.load_unit):
-                m.d.sync += self.out[: 8 * self.unit_width].eq(self.unit)
+        if self.item_width:
+            with m.If(self.load_item):
+                m.d.sync += self.out[: 8 * self.item_width].eq(self.item)
         return m
 
 
-class UnitGearbox(wiring.Component):
+class ItemGearbox(wiring.Component):
     """Units, combine rows and list entries out of beats.
 
-    Latency: ``unit`` is combinational, ``rest`` takes one cycle. Throughput: one beat per cycle.
+    Latency: ``item`` is combinational, ``rest`` takes one cycle. Throughput: one beat per cycle.
 
     Parameters
     ----------
@@ -125,12 +125,12 @@ class UnitGearbox(wiring.Component):
     sub : In
         Number of the word in the beat.
     list, row : In(1)
-        A list entry / a row of 2 x columns bytes, else a unit.
-    load_unit : In(1)
+        A list entry / a row of 2 x columns bytes, else a bus word.
+    load_item : In(1)
         Write the output.
-    unit : Out(8 * unit_bytes)
+    item : Out(8 * item_bytes)
     rest : Out
-        Register of the bytes of ``unit`` beyond a fill word, if there are any.
+        Register of the bytes of ``item`` beyond a fill word, if there are any.
     """
 
     def __init__(self, config: MachineConfig, sub_bits: int) -> None:
@@ -144,8 +144,8 @@ class UnitGearbox(wiring.Component):
             "sub": In(sub_bits),
             "list": In(1),
             "row": In(1),
-            "load_unit": In(1),
-            "unit": Out(8 * unit_bytes(config)),
+            "load_item": In(1),
+            "item": Out(8 * item_bytes(config)),
         }
         if self.rest_bytes:
             ports["rest"] = Out(8 * self.rest_bytes)
@@ -153,16 +153,16 @@ class UnitGearbox(wiring.Component):
 
     @property
     def rest_bytes(self) -> int:
-        """Bytes of a unit beyond a fill word."""
-        return max(0, unit_bytes(self.config) - self.config.fill_bytes)
+        """Bytes of an item beyond a fill word."""
+        return max(0, item_bytes(self.config) - self.config.fill_bytes)
 
     def module_key(self) -> str:
         """Name of the Verilog module."""
         c = self.config
-        return f"unit_gearbox_b{c.group_bytes}_r{c.rows}_c{c.columns}_s{self.sub_bits}"
+        return f"item_gearbox_b{c.group_bytes}_r{c.rows}_c{c.columns}_s{self.sub_bits}"
 
     def elaborate(self, platform: object) -> Module:
-        """Build the selection, and registers for units of more than two beats."""
+        """Build the selection, and registers for items of more than two beats."""
         m = Module()
         config = self.config
         kinds = (LoadKind.ACTIVATION, LoadKind.LIST, LoadKind.ROWS)
@@ -181,24 +181,24 @@ class UnitGearbox(wiring.Component):
                 return self.beat
             return self.beat.word_select(self.sub[: log2(words[kind])], len(self.beat) // words[kind])
 
-        # A row is as long as a unit (R = 2C) or twice that; then its lower half shares the unit's multiplexer.
-        unit, row = LoadKind.ACTIVATION, LoadKind.ROWS
-        if beats[row] > beats[unit]:
-            newest = Cat(*reversed(recent[: beats[unit]]))
-            before = Cat(*reversed(recent[beats[unit] : beats[row]]))
-            m.d.comb += self.unit.eq(Cat(Mux(self.row, before, newest), newest))
-        elif words[row] < words[unit]:
-            width = len(self.beat) // words[unit]
-            index = Signal(log2(words[unit]))
+        # A row is as long as a bus word (R = 2C) or twice that; then its lower half shares the bus word's multiplexer.
+        word, row = LoadKind.ACTIVATION, LoadKind.ROWS
+        if beats[row] > beats[word]:
+            newest = Cat(*reversed(recent[: beats[word]]))
+            before = Cat(*reversed(recent[beats[word] : beats[row]]))
+            m.d.comb += self.item.eq(Cat(Mux(self.row, before, newest), newest))
+        elif words[row] < words[word]:
+            width = len(self.beat) // words[word]
+            index = Signal(log2(words[word]))
             m.d.comb += index.eq(Mux(self.row, self.sub << 1, self.sub))
             odd = Cat(self.beat.word_select(2 * i + 1, width) for i in range(words[row]))
             upper = odd.word_select(index[1:], width) if words[row] > 1 else odd
-            m.d.comb += self.unit.eq(Cat(self.beat.word_select(index, width), upper))
+            m.d.comb += self.item.eq(Cat(self.beat.word_select(index, width), upper))
         else:
-            m.d.comb += self.unit.eq(gathered(unit))
+            m.d.comb += self.item.eq(gathered(word))
         with m.If(self.list):
-            m.d.comb += self.unit[: 8 * LIST_ENTRY_BYTES].eq(gathered(LoadKind.LIST))
+            m.d.comb += self.item[: 8 * LIST_ENTRY_BYTES].eq(gathered(LoadKind.LIST))
         if self.rest_bytes:
-            with m.If(self.load_unit):
-                m.d.sync += self.rest.eq(self.unit[8 * config.fill_bytes :])
+            with m.If(self.load_item):
+                m.d.sync += self.rest.eq(self.item[8 * config.fill_bytes :])
         return m

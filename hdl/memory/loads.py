@@ -29,8 +29,8 @@ from hdl.memory.jobs import job_fifo_depth, job_layout
 from hdl.memory.launch import LoadLaunch, offer_layout
 from hdl.memory.load_address import LoadAddress
 from hdl.memory.load_data import LoadData
+from hdl.memory.load_mux import LoadMux
 from hdl.memory.load_rows import RowSlice, slice_elements
-from hdl.memory.unit_mux import UnitMux
 
 __all__ = ["TIMING", "LoadTiming", "LoadUnit", "load_stats_layout"]
 
@@ -73,7 +73,7 @@ class LoadUnit(StructuralComponent):
     Latency: about 7 cycles from ``queue`` to ``read.ar``, 4 from ``read.r`` to the fill word. Throughput: one beat per
     cycle and group (a fill word per cycle for a PAIR load, per engine for HIGH loads, per two cycles for BYTES and
     COLUMNS), also across instructions, as long as ``skew_fifo_beats`` and ``outstanding_bursts`` cover the memory's
-    latency; one unit write, one row and one list entry per cycle for both engines together.
+    latency; one bus word, one row and one list entry per cycle for both engines together.
 
     After ``halt`` or an error of its own it issues no new bursts and launches nothing more; beats of bursts on their
     way find their reserved room in the skew FIFO, and ``quiet`` rises when the last one arrived. Only a reset ends it.
@@ -93,7 +93,7 @@ class LoadUnit(StructuralComponent):
     read : Out(group_read_signature).array(2)
     fill_control, fill_data, fill_tag : Out, 2 lanes
         Fill words; PAIR loads use lane 0. The lanes never carry words for the same tier in one cycle.
-    unit_write : Out(stream of write_layout)
+    bus_write : Out(stream of write_layout)
         Activation and parameter words.
     row_write : Out(stream of row_write_layout)
         Rows of the combine buffer, numbered in the whole buffer: int16 elements shifted left, as int32.
@@ -129,7 +129,7 @@ class LoadUnit(StructuralComponent):
                 "fill_control": Out(fill_control_layout(config)).array(2),
                 "fill_data": Out(8 * config.columns).array(2, config.fill_rows),
                 "fill_tag": Out(6).array(2),
-                "unit_write": Out(stream.Signature(write_layout(config))),
+                "bus_write": Out(stream.Signature(write_layout(config))),
                 "row_write": Out(stream.Signature(row_write_layout(config))),
                 "list_write_valid": Out(1),
                 "list_write_tiers": Out(config.tiers),
@@ -150,7 +150,7 @@ class LoadUnit(StructuralComponent):
         )
 
     PARAMETERS = parameters(
-        "vcache_tiles", LoadAddress.PARAMETERS, LoadData.PARAMETERS, LoadLaunch.PARAMETERS, UnitMux.PARAMETERS
+        "vcache_tiles", LoadAddress.PARAMETERS, LoadData.PARAMETERS, LoadLaunch.PARAMETERS, LoadMux.PARAMETERS
     )
     """What the module depends on."""
 
@@ -166,7 +166,7 @@ class LoadUnit(StructuralComponent):
         address = [s.add(f"address{g}", LoadAddress(config, g), reset=reset) for g in range(2)]
         datas = [s.add(f"data{g}", LoadData(config, g), reset=reset) for g in range(2)]
         launch = s.add("launch", LoadLaunch(config), reset=reset)
-        mux = s.add("mux", UnitMux(config))
+        mux = s.add("mux", LoadMux(config))
         for g in range(2):
             jobs = s.add(f"jobs{g}", StreamFifo(job_layout(config), job_fifo_depth(config)), reset=reset)
             skew = s.add(f"skew{g}", StreamFifo(read_beat_layout(config), config.skew_fifo_beats), reset=reset)
@@ -224,16 +224,16 @@ class LoadUnit(StructuralComponent):
         self._outputs(s, datas, launch, mux)
         return s
 
-    def _outputs(self, s: Structure, datas: list[LoadData], launch: LoadLaunch, mux: UnitMux) -> None:
+    def _outputs(self, s: Structure, datas: list[LoadData], launch: LoadLaunch, mux: LoadMux) -> None:
         """Connect the engines' words to the lanes and ports that the launcher gives them."""
         config = self.config
         control = fill_control_layout(config)
         word_bits, tile_bits = control["word"].width, control["tile"].width
-        unit_bits = len(mux.data[0])
+        item_bits = len(mux.data[0])
         for g in range(2):
             word = datas[g].out.payload
             offer = {
-                name: getattr(word, name) for name in ("fill", "unit", "list", "row", "empty", "last", "tiers", "post")
+                name: getattr(word, name) for name in ("fill", "bus", "list", "row", "empty", "last", "tiers", "post")
             }
             s.connect(launch.offer[g], struct_of(offer_layout(config), {"valid": datas[g].out.valid, **offer}))
             s.connect(datas[g].out.ready, launch.launch[g])
@@ -251,21 +251,21 @@ class LoadUnit(StructuralComponent):
                 s.connect(self.fill_data[g][i], word.data[width * i : width * (i + 1)])
             for name in ("parameter", "tiers", "position"):
                 s.connect(getattr(mux, name)[g], getattr(word, name))
-            s.connect(mux.data[g], word.data[:unit_bits])
-        s.connect(mux.unit_valid, launch.unit_valid)
-        s.connect(mux.unit_owner, launch.unit_owner)
+            s.connect(mux.data[g], word.data[:item_bits])
+        s.connect(mux.bus_valid, launch.bus_valid)
+        s.connect(mux.bus_owner, launch.bus_owner)
         s.connect(mux.row_owner, launch.row_owner)
         s.connect(mux.list_owner, launch.list_owner)
-        s.connect(self.unit_write.valid, launch.unit_valid)
-        s.connect(self.unit_write.payload, mux.unit)
-        s.connect(launch.unit_ready, self.unit_write.ready)
+        s.connect(self.bus_write.valid, launch.bus_valid)
+        s.connect(self.bus_write.payload, mux.bus)
+        s.connect(launch.bus_ready, self.bus_write.ready)
         self._row_write(s, datas, launch, mux)
         s.connect(self.list_write_valid, launch.list_valid)
         s.connect(self.list_write_tiers, mux.list_tiers)
         s.connect(self.list_write_addr, mux.list_addr)
         s.connect(self.list_write_entry, mux.list_entry)
 
-    def _row_write(self, s: Structure, datas: list[LoadData], launch: LoadLaunch, mux: UnitMux) -> None:
+    def _row_write(self, s: Structure, datas: list[LoadData], launch: LoadLaunch, mux: LoadMux) -> None:
         """Connect the row stream: elements of the engine that has it, widened in slices."""
         columns = self.config.columns
         step = slice_elements(columns)

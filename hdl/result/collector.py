@@ -61,7 +61,7 @@ class Collector(StructuralComponent):
     Members
     -------
     descriptor_valid : In(1).array(tiers), descriptor : In(row_descriptor_layout).array(tiers)
-        What to do with the tier's next row; pushed when its wave is issued.  Credits guarantee space.  ``lane`` must be
+        What to do with the tier's next row; pushed when its wave is issued.  Credits guarantee space.  ``byte`` must be
         a multiple of the elements of the row (C, or C/2 with ``half``).
     result : In(result_layout).array(tiers)
         Rows off the bond.
@@ -69,11 +69,11 @@ class Collector(StructuralComponent):
         Pulse: one row of the tier has left its FIFO.
     write : Out(write_layout).array(result_lanes)
         Activation writes to the bond.
-    unit_write : In(stream of write_layout)
+    bus_write : In(stream of write_layout)
         Loads for activation buffers and parameter memories.
     vector_act : In(stream of write_layout)
         Words of the vector unit for activation buffers.
-    unit_lane : Out(write_layout)
+    load_lane : Out(write_layout)
         Both go to the bond here, in the cycle after they were accepted, which waits until no result is written to one
         of their tiers in the same cycle.  They take turns.
     vector_read : In(stream of bank_bits).array(result_lanes)
@@ -105,9 +105,9 @@ class Collector(StructuralComponent):
                 "result": In(result_layout(config)).array(tiers),
                 "credit": Out(1).array(tiers),
                 "write": Out(write_layout(config)).array(config.result_lanes),
-                "unit_write": In(stream.Signature(write_layout(config))),
+                "bus_write": In(stream.Signature(write_layout(config))),
                 "vector_act": In(stream.Signature(write_layout(config))),
-                "unit_lane": Out(write_layout(config)),
+                "load_lane": Out(write_layout(config)),
                 "vector_read": In(stream.Signature(config.bank_bits)).array(config.result_lanes),
                 "vector_data": Out(data.ArrayLayout(signed(32), config.columns)).array(config.result_lanes),
                 "vector_write": In(stream.Signature(bank_write_layout(config))).array(config.result_lanes),
@@ -177,12 +177,12 @@ class Collector(StructuralComponent):
             s.connect(write.elements, [row[16 * column : 16 * column + 8] for column in range(config.columns)])
             s.connect(self.write[lane], write.write)
             writing.append(write.write.valid)
-        loads = s.add("unit_register", LoadLane(config))
+        loads = s.add("load_register", LoadLane(config))
         s.connect(loads.result_tiers, control.result_tiers)
-        s.link(self.unit_write, loads.unit_write)
+        s.link(self.bus_write, loads.bus_write)
         s.link(self.vector_act, loads.vector_act)
-        s.connect(self.unit_lane, loads.unit_lane)
-        s.connect(control.writing, [*writing, loads.unit_lane.valid])
+        s.connect(self.load_lane, loads.load_lane)
+        s.connect(control.writing, [*writing, loads.load_lane.valid])
 
     def _combine(self, s: Structure, control: CollectorControl, bus_rows: list[Any]) -> None:
         """Stage 1: combine units, the rows that are written to them and those that they read."""

@@ -104,26 +104,26 @@ class WriteLane(wiring.Component):
         return parameter_key("write_lane", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
-        """Repeat the elements over the word; the enables select the copy at byte ``entry.lane``."""
+        """Repeat the elements over the word; the enables select the copy at byte ``entry.byte``."""
         m = Module()
         config = self.config
         half = config.columns // 2
-        pieces = config.rows // half
+        copies = config.rows // half
         entry, write = self.entry, self.write
         m.d.sync += write.valid.eq(self.row_valid)
         first = Signal(8 * half)  # the elements of half a row, and of all of it
         m.d.comb += first.eq(self.elements)
-        enable = Signal(pieces)
-        for piece in range(pieces):
-            full_here = entry.lane[config.columns.bit_length() - 1 :] == piece // 2
-            half_here = entry.lane[half.bit_length() - 1 :] == piece
-            m.d.comb += enable[piece].eq(Mux(entry.half, half_here, full_here))
+        enable = Signal(copies)
+        for copy in range(copies):
+            full_here = entry.byte[config.columns.bit_length() - 1 :] == copy // 2
+            half_here = entry.byte[half.bit_length() - 1 :] == copy
+            m.d.comb += enable[copy].eq(Mux(entry.half, half_here, full_here))
         with m.If(self.row_valid):
             m.d.sync += [
                 write.tiers.eq(entry.tiers),
                 write.addr.eq(entry.addr),
                 write.data.as_value().eq(
-                    Mux(entry.half, first.replicate(pieces), self.elements.replicate(pieces // 2))
+                    Mux(entry.half, first.replicate(copies), self.elements.replicate(copies // 2))
                 ),
                 write.enable.eq(Cat(bit.replicate(half) for bit in enable)),
             ]
@@ -145,9 +145,9 @@ class LoadLane(wiring.Component):
     -------
     result_tiers : In(tiers)
         Tiers that result rows are written to in the same cycle.
-    unit_write, vector_act : In(stream of write_layout)
+    bus_write, vector_act : In(stream of write_layout)
         Words of loads, and of the vector unit.
-    unit_lane : Out(write_layout)
+    load_lane : Out(write_layout)
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -155,9 +155,9 @@ class LoadLane(wiring.Component):
         super().__init__(
             {
                 "result_tiers": In(config.tiers),
-                "unit_write": In(stream.Signature(write_layout(config))),
+                "bus_write": In(stream.Signature(write_layout(config))),
                 "vector_act": In(stream.Signature(write_layout(config))),
-                "unit_lane": Out(write_layout(config)),
+                "load_lane": Out(write_layout(config)),
             }
         )
 
@@ -171,7 +171,7 @@ class LoadLane(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the choice and the register."""
         m = Module()
-        load, vector = self.unit_write, self.vector_act
+        load, vector = self.bus_write, self.vector_act
         load_free = Signal()
         vector_free = Signal()
         vector_turn = Signal()
@@ -183,8 +183,8 @@ class LoadLane(wiring.Component):
         ]
         with m.If(load.valid & load_free & vector.valid & vector_free):
             m.d.sync += vector_turn.eq(~vector_turn)
-        m.d.sync += self.unit_lane.valid.eq(0)
+        m.d.sync += self.load_lane.valid.eq(0)
         for source in (load, vector):
             with m.If(source.valid & source.ready):
-                m.d.sync += [self.unit_lane.eq(source.payload), self.unit_lane.valid.eq(1)]
+                m.d.sync += [self.load_lane.eq(source.payload), self.load_lane.valid.eq(1)]
         return m

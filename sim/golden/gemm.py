@@ -186,10 +186,10 @@ def _deliver(
         return
     word = base + number * elements // c.rows
     _in_range(word, c.activation_words, "activation word", pc)
-    lane = (number * elements % c.rows)[:, None] + np.arange(elements)
+    place = (number * elements % c.rows)[:, None] + np.arange(elements)
     for target in tiers_of_mask(instruction["dest_tiers"]) or [tier]:
-        machine.activation[target, word[:, :, None], lane] = rows
-        machine.known["activation byte"][target, word[:, :, None], lane] = True
+        machine.activation[target, word[:, :, None], place] = rows
+        machine.known["activation byte"][target, word[:, :, None], place] = True
     machine.counters["rows_activation"] += word.size
 
 

@@ -166,7 +166,7 @@ class Meter:
 
     def idle(self) -> None:
         """Everything ready, nothing offered."""
-        for name in ("load_post__0", "load_post__1", "load_wait__0", "load_wait__1", "load_unit_write",
+        for name in ("load_post__0", "load_post__1", "load_wait__0", "load_wait__1", "load_bus_write",
                      "load_row_write", "store_post", "store_wait", "store_store_read",
                      "fetch_instructions"):  # fmt: skip
             getattr(self.dut, f"{name}__ready").value = 1
@@ -232,25 +232,25 @@ async def bandwidth(dut: Any) -> None:
             cycles = await meter.loads(loads, dut.load_stats, words_field, words)
             results[f"{form.name} x{tiles}"] = {"words": words, "cycles": cycles, "share": words / cycles / peak}
     kinds = {
-        LoadDest.ACTIVATION: (CONFIG.activation_words // 2, dut.load_unit_write__valid),
+        LoadDest.ACTIVATION: (CONFIG.activation_words // 2, dut.load_bus_write__valid),
         LoadDest.LIST: (CONFIG.list_depth // 2, dut.load_list_write_valid),
         LoadDest.ROWS: (min(512, CONFIG.combine_rows) // 2, dut.load_row_write__valid),
     }
     # Both engines share the row port, and an engine needs `beats_per_row` beats for a row.
     beats_per_row = max(1, 2 * CONFIG.columns // CONFIG.group_bytes)
-    for kind, (units, signal) in kinds.items():
+    for kind, (items, signal) in kinds.items():
         loads = [
             Instruction(
                 Opcode.LOAD,
-                {"group": g, "dest_kind": kind, "count": units, "dest_tiers": int(kind != LoadDest.ROWS),
-                 "dest_base": g * units, "shift": 4 * (kind == LoadDest.ROWS)},
+                {"group": g, "dest_kind": kind, "count": items, "dest_tiers": int(kind != LoadDest.ROWS),
+                 "dest_base": g * items, "shift": 4 * (kind == LoadDest.ROWS)},
             )
             for g in range(2)
         ]  # fmt: skip
         peak = min(1, 2 / beats_per_row) if kind == LoadDest.ROWS else 1
-        cycles = await meter.loads(loads, signal, 1, 2 * units)
-        share = 2 * units / cycles / peak
-        results[f"{kind.name} both groups"] = {"words": 2 * units, "cycles": cycles, "share": share}
+        cycles = await meter.loads(loads, signal, 1, 2 * items)
+        share = 2 * items / cycles / peak
+        results[f"{kind.name} both groups"] = {"words": 2 * items, "cycles": cycles, "share": share}
     (FOLDER / "bandwidth.json").write_text(json.dumps(results))
     await machine.dump()
 

@@ -172,7 +172,7 @@ def test_halt(seed: int) -> None:
     )  # fmt: skip
     env.start = 0
     env.check_done = lambda instruction: None  # type: ignore[method-assign]
-    for sink in (*env.post_sinks, env.unit_sink, env.read_sink, env.fetch_sink):
+    for sink in (*env.post_sinks, env.bus_sink, env.read_sink, env.fetch_sink):
         sink.check = False  # a halted unit may withdraw an offer
     halt_at = 60 + 37 * seed
     rest: list[int] = []
@@ -206,7 +206,7 @@ def test_halt_in_long_transfers(halt_at: int) -> None:
     memory = random_memory(9)
     loads = [load(group=g, count=100, addr=0x100, dest_base=100 * g) for g in range(2)]
     env = Environment(config, memory, loads, [store(rows=100)], combine=combine_rows(config, 9))
-    env.unit_sink.check = env.read_sink.check = False
+    env.bus_sink.check = env.read_sink.check = False
     rest: list[int] = []
 
     def each(env: Environment, get: Get) -> None:
@@ -267,6 +267,6 @@ def test_read_data_always_find_room() -> None:
     loads = [load(group=g, count=60, addr=0x100, dest_base=64 * g) for g in range(2)]
     loads += [tiles(Format.PAIR, addr=0x200, addr_low=0x200, count=8)]
     env = Environment(NANO, random_memory(10), loads, seed=1)
-    env.unit_sink.stall = 0.9
+    env.bus_sink.stall = 0.9
     simulate(env, [Behaviour(latency=3), Behaviour(latency=40)])
     env.check_loads()

@@ -118,15 +118,15 @@ def test_rate(name: str, kind: str) -> None:
     if kind == "ROWS":
         values = {"dest_kind": LoadDest.ROWS, "shift": 5}
         period = max(1, 2 * config.columns // config.group_bytes)
-        units, unit_bytes = min(48, config.combine_rows // 2), 2 * config.columns
+        items, item_bytes = min(48, config.combine_rows // 2), 2 * config.columns
     else:
         values = {"format": Format.COLUMNS, "dest_tiers": 1}
-        period, units, unit_bytes = 2, max(1, min(config.vcache_tiles // 2, 48 // config.fill_words)), config.tile_bytes
+        period, items, item_bytes = 2, max(1, min(config.vcache_tiles // 2, 48 // config.fill_words)), config.tile_bytes
     # Two instructions, so that what is between them counts.
     loads = [
         Instruction(
             Opcode.LOAD,
-            values | {"count": units, "dest_base": n * units, "addr": 64 * -(-n * units * unit_bytes // 2048)},
+            values | {"count": items, "dest_base": n * items, "addr": 64 * -(-n * items * item_bytes // 2048)},
         )
         for n in range(2)
     ]
@@ -134,7 +134,7 @@ def test_rate(name: str, kind: str) -> None:
     simulate(env, Behaviour(latency=3))
     env.check_loads()
     cycles = env.log.rows if kind == "ROWS" else [cycle for cycle, _ in env.log.fills]
-    assert len(cycles) == 2 * units * (1 if kind == "ROWS" else config.fill_words)
+    assert len(cycles) == 2 * items * (1 if kind == "ROWS" else config.fill_words)
     assert [b - a for a, b in pairwise(cycles)] == [period] * (len(cycles) - 1)
 
 
@@ -182,7 +182,7 @@ FITS = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_limit(kind: str) -> None:
-    """The last unit that fits arrives; one more is an address error, as `hdl.isa.legality` says."""
+    """The last item that fits arrives; one more is an address error, as `hdl.isa.legality` says."""
     config = SHAPES["nano"]
     limits = Limits((LIMIT, LIMIT), ((0, 0), (0, 0)))
     good, bad = (Instruction(Opcode.LOAD, values) for values in (FITS[kind], BAD[kind]))

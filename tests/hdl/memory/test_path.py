@@ -19,9 +19,9 @@ CONFIGS = {
     "wide": PRESETS["tiny"].replace(
         name="wide", channels_per_group=2, channel_bytes=8, columns=16, rows=16, burst_beats=4
     ),
-    # A unit takes four beats.
+    # A bus word takes four beats.
     "deep": PRESETS["tiny"].replace(name="deep", rows=16),
-    # A beat holds four units, two instructions and eight list entries; addresses may be misaligned.
+    # A beat holds four bus words, two instructions and eight list entries; addresses may be misaligned.
     "broad": PRESETS["tiny"].replace(name="broad", channels_per_group=2, channel_bytes=32, columns=16, rows=16),
 }
 

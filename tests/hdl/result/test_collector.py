@@ -55,7 +55,7 @@ def random_row(rng: np.random.Generator, config: MachineConfig, out_of_range: fl
         drop=drop,
         half=half,
         addr=config.activation_words + 3 if rng.random() < out_of_range else int(rng.integers(0, 16)),
-        lane=count * int(rng.integers(0, config.rows // count)),
+        byte=count * int(rng.integers(0, config.rows // count)),
         **posts,
     )
 

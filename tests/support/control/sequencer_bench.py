@@ -285,7 +285,7 @@ def check_waves(bench: Bench) -> None:
         seen = bench.record.issues[tier]
         for number, (want, have) in enumerate(zip(wanted, seen, strict=True)):
             # A dropped row's address means nothing.
-            skip = {"addr", "lane"} if want.descriptor and want.descriptor["drop"] else set()
+            skip = {"addr", "byte"} if want.descriptor and want.descriptor["drop"] else set()
             assert have.fields == want.fields, f"tier {tier} wave {number}"
             assert (have.descriptor is None) == (want.descriptor is None), f"tier {tier} wave {number}"
             if want.descriptor and have.descriptor:

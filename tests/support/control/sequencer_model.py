@@ -93,7 +93,7 @@ def waves_of(gemm: Instruction, config: MachineConfig, tier: int, lists: Lists) 
                     "op_end": int(end),
                     "tiers": 0 if combine else gemm["dest_tiers"] or 1 << tier,
                     "addr": base + (n_global if combine else element // config.rows),
-                    "lane": 0 if combine else element % config.rows,
+                    "byte": 0 if combine else element % config.rows,
                     "gate": entry.gate if gemm["dest_list"] else 1,
                     "post0_en": gemm["post0_en"] if end else 0,
                     "post0_sem": gemm["post0_sem"],

@@ -39,7 +39,7 @@ from hdl.isa import (
 )
 
 Get = Callable[[str], int]
-Words = dict[tuple[int, int, int], bytes]  # (memory kind, tier, unit) -> bytes
+Words = dict[tuple[int, int, int], bytes]  # (memory kind, tier, item) -> bytes
 
 
 def entry(instruction: Instruction, pc: int) -> int:
@@ -55,7 +55,7 @@ def nibbles(plane: np.ndarray) -> np.ndarray:
 
 
 def loaded(config: MachineConfig, load: Instruction, memory: Sequence[np.ndarray]) -> list[bytes]:
-    """Return the units (tiles, words, entries, requantisation words, rows of int32) that a LOAD brings."""
+    """Return the items (tiles, words, entries, requantisation words, rows of int32) that a LOAD brings."""
     size = load_item_bytes(load, config)
     planes = [memory[g].reshape(-1)[a : a + size * load["count"]] for g, a in load_groups(load)]
     if load["dest_kind"] == LoadDest.ROWS:
@@ -138,7 +138,7 @@ class Log:
     granted: dict[int, int] = field(default_factory=dict)  # wait port -> number of grants
     posts: list[tuple[int, int, int]] = field(default_factory=list)  # (cycle, port, sem0)
     fills: list[tuple[int, int]] = field(default_factory=list)  # (cycle, lane)
-    units: list[int] = field(default_factory=list)  # cycles
+    bus_words: list[int] = field(default_factory=list)  # cycles
     rows: list[int] = field(default_factory=list)  # cycles
     entries: list[int] = field(default_factory=list)
     tags: dict[tuple[int, int], int] = field(default_factory=dict)  # (tier, tile) -> tag
@@ -194,7 +194,7 @@ class Environment:
             )
         self.expected_posts["store_post"] = deque(i for i in self.stores if i["post0_en"])
         self.post_sinks = [Sink(name, rng, stall) for name in self.expected_posts]
-        self.unit_sink = Sink("load_unit_write", rng, stall)
+        self.bus_sink = Sink("load_bus_write", rng, stall)
         self.row_sink = Sink("load_row_write", rng, stall)
         self.read_sink = Sink("store_store_read", rng, stall)
         self.data_source = Source("store_store_data", [], rng, stall)
@@ -216,7 +216,7 @@ class Environment:
         for stream in (
             *self.sources,
             *self.post_sinks,
-            self.unit_sink,
+            self.bus_sink,
             self.row_sink,
             self.read_sink,
             self.data_source,
@@ -242,7 +242,7 @@ class Environment:
             else:
                 self.waiting[name] = self.waiting.get(name, 0) + 1
         self._fills(get)
-        self._units(get)
+        self._bus_words(get)
         self._posts(get)
         self._rows(get)
         taken = self.fetch_sink.observe(get)
@@ -299,12 +299,12 @@ class Environment:
                 if len(got) == config.columns:
                     self.words[LoadDest.VCACHE, tier, index] = bytes(got[c] for c in range(config.columns))
 
-    def _units(self, get: Get) -> None:
+    def _bus_words(self, get: Get) -> None:
         config = self.config
-        taken = self.unit_sink.observe(get)
+        taken = self.bus_sink.observe(get)
         if taken is not None:
             word = write_layout(config).from_bits(taken)
-            self.log.units.append(self.cycle)
+            self.log.bus_words.append(self.cycle)
             assert word["valid"] and word["enable"] == (1 << config.rows) - 1
             kind = LoadDest.PARAMETER if word["parameter"] else LoadDest.ACTIVATION
             for tier in range(config.tiers):
@@ -357,17 +357,17 @@ class Environment:
         kind = LoadDest(instruction["dest_kind"])
         pieces = {LoadDest.VCACHE: config.rows, LoadDest.PARAMETER: config.parameter_parts}.get(kind, 1)
         tiers = _tiers(instruction)
-        for unit, raw in enumerate(loaded(config, instruction, self.memory)):
+        for item, raw in enumerate(loaded(config, instruction, self.memory)):
             size = len(raw) // pieces
             for tier in range(config.tiers):
                 if tiers >> tier & 1:
                     for piece in range(pieces):
-                        index = (instruction["dest_base"] + unit) * pieces + piece
+                        index = (instruction["dest_base"] + item) * pieces + piece
                         assert self.words.get((kind, tier, index)) == raw[piece * size : (piece + 1) * size], (
                             f"{kind.name} tier {tier} index {index} of {instruction}"
                         )
                     if kind == LoadDest.VCACHE:
-                        assert self.log.tags[tier, instruction["dest_base"] + unit] == instruction["tag"]
+                        assert self.log.tags[tier, instruction["dest_base"] + item] == instruction["tag"]
 
     def expected_words(self) -> int:
         """Return how many destination words all loads write, counting a tier's copy each."""

@@ -63,27 +63,27 @@ class Allocator:
 
 
 def random_loads(seed: int, config: MachineConfig, count: int, most: int = 9) -> list[Instruction]:
-    """Return `count` loads (or fewer, when destinations run out) of up to `most` units, of all kinds mixed."""
+    """Return `count` loads (or fewer, when destinations run out) of up to `most` items, of all kinds mixed."""
     rng = random.Random(seed)
     allocator = Allocator(config)
     loads: list[Instruction] = []
     for _ in range(count):
         others = [LoadDest.ACTIVATION, LoadDest.LIST, LoadDest.PARAMETER, LoadDest.ROWS]
         kind = rng.choice([LoadDest.VCACHE] * 4 + others)
-        units = rng.randint(1, most if kind != LoadDest.VCACHE else max(1, most // 2))
-        base = allocator.take(kind, units)
+        items = rng.randint(1, most if kind != LoadDest.VCACHE else max(1, most // 2))
+        base = allocator.take(kind, items)
         if base is None:
             continue
         form = rng.choice(list(Format)) if kind == LoadDest.VCACHE else Format.BYTES
         values = header(rng, config) | {
-            "format": form, "group": rng.randrange(2), "dest_kind": kind, "dest_base": base, "count": units,
+            "format": form, "group": rng.randrange(2), "dest_kind": kind, "dest_base": base, "count": items,
             "dest_tiers": rng.randrange(1, 1 << config.tiers),
             "tag": rng.randrange(64) if kind == LoadDest.VCACHE else 0,
         }  # fmt: skip
         if kind == LoadDest.ROWS:
             values |= {"dest_tiers": 0, "shift": rng.choice([0, 1, 7, 15, 16])}
         load = Instruction(Opcode.LOAD, values)
-        size = units * load_item_bytes(load, config)
+        size = items * load_item_bytes(load, config)
         values["addr"] = place(rng, config, size)
         if form == Format.PAIR:
             values["addr_low"] = place(rng, config, size)

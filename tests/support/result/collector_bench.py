@@ -40,7 +40,7 @@ class Row:
     half: int = 0
     op_end: int = 0
     addr: int = 0
-    lane: int = 0
+    byte: int = 0
     gate: int = 1
     post0_en: int = 0
     post0_sem: int = 0
@@ -112,7 +112,7 @@ class Reference:
         if row.drop or row.combine or self.beyond(row):
             return None
         count = self.config.columns // 2 if row.half else self.config.columns
-        return row.tiers, row.addr, ((1 << count) - 1) << row.lane, tuple(v & 0xFF for v in row.data[:count])
+        return row.tiers, row.addr, ((1 << count) - 1) << row.byte, tuple(v & 0xFF for v in row.data[:count])
 
     def add(self, row: Row) -> None:
         if row.combine and not row.drop and not self.beyond(row):

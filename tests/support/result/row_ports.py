@@ -99,10 +99,10 @@ class RowPorts:
         self.vector_read = [Offer(dut.vector_read[b], reads[b], lambda item: item, pause) for b in banks]
         self.vector_write = [Offer(dut.vector_write[b], writes[b], row, pause) for b in banks]
         self.load = Offer(dut.load_rows, todo.load_rows, row, pause)
-        self.unit_write = Offer(dut.unit_write, todo.loads, lambda item: item, pause)
+        self.bus_write = Offer(dut.bus_write, todo.loads, lambda item: item, pause)
         self.vector_act = Offer(dut.vector_act, todo.acts, lambda item: item, pause)
         self.offers = [
-            self.store, self.load, self.unit_write, self.vector_act, *self.vector_read, *self.vector_write
+            self.store, self.load, self.bus_write, self.vector_act, *self.vector_read, *self.vector_write
         ]  # fmt: skip
         self.expected_reads: deque[list[int]] = deque()
         self.expected_rows: list[list[int] | None] = [None for _ in banks]
@@ -126,7 +126,7 @@ class RowPorts:
     def look(self, ctx: Any, busy_tiers: int) -> None:
         """Check what answers the cycle before; `busy_tiers` are written by result rows now."""
         dut = self.dut
-        word = ctx.get(dut.unit_lane)
+        word = ctx.get(dut.load_lane)
         assert bool(word.valid) == (self.expected_word is not None)
         if self.expected_word is not None:
             assert not busy_tiers & word.tiers, "a load and a result for one tier"
@@ -203,9 +203,9 @@ class RowPorts:
         self.writing = clears | set(by_bank)
         self.beyond = beyond
 
-        word, act = self.unit_write.head, self.vector_act.head
+        word, act = self.bus_write.head, self.vector_act.head
         able = [item is not None and not item["tiers"] & busy_tiers for item in (word, act)]
-        taken = [self.unit_write.taken(ctx), self.vector_act.taken(ctx)]
+        taken = [self.bus_write.taken(ctx), self.vector_act.taken(ctx)]
         self._check("lane", able[0], taken[0], able[1], taken[1])
         self.expected_word = word if taken[0] else act if taken[1] else None
         if any(taken):

@@ -12,11 +12,11 @@ from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import row_write_layout, write_layout
 from hdl.isa import LIST_ENTRY_BYTES
 
-__all__ = ["UnitMux"]
+__all__ = ["LoadMux"]
 
 
-class UnitMux(wiring.Component):
-    """Multiplexers of unit writes and list writes, and the handshakes that the address sides count.
+class LoadMux(wiring.Component):
+    """Multiplexers of bus words and list entries, and the handshakes that the address sides count.
 
     Latency: combinational.
 
@@ -27,10 +27,10 @@ class UnitMux(wiring.Component):
     Members
     -------
     parameter, tiers, position, data : In, .array(2)
-        Of each engine's output word; ``data`` is as many low bytes as a unit or list entry takes.
-    unit_valid, unit_owner, row_owner, list_owner : In(1)
+        Of each engine's output word; ``data`` is as many low bytes as a bus word or list entry takes.
+    bus_valid, bus_owner, row_owner, list_owner : In(1)
         From the launcher.
-    unit : Out(write_layout)
+    bus : Out(write_layout)
     row : Out(16)
         Number of the row that is written; its data take :class:`hdl.memory.load_rows.RowSlice`.
     list_tiers, list_addr, list_entry : Out
@@ -49,11 +49,11 @@ class UnitMux(wiring.Component):
                 "tiers": In(config.tiers).array(2),
                 "position": In(config.position_bits).array(2),
                 "data": In(8 * max(config.rows, LIST_ENTRY_BYTES)).array(2),
-                "unit_valid": In(1),
-                "unit_owner": In(1),
+                "bus_valid": In(1),
+                "bus_owner": In(1),
                 "row_owner": In(1),
                 "list_owner": In(1),
-                "unit": Out(write_layout(config)),
+                "bus": Out(write_layout(config)),
                 "row": Out(row_write_layout(config)["row"].shape),
                 "list_tiers": Out(config.tiers),
                 "list_addr": Out(config.list_bits),
@@ -76,7 +76,7 @@ class UnitMux(wiring.Component):
 
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return parameter_key("unit_mux", self.config, self.PARAMETERS)
+        return parameter_key("load_mux", self.config, self.PARAMETERS)
 
     def elaborate(self, platform: object) -> Module:
         """Build the multiplexers."""
@@ -85,15 +85,15 @@ class UnitMux(wiring.Component):
         def chosen(owner: Value, choices: list[Value]) -> Value:
             return Mux(owner, choices[1], choices[0])
 
-        unit = self.unit
+        bus = self.bus
         rows = 8 * self.config.rows
         m.d.comb += [
-            unit.valid.eq(self.unit_valid),
-            unit.parameter.eq(chosen(self.unit_owner, self.parameter)),
-            unit.tiers.eq(chosen(self.unit_owner, self.tiers)),
-            unit.addr.eq(chosen(self.unit_owner, self.position)),
-            unit.enable.eq(~0),
-            unit.data.as_value().eq(chosen(self.unit_owner, [word[:rows] for word in self.data])),
+            bus.valid.eq(self.bus_valid),
+            bus.parameter.eq(chosen(self.bus_owner, self.parameter)),
+            bus.tiers.eq(chosen(self.bus_owner, self.tiers)),
+            bus.addr.eq(chosen(self.bus_owner, self.position)),
+            bus.enable.eq(~0),
+            bus.data.as_value().eq(chosen(self.bus_owner, [word[:rows] for word in self.data])),
             self.row.eq(chosen(self.row_owner, self.position)),
             self.list_tiers.eq(chosen(self.list_owner, self.tiers)),
             self.list_addr.eq(chosen(self.list_owner, self.position)),
