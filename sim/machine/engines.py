@@ -19,10 +19,10 @@ from hdl.isa import Instruction, Opcode
 from hdl.isa.legality import Limits
 from scheduler.memory.image import Symbol
 from scheduler.stream.emit.emitter import Label
-from scheduler.stream.footprint import Lists, footprint
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor
+from sim.golden.order.footprint import Lists, footprint
 from sim.machine.session import MachineSession
 from sim.machine.system import Job, JobResult, SimulatedMachine
 from sim.measure.crosscheck import MismatchError, compare_counters

@@ -24,7 +24,7 @@ from scheduler.plan.tiling import Tiling
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.lower import default_key_block, parts_of
-from scheduler.stream.sync import Synchroniser
+from sim.golden.order.sync import Synchroniser
 from sim.stimulus.streams import StreamOptions, random_stream
 from tests.support.checkpoints import small_model
 

@@ -18,8 +18,8 @@ from hdl.isa.legality import Limits
 from scheduler.stream.lists import ListError
 from scheduler.stream.prove import StreamError, check, prove
 from scheduler.stream.table import COL, Table
-from scheduler.stream.verify import verify_stream
-from tests.scheduler.stream import test_verify, test_verify_slots
+from sim.golden.order.verify import verify_stream
+from tests.sim.golden.order import test_verify, test_verify_slots
 from tests.support.streams import CONFIGS, DEMO, END, Images, drawn, model_step, mutant
 
 TINY = PRESETS["tiny"]

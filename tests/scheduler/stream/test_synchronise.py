@@ -12,10 +12,10 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import assemble
 from scheduler.stream.prove import prove
-from scheduler.stream.sync import SyncError as ReferenceError
-from scheduler.stream.sync import Synchroniser
 from scheduler.stream.synchronise import SyncError, synchronise
 from scheduler.stream.table import COL, Table
+from sim.golden.order.sync import SyncError as ReferenceError
+from sim.golden.order.sync import Synchroniser
 from tests.support.streams import CONFIGS, DEMO, END, Images, carriers_of, drawn, model_step, plain_of
 
 TINY = PRESETS["tiny"]

@@ -13,9 +13,9 @@ from scheduler.models.checkpoint import read_checkpoint
 from scheduler.models.float_model import FloatModel, bits_per_byte
 from scheduler.models.quantise import QuantisedLayer, quantise_activations, quantise_gates
 from scheduler.stream.lower_layer import lower_layer
-from scheduler.stream.verify import check_stream
 from sim.golden.executor import Executor
 from sim.golden.integer_model import moe_layer
+from sim.golden.order.verify import check_stream
 from sim.golden.quantised_model import IntegerMoeModel, quantise_model
 
 DEMO = Path(__file__).resolve().parents[3] / "models" / "demo"

@@ -13,7 +13,7 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
 from hdl.isa.legality import Limits
-from scheduler.stream.verify import check_stream
+from sim.golden.order.verify import check_stream
 from sim.machine.system import Job, MemoryKnobs, SimulatedMachine
 from sim.measure.crosscheck import check_illegal, check_random, random_knobs
 from sim.stimulus.streams import RandomStream, StreamOptions, illegal_streams, random_stream

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode
-from scheduler.stream.footprint import SPACES, Access, Footprint, space_cells
-from scheduler.stream.ordering import Ordering, issue_queues, row_completions
-from scheduler.stream.spans import SpanLog
-from scheduler.stream.vector_footprint import vector_conflict
+from sim.golden.order.footprint import SPACES, Access, Footprint, space_cells
+from sim.golden.order.ordering import Ordering, issue_queues, row_completions
+from sim.golden.order.spans import SpanLog
+from sim.golden.order.vector_footprint import vector_conflict
 
 __all__ = ["Conflict", "HazardTracker", "self_conflict"]
 

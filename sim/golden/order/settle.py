@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from hdl.isa import Instruction
-from scheduler.stream.ordering import Ordering, issue_queues, row_completions
+from sim.golden.order.ordering import Ordering, issue_queues, row_completions
 
 __all__ = ["Semaphores", "overflows", "posts_of", "settle", "waits_of"]
 

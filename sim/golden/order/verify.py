@@ -18,7 +18,7 @@ What is checked, statically, on the stream as it is:
 Not proved: that the indices which GATHER takes from scalars lie inside its vector (ARGMAX makes them so as long as an
 element is left to choose), nor that a ROUTE finds experts among its choices; the machine checks each.
 
-What a semaphore wait guarantees is worked out conservatively (:mod:`scheduler.stream.settle`): of the posts that may
+What a semaphore wait guarantees is worked out conservatively (:mod:`sim.golden.order.settle`): of the posts that may
 come before it, those without which the count could not be reached. Nothing that is reported as proved depends on
 timing; a correct stream that relies on subtler reasoning is refused.
 """
@@ -37,11 +37,11 @@ from hdl.errors import A3dError
 from hdl.isa import Instruction, LoadDest, Opcode
 from hdl.isa.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
 from hdl.isa.slots import slot_load
-from scheduler.stream.footprint import Footprint, Lists, footprint, space_cells
-from scheduler.stream.hazards import HazardTracker, self_conflict
-from scheduler.stream.ordering import Ordering, row_completions
-from scheduler.stream.settle import overflows, posts_of, settle, waits_of
-from scheduler.stream.spans import SpanLog
+from sim.golden.order.footprint import Footprint, Lists, footprint, space_cells
+from sim.golden.order.hazards import HazardTracker, self_conflict
+from sim.golden.order.ordering import Ordering, row_completions
+from sim.golden.order.settle import overflows, posts_of, settle, waits_of
+from sim.golden.order.spans import SpanLog
 
 __all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
 

@@ -29,9 +29,9 @@ from hdl.isa.legality import (
 )
 from hdl.isa.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_load
 from hdl.isa.vector_access import dest_rows
-from scheduler.stream.ordering import maker_tiers
-from scheduler.stream.spans import Span, whole_span
-from scheduler.stream.vector_footprint import activation_cells, rows_read, scalar_cells
+from sim.golden.order.ordering import maker_tiers
+from sim.golden.order.spans import Span, whole_span
+from sim.golden.order.vector_footprint import activation_cells, rows_read, scalar_cells
 
 __all__ = ["SPACES", "Access", "Footprint", "Lists", "footprint", "space_cells"]
 

@@ -13,8 +13,8 @@ import pytest
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import assemble
-from scheduler.stream.ordering import issue_queues, row_completions
-from scheduler.stream.verify import Finding, StreamError, check_stream, verify_stream
+from sim.golden.order.ordering import issue_queues, row_completions
+from sim.golden.order.verify import Finding, StreamError, check_stream, verify_stream
 from sim.stimulus.streams import StreamOptions, random_stream
 
 TINY = PRESETS["tiny"]

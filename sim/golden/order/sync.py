@@ -2,8 +2,8 @@
 """Puts semaphores into a stream that was written as if instructions ran one after the other.
 
 A lowering emits instructions in program order with nothing but their work. What each touches is known
-(:mod:`scheduler.stream.footprint`), and so is what queues and fill tags order by themselves
-(:mod:`scheduler.stream.ordering`). For every pair of instructions that conflict and are not ordered yet, the earlier
+(:mod:`sim.golden.order.footprint`), and so is what queues and fill tags order by themselves
+(:mod:`sim.golden.order.ordering`). For every pair of instructions that conflict and are not ordered yet, the earlier
 one gets a post and the later one a wait.
 
 Two kinds of semaphores:
@@ -13,7 +13,7 @@ Two kinds of semaphores:
 - a pool for gangs, whose tiers each post. One of these is used again only by a gang that starts after the last wait for
   it was granted, and for a waiter that asks after that.
 
-What comes out is what :func:`scheduler.stream.verify.verify_stream` proves free of races and deadlocks.
+What comes out is what :func:`sim.golden.order.verify.verify_stream` proves free of races and deadlocks.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Format, Instruction, Opcode
-from scheduler.stream.footprint import Footprint, Lists, footprint
-from scheduler.stream.hazards import Conflict, HazardTracker
-from scheduler.stream.ordering import Ordering, issue_queues, row_completions
-from scheduler.stream.settle import overflows, posts_of, settle
+from sim.golden.order.footprint import Footprint, Lists, footprint
+from sim.golden.order.hazards import Conflict, HazardTracker
+from sim.golden.order.ordering import Ordering, issue_queues, row_completions
+from sim.golden.order.settle import overflows, posts_of, settle
 
 __all__ = ["SyncError", "Synchroniser"]
 
