@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from hdl.isa import Instruction, Opcode
+from hdl.isa import Instruction, Opcode, issue_queues
 from hdl.isa.asm import assemble
-from sim.golden.order.ordering import Ordering, issue_queues, row_completions
+from sim.golden.order.ordering import Ordering, row_completions
 from sim.golden.order.settle import posts_of, settle, waits_of
 
 LINES = (
