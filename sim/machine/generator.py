@@ -19,8 +19,9 @@ from scheduler.models.constants import constants_of
 from scheduler.models.description import Experts
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.residence import plan_residence
-from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step, parts_of
 from scheduler.stream.synchronise import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult

@@ -18,7 +18,7 @@ from scheduler.models.calibration import quantise_checkpoint
 from scheduler.models.constants import constants_of
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk
-from scheduler.plan.tiling import LoweringError
+from scheduler.plan.limits import LoweringError
 from scheduler.stream.lower import StepProgram, lower_step
 from sim import cli
 from sim.golden.integer_model import IntegerModel
