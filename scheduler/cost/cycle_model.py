@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat
-from hdl.isa.legality import beats, gang_tiers, load_unit_bytes, store_beats, tiers_of_mask
+from hdl.isa.gemm import maker_tiers
+from hdl.isa.legality import beats, gang_tiers, issue_queues, load_unit_bytes, store_beats, tiers_of_mask
 from scheduler.cost.vector_timing import VectorTiming
-from scheduler.stream.ordering import issue_queues, maker_tiers
 
 __all__ = ["ROW", "STORE_SETUP", "CycleModel", "Slice", "simulate"]
 

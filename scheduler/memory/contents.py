@@ -14,7 +14,8 @@ from scheduler.models.description import LatentAttention
 from scheduler.models.quantise import QuantisedExpert, QuantisedMatrix
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.plan.residence import Residence
-from scheduler.plan.tiling import Matrix, Share, Tiling
+from scheduler.plan.shares import Matrix, Share
+from scheduler.plan.tiling import Tiling
 
 __all__ = ["Weights"]
 

@@ -19,9 +19,10 @@ from scheduler.memory.image import ImageBuilder, ImageError, Symbol
 from scheduler.memory.layout import memory_unit
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.places import most_block
 from scheduler.plan.residence import Residence, attention_words
-from scheduler.plan.tiling import LoweringError, Share
+from scheduler.plan.shares import Share
 
 __all__ = ["ModelMemory"]
 

@@ -44,10 +44,10 @@ def seen_keys(chunks: Sequence[Chunk], window: int | None = None) -> int:
 
 
 def _cached(chunks: Sequence[Chunk], window: int | None) -> int:
-    """Return the keys that must be read: each once for a sequence, new ones included."""
+    """Return the keys that must be read: of earlier tokens, each once for a sequence; new ones are made on the chip."""
     if window is None:
-        return sum(chunk.end for chunk in chunks)
-    return sum(chunk.end - max(0, chunk.position + 1 - window) for chunk in chunks)
+        return sum(chunk.position for chunk in chunks)
+    return sum(min(chunk.position, window - 1) for chunk in chunks)
 
 
 def expected_experts(experts: int, chosen: int, tokens: int) -> float:
@@ -94,7 +94,7 @@ def step_operations(
         Operation(
             name="head", kind=Kind.HEAD, layer=-1, tokens=outputs, reads=("x",), writes=("logits",),
             tensors=("embed" if model.tied else "head",), macs=outputs * model.hidden * model.vocabulary,
-            weight_bytes=model.hidden * model.vocabulary, sequences=sequences,
+            weight_bytes=model.hidden * model.vocabulary if outputs else 0, sequences=sequences,
         ),
     ]  # fmt: skip
     return tuple(found)

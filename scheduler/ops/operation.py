@@ -57,9 +57,9 @@ class Operation:
     macs : int
         Useful multiply-accumulates.
     weight_bytes : int
-        Weights that must be read when the chip holds none, one byte each.
+        Bytes of weights that must be read when the chip holds none: one each, two of an embedding.
     cache_read, cache_written : int
-        Bytes of keys and values.
+        Bytes of keys and values: of earlier tokens, read once; of new ones, written once.
     elements : int
         Elements that the vector unit takes in, all of its passes together.
     sequences : tuple of int

@@ -13,9 +13,12 @@ from enum import StrEnum
 
 from scheduler.memory.layout import memory_unit
 from scheduler.models.description import Experts, GroupedAttention, Layer, Model
-from scheduler.plan.places import SPARE_ROWS, Places, Pool, StepSize
+from scheduler.plan.limits import LoweringError
+from scheduler.plan.places import SPARE_ROWS, Places
+from scheduler.plan.pools import Pool, StepSize
 from scheduler.plan.residence import Residence, tiles_of_unit, units_of_expert, up_step
-from scheduler.plan.tiling import ExpertTiling, LoweringError, Tiling, shares_of
+from scheduler.plan.shares import shares_of
+from scheduler.plan.tiling import ExpertTiling, Tiling
 
 __all__ = ["LayerPlan", "Way", "experts_alone", "plan_layer"]
 

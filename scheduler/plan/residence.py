@@ -20,7 +20,9 @@ from hdl.config import MachineConfig
 from scheduler.memory.layout import memory_unit
 from scheduler.memory.placement import Part
 from scheduler.models.description import Experts, Layer
-from scheduler.plan.tiling import MOST_COUNT, ExpertTiling, LoweringError, Matrix, Share, Tiling, shares_of
+from scheduler.plan.limits import MOST_COUNT, LoweringError
+from scheduler.plan.shares import Matrix, Share, shares_of
+from scheduler.plan.tiling import ExpertTiling, Tiling
 
 __all__ = ["Residence", "Run", "Unit", "plan_residence"]
 

@@ -16,9 +16,11 @@ from scheduler.memory.model_memory import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.estimate import estimate
-from scheduler.plan.places import Places, StepSize, plan_places
+from scheduler.plan.limits import LoweringError
+from scheduler.plan.places import Places, plan_places
+from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import Residence
-from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.emit.emitter import Label, carriers
 from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.head import logit_parts

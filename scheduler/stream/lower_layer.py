@@ -22,7 +22,8 @@ from scheduler.models.description import Experts
 from scheduler.models.quantise import QuantisedLayer
 from scheduler.ops.batch import Routing
 from scheduler.plan.layer import LayerPlan, Way, experts_alone, plan_layer
-from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.plan.limits import LoweringError
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.layer import emit_layer
 from scheduler.stream.emit.work import Work

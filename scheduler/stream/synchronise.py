@@ -31,7 +31,11 @@ from scheduler.stream.blocks import KINDS, most_blocks
 from scheduler.stream.claims import overflows, semaphores_of, settle
 from scheduler.stream.clocks import COUNTS, STORE, VECTOR, Clocks, new_clocks, unit_name
 from scheduler.stream.conflicts import new_cells
-from scheduler.stream.insert import (
+from scheduler.stream.insert import run
+from scheduler.stream.legal import illegal, why_illegal
+from scheduler.stream.lists import Memory, token_lists
+from scheduler.stream.machine import SPACES, machine_of
+from scheduler.stream.posted import (
     CARRIERS,
     FULL,
     NO_CARRIER,
@@ -43,12 +47,8 @@ from scheduler.stream.insert import (
     WRONG,
     Posted,
     new_posted,
-    run,
     write_out,
 )
-from scheduler.stream.legal import illegal, why_illegal
-from scheduler.stream.lists import Memory, token_lists
-from scheduler.stream.machine import SPACES, machine_of
 from scheduler.stream.segments import segments_of
 from scheduler.stream.table import COL, COLUMNS, Builder, Rows, Table
 from scheduler.stream.touched import new_touched, touch

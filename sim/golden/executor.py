@@ -2,7 +2,7 @@
 """The instruction executor: what a stream does, one instruction at a time in program order, in NumPy.
 
 It knows nothing of time. The machine runs its queues concurrently; for a stream whose hazards are ordered by
-semaphores and tags (``scheduler.stream.verify`` proves that) memory ends up byte for byte as this model leaves it.
+semaphores and tags (``scheduler.stream.prove`` proves that) memory ends up byte for byte as this model leaves it.
 """
 
 from __future__ import annotations

@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
-from hdl.isa import Instruction, Opcode
+from hdl.isa import Instruction, Opcode, StoreFormat, store_span, store_step
 from hdl.isa.legality import Limits
 from scheduler.memory.image import Symbol
 from scheduler.stream.emit.emitter import Label
-from scheduler.stream.footprint import Lists, footprint
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor
@@ -345,14 +344,13 @@ def find_writer(program: Step, config: MachineConfig, group: int, address: int) 
 
 def _writers(program: Step, config: MachineConfig, places: list[tuple[int, int]]) -> list[int | None]:
     found: list[int | None] = [None] * len(places)
-    lists = Lists(config)  # stores do not depend on them
     for number, instruction in enumerate(program.instructions):
-        if instruction.opcode != Opcode.STORE:
+        if instruction.opcode != Opcode.STORE or instruction["format"] == StoreFormat.DISCARD:
             continue
-        for span in footprint(instruction, config, lists).writes:
-            for index, (group, address) in enumerate(places):
-                if span.group == group and span.covers(address):
-                    found[index] = number
+        (start, end), (width, step) = store_span(instruction, config), store_step(instruction, config)
+        for index, (group, address) in enumerate(places):
+            if group == instruction["group"] and start <= address < end and (address - start) % step < width:
+                found[index] = number
     return found
 
 

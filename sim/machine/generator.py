@@ -11,7 +11,6 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
-from scheduler.cost.count import compulsory_bytes, step_macs
 from scheduler.cost.model import simulate
 from scheduler.memory.contents import Weights
 from scheduler.memory.model_memory import ModelMemory
@@ -19,8 +18,10 @@ from scheduler.models.constants import constants_of
 from scheduler.models.description import Experts
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.ops.graph import step_operations
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.residence import plan_residence
-from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step, parts_of
 from scheduler.stream.synchronise import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
@@ -281,11 +282,12 @@ class Generator:
                 token = self.sampler.pick(logits, self.model.logit_scale, sequence.number, chunk.end)
                 sequence.output.append(token)
                 chosen[sequence.number] = token
+        operations = step_operations(self.tiling.model, chunks, expected.routing)
         return StepRecord(
             number=number, phase=phase, sequences=tuple(s.number for s in sequences),
             lengths=tuple(c.end for c in chunks), tokens=sum(len(c.tokens) for c in chunks), chosen=chosen,
-            instructions=len(program.instructions), macs=step_macs(self.tiling.model, chunks),
-            least_bytes=compulsory_bytes(self.tiling.model, chunks, expected.routing), cycles=outcome.cycles,
+            instructions=len(program.instructions), macs=sum(op.macs for op in operations),
+            least_bytes=sum(op.bytes for op in operations), cycles=outcome.cycles,
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=lowered - started,
             run_s=finished - lowered, simulated_s=outcome.wall_s,

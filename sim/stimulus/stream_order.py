@@ -13,10 +13,10 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, Limits, Opcode, check_instruction
 from hdl.isa.asm import to_binary
-from scheduler.stream.footprint import Lists, footprint
-from scheduler.stream.hazards import HazardTracker, self_conflict
-from scheduler.stream.ordering import Ordering, row_completions
 from sim.golden.executor import ExecutionError, Executor
+from sim.golden.order.footprint import Lists, footprint
+from sim.golden.order.hazards import HazardTracker, self_conflict
+from sim.golden.order.ordering import Ordering, row_completions
 
 __all__ = ["OrderedProgram", "StuckError", "instruction_of"]
 

@@ -20,8 +20,8 @@ from hdl.isa import (
     VectorSum,
     check_instruction,
 )
-from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor
+from sim.golden.order.vector_footprint import vector_conflict
 from sim.stimulus.stream_order import instruction_of
 
 __all__ = ["VectorDrawer"]

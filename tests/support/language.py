@@ -18,9 +18,10 @@ from scheduler.models.description import Model
 from scheduler.models.quantised_model import AttentionHead, QuantisedModel
 from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.places import SPARE_ROWS
 from scheduler.plan.residence import plan_residence
-from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step
 from scheduler.stream.prove import prove
 from sim.golden.executor import Executor

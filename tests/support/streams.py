@@ -24,7 +24,7 @@ from scheduler.plan.tiling import Tiling
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.lower import default_key_block, parts_of
-from scheduler.stream.sync import Synchroniser
+from scheduler.stream.synchronise import synchronise
 from sim.stimulus.streams import StreamOptions, random_stream
 from tests.support.checkpoints import small_model
 
@@ -124,7 +124,9 @@ class ModelStep:
     plain : list of Instruction
         What the lowering emits.
     stream : list of Instruction
-        The same with semaphores, by the synchroniser that goes one instruction at a time, and END.
+        The same with semaphores, and END.
+    origin : list of int
+        For each of its instructions but END the plain one that it is, or that it carries for.
     carriers : mapping of str to mapping of str to int
         Fields of the carriers.
     images, limits
@@ -133,6 +135,7 @@ class ModelStep:
 
     plain: list[Instruction]
     stream: list[Instruction]
+    origin: list[int]
     carriers: Mapping[str, Mapping[str, int]]
     images: Images
     limits: Limits
@@ -161,9 +164,9 @@ def model_step(
     emitter = emit_step(
         constants_of(model), memory, part.places, part.chunks, None if slots else routing, part.outputs
     )  # fmt: skip
-    plain, own = list(emitter.stream.table().instructions()), carriers(config)
-    one = Synchroniser(config, memory.images, lambda queue: own[queue])
-    for instruction in plain:
-        one.emit(instruction.opcode, **instruction.values)
+    plain, own = emitter.stream.table(), carriers(config)
+    table, origin = synchronise(plain, config, memory.images, own)
     limits = Limits((memory.images[0].size, memory.images[1].size), memory.window)
-    return ModelStep(plain, [*one.instructions(), END], own, memory.images, limits)
+    return ModelStep(
+        list(plain.instructions()), [*table.instructions(), END], origin.tolist(), own, memory.images, limits
+    )

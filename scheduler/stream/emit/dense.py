@@ -10,7 +10,7 @@ from hdl.config import ADDRESS_UNIT
 from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, VectorBits, VectorDest, VectorOp
 from scheduler.models.quantised_model import Norm
 from scheduler.plan.residence import attention_words
-from scheduler.plan.tiling import Matrix, Share
+from scheduler.plan.shares import Matrix, Share
 from scheduler.stream.emit.work import Work
 
 __all__ = ["Dense", "Group", "emit_norm"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hdl.isa import LoadDest
 from scheduler.models.description import Experts
 from scheduler.ops.batch import Routing
-from scheduler.plan.tiling import LoweringError
+from scheduler.plan.limits import LoweringError
 from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whole, tiling_of, units_of
 from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.work import Work

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hdl.isa import Dest, LoadDest, Mapping3D, Mode
 from scheduler.memory.placement import Part
-from scheduler.plan.tiling import Share
+from scheduler.plan.shares import Share
 from scheduler.stream.emit.experts import RoutedJob, load_list
 from scheduler.stream.emit.lanes import plane_fields, tiling_of
 from scheduler.stream.emit.work import Work

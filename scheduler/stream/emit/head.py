@@ -9,7 +9,7 @@ import numpy as np
 
 from hdl.isa import Dest, LoadDest, StoreFormat
 from scheduler.ops.batch import Chunk
-from scheduler.plan.tiling import Share
+from scheduler.plan.shares import Share
 from scheduler.stream.emit.dense import Dense, Group, emit_norm
 from scheduler.stream.emit.work import Work
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hdl.isa import VectorBits, VectorDest, VectorOp
 from scheduler.models.constants import HeadNorm
 from scheduler.models.description import LatentAttention, QkNorm
-from scheduler.plan.places import NORM_TURNS
+from scheduler.plan.pools import NORM_TURNS
 from scheduler.stream.emit.dense import Dense
 from scheduler.stream.emit.work import Work
 

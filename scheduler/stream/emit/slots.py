@@ -12,7 +12,7 @@ from __future__ import annotations
 from hdl.isa.slots import MAX_CHOICES
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
-from scheduler.plan.tiling import LoweringError
+from scheduler.plan.limits import LoweringError
 from scheduler.stream.emit.lanes import LaneJob, LaneRunner, units_of
 from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.work import Work

@@ -10,7 +10,8 @@ from scheduler.memory.layer import LayerMemory
 from scheduler.memory.model_memory import ModelMemory
 from scheduler.models.constants import Constants, LayerConstants
 from scheduler.models.description import Layer
-from scheduler.plan.places import TAGS, Places, Ring
+from scheduler.plan.places import TAGS, Places
+from scheduler.plan.pools import Ring
 from scheduler.plan.tiling import HeadTiling
 from scheduler.stream.emit.emitter import Emitter
 

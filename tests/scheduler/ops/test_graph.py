@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from scheduler.models.description import DenseMlp, Experts, GroupedAttention, Layer, Model
+from scheduler.models.description import DenseMlp, Experts, GroupedAttention, LatentAttention, Layer, Model
 from scheduler.models.shapes import load_shape, shape_names
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.ops.graph import expected_experts, seen_keys, step_operations
@@ -30,7 +30,7 @@ def test_work_by_hand():
     assert ops["layer0.qkv"].macs == 3 * 16 * 64 and ops["layer0.qkv"].weight_bytes == 16 * 64
     # Token 0 sees keys 0 to 3, token 1 one more, the other sequence's 10: 19 pairs of 4 heads, keys and values of 8.
     assert ops["layer0.attend"].macs == 19 * 4 * 16
-    assert ops["layer0.attend"].cache_read == (5 + 10) * 2 * 16
+    assert ops["layer0.attend"].cache_read == (3 + 9) * 2 * 16  # those of the new tokens are on the chip
     assert ops["layer0.append"].cache_written == 3 * 2 * 16
     assert ops["layer0.experts"].macs == 3 * 2 * 3 * 16 * 24
     assert ops["layer0.experts"].weight_bytes == 2 * 3 * 16 * 24  # two of four were chosen
@@ -44,7 +44,35 @@ def test_a_window_bounds_what_is_seen_and_read():
     assert seen_keys(chunks, 4) == 12
     assert seen_keys([Chunk(0, 0, (1, 2, 3))], 2) == 1 + 2 + 2
     ops = by_name(step_operations(one_layer(DenseMlp(intermediate=8), window=4), chunks))
-    assert ops["layer0.attend"].cache_read == (13 - 7) * 2 * 16  # the first token sees keys 7 to 10
+    assert ops["layer0.attend"].cache_read == 3 * 2 * 16  # the first token sees keys 7 to 9 and its own
+    ops = by_name(
+        step_operations(one_layer(DenseMlp(intermediate=8), window=4), [Chunk(0, 2, (1,)), Chunk(1, 0, (1,))])
+    )
+    assert ops["layer0.attend"].cache_read == 2 * 2 * 16  # a window wider than the sequence
+
+
+def test_a_whole_step_by_hand():
+    """Every weight that is used once, an embedding a token, earlier keys and values once, new ones once."""
+    model = one_layer(Experts(count=4, chosen=2, intermediate=24, shared=5))
+    chunks = [Chunk(0, 3, (1, 2)), Chunk(1, 9, (5,))]
+    ops = step_operations(model, chunks, [Routing(np.array([[0, 1], [2, 1], [1, 0]]), np.full((3, 2), 9, np.uint16))])
+    dense, expert = 16 * (32 + 32) + 32 * 16 + 16 * 4 + 3 * 16 * 5, 3 * 16 * 24
+    assert sum(op.macs for op in ops) == 3 * (dense + 2 * expert) + 19 * 4 * 16 + 2 * 16 * 32
+    assert sum(op.bytes for op in ops) == 3 * 2 * 16 + dense + 3 * expert + 16 * 32 + (3 + 9 + 3) * 32
+    ops = step_operations(model, chunks[1:], None, outputs=0)
+    assert ops[-1].macs == ops[-1].bytes == 0  # nobody asks for logits
+
+
+def test_a_whole_step_of_latent_attention_by_hand():
+    """Scores and contexts are with the latent vector, which is cached once for all heads."""
+    attention = LatentAttention(heads=2, kv_rank=8, plain_dim=6, rope_dim=4, value_dim=10, query_rank=12)
+    layer = Layer(attention=attention, mlp=DenseMlp(intermediate=24))
+    model = Model(family="deepseek_v2", name="test", hidden=16, vocabulary=32, context=64, layers=(layer,))
+    ops = step_operations(model, [Chunk(0, 5, (1, 2))])
+    weights = 16 * (12 + 8 + 4) + 12 * 2 * (6 + 4) + 2 * 8 * (6 + 10) + 2 * 10 * 16 + 3 * 16 * 24
+    seen = 6 + 7
+    assert sum(op.macs for op in ops) == 2 * weights + seen * 2 * (8 + 4 + 8) + 16 * 32
+    assert sum(op.bytes for op in ops) == 2 * 2 * 16 + weights + 16 * 32 + (5 + 2) * (8 + 4)
 
 
 def test_expected_experts():

@@ -12,7 +12,7 @@ from hdl.errors import A3dError
 from scheduler.models.description import DenseMlp, Experts, GroupedAttention, Layer, Model
 from scheduler.models.random_model import random_model
 from scheduler.ops.steps_file import parse_steps
-from scheduler.plan.tiling import LoweringError
+from scheduler.plan.limits import LoweringError
 from scheduler.schedule.build import Scheduler
 from scheduler.schedule.files import ScheduleError, load_schedule, save_schedule
 from scheduler.schedule.routing import MachineRouting, TraceRouting, UniformRouting, given_routing

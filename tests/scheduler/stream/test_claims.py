@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hdl.isa import Instruction
-from scheduler.stream import settle as old
 from scheduler.stream.claims import deadlock, overflows, semaphores_of, settle, stolen
 from scheduler.stream.clocks import (
     ASKED,
@@ -28,9 +27,10 @@ from scheduler.stream.clocks import (
     Clocks,
     new_clocks,
 )
-from scheduler.stream.settle import settle as reference
 from scheduler.stream.table import Table
-from tests.scheduler.stream.test_settle import execute, random_program
+from sim.golden.order import settle as old
+from sim.golden.order.settle import settle as reference
+from tests.sim.golden.order.test_settle import execute, random_program
 
 SEMAPHORES = 64
 

@@ -11,14 +11,14 @@ import pytest
 from hdl.isa import LoadDest, Opcode
 from hdl.isa.asm import assemble
 from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, KINDS, OUTER, SPACE, STRIDE, TIER, most_blocks
-from scheduler.stream.footprint import SPACES as REFERENCE_SPACES
-from scheduler.stream.footprint import Lists, space_cells
-from scheduler.stream.footprint import footprint as reference
 from scheduler.stream.footprints import footprint
 from scheduler.stream.lists import apply_lists, token_lists
 from scheduler.stream.machine import SPACES, machine_of
 from scheduler.stream.segments import GROUP, experts_of, new_spans, spans
 from scheduler.stream.table import Table
+from sim.golden.order.footprint import SPACES as REFERENCE_SPACES
+from sim.golden.order.footprint import Lists, space_cells
+from sim.golden.order.footprint import footprint as reference
 from tests.support.streams import CONFIGS, drawn
 
 

@@ -15,7 +15,7 @@ from hdl.config import MachineConfig
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Chunk, Routing
-from scheduler.plan.tiling import LoweringError
+from scheduler.plan.limits import LoweringError
 from scheduler.stream.lower import StepProgram
 from scheduler.stream.synchronise import SyncError
 from tests.support.checkpoints import small_model

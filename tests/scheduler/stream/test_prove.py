@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled proof against the one that looks at one instruction at a time: the same findings in the same words."""
+"""The proof against the reference that looks at one instruction at a time: the same findings in the same words."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hdl.isa.legality import Limits
 from scheduler.stream.lists import ListError
 from scheduler.stream.prove import StreamError, check, prove
 from scheduler.stream.table import COL, Table
-from scheduler.stream.verify import verify_stream
-from tests.scheduler.stream import test_verify, test_verify_slots
+from sim.golden.order.verify import verify_stream
+from tests.sim.golden.order import test_verify, test_verify_slots
 from tests.support.streams import CONFIGS, DEMO, END, Images, drawn, model_step, mutant
 
 TINY = PRESETS["tiny"]
@@ -35,7 +35,7 @@ def both(
     limits: Limits | None = None,
     tags: npt.NDArray[np.int16] | None = None,
 ) -> tuple[Found, Found]:
-    """Return what the reference finds and what the compiled proof finds."""
+    """Return what the reference finds and what the proof finds."""
     wanted = verify_stream(stream, config, images, limits, tags)
     got = prove(Table.of(stream), config, images, limits, tags)
     return [(f.kind, f.instructions, f.message) for f in wanted], [(f.kind, f.instructions, f.message) for f in got]

@@ -12,8 +12,8 @@ from hdl.config import PRESETS
 from hdl.isa import Instruction, LoadDest, Opcode
 from scheduler.stream.machine import machine_of
 from scheduler.stream.segments import GROUP, LOADS, STORES, latest_overlap, new_spans, note_spans, segments_of, spans
-from scheduler.stream.spans import Span, SpanLog
 from scheduler.stream.table import Table
+from sim.golden.order.spans import Span, SpanLog
 
 TINY = PRESETS["tiny"]  # rows of 8 elements, beats of 4 bytes
 

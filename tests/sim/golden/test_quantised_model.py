@@ -13,7 +13,8 @@ from scheduler.models.checkpoint import read_checkpoint
 from scheduler.models.float_model import FloatModel, bits_per_byte
 from scheduler.models.quantise import QuantisedLayer, quantise_activations, quantise_gates
 from scheduler.stream.lower_layer import lower_layer
-from scheduler.stream.verify import check_stream
+from scheduler.stream.prove import check
+from scheduler.stream.table import Table
 from sim.golden.executor import Executor
 from sim.golden.integer_model import moe_layer
 from sim.golden.quantised_model import IntegerMoeModel, quantise_model
@@ -46,7 +47,7 @@ def test_a_real_layer_on_the_executor(name: str, demo: tuple[FloatModel, list[Qu
     x = quantise_activations(trace.moe_input[0], layers[1].x_scale)
     chosen, gates = trace.expert_index[0], quantise_gates(trace.expert_weight[0])
     program = lower_layer(config, layers[1], x, chosen, gates)
-    check_stream(program.instructions, config, program.images, program.limits)
+    check(Table.of(program.instructions), config, program.images, program.limits)
     machine = Executor(config, program.images, program.limits, strict=True)
     machine.run(program.stream)
     rows = program.read_output(machine.memory)

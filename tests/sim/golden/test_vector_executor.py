@@ -13,8 +13,8 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Limits, Opcode, VectorOp, check_instruction
 from hdl.isa.asm import assemble
 from hdl.numerics.vector import exp2_q15, recip, rsqrt
-from scheduler.stream.vector_footprint import vector_conflict
 from sim.golden.executor import Executor
+from sim.golden.order.vector_footprint import vector_conflict
 from sim.golden.vector import VectorRangeError, execute_vector
 from sim.golden.vector_nest import run_vector
 from sim.stimulus.vector_streams import VectorDrawer

@@ -15,8 +15,9 @@ from hdl.errors import A3dError
 from hdl.isa import Opcode, VectorOp
 from scheduler.models.description import Model
 from scheduler.ops.batch import Chunk
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.residence import plan_residence
-from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.prove import Finding, prove
 from scheduler.stream.synchronise import SyncError
 from sim.machine.engines import IsaEngine

@@ -11,7 +11,7 @@ import pytest
 
 from scheduler.memory.placement import Placement
 from scheduler.ops.batch import Chunk
-from scheduler.plan.tiling import LoweringError
+from scheduler.plan.limits import LoweringError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine
 from tests.support.checkpoints import small_model

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from scheduler.models.description import Model
 from scheduler.ops.batch import Chunk
-from scheduler.plan.tiling import LoweringError, Tiling
+from scheduler.plan.limits import LoweringError
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.synchronise import SyncError
 from sim.machine.session import MachineSession
 from sim.machine.system import SimulatedMachine

@@ -13,7 +13,8 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
 from hdl.isa.legality import Limits
-from scheduler.stream.verify import check_stream
+from scheduler.stream.prove import check
+from scheduler.stream.table import Table
 from sim.machine.system import Job, MemoryKnobs, SimulatedMachine
 from sim.measure.crosscheck import check_illegal, check_random, random_knobs
 from sim.stimulus.streams import RandomStream, StreamOptions, illegal_streams, random_stream
@@ -78,7 +79,7 @@ def test_a_slot_is_not_looked_up_ahead_of_a_gang() -> None:
     image = random.Random(1).randbytes(8192) + to_binary(instructions)
     stream = RandomStream(config, 0, instructions, (image, bytes(32768)), Limits.whole(config), 8192)
     arrays = [np.frombuffer(data, dtype=np.uint8) for data in stream.images]
-    check_stream(instructions, config, (arrays[0], arrays[1]), stream.limits)
+    check(Table.of(instructions), config, (arrays[0], arrays[1]), stream.limits)
     knobs = [MemoryKnobs(latency=latency) for latency in (2, 7, 20, 60)]
     check_random(machine("tiny"), [stream] * len(knobs), knobs)
 
@@ -117,7 +118,7 @@ def test_a_gang_that_has_not_begun_is_a_barrier_for_semaphores() -> None:
     limits = Limits.whole(config)
     images = (image, bytes(8192))
     arrays = (np.frombuffer(image, dtype=np.uint8), np.zeros(8192, dtype=np.uint8))
-    check_stream(instructions, config, arrays, limits)
+    check(Table.of(instructions), config, arrays, limits)
     jobs = [
         Job(images=images, stream_base=8192, knobs=MemoryKnobs(latency=latency), max_cycles=20_000, watchdog=2_000)
         for latency in (2, 7, 20, 60)

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from hdl.config import PRESETS
 from hdl.regs import counter_names
-from scheduler.cost.count import compulsory_bytes
-from scheduler.ops.batch import Chunk, Routing
 from sim.machine.generator import StepRecord
 from sim.measure.model import point_of
 from tests.support.checkpoints import small_model
@@ -20,16 +17,6 @@ TINY = PRESETS["tiny"]
 SHAPE = small_model(
     "mixtral", vocabulary=16, hidden=16, intermediate=8, layers=2, heads=2, kv_heads=1, head_dim=8, experts=4, chosen=2
 )
-
-
-def test_weights_count_once_and_only_those_of_chosen_experts() -> None:
-    one = Routing(np.array([[0, 1]]), np.zeros((1, 2), dtype=np.uint16))
-    two = Routing(np.array([[0, 1], [1, 3]]), np.zeros((2, 2), dtype=np.uint16))
-    dense = 16 * 32 + 16 * 16 + 16 * 4
-    single = compulsory_bytes(SHAPE, [Chunk(0, 5, (1,))], [one, one])
-    assert single == 2 * dense + 4 * 3 * 16 * 8 + 16 * 16 + 2 * 2 * 8 * 6
-    both = compulsory_bytes(SHAPE, [Chunk(0, 5, (1,)), Chunk(1, 0, (2,))], [two, one])
-    assert both - single == 3 * 16 * 8 + 2 * 2 * 8
 
 
 @pytest.mark.parametrize(("macs", "least", "bound"), [(128 * 600, 8 * 100, "compute"), (128, 8 * 700, "memory")])

@@ -14,9 +14,9 @@ import pytest
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Mapping3D, check_instruction
-from scheduler.stream.verify import verify_stream
 from sim import cli
 from sim.golden.executor import Executor
+from sim.golden.order.verify import verify_stream
 from sim.machine.system import Job, SimulatedMachine
 from sim.measure.programs import (
     MOST_INSTRUCTIONS,

@@ -13,7 +13,7 @@ from hdl.isa import Format, LoadDest, Opcode
 from scheduler.memory.image import ImageError
 from scheduler.memory.placement import Placement
 from scheduler.plan.layer import Way
-from scheduler.plan.tiling import LoweringError
+from scheduler.plan.limits import LoweringError
 from scheduler.stream.lower_layer import LayerOptions, lower_layer
 from sim.golden.executor import Executor
 from tests.support.layers import EDGE, FLAT, NANO, SMALL, TINY, WIDE, batch, random_layer, run_and_compare

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, LoadDest, Opcode
-from scheduler.stream.footprint import SPACES, Access, Footprint, space_cells
-from scheduler.stream.ordering import Ordering, issue_queues, row_completions
-from scheduler.stream.spans import SpanLog
-from scheduler.stream.vector_footprint import vector_conflict
+from hdl.isa import Instruction, LoadDest, Opcode, issue_queues
+from sim.golden.order.footprint import SPACES, Access, Footprint, space_cells
+from sim.golden.order.ordering import Ordering, row_completions
+from sim.golden.order.spans import SpanLog
+from sim.golden.order.vector_footprint import vector_conflict
 
 __all__ = ["Conflict", "HazardTracker", "self_conflict"]
 
@@ -28,8 +28,6 @@ class Conflict:
     ----------
     earlier : int
         Number of the instruction that comes first in the stream.
-    tier : int
-        Tier of the earlier access (-1: none).
     what : str
         Words for messages, such as ``reads activation cell 12 before it is written``.
     ordered : bool
@@ -37,7 +35,6 @@ class Conflict:
     """
 
     earlier: int
-    tier: int
     what: str
     ordered: bool
 
@@ -110,7 +107,7 @@ class HazardTracker:
                 if overlap is not None:
                     number, byte = overlap
                     fine = self._ordered(number, -1, "read", instruction, -1, "write", done)
-                    found.append(Conflict(number, -1, f"{text} (group {span.group}, byte {byte:#x})", fine))
+                    found.append(Conflict(number, f"{text} (group {span.group}, byte {byte:#x})", fine))
         return found
 
     def _cell_conflicts(self, instruction: Instruction, access: Access, done: int) -> list[Conflict]:
@@ -129,7 +126,7 @@ class HazardTracker:
                 fine = self.order.done_before(done, number) or self._tag_orders(instruction, cells, number, done)
             else:
                 fine = self._ordered(number, tier, "write", instruction, access.tier, access.kind, done)
-            found.append(Conflict(number, tier, f"{access.kind}s {space} cell {cells[place]} after its write", fine))
+            found.append(Conflict(number, f"{access.kind}s {space} cell {cells[place]} after its write", fine))
         for (kind, _units, tier), last in self._since[space].items():
             if kind == access.kind:
                 continue
@@ -142,7 +139,7 @@ class HazardTracker:
                     continue
                 fine = self._ordered(number, tier, kind, instruction, access.tier, access.kind, done)
                 text = f"{access.kind}s {space} cell {cells[place]} after its {kind}"
-                found.append(Conflict(number, tier, text, fine))
+                found.append(Conflict(number, text, fine))
         return found
 
     def _ordered(

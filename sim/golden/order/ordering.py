@@ -18,30 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hdl.isa import Format, Instruction, Mapping3D, Opcode
-from hdl.isa.legality import gang_tiers
+from hdl.isa import Instruction, Opcode, issue_queues, maker_tiers
 
-__all__ = ["Ordering", "issue_queues", "maker_tiers", "row_completions"]
-
-
-def issue_queues(instruction: Instruction) -> tuple[str, ...]:
-    """Return the queues that an instruction enters: ``load0``, ``load1``, ``store``, ``vector``, ``tier0`` ..."""
-    if instruction.opcode == Opcode.LOAD:
-        group = instruction["group"]
-        return ("load0", "load1") if instruction["format"] == Format.PAIR else (f"load{group}",)
-    if instruction.opcode == Opcode.STORE:
-        return ("store",)
-    if instruction.opcode in (Opcode.VECTOR, Opcode.ROUTE):
-        return ("vector",)
-    if instruction.opcode == Opcode.GEMM:
-        return tuple(f"tier{tier}" for tier in gang_tiers(instruction))
-    return ()
-
-
-def maker_tiers(instruction: Instruction) -> list[int]:
-    """Return the tiers that make a GEMM's result rows (K: the top one only)."""
-    tiers = gang_tiers(instruction)
-    return [tiers[-1]] if instruction["mapping"] == Mapping3D.K else list(tiers)
+__all__ = ["Ordering", "row_completions"]
 
 
 def row_completions(instruction: Instruction) -> tuple[tuple[str, ...], ...]:

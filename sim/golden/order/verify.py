@@ -1,26 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proves, before a stream runs, that no timing of the machine's queues can change what it computes.
+"""What :mod:`scheduler.stream.prove` must find, one instruction at a time.
 
-What is checked, statically, on the stream as it is:
-
-- every instruction is legal, and the stream ends with END;
-- **no deadlock**: in program order every wait finds its posts, and the waits on one semaphore are granted in program
-  order whatever the timing. Then the oldest unfinished instruction can always go on: all that its queues hold before
-  it is finished, so it has been dispatched however short the queues are, its posts have been made and nobody else can
-  have consumed them, and the loads whose tags it needs are older;
-- no semaphore can overflow;
-- **no race**: any two instructions that touch the same V-Cache tile, activation word, token-list entry,
-  requantisation word, combine row, scalar or memory byte (one of them writing) are ordered by queues, semaphores or
-  fill tags;
-- a GEMM finds its tiles filled with its tag;
-- all of that holds for whatever routing a ROUTE of the stream finds.
-
-Not proved: that the indices which GATHER takes from scalars lie inside its vector (ARGMAX makes them so as long as an
-element is left to choose), nor that a ROUTE finds experts among its choices; the machine checks each.
-
-What a semaphore wait guarantees is worked out conservatively (:mod:`scheduler.stream.settle`): of the posts that may
-come before it, those without which the count could not be reached. Nothing that is reported as proved depends on
-timing; a correct stream that relies on subtler reasoning is refused.
+It shares no code with that proof but the instructions' own facts (:mod:`hdl.isa`) and the class of the findings; tests
+want the same findings of both, in the same words. What is checked, and what is not, is written there. What a semaphore
+wait guarantees is worked out in :mod:`sim.golden.order.settle`, what touches what in :mod:`sim.golden.order.footprint`
+and :mod:`sim.golden.order.hazards`.
 """
 
 from __future__ import annotations
@@ -33,65 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.errors import A3dError
 from hdl.isa import Instruction, LoadDest, Opcode
 from hdl.isa.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
 from hdl.isa.slots import slot_load
-from scheduler.stream.footprint import Footprint, Lists, footprint, space_cells
-from scheduler.stream.hazards import HazardTracker, self_conflict
-from scheduler.stream.ordering import Ordering, row_completions
-from scheduler.stream.settle import overflows, posts_of, settle, waits_of
-from scheduler.stream.spans import SpanLog
+from scheduler.stream.prove import Finding
+from sim.golden.order.footprint import Footprint, Lists, footprint, space_cells
+from sim.golden.order.hazards import HazardTracker, self_conflict
+from sim.golden.order.ordering import Ordering, row_completions
+from sim.golden.order.settle import overflows, posts_of, settle, waits_of
+from sim.golden.order.spans import SpanLog
 
-__all__ = ["Finding", "StreamError", "check_stream", "verify_stream"]
+__all__ = ["verify_stream"]
 
 SLOT_NUMBERS = 256
 """Slots that an instruction can name."""
 
 Images = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
-
-
-class StreamError(A3dError):
-    """A stream that may deadlock, race or stop with an error."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a stream.
-
-    Attributes
-    ----------
-    kind : str
-        ``illegal``, ``deadlock``, ``stolen`` (two waits whose order is open), ``overflow``, ``race`` or ``miss``.
-    instructions : tuple of int
-        Indices of the instructions at fault.
-    message : str
-        One line that names them.
-    """
-
-    kind: str
-    instructions: tuple[int, ...]
-    message: str
-
-
-def check_stream(
-    instructions: Sequence[Instruction],
-    config: MachineConfig,
-    images: Images,
-    limits: Limits | None = None,
-    tags: npt.NDArray[np.int16] | None = None,
-) -> None:
-    """Raise when :func:`verify_stream` finds anything.
-
-    Raises
-    ------
-    StreamError
-        One line with the first finding and the number of findings.
-    """
-    findings = verify_stream(instructions, config, images, limits, tags)
-    if findings:
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise StreamError(f"stream: {findings[0].message}{more}")
 
 
 def verify_stream(

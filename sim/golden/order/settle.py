@@ -18,8 +18,8 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 
-from hdl.isa import Instruction
-from scheduler.stream.ordering import Ordering, issue_queues, row_completions
+from hdl.isa import Instruction, issue_queues
+from sim.golden.order.ordering import Ordering, row_completions
 
 __all__ = ["Semaphores", "overflows", "posts_of", "settle", "waits_of"]
 

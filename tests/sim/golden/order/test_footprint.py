@@ -9,8 +9,8 @@ import pytest
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
-from scheduler.stream.footprint import Lists, footprint
 from sim.golden.executor import Executor, UninitialisedError
+from sim.golden.order.footprint import Lists, footprint
 from sim.stimulus.streams import StreamOptions, random_stream
 
 WIDE = PRESETS["tiny"].replace(name="wide", tiers=3, rows=8, columns=4, row_fifo_depth=64)

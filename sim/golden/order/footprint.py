@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest
+from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest, maker_tiers
 from hdl.isa.legality import (
     beats,
     gang_tiers,
@@ -29,9 +29,8 @@ from hdl.isa.legality import (
 )
 from hdl.isa.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_load
 from hdl.isa.vector_access import dest_rows
-from scheduler.stream.ordering import maker_tiers
-from scheduler.stream.spans import Span, whole_span
-from scheduler.stream.vector_footprint import activation_cells, rows_read, scalar_cells
+from sim.golden.order.spans import Span, whole_span
+from sim.golden.order.vector_footprint import activation_cells, rows_read, scalar_cells
 
 __all__ = ["SPACES", "Access", "Footprint", "Lists", "footprint", "space_cells"]
 

@@ -9,7 +9,8 @@ import pytest
 from hdl.config import PRESETS
 from hdl.isa.asm import assemble
 from hdl.isa.legality import Limits
-from scheduler.stream.verify import Finding, verify_stream
+from scheduler.stream.prove import Finding
+from sim.golden.order.verify import verify_stream
 
 TINY = PRESETS["tiny"]
 LIMITS = Limits((4096, 4096), ((0, 4096), (0, 4096)))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.stream.spans import Span, SpanLog, whole_span
+from sim.golden.order.spans import Span, SpanLog, whole_span
 
 
 @st.composite

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from hdl.isa import Instruction, Opcode
+from hdl.isa import Instruction, Opcode, issue_queues
 from hdl.isa.asm import assemble
-from scheduler.stream.ordering import Ordering, issue_queues, row_completions
-from scheduler.stream.settle import posts_of, settle, waits_of
+from sim.golden.order.ordering import Ordering, row_completions
+from sim.golden.order.settle import posts_of, settle, waits_of
 
 LINES = (
     "load dest_tiers=0 count=1", "load dest_tiers=0 count=1 group=1", "load dest_tiers=0 count=1 format=pair",
