@@ -11,7 +11,6 @@ Uses the NumPy float model on the float16 weights that are committed; PyTorch is
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hdl.errors import A3dError
-from scheduler.models.checkpoint import MixtralConfig, read_checkpoint
+from scheduler.models.checkpoint import read_checkpoint
 from scheduler.models.float_model import FloatModel, bits_per_byte, expert_usage, generate
 from sim.net import run_program
 
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         windows = args.window or [256, 512]
         result: dict[str, object] = {
             "model": str(args.model),
-            "config": dataclasses.asdict(MixtralConfig.of(model.description)),
+            "config": json.loads((args.model / "config.json").read_text()),
             "text": str(path),
             "text_bytes": len(text),
             "bits_per_byte": {str(w): round(bits_per_byte(model, text, window=w), 4) for w in windows},

@@ -44,7 +44,7 @@ def pad_heads(values: npt.NDArray[np.generic], axis: int, width: int, padded: in
 
 
 class Weights(ExpertContents):
-    """Contents of the regions of :class:`scheduler.memory.model_memory.ModelMemory`.
+    """Contents of the regions of :class:`scheduler.memory.model.ModelMemory`.
 
     Parameters
     ----------

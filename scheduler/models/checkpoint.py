@@ -24,12 +24,11 @@ from scheduler.models.checkpoint_json import CheckpointError, read_object
 from scheduler.models.checkpoint_layout import Layout, find_layout
 from scheduler.models.deferred import ArrayField, Deferred, DeferredMatrices, Matrices
 from scheduler.models.description import Experts, Model
-from scheduler.models.flat import MixtralConfig
 from scheduler.models.quantise import ExpertWeights
 from scheduler.models.safetensors_file import Tensor, read_header
 
 __all__ = [
-    "Checkpoint", "CheckpointError", "LayerWeights", "MixtralConfig", "check_checkpoint", "has_weights",
+    "Checkpoint", "CheckpointError", "LayerWeights", "check_checkpoint", "has_weights",
     "read_checkpoint", "read_config",
 ]  # fmt: skip
 

@@ -65,7 +65,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.models.checkpoint import MixtralConfig
 from scheduler.models.deferred import ArrayField
 from scheduler.models.description import Model
 from scheduler.models.quantise import QuantisedExpert, QuantisedLayer, QuantisedMatrix
@@ -218,14 +217,3 @@ class QuantisedModel:
     key_block: int
     residual_scale: float
     logit_scale: float
-
-    @property
-    def config(self) -> MixtralConfig:
-        """The flat shape of a model that computes what a Mixtral does.
-
-        Raises
-        ------
-        A3dError
-            Its layers are others.
-        """
-        return MixtralConfig.of(self.description)

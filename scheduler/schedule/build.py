@@ -10,7 +10,7 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from scheduler.memory.contents import Weights
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants, constants_of, placeholders
 from scheduler.models.description import Model
 from scheduler.models.quantised_model import QuantisedModel

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hdl.isa import Instruction, Opcode
 from scheduler.memory.image import Symbol
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.estimate import estimate

@@ -13,7 +13,7 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
 from scheduler.cost.model import simulate
 from scheduler.memory.contents import Weights
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import constants_of
 from scheduler.models.description import Experts
 from scheduler.models.quantised_model import QuantisedModel

@@ -11,7 +11,7 @@ import numpy as np
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa.legality import Limits
 from scheduler.memory.contents import Weights
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.memory.placement import Placement
 from scheduler.models.constants import constants_of
 from scheduler.models.description import Model

@@ -14,7 +14,7 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat, VectorOp, fields_of
 from hdl.isa.legality import Limits
 from scheduler.memory.contents import Weights
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import constants_of
 from scheduler.models.description import Experts, Model
 from scheduler.models.random_model import random_model

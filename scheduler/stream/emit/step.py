@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.models.description import Experts
 from scheduler.ops.batch import Chunk, Routing, blocks_of

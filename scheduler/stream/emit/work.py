@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from scheduler.memory.layer import LayerMemory
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants, LayerConstants
 from scheduler.models.description import Layer
 from scheduler.plan.places import TAGS, Places

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from scheduler.models.checkpoint import CheckpointError, MixtralConfig, read_checkpoint
+from scheduler.models.checkpoint import CheckpointError, read_checkpoint
+from scheduler.models.description import Experts, GroupedAttention, Layer
 from tests.support.small_config import CONFIG
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
@@ -248,9 +249,12 @@ def test_inverse_frequencies_of_old_checkpoints_are_ignored(tmp_path: Path) -> N
 
 def test_demo_model_has_the_shape_that_the_hardware_is_sized_for() -> None:
     model = read_checkpoint(DEMO)
-    c = MixtralConfig.of(model.description)
-    assert (c.vocab_size, c.hidden_size, c.intermediate_size, c.num_hidden_layers) == (256, 128, 128, 4)
-    assert (c.num_attention_heads, c.num_key_value_heads, c.head_dim) == (4, 2, 32)
-    assert (c.num_local_experts, c.num_experts_per_tok, c.max_position_embeddings) == (16, 2, 512)
+    shape = model.description
+    layer = Layer(
+        attention=GroupedAttention(heads=4, kv_heads=2, head_dim=32),
+        mlp=Experts(count=16, chosen=2, intermediate=128),
+    )  # fmt: skip
+    assert (shape.vocabulary, shape.hidden, shape.context) == (256, 128, 512)
+    assert shape.layers == (layer,) * 4
     assert model.description.parameters == 3_417_216
     assert (DEMO / "model.safetensors").stat().st_size < 8_000_000

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from hdl.errors import A3dError
-from scheduler.models.checkpoint import Checkpoint, LayerWeights, MixtralConfig, read_checkpoint
+from scheduler.models.checkpoint import Checkpoint, LayerWeights, read_checkpoint
 from scheduler.models.description import Experts, Model, QkNorm
 from scheduler.models.float_model import FloatModel, bits_per_byte, byte_losses, expert_usage, generate
 from scheduler.models.random_checkpoint import random_checkpoint as sized_checkpoint
@@ -24,52 +25,46 @@ from tests.support.checkpoints import small_model
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "models" / "demo"
 
-TINY = MixtralConfig(
-    vocab_size=13,
-    hidden_size=12,
-    intermediate_size=5,
-    num_hidden_layers=2,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=4,
-    num_local_experts=5,
-    num_experts_per_tok=2,
-    max_position_embeddings=24,
-    rms_norm_eps=1e-3,
-    rope_theta=100.0,
-)
+TINY = dataclasses.replace(
+    small_model(
+        "mixtral", vocabulary=13, hidden=12, intermediate=5, heads=6, kv_heads=2, head_dim=4, experts=5, chosen=2,
+        context=24,
+    ),
+    norm_eps=1e-3, rope_theta=100.0,
+)  # fmt: skip
 
 
-def random_checkpoint(config: MixtralConfig, seed: int = 0) -> Checkpoint:
+def random_checkpoint(model: Model, seed: int = 0) -> Checkpoint:
     """Weights large enough that every part of the model changes the result."""
     rng = np.random.default_rng(seed)
-    c = config
+    hidden, attention, mlp = model.hidden, model.attention, model.layers[0].mlp
+    assert isinstance(mlp, Experts)
 
     def normal(*shape: int) -> Any:
         return (rng.standard_normal(shape) * 0.6).astype(np.float32)
 
-    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    q, kv = attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim
     layers = tuple(
         LayerWeights(
-            input_norm=1 + normal(c.hidden_size),
-            q_proj=normal(q, c.hidden_size),
-            k_proj=normal(kv, c.hidden_size),
-            v_proj=normal(kv, c.hidden_size),
-            o_proj=normal(c.hidden_size, q),
-            post_attention_norm=1 + normal(c.hidden_size),
-            router=normal(c.num_local_experts, c.hidden_size),
-            w1=normal(c.num_local_experts, c.intermediate_size, c.hidden_size),
-            w2=normal(c.num_local_experts, c.hidden_size, c.intermediate_size),
-            w3=normal(c.num_local_experts, c.intermediate_size, c.hidden_size),
+            input_norm=1 + normal(hidden),
+            q_proj=normal(q, hidden),
+            k_proj=normal(kv, hidden),
+            v_proj=normal(kv, hidden),
+            o_proj=normal(hidden, q),
+            post_attention_norm=1 + normal(hidden),
+            router=normal(mlp.count, hidden),
+            w1=normal(mlp.count, mlp.intermediate, hidden),
+            w2=normal(mlp.count, hidden, mlp.intermediate),
+            w3=normal(mlp.count, mlp.intermediate, hidden),
         )
-        for _ in range(c.num_hidden_layers)
+        for _ in model.layers
     )
     return Checkpoint(
-        description=c.model,
-        embed=normal(c.vocab_size, c.hidden_size),
+        description=model,
+        embed=normal(model.vocabulary, hidden),
         layers=layers,
-        norm=1 + normal(c.hidden_size),
-        lm_head=normal(c.vocab_size, c.hidden_size),
+        norm=1 + normal(hidden),
+        lm_head=normal(model.vocabulary, hidden),
     )
 
 
@@ -152,7 +147,7 @@ def loop_logits(model: Checkpoint, tokens: list[int]) -> list[list[float]]:
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_the_loop_implementation(seed: int) -> None:
     checkpoint = random_checkpoint(TINY, seed)
-    tokens = np.random.default_rng(seed).integers(0, TINY.vocab_size, 9)
+    tokens = np.random.default_rng(seed).integers(0, TINY.vocabulary, 9)
     expected = loop_logits(checkpoint, tokens.tolist())
     got = FloatModel(checkpoint, dtype=np.float64).forward(tokens).logits[0]
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
@@ -262,8 +257,7 @@ def test_byte_losses() -> None:
 
 def test_bits_per_byte_windows() -> None:
     """Windows are independent, their order does not matter, and the last byte of each is predicted too."""
-    config = MixtralConfig(**{**vars(TINY), "vocab_size": 256})
-    model = FloatModel(random_checkpoint(config), dtype=np.float64)
+    model = FloatModel(random_checkpoint(dataclasses.replace(TINY, vocabulary=256)), dtype=np.float64)
     data = np.random.default_rng(2).integers(0, 256, 3 * 8 + 5, dtype=np.uint8).tobytes()
     expected = [
         byte_losses(

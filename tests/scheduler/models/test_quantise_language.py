@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hdl.errors import A3dError
-from scheduler.models.checkpoint import MixtralConfig
 from scheduler.models.quantise import ExpertRanges, QuantisationError
 from scheduler.models.quantise_language import (
     HeadRanges,
@@ -23,11 +22,11 @@ from scheduler.models.quantise_language import (
 from scheduler.models.quantise_norm import float_fields
 from scheduler.models.random_checkpoint import random_checkpoint
 from scheduler.models.rope import adjacent_pairs, rope_tables
+from tests.support.checkpoints import small_model
 
-CONFIG = MixtralConfig(
-    vocab_size=24, hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, num_local_experts=3, num_experts_per_tok=2, max_position_embeddings=40,
-    rms_norm_eps=1e-5, rope_theta=10000.0,
+SHAPE = small_model(
+    "mixtral", vocabulary=24, hidden=16, intermediate=8, layers=2, heads=4, kv_heads=2, head_dim=8, experts=3, chosen=2,
+    context=40,
 )  # fmt: skip
 HEAD = HeadRanges(query=4.0, key=5.0, value=3.0, context=2.5)
 LAYER = LayerRanges(
@@ -35,12 +34,12 @@ LAYER = LayerRanges(
     expert_norm=2.5, experts=(ExpertRanges(4.0, 6.0, 0.0),) * 3,
 )  # fmt: skip
 RANGES = ModelRanges(residual=12.0, layers=(LAYER, LAYER), final_in=10.0, final_norm=3.0, logits=8.0)
-CHECKPOINT = random_checkpoint(CONFIG.model)
+CHECKPOINT = random_checkpoint(SHAPE)
 
 
 def test_shapes_and_types() -> None:
     model = quantise_language_model(CHECKPOINT, RANGES)
-    assert model.config == CONFIG and len(model.layers) == 2
+    assert model.description == SHAPE and len(model.layers) == 2
     assert model.embedding.shape == (24, 16) and model.embedding.dtype == np.int16
     assert model.rope_cos.shape == model.rope_sin.shape == (40, 8) and model.rope_cos.dtype == np.int16
     assert model.head.weights.shape == (24, 16)

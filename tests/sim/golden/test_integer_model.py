@@ -11,19 +11,17 @@ import pytest
 
 from hdl.errors import A3dError
 from scheduler.models.calibration import best_range, calibrate, quantise_checkpoint, split_text
-from scheduler.models.checkpoint import CheckpointError, MixtralConfig, read_checkpoint
+from scheduler.models.checkpoint import CheckpointError, read_checkpoint
 from scheduler.models.float_model import FloatModel, byte_losses
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.models.random_checkpoint import random_checkpoint
 from sim.golden.integer_model import IntegerModel, StepResult, expert_rows
+from tests.support.checkpoints import small_model
 
 DEMO = Path(__file__).resolve().parents[3] / "models" / "demo"
-CONFIG = MixtralConfig(
-    vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, num_local_experts=5, num_experts_per_tok=2, max_position_embeddings=64,
-    rms_norm_eps=1e-5, rope_theta=10000.0,
-)  # fmt: skip
-CHECKPOINT = random_checkpoint(CONFIG.model, seed=3)
+SIZES: dict[str, int] = {"hidden": 32, "intermediate": 24, "heads": 4, "kv_heads": 2, "experts": 5, "chosen": 2}
+SHAPE = small_model("mixtral", **SIZES)
+CHECKPOINT = random_checkpoint(SHAPE, seed=3)
 TOKENS = np.random.default_rng(4).integers(0, 50, (8, 48))
 
 
@@ -148,10 +146,8 @@ def test_demo_model_within_two_percent_on_a_few_bytes() -> None:
 
 def test_chosen_alone_and_all() -> None:
     for chosen in (1, 5):
-        config = dataclasses.replace(
-            CONFIG, num_experts_per_tok=chosen, num_key_value_heads=4, tie_word_embeddings=True
-        )
-        model = IntegerModel(quantise_checkpoint(random_checkpoint(config.model), TOKENS[:2]))
+        shape = small_model("mixtral", **(SIZES | {"chosen": chosen, "kv_heads": 4}), tied=True)
+        model = IntegerModel(quantise_checkpoint(random_checkpoint(shape), TOKENS[:2]))
         routing = model.prefill(TOKENS[0]).routing[0]
         assert routing.experts.shape == (48, chosen) and routing.gates.dtype == np.uint16
         assert np.abs(routing.gates.sum(axis=1).astype(int) - 32768).max() <= chosen
@@ -189,7 +185,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 
 def test_calibration_of_another_model_is_refused() -> None:
-    deeper = random_checkpoint(dataclasses.replace(CONFIG, num_hidden_layers=3).model)
+    deeper = random_checkpoint(dataclasses.replace(SHAPE, layers=SHAPE.layers[:1] * 3))
     from scheduler.models.quantise_language import quantise_language_model
 
     with pytest.raises(A3dError, match="ranges: of 2 layers, the model has 3"):
