@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat
 from hdl.isa.gemm import maker_tiers
-from hdl.isa.legality import beats, gang_tiers, issue_queues, load_unit_bytes, store_beats, tiers_of_mask
+from hdl.isa.legality import beats, gang_tiers, issue_queues, load_item_bytes, store_beats, tiers_of_mask
 from scheduler.cost.vector_timing import VectorTiming
 
 __all__ = ["ROW", "STORE_SETUP", "CycleModel", "Slice", "simulate"]
@@ -293,7 +293,7 @@ class CycleModel:
     def _load(self, number: int, instruction: Instruction, queues: Sequence[str]) -> None:
         self._begin(queues)
         config = self.config
-        size = beats(instruction["count"] * load_unit_bytes(instruction, config), config)
+        size = beats(instruction["count"] * load_item_bytes(instruction, config), config)
         start = max(self._now + LOAD_SETUP, *(self._free[q] for q in queues))
         units = instruction["count"]
         work = size = size if self._slot_tokens(instruction) else 0

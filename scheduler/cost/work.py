@@ -67,7 +67,7 @@ def gemm_cycles(b: Blocks, tokens: int, k_slices: int, n_tiles: int, mapping: in
 
 
 @compiled
-def load_unit(tile_bytes: int, rows: int, columns: int, dest: int, form: int) -> int:
+def load_piece(tile_bytes: int, rows: int, columns: int, dest: int, form: int) -> int:
     """Return the bytes in one group's memory of one unit of a LOAD."""
     if dest == LoadDest.VCACHE:
         return tile_bytes // 2 if form == Format.PAIR or form == Format.HIGH else tile_bytes
@@ -87,7 +87,7 @@ def load_beats(rows: int, columns: int, group_bytes: int, dest: int, form: int, 
     dest, form, count : int
         Fields of the instruction.
     """
-    return -(-count * load_unit(rows * columns, rows, columns, dest, form) // group_bytes)
+    return -(-count * load_piece(rows * columns, rows, columns, dest, form) // group_bytes)
 
 
 @compiled
@@ -99,7 +99,7 @@ def load_words(rows: int, columns: int, group_bytes: int, dest: int, form: int, 
         word = LIST_ENTRY_BYTES
     else:
         word = 2 * columns if dest == LoadDest.ROWS else rows
-    return count * load_unit(rows * columns, rows, columns, dest, form) // word
+    return count * load_piece(rows * columns, rows, columns, dest, form) // word
 
 
 @compiled

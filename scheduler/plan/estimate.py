@@ -168,9 +168,9 @@ class _Estimator:
         for count in sorted(counts[counts > 0].tolist(), reverse=True):
             loads[loads.index(min(loads))] += count
         passes = np.ceil(counts / self.places.chunk).sum()
-        units = len(self.residence.units[mlp.intermediate])
-        how = f"tiers alone, {'whole' if units == 1 else f'{units} pieces'}"
-        where = f"{len(self.places.unit_slots)} slots of {self.residence.unit_tiles} tiles"
+        pieces = len(self.residence.pieces[mlp.intermediate])
+        how = f"tiers alone, {'whole' if pieces == 1 else f'{pieces} pieces'}"
+        where = f"{len(self.places.piece_buffers)} buffers of {self.residence.piece_tiles} tiles"
         waves = round(max(loads) * tiling.tiles)
         return self._done(operation, how, where, waves, int(passes) * tiling.tiles * config.tile_bytes, 0)
 

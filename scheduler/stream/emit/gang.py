@@ -15,7 +15,7 @@ from hdl.isa import Dest, LoadDest, Mapping3D, Mode
 from scheduler.memory.placement import Part
 from scheduler.plan.shares import Share
 from scheduler.stream.emit.experts import RoutedJob, load_list
-from scheduler.stream.emit.lanes import plane_fields, tiling_of
+from scheduler.stream.emit.tiers import plane_fields, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["GangQueues"]
@@ -62,7 +62,7 @@ class GangQueues:
         Experts of every layer with their tokens.
     ahead : int, optional
         Shares whose loads come before the GEMM of an earlier one: the dispatcher, which stands still where a queue is
-        full, must not keep that GEMM waiting. Default: as many as there are slots.
+        full, must not keep that GEMM waiting. Default: as many as there are buffers.
     """
 
     def __init__(self, work: Work, layers: Sequence[Sequence[RoutedJob]], ahead: int | None = None) -> None:
@@ -72,13 +72,13 @@ class GangQueues:
         self._left: dict[int, int] = {}  # by job: shares that are not emitted yet
         self._lists: deque[tuple[int, range]] = deque()  # jobs' list entries that a later GEMM may need
         self._slot = 0
-        self._most = len(work.places.unit_slots) if ahead is None else min(ahead, len(work.places.unit_slots))
+        self._most = len(work.places.piece_buffers) if ahead is None else min(ahead, len(work.places.piece_buffers))
         self._jobs = self._chunks = 0
         for jobs in layers:
             self._add(sorted(jobs, key=lambda job: (-job.count, job.expert)))
 
     def prime(self) -> None:
-        """Load the first experts, as far as there are slots."""
+        """Load the first experts, as far as there are buffers."""
         self._fill()
 
     def load_lists(self, layer: int) -> None:
@@ -114,7 +114,7 @@ class GangQueues:
         return found
 
     def _fill(self) -> None:
-        """Emit loads as far as there are slots."""
+        """Emit loads as far as there are buffers."""
         work, places = self._work, self._work.places
         while self._steps and len(self._ready) < self._most:
             step = self._steps[0]
@@ -126,7 +126,7 @@ class GangQueues:
             self._steps.remove(step)
             if not step.job.loaded:
                 self._load_job(step)
-            base, tag = places.unit_slots[self._slot % len(places.unit_slots)], work.next_tag()
+            base, tag = places.piece_buffers[self._slot % len(places.piece_buffers)], work.next_tag()
             self._slot += 1
             slices = self._slices(step)
             for place in range(step.share.tiers):
@@ -169,7 +169,7 @@ class GangQueues:
             words = work.experts.gang_words(job.layer, job.expert, tier)
             work.emitter.load(
                 f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
-                dest_base=job.words, count=count, addr=words.units,
+                dest_base=job.words, count=count, addr=words.addr,
             )  # fmt: skip
 
     def run(self, layer: int) -> None:

@@ -16,8 +16,8 @@ from scheduler.plan.layer import LayerPlan, Way
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import RoutedJob, load_list, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
-from scheduler.stream.emit.lanes import LaneJob, LaneRunner, tiling_of
 from scheduler.stream.emit.pieces import PieceRunner
+from scheduler.stream.emit.tiers import TierJob, TierRunner, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["emit_layer"]
@@ -51,7 +51,7 @@ def emit_layer(
     work.emitter.layer = 0
     counts = [len(own.experts) for own in routing]
     lanes = _lanes(work, plan, routing)
-    runner = LaneRunner(work, partial(_load_list, work)) if plan.whole else None
+    runner = TierRunner(work, partial(_load_list, work)) if plan.whole else None
     rows = max(counts) * work.tiling.hidden_rows
     work.emitter.store("clear", format=StoreFormat.DISCARD, rows=rows, clear=1)
     _post_to(work, lanes)
@@ -60,7 +60,7 @@ def emit_layer(
         mask = 1 if plan.way == Way.GANG else sum(1 << t for t, lane in enumerate(lanes) if lane)
         work.emitter.load(
             "activations", dest_kind=LoadDest.ACTIVATION, dest_tiers=mask, dest_base=work.places.words["experts"]["x"],
-            count=counts[number] * work.tiling.hidden_words, group=source.group, addr=source.units,
+            count=counts[number] * work.tiling.hidden_words, group=source.group, addr=source.addr,
         )  # fmt: skip
         jobs = routed_jobs(0, own, high_only)
         if plan.way == Way.GANG:
@@ -75,7 +75,7 @@ def emit_layer(
             _run_alone(work, runner, queues)
         work.emitter.store(
             "results", format=StoreFormat.INT16, shift=GATE_BITS, group=result.group,
-            rows=counts[number] * work.tiling.hidden_rows, addr=result.units, clear=1,
+            rows=counts[number] * work.tiling.hidden_rows, addr=result.addr, clear=1,
         )  # fmt: skip
         if number + 1 < len(routing):
             _post_to(work, lanes)
@@ -88,7 +88,7 @@ def _post_to(work: Work, lanes: list[list[int]]) -> None:
         work.emitter.store("clear", **carriers(work.config)["store"])
 
 
-def _run_alone(work: Work, runner: LaneRunner | None, queues: list[list[RoutedJob]]) -> None:
+def _run_alone(work: Work, runner: TierRunner | None, queues: list[list[RoutedJob]]) -> None:
     if runner is not None:
         runner.run(queues)
         return
@@ -97,7 +97,7 @@ def _run_alone(work: Work, runner: LaneRunner | None, queues: list[list[RoutedJo
     pieces.run(0)
 
 
-def _load_list(work: Work, tier: int, job: LaneJob) -> None:
+def _load_list(work: Work, tier: int, job: TierJob) -> None:
     assert isinstance(job, RoutedJob)
     load_list(work, 1 << tier, job)
 
