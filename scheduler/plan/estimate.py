@@ -178,9 +178,9 @@ class _Estimator:
         places, layer = self.places, self.tiling.model.layers[operation.layer]
         heads, attention = self.tiling.heads(layer), layer.attention
         if isinstance(attention, LatentAttention):
-            width = 2 * attention.kv_rank + attention.rope_dim
+            width, cached = 2 * attention.kv_rank + attention.rope_dim, attention.kv_rank + attention.rope_dim
         else:
-            width = 2 * attention.head_dim
+            width, cached = 2 * attention.head_dim, 2 * attention.kv_heads * attention.head_dim
         padded = heads.key_words * self.config.rows + heads.value_rows * self.config.columns
         waves = -(-operation.macs * padded // width // self.config.pes)
         rows = -(-operation.elements // self.config.columns)
@@ -188,4 +188,5 @@ class _Estimator:
         where = (
             f"{places.keys[1]} tiles, {min(places.key_piece, places.size.keys)} of {places.size.keys} keys at a time"
         )
-        return self._done(operation, how, where, waves, operation.bytes, rows)
+        moved = operation.bytes + operation.tokens * cached  # the step's own keys are read from memory as well
+        return self._done(operation, how, where, waves, moved, rows)

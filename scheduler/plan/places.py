@@ -271,11 +271,11 @@ def _piece_buffers(
 
 def _why(residence: Residence, size: StepSize, sizes: Sizes) -> str:
     tiling, config = residence.tiling, residence.tiling.config
-    least = Choice(1, 1, max(1, min(sizes.group, config.accumulator_depth // sizes.value_rows)), 1)
+    least = _choices(residence, size, sizes)[-1]
     rows = row_pools(residence, size, sizes, least, size.tokens if size.slots else 1)
     words = word_pools(tiling, size, sizes, least, 1)
     scalars = scalar_pools(size, sizes, least, size.tokens if size.slots else 1)
-    tiles = residence.dense_tiles + residence.piece_tiles
+    tiles = residence.dense_tiles + (residence.piece_buffers or 1) * residence.piece_tiles
     tiles += max(_key_tiles(tiling, h, min(size.keys, size.key_block)) for h in sizes.heads)
     for need, name, remedy in (
         (end_of(rows) + SPARE_ROWS, "combine_rows", "run fewer tokens in a step"),
@@ -283,6 +283,7 @@ def _why(residence: Residence, size: StepSize, sizes: Sizes) -> str:
         (end_of(scalars) + SPARE_SCALARS, "scalar_depth", "run fewer tokens in a step"),
         (tiles, "vcache_tiles", "use shorter sequences or a smaller model"),
         (1 + size.tokens * sizes.chosen if size.slots else 0, "list_depth", "run fewer tokens in a step"),
+        (least.job_vectors * sizes.value_rows, "accumulator_depth", "use a model with smaller heads"),
     ):
         if need > getattr(config, name):
             return (

@@ -153,7 +153,8 @@ def plan_residence(tiling: Tiling) -> Residence:
     streamed, ring = _streamed(tiling, matrices, experts, largest, keys)
     least = 2 * max(max((s.each for own in streamed.shares[k].values() for s in own), default=0) for k in tiling.kinds)
     room = config.parameter_words - 2 * max(attention_words(tiling, k) for k in tiling.kinds) - 2 * most_words
-    if room < max(least, 2 * max(s.each for s in streamed.head)):
+    least = max(least, 2 * max(s.each for s in streamed.head))
+    if room < least:
         raise LoweringError(
             f"model: its requantisation words take {config.parameter_words - room + least} of {config.name}'s "
             f"{config.parameter_words}: raise parameter_words"

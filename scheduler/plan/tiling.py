@@ -156,24 +156,22 @@ class Tiling:
         self._experts: dict[int, ExpertTiling] = {}
         for layer in self.kinds:
             self._check(layer)
-        for name, value, count, most in (
-            ("hidden", model.hidden, self.hidden_rows, MOST_ROWS),
-            ("hidden", model.hidden, self.hidden_words, MOST_STRIDE),
-        ):
-            self._fits(name, value, count, most)
+        self._fits("hidden", model.hidden, self.hidden_rows, MOST_ROWS, config.rows)
+        self._fits("hidden", model.hidden, self.hidden_words, MOST_STRIDE, config.rows, words=True)
 
     @cached_property
     def kinds(self) -> tuple[Layer, ...]:
         """The model's layers, equal ones once."""
         return tuple(dict.fromkeys(self.model.layers))
 
-    def _fits(self, name: str, value: int, count: int, most: int) -> None:
+    def _fits(self, name: str, value: int, count: int, most: int, unit: int, *, words: bool = False) -> None:
+        """Refuse a width of `count` combine rows (or words), more than an instruction says, that comes in units."""
         if count > most:
-            columns = self.config.columns
-            fits = value * most // count // columns * columns
+            width = self.config.rows if words else self.config.columns
+            what = f"{'words' if words else 'rows'} of {width}"
             raise LoweringError(
-                f"model {name}: {value}; instructions count up to {most} rows of {columns}, and this takes {count}: "
-                f"use at most {fits}, or a machine with more columns"
+                f"model {name}: {value}; instructions count up to {most} {what}, and this takes {count}: use at most "
+                f"{most * width // unit * unit}, or a machine with more columns"
             )
 
     def _check(self, layer: Layer) -> None:
@@ -192,11 +190,15 @@ class Tiling:
             raise LoweringError(
                 f"model rope_dim: {attention.rope_dim}; the rotation's tables take 1, 2, 4 or 8 rows of {columns}"
             )
-        self._fits("heads x value_dim", heads.context_words, heads.context_words, MOST_STRIDE)
-        self._fits("heads x head_dim", heads.query_words, heads.query_words, MOST_STRIDE)
+        rows = self.config.rows
+        for name, count, unit in (
+            ("heads x value_dim", heads.context_words, heads.value_words),
+            ("heads x head_dim", heads.query_words, heads.key_words),
+        ):
+            self._fits(name, count * rows, count, MOST_STRIDE, max(1, unit) * rows, words=True)
         mlp = layer.mlp
         if isinstance(mlp, Experts):
-            self._fits("experts", mlp.count, self.router_rows(mlp), MOST_ROWS)
+            self._fits("experts", mlp.count, self.router_rows(mlp), MOST_ROWS, 1)
             most = min(mlp.count, columns)
             if mlp.chosen > most:
                 raise LoweringError(
@@ -204,7 +206,7 @@ class Tiling:
                     "columns"
                 )
         for inner in self.inner_widths(layer):
-            self._fits("intermediate", inner, self.expert(inner).up.n_tiles // 2, MOST_COUNT)
+            self._fits("intermediate", inner, self.expert(inner).up.n_tiles // 2, MOST_COUNT, rows)
 
     def _check_grouped(self, attention: GroupedAttention, heads: HeadTiling) -> None:
         """Refuse attention whose queries, keys and values an instruction cannot say."""
@@ -218,11 +220,15 @@ class Tiling:
         if heads.key_rows not in _TABLE_ROWS:
             raise LoweringError(
                 f"model head_dim: {width}; the rotation's tables take 1, 2, 4 or 8 rows of {columns}: "
-                f"use a machine with columns between {max(4, width // 8)} and {width}"
+                f"use at most {columns * _TABLE_ROWS[-1]}, or a machine with "
+                f"{1 << (-(-width // _TABLE_ROWS[-1]) - 1).bit_length()} columns or more"
             )
-        self._fits("heads x head_dim", heads.query_rows * columns, heads.query_rows, MOST_ROWS)
-        self._fits("kv_heads x head_dim", heads.cached_rows * columns, heads.cached_rows, MOST_ROWS)
-        self._fits("(heads + 2 kv_heads) x head_dim", heads.projected_rows * columns, heads.projected_rows, MOST_COUNT)
+        for name, count, most in (
+            ("heads x head_dim", heads.query_rows, MOST_ROWS),
+            ("2 kv_heads x head_dim", heads.cached_rows, MOST_ROWS),
+            ("(heads + 2 kv_heads) x head_dim", heads.projected_rows, MOST_COUNT),
+        ):
+            self._fits(name, count * columns, count, most, heads.key_rows * columns)
 
     # Sizes of a token.
 

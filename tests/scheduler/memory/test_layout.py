@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How matrices become tiles and planes, and which group holds which plane."""
+"""How matrices become tiles, words and planes, padded with zeros."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from scheduler.memory.layout import LayerShape, pack_planes, tiles_of
-from scheduler.memory.placement import Part, Placement, high_plane_group
+from hdl.numerics import split_nibbles
+from scheduler.memory.layout import LayerShape, memory_unit, pack_planes, parameter_words, tiles_of
+from scheduler.memory.placement import Part
 from tests.support.layers import TINY, random_layer
 
 
@@ -26,10 +28,33 @@ def test_tiles_hold_gate_and_up_side_by_side() -> None:
     assert (nibble - 16 if nibble > 7 else nibble) == (int(up.flat[0]) + 8) >> 4
 
 
-def test_placements_spread_high_planes() -> None:
-    groups = {p: [high_plane_group(p, e, part) for e in (0, 1) for part in Part] for p in Placement}
-    assert groups == {
-        Placement.EVEN_ODD: [0, 0, 1, 1],
-        Placement.INTERLEAVED: [0, 1, 0, 1],
-        Placement.ONE_GROUP: [0, 0, 0, 0],
-    }
+def test_words_lie_where_their_channels_do() -> None:
+    expert = random_layer(np.random.default_rng(1), 1, 10, 6).experts[0]
+    shape = LayerShape(TINY, 10, 6)
+    up, down = (parameter_words(shape, part, expert) for part in Part)
+    assert up.shape == (2, 8) and down.shape == (2, 8)
+    np.testing.assert_array_equal(up[:, :4].reshape(-1)[:6], expert.gate_mult)
+    np.testing.assert_array_equal(up[:, 4:].reshape(-1)[:6], expert.up_mult)
+    np.testing.assert_array_equal(down.reshape(-1)[:10], expert.down_mult)
+    assert not up[1, 2:4].any() and not up[1, 6:].any() and not down[1, 2:].any()
+
+
+def test_planes_are_nibbles_in_order() -> None:
+    weights = np.array([[[-119, 119], [0, -1]]], dtype=np.int8)
+    high, low = pack_planes(weights)
+    for plane, nibbles in zip((high, low), split_nibbles(weights.reshape(-1)), strict=True):
+        found = [(plane[n // 2] >> 4 * (n % 2)) & 15 for n in range(4)]
+        assert found == [int(n) & 15 for n in nibbles]
+    with pytest.raises(ValueError):
+        pack_planes(np.array([[[120, 0]]], dtype=np.int8))
+
+
+def test_a_part_is_cut_at_whole_words_and_where_loads_begin() -> None:
+    """Tall tiles (8 x 4) have 16 bytes a plane, half a unit of memory; four tiles of up make a word of h."""
+    tall = LayerShape(TINY.replace(columns=4, row_fifo_depth=64), 8, 8)
+    assert memory_unit(tall.config) == 32
+    assert [(tall.k_slices(part), tall.n_tiles(part), tall.n_step(part)) for part in Part] == [(1, 4, 4), (1, 2, 2)]
+    square = LayerShape(TINY, 9, 7)
+    assert [(square.k_slices(part), square.n_tiles(part), square.n_step(part)) for part in Part] == [
+        (2, 2, 2), (1, 2, 1)
+    ]  # fmt: skip

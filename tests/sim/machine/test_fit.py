@@ -171,11 +171,11 @@ def test_gangs_share_a_matrix_only_where_loads_can_begin() -> None:
         ({"hidden": 4096}, "model hidden: 4096; instructions count up to 511 rows of 8, and this takes 512: .*4088"),
         ({"intermediate": 8192}, "model intermediate: 8192; .* up to 1023 rows of 8, .* takes 1024: .* most 8184,"),
         ({"heads": 512}, "model heads x head_dim: 4096; .* up to 511 rows"),
-        ({"heads": 400, "kv_heads": 400}, "kv_heads x head_dim: 6400; .* up to 511 rows"),
+        ({"heads": 400, "kv_heads": 400}, "2 kv_heads x head_dim: 6400; .* up to 511 rows"),
         ({"chosen": 9, "experts": 16}, "model chosen experts: 9 of 16; at most 8 here"),
         (
             {"head_dim": 72},
-            "model head_dim: 72; the rotation's tables take 1, 2, 4 or 8 rows of 8: .* columns between 9",
+            "model head_dim: 72; the rotation's tables take 1, 2, 4 or 8 rows of 8: use at most 64, or .* 16 columns",
         ),
         ({"heads": 3}, "model heads: 3 with 2 kv_heads; use a multiple of kv_heads"),
     ],
