@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from hdl.isa import LoadDest, StoreFormat
+from scheduler.cost.work import gemm_waves, tile_steps
 from scheduler.memory.layer import LayerMemory
 from scheduler.models.quantise import GATE_BITS
 from scheduler.ops.batch import Routing
@@ -118,7 +119,7 @@ def _lanes(work: Work, plan: LayerPlan, routing: Sequence[Routing]) -> list[list
     for expert, tokens in order:
         tier = free.index(min(free))
         start = max(loaded, free[tier])
-        loaded += tiles * config.fill_words
-        free[tier] = max(start + tokens * tiles, loaded + tokens)
+        loaded += tile_steps(config, tiles)
+        free[tier] = max(start + gemm_waves(tokens, 1, tiles), loaded + tokens)
         lanes[tier].append(expert)
     return lanes
