@@ -96,7 +96,10 @@ class VectorClock:
         else:
             high = low - 1
         job = _Job(start, low, high, get("d_scalar", 0), vectors if scalars else 0, cycles / vectors, False)
-        return self._take(cycles, scalars, job)
+        taken = self._take(cycles, scalars, job)
+        if op == VectorOp.ADD:
+            self.free += self._pause
+        return taken
 
     def _take(self, cycles: int, scalars: bool, job: _Job) -> tuple[int, int, int]:
         end = job.start + cycles

@@ -208,7 +208,7 @@ def new_state(blocks: Blocks, memory: Sequence[int], notes: Int, segments: Int, 
     blocks : Blocks
         The machine.
     memory : sequence of int
-        Cells `latency` to `random` of `StreamCells`.
+        Cells `latency` to `fetch_room` of `StreamCells`.
     notes, segments, slices : int64 arrays
         Of the stream, see `scheduler.cost.engine`.
     counts : int64 array [routes, slots]

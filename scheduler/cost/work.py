@@ -9,6 +9,7 @@ the cycle model's (:mod:`scheduler.cost.model`).
 
 from __future__ import annotations
 
+from hdl.config import MachineConfig
 from hdl.isa import Format, LoadDest, Mapping3D, Order, StoreFormat, VectorDest, VectorFn, VectorOp, VectorSum
 from hdl.isa.legality import LIST_ENTRY_BYTES
 from scheduler.cost.blocks import Blocks
@@ -16,8 +17,8 @@ from scheduler.stream.compiled import compiled
 
 __all__ = [
     "fetch_beats", "gemm_cycles", "gemm_waves", "load_beats", "load_cycles", "load_steps", "load_words", "makes_rows",
-    "makes_scalars", "reads_scalars", "route_cycles", "route_work", "store_beats", "store_cycles", "vector_cycles",
-    "vector_requests",
+    "makes_scalars", "reads_scalars", "route_cycles", "route_work", "store_beats", "store_cycles", "tile_steps",
+    "vector_cycles", "vector_requests",
 ]  # fmt: skip
 
 
@@ -109,6 +110,11 @@ def load_steps(rows: int, columns: int, group_bytes: int, dest: int, form: int, 
         load_beats(rows, columns, group_bytes, dest, form, count),
         load_words(rows, columns, group_bytes, dest, form, count),
     )
+
+
+def tile_steps(config: MachineConfig, tiles: int) -> int:
+    """Return the cycles that a LOAD of whole tiles from both groups keeps the data side of its engines."""
+    return int(load_steps(config.rows, config.columns, config.group_bytes, LoadDest.VCACHE, Format.PAIR, tiles))
 
 
 @compiled

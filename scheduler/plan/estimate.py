@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scheduler.cost.work import gemm_waves
 from scheduler.models.description import Experts, LatentAttention
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.ops.graph import expected_experts, step_operations
@@ -142,7 +143,7 @@ class _Estimator:
             else:
                 layer = self.tiling.model.layers[operation.layer]
                 matrix, shares = residence.matrices[layer][name], residence.shares[layer][name]
-            waves += sum(tokens * share.each * matrix.k_slices for share in shares)
+            waves += sum(gemm_waves(tokens, matrix.k_slices, share.each) for share in shares)
             tiles += matrix.tiles
             gangs |= {share.tiers for share in shares}
             count += len(shares)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hdl.config import MachineConfig
+from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import to_binary
-from scheduler.cost.cycle_model import simulate
+from scheduler.cost.model import simulate
 from scheduler.memory.experts import ExpertContents
 from scheduler.memory.layer import LayerMemory
 from scheduler.memory.placement import Placement
@@ -153,7 +153,8 @@ def _lower(
     queues = emit_layer(work, memory, plan, own, options.high_only)
     table, _ = synchronise(work.emitter.stream.table(), config, memory.build(), carriers(config))
     instructions = (*table.instructions(), Instruction(Opcode.END, {}))
-    return _Lowered(plan, memory, parts, queues, instructions, simulate(config, instructions).cycles)
+    room = INSTRUCTION_BYTES * len(instructions)  # the stream is the last thing in memory
+    return _Lowered(plan, memory, parts, queues, instructions, simulate(config, instructions, fetch_room=room).cycles)
 
 
 def _constants(tiling: Tiling, layer: QuantisedLayer) -> Constants:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import LoadDest
+from scheduler.cost.work import gemm_waves, tile_steps
 from scheduler.models.description import Experts
 from scheduler.ops.batch import Routing
 from scheduler.plan.limits import LoweringError
@@ -145,7 +146,7 @@ class ExpertQueues:
         """Return the cycles of a job: its waves, or its weights' share of the bandwidth."""
         config, tiles = self._work.config, tiling_of(self._work, job.layer).tiles
         passes = -(-job.count // self._work.places.chunk)
-        return int(max(job.count * tiles, passes * tiles * config.fill_words * config.tiers))
+        return max(gemm_waves(job.count, 1, tiles), tile_steps(config, passes * tiles) * config.tiers)
 
     def prime(self) -> None:
         """Let the experts that have a buffer from the beginning be loaded beside the first layer's attention."""
@@ -191,7 +192,7 @@ class ExpertQueues:
             return
         queues = self._layers[layer]
         tiers = self._work.emitter.clock.tiers
-        waves = [sum(job.count * tiling_of(self._work, layer).tiles for job in queue) for queue in queues]
+        waves = [sum(gemm_waves(job.count, 1, tiling_of(self._work, layer).tiles) for job in queue) for queue in queues]
         self._load_clock = min(tiers)
         end = max(start + own for start, own in zip(tiers, waves, strict=True))
         self._keys_wanted = end + self._before_keys
@@ -204,7 +205,7 @@ class ExpertQueues:
         job, expert = self._queues[tier][following], tiling_of(self._work, done.layer)
         load = partial(self._load, tier, job)
         free = self._work.emitter.clock.tiers[tier]
-        end = max(self._load_clock, free) + expert.tiles * self._work.config.fill_words + expert.words
+        end = max(self._load_clock, free) + tile_steps(self._work.config, expert.tiles) + expert.words
         if end <= self._keys_wanted or job.layer == done.layer:
             self._load_clock = end
             load()
