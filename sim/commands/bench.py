@@ -36,6 +36,9 @@ LEAST_UTILISATION = 0.95
 MOST_WAVES, MOST_ROUNDS, MOST_CYCLES = 10_000_000, 1_000_000, 1_000_000_000
 """Longest measurements: more would take days."""
 
+TIMED_CONFIGS = ("tiny", "small", "medium")
+"""Presets with streams for ``a3d bench cycle-model``; the last one's simulator compiles for minutes."""
+
 PRIMITIVES_DOCS = Path("docs") / "primitives.md"
 """The page that ``a3d bench primitives --docs`` rewrites; its picture goes to ``images/`` beside it."""
 
@@ -54,7 +57,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = new_parser(
         subparsers,
         "bench",
-        "measure: utilisation, experts, simspeed, compile, generate, quality, exactness, model, primitives, layers",
+        "measure: utilisation, experts, simspeed, compile, generate, quality, exactness, model, cycle-model, "
+        "primitives, scheduler, layers",
     )
     kinds = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     utilisation = kinds.add_parser("utilisation", help="PE utilisation over tokens, mappings, feeds and mixes")
@@ -127,6 +131,12 @@ def add_parser(subparsers: Subparsers) -> None:
     model.add_argument("--prefill", type=count(1), default=128, metavar="N", help="tokens of the prompt; default 128")
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_json_option(model)
+    timed = kinds.add_parser("cycle-model", help="the cycle model's cycles against the RTL's, stream by stream")
+    timed.add_argument(
+        "--config", choices=TIMED_CONFIGS, nargs="+", default=list(TIMED_CONFIGS[:2]), metavar="NAME",
+        help=f"{', '.join(TIMED_CONFIGS)}; default {' '.join(TIMED_CONFIGS[:2])}",
+    )  # fmt: skip
+    add_json_option(timed)
     primitives = kinds.add_parser("primitives", help="worst errors of the arithmetic primitives over their ranges")
     primitives.add_argument("--picture", type=picture_file, metavar="FILE", help="draw the error curves")
     primitives.add_argument(
@@ -169,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
     kinds = {
         "utilisation": _utilisation, "experts": _experts, "simspeed": _simspeed, "compile": _compile,
         "generate": _generate, "quality": _quality, "exactness": _exactness, "model": _model,
-        "primitives": _primitives, "layers": _layers, "scheduler": _scheduler,
+        "cycle-model": _cycle_model, "primitives": _primitives, "layers": _layers, "scheduler": _scheduler,
     }  # fmt: skip
     return kinds[args.bench](args)
 
@@ -409,6 +419,36 @@ def _model(args: argparse.Namespace) -> int:
     )  # fmt: skip
     write_json(args.json, result)
     return 0
+
+
+def _cycle_model(args: argparse.Namespace) -> int:
+    from sim.measure.cycle_model import MOST_MEAN, MOST_WORST, CycleModelBench, errors_of
+
+    require_simulator("verilator")
+    configs = [PRESETS[name] for name in dict.fromkeys(args.config)]
+    bench = CycleModelBench(configs, announce=lambda config: say(COMPILING.format(config.name)))
+    for _ in progress(bench.run(), "streams", bench.total):
+        pass
+    result = bench.result()
+    points = result["points"]
+    print_table(
+        [
+            [p["config"], p["stream"], p["routing"], p["memory"], p["rtl_cycles"], p["model_cycles"],
+             f"{100 * p['error']:+.2f}"]
+            for p in points
+        ],
+        ("config", "stream", "routing", "memory", "RTL cycles", "cycle model", "error %"),
+        title="The cycle model against the emitted machine",
+    )  # fmt: skip
+    for config in configs:
+        own = [p for p in points if p["config"] == config.name]
+        mean, worst = errors_of(own)
+        print(f"{config.name}: {len(own)} points, mean error {100 * mean:.2f} %, worst {100 * worst:.2f} %")
+    write_json(args.json, result)
+    if result["mean_error"] <= MOST_MEAN and result["worst_error"] <= MOST_WORST:
+        return 0
+    print(f"off by more than {MOST_MEAN:.0%} in the mean or {MOST_WORST:.0%} at worst")
+    return 1
 
 
 def _shares(cycles: dict[str, int]) -> str:

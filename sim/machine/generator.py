@@ -29,7 +29,7 @@ from sim.machine.engines import Engine
 from sim.machine.sampling import Sampler
 from sim.view.timeline import TracedStep
 
-__all__ = ["ROUTINGS", "TRACES", "Generator", "StepRecord"]
+__all__ = ["ROUTINGS", "TRACES", "Generator", "StepRecord", "slot_counts"]
 
 ROUTINGS = ("host", "slots")
 """Who finds the experts of a step: ``host``, the integer model beside the machine, before the stream is written (as a
@@ -296,10 +296,7 @@ class Generator:
 
     def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
         """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
-        counts = []
-        for part in program.parts if self.routing == "slots" else ():
-            own = slice(part.first, part.first + part.tokens)
-            counts += [sorted(np.bincount(r.experts[own].ravel()))[::-1] for r in routing if r.experts.size]
+        counts = slot_counts(program, routing) if self.routing == "slots" else []
         return simulate(self.config, program.table, slot_counts=counts).cycles
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:
@@ -433,6 +430,15 @@ class Generator:
                 f"batch: {count} sequences with room for {self._context} tokens each do not fit the memory; at most "
                 f"{fitting} do: use --batch {fitting} ({error})"
             ) from error
+
+
+def slot_counts(program: StepProgram, routing: Sequence[Routing]) -> list[list[int]]:
+    """Return the tokens of each slot after each ROUTE of a step, as the machine's router fills them."""
+    counts = []
+    for part in program.parts:
+        own = slice(part.first, part.first + part.tokens)
+        counts += [sorted(np.bincount(r.experts[own].ravel()).tolist())[::-1] for r in routing if r.experts.size]
+    return counts
 
 
 def _made_up(tokens: int, mlp: Experts) -> Routing:

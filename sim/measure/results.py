@@ -16,6 +16,10 @@ SOURCES = {
     "demo": ("demo/report.json", "a3d demo"),
     "model": ("bench/model.json", "a3d bench model --json build/bench/model.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
+    "cycle_model": (
+        "bench/cycle_model.json",
+        "a3d bench cycle-model --config tiny small medium --json build/bench/cycle_model.json",
+    ),
     "exactness": ("bench/exactness.json", "a3d bench exactness --json build/bench/exactness.json"),
     "quality": ("bench/quality.json", "a3d bench quality --bytes 65536 --json build/bench/quality.json"),
     "utilisation": ("bench/utilisation.json", "a3d bench utilisation --json build/bench/utilisation.json"),
@@ -223,6 +227,30 @@ def _model(data: dict[str, Any]) -> list[str]:
     return lines + _table(("step", "unit", "cycles"), parts)
 
 
+def _cycle_model(data: dict[str, Any]) -> list[str]:
+    points = data["points"]
+    rows = []
+    for config, memory in dict.fromkeys((p["config"], p["memory"]) for p in points):
+        for routing in ("host", "slots"):
+            own = [p for p in points if (p["config"], p["memory"], p["routing"]) == (config, memory, routing)]
+            if own:
+                worst = max(own, key=lambda p: abs(p["error"]))
+                mean = sum(abs(p["error"]) for p in own) / len(own)
+                rows.append([
+                    config, memory, routing, len(own), f"{100 * mean:.2f} %", f"{100 * worst['error']:+.2f} %",
+                    worst["stream"], worst["rtl_cycles"], worst["model_cycles"],
+                ])  # fmt: skip
+    stalls = data["memories"]["stalls"]
+    lines = [
+        f"{len(points)} streams: mean error {100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %. "
+        f"Memory `stalls`: a channel pauses in {stalls['stall_rate']} of 256 cycles, and latencies get up to "
+        f"{stalls['random_latency']} cycles longer, at random.",
+        "",
+    ]
+    head = ("config", "memory", "routing", "streams", "mean error", "worst", "of", "RTL cycles", "cycle model")
+    return lines + _table(head, rows)
+
+
 def _shares(cycles: dict[str, int]) -> str:
     total = sum(cycles.values())
     return ", ".join(f"{name} {_percent(n / total)}" for name, n in cycles.items() if n)
@@ -240,6 +268,7 @@ def _facts(data: dict[str, Any]) -> list[str]:
 _SECTIONS = {
     "model": ("Steps of the language model, routing known to the host", _model),
     "slots": ("Steps of the language model, routed by the machine", _model),
+    "cycle_model": ("The cycle model against the RTL", _cycle_model),
     "exactness": ("The RTL against the executor", _facts),
     "quality": ("The machine's integers against the float model", _facts),
     "demo": ("The demo: text, and the experts alone", _demo),

@@ -8,18 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hdl.config import MachineConfig
 from hdl.isa import Dest, Opcode, StoreFormat, VectorBits, VectorDest, VectorOp, most_of
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.work import store_cycles
+from scheduler.cost.work import gemm_waves, store_cycles
 from scheduler.models.fixed_point import KEY_SHIFT, ROTATE_SHIFT, VALUE_SHIFT
 from scheduler.ops.batch import Piece
-from scheduler.plan.tiling import HeadTiling
 from scheduler.stream.emit.dense import Dense, Group, emit_norm
 from scheduler.stream.emit.head_norm import HeadNorms
 from scheduler.stream.emit.work import Work
 
-__all__ = ["Appends", "BlockPlace", "append_cycles", "project_block"]
+__all__ = ["Appends", "BlockPlace", "cycles_before_keys", "project_block"]
 
 
 MOST_GAP = most_of(Opcode.STORE, "addr_gap")
@@ -122,9 +120,17 @@ def project_block(
         yield emit.clock.vector
 
 
-def append_cycles(config: MachineConfig, heads: HeadTiling, pieces: Sequence[Piece]) -> int:
-    """Return about how many cycles the stores take that append some pieces' keys and values to the cache."""
-    blocks, total = blocks_of(config), 0
+def cycles_before_keys(work: Work, pieces: Sequence[Piece]) -> int:
+    """Return about how many cycles after a layer the first block of the next one loads keys.
+
+    Those are the projections' waves, beside which the vector unit works, and the stores that append keys and values.
+    """
+    blocks, heads, layer = blocks_of(work.config), work.heads(0), work.layer(0)
+    tokens, total = sum(piece.count for piece in pieces), 0
+    for name, matrix in work.residence.matrices[layer].items():  # in the order of their use
+        if name == "output":
+            break
+        total += sum(gemm_waves(tokens, matrix.k_slices, share.each) for share in work.residence.shares[layer][name])
     for piece in pieces:
         for rows in (heads.key_rows, heads.value_rows):
             count, each = (1, rows) if piece.count == 1 else (rows, piece.count)

@@ -18,7 +18,7 @@ from scheduler.stream.emit.experts import ExpertQueues, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.head import emit_embeddings, emit_head, emit_rotations
 from scheduler.stream.emit.mlp import emit_choices, emit_mlp, emit_router
-from scheduler.stream.emit.project import append_cycles
+from scheduler.stream.emit.project import cycles_before_keys
 from scheduler.stream.emit.slots import SlotQueues
 from scheduler.stream.emit.work import Work
 
@@ -57,7 +57,7 @@ def emit_step(
     dense = Dense(work)
     blocks = blocks_of(chunks, places.block)
     layers = work.tiling.model.layers
-    before_keys = append_cycles(work.config, work.heads(0), blocks[0])
+    before_keys = cycles_before_keys(work, blocks[0])
     queues: SlotQueues | GangQueues | ExpertQueues
     if routing is None:
         queues = SlotQueues(work)
