@@ -13,7 +13,7 @@ import numpy as np
 from hdl.config import MachineConfig
 from hdl.isa.legality import Limits
 from scheduler.memory.contents import Weights
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.checkpoint_config import read_config
 from scheduler.models.constants import constants_of
 from scheduler.models.description import Experts, GroupedAttention, Layer, Model, QkNorm
@@ -147,7 +147,7 @@ class Steps:
         memory, constants, rng = self._memory, constants_of(self._quantised), np.random.default_rng(SEED)
         block = default_key_block(memory.tiling, self._quantised.key_block)
         integer = IntegerModel(self._quantised, key_block=block)
-        caches = [integer.new_cache() for _ in range(memory.slots)]
+        caches = [integer.new_cache() for _ in range(memory.sequences)]
         first = True
         for phase in self._phases:
             chunks = [
@@ -156,7 +156,7 @@ class Steps:
             ]
             for cache, chunk in zip(caches, chunks, strict=False):
                 cache.length = chunk.position
-            routing = integer.step([(caches[chunk.slot], chunk.tokens) for chunk in chunks]).routing
+            routing = integer.step([(caches[chunk.sequence], chunk.tokens) for chunk in chunks]).routing
             for name in self._routings:
                 slots = name == "slots"
                 program = lower_step(constants, memory, chunks, None if slots else routing, key_block=block)

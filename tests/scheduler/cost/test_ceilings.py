@@ -15,7 +15,7 @@ import pytest
 from hdl.config import PRESETS
 from scheduler.cost.model import simulate
 from scheduler.memory.contents import Weights
-from scheduler.memory.model_memory import ModelMemory
+from scheduler.memory.model import ModelMemory
 from scheduler.models.checkpoint_config import read_config
 from scheduler.models.constants import Constants, constants_of
 from scheduler.models.description import Experts
@@ -51,7 +51,7 @@ def machine() -> tuple[Constants, ModelMemory, int]:
     """Return the demo model's shape with random weights in the memory of `small`."""
     model = random_model(read_config(DEMO_MODEL), 1)
     tiling = Tiling(SMALL, model.description)
-    memory = ModelMemory(plan_residence(tiling), Weights(model, tiling), slots=40, context=256, step_bytes=1 << 20)
+    memory = ModelMemory(plan_residence(tiling), Weights(model, tiling), sequences=40, context=256, step_bytes=1 << 20)
     return constants_of(model), memory, default_key_block(tiling, model.key_block)
 
 
