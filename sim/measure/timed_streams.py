@@ -139,7 +139,8 @@ class Steps:
         tiling = Tiling(self._config, self._model)
         return ModelMemory(
             plan_residence(tiling), Weights(self._quantised, tiling),
-            sequences=max(len(phase.sequences) for phase in self._phases), context=self._model.context, step_bytes=1 << 20,
+            sequences=max(len(phase.sequences) for phase in self._phases), context=self._model.context,
+            step_bytes=1 << 20,
         )  # fmt: skip
 
     def streams(self) -> Iterator[TimedStream]:
