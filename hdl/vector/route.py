@@ -44,15 +44,17 @@ class RouteTiming(NamedTuple):
     check : int
         From an instruction's transfer to the first cycle in which it asks for semaphores, or begins without.
     phases : int
-        From the begin to the post, beside those that `RouteUnit` counts by tokens, choices and experts.
+        From the begin to the post, beside those that `RouteUnit` counts by tokens, choices and experts; two less when
+        the last expert has no tokens.
     """
 
     check: int
     phases: int
 
 
-TIMING: Final = RouteTiming(check=CHECKS + 3, phases=9)
-"""The holding register, the products and the last comparison; the pipeline runs dry after each phase."""
+TIMING: Final = RouteTiming(check=CHECKS + 3, phases=16)
+"""The holding register, the products and the last comparison; the begin, and the pipeline that runs dry after each
+phase: three cycles, two in ORDER, four in LIST."""
 
 _COUNT_BITS = 14
 """Width of a number of choices."""

@@ -61,7 +61,7 @@ def gemm_cycles(b: Blocks, tokens: int, k_slices: int, n_tiles: int, mapping: in
     makers = 1 if mapping == Mapping3D.K else gang
     burst = tokens * (n_tiles if order == Order.N_INNER else 1)
     late = max(0, burst * makers - burst * b.result_lanes) // b.result_lanes
-    return cycles - 1 + b.result + b.hop * (gang - 1) + late + b.post + b.posted
+    return cycles - 1 + b.result + max(b.hop * (gang - 1), late) + b.post + b.posted
 
 
 # LOAD.
