@@ -21,7 +21,7 @@ from hdl.isa import (
     VectorOp,
     VectorSum,
 )
-from hdl.isa.legality import beats, load_unit_bytes, store_beats
+from hdl.isa.legality import beats, load_item_bytes, store_beats
 from hdl.isa.vector_access import reads_scalar, writes_scalar
 from scheduler.cost import work
 from scheduler.cost.blocks import blocks_of
@@ -36,7 +36,7 @@ def test_beats_of_loads_are_the_isas(config: MachineConfig) -> None:
         for form in Format if dest == LoadDest.VCACHE else (Format.BYTES,):
             for count in (1, 2, 7, 33):
                 instruction = Instruction(Opcode.LOAD, {"dest_kind": dest, "format": form, "count": count})
-                expected = beats(count * load_unit_bytes(instruction, config), config)
+                expected = beats(count * load_item_bytes(instruction, config), config)
                 assert work.load_beats(config.rows, config.columns, config.group_bytes, dest, form, count) == expected
     assert work.tile_steps(config, 9) == 9 * config.fill_words
 
