@@ -7,7 +7,7 @@ from hdl.isa import Opcode, VectorDest, VectorOp
 from scheduler.cost.events import grant, post, slice_of, take, waits, wake
 from scheduler.cost.state import AT, JOB, NEVER, NOTE, QUEUE, RECORD, B, C, Int, J, M, N, S, U
 from scheduler.cost.vector_rows import FIRST, SECOND, await_scalar, may_ask, may_start
-from scheduler.cost.work import makes_scalars, reads_scalars, route_cycles, route_work
+from scheduler.cost.work import makes_scalars, reads_scalars, route_cycles, route_work, vector_requests
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
@@ -77,7 +77,9 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
     may_ask(s)
     unit = s[B.tiers] + 3
     x = AT.unit + RECORD * unit
-    s[slice_of(rows, s, n, unit) + S.start] = now + s[B.vector_issue]
+    at = slice_of(rows, s, n, unit)
+    s[at + S.start] = now + s[B.vector_issue]
+    s[at + S.work] = vector_requests(op, vectors, count, rows[n, COL.b_rows], rows[n, COL.length])
     s[x + U.held] = -1
     s[x + U.free] = now + 1
     wake(s, unit, now + 1)

@@ -28,6 +28,7 @@ def test_all_cycles_are_accounted_for() -> None:
     for unit, causes in forecast.stalls().items():
         assert sum(causes.values()) == forecast.cycles and min(causes.values()) >= 0, unit
         assert causes["work"] == forecast.busy()[unit]
+    assert forecast.busy()["vector"] == 4 * 4 and forecast.stalls()["vector"]["banks"] < 4
 
 
 def test_the_cause_is_named() -> None:
