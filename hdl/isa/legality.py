@@ -21,8 +21,7 @@ from hdl.isa.encoding import decode
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.fields import INSTRUCTION_BITS, Instruction, IsaError, Opcode, tiers_of_mask
 from hdl.isa.gemm import gang_tiers, parameter_count
-from hdl.isa.load import LIST_ENTRY_BYTES, MAX_ROW_SHIFT, check_load_addresses, load_groups
-from hdl.isa.load import load_item_bytes as load_item_bytes
+from hdl.isa.load import LIST_ENTRY_BYTES, MAX_ROW_SHIFT, check_load_addresses, load_groups, load_item_bytes
 from hdl.isa.registry import OPCODES
 from hdl.isa.store import element_bytes, store_beats, store_bytes, store_span, store_start, store_step
 

@@ -11,7 +11,7 @@ from scheduler.cost.state import (
     BURSTS,
     DISPATCHER,
     FETCHES,
-    MOST_BUFFERS,
+    MOST_UNITS,
     NEVER,
     NOTE,
     POSTS,
@@ -54,7 +54,7 @@ def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
         if s[at + 1] == n:
             s[at] += by
             if place == 0:
-                s[AT.time + MOST_BUFFERS] = max(s[AT.time + MOST_BUFFERS], s[at])
+                s[AT.time + MOST_UNITS] = max(s[AT.time + MOST_UNITS], s[at])
 
 
 @compiled
