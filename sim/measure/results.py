@@ -18,7 +18,7 @@ SOURCES = {
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
     "cycle_model": (
         "bench/cycle_model.json",
-        "a3d bench cycle-model --config tiny small medium --json build/bench/cycle_model.json",
+        "a3d bench cycle-model --json build/bench/cycle_model.json",
     ),
     "exactness": ("bench/exactness.json", "a3d bench exactness --json build/bench/exactness.json"),
     "quality": ("bench/quality.json", "a3d bench quality --bytes 65536 --json build/bench/quality.json"),

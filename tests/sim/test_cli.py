@@ -202,6 +202,7 @@ OUTPUTS = [
     (["bench", "quality"], "--json"),
     (["bench", "exactness"], "--json"),
     (["bench", "model"], "--json"),
+    (["bench", "cycle-model"], "--json"),
     (["bench", "primitives"], "--json"),
     (["bench", "primitives"], "--picture"),
     (["bench", "layers"], "--json"),
