@@ -22,14 +22,14 @@ from hdl.isa.error_codes import ErrorCode
 from hdl.isa.fields import INSTRUCTION_BITS, Instruction, IsaError, Opcode, tiers_of_mask
 from hdl.isa.gemm import gang_tiers, parameter_count
 from hdl.isa.load import LIST_ENTRY_BYTES, MAX_ROW_SHIFT, check_load_addresses, load_groups
-from hdl.isa.load import load_item_bytes as load_unit_bytes
+from hdl.isa.load import load_item_bytes as load_item_bytes
 from hdl.isa.registry import OPCODES
 from hdl.isa.store import element_bytes, store_beats, store_bytes, store_span, store_start, store_step
 
 # Most of these are names that `hdl.isa` has itself, for modules that still import them from here.
 __all__ = [
     "LIST_ENTRY_BYTES", "MAX_ROW_SHIFT", "Limits", "Violation", "beats", "check_instruction", "check_load_addresses",
-    "check_word", "element_bytes", "gang_tiers", "issue_queues", "load_groups", "load_unit_bytes", "parameter_count",
+    "check_word", "element_bytes", "gang_tiers", "issue_queues", "load_groups", "load_item_bytes", "parameter_count",
     "read_word", "store_beats", "store_bytes", "store_span", "store_start", "store_step", "tiers_of_mask",
 ]  # fmt: skip
 

@@ -156,7 +156,7 @@ class LoadUnit(StructuralComponent):
 
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return parameter_key("load_unit", self.config, self.PARAMETERS)
+        return parameter_key("load_piece", self.config, self.PARAMETERS)
 
     def structure(self) -> Structure:
         """Place the engines and connect them."""

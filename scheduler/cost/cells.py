@@ -19,6 +19,8 @@ class StreamCells(NamedTuple):
     latency, jitter, stall, channels, random : int
         Memory: cycles from a request to the first beat, largest random addition, chance of a pause in 1/256, channels
         of a group, state of the random numbers.
+    fetch_room : int
+        Beats from the first instruction to the end of the memory.
     next, dispatched : int
         Instruction that is dispatched next, cycle of the last dispatch.
     bursts, fetched : int
@@ -43,6 +45,7 @@ class StreamCells(NamedTuple):
     stall: int
     channels: int
     random: int
+    fetch_room: int
     next: int
     dispatched: int
     bursts: int
@@ -82,9 +85,9 @@ class CombineCells(NamedTuple):
         Engines that offer one in this cycle (-1: none).
     pending, pending_at : int
         VECTOR that is set up (-1: none), first cycle in which it can start.
-    which, issuing, request, blocked, credits : int
-        Running job; it has rows to ask for; first cycle in which it can; it waits for rows of the job before; result
-        rows for which there is room.
+    which, issuing, request, paused, blocked, credits : int
+        Running job; it has rows to ask for; first cycle in which it can; the same after the last result of ADD, for the
+        next job too; it waits for rows of the job before; result rows for which there is room.
     vector, row, phase, table, element : int
         Place in the running job's loops.
     a, b, dest : int
@@ -129,6 +132,7 @@ class CombineCells(NamedTuple):
     which: int
     issuing: int
     request: int
+    paused: int
     blocked: int
     credits: int
     vector: int

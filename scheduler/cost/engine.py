@@ -10,7 +10,7 @@ from scheduler.cost.combine import combine_run
 from scheduler.cost.events import accept_post, first_unit, unit_count
 from scheduler.cost.fetch import dispatch, start_fetch
 from scheduler.cost.loads import load_step
-from scheduler.cost.state import AGENTS, AT, DISPATCHER, MOST_UNITS, NEVER, NOTE, SLICE, B, C, Int, N, S
+from scheduler.cost.state import AGENTS, AT, DISPATCHER, MOST_BUFFERS, NEVER, NOTE, SLICE, B, C, Int, N, S
 from scheduler.cost.stores import store_step
 from scheduler.cost.tiers import tier_step
 from scheduler.cost.vector import vector_step
@@ -47,7 +47,7 @@ def run(rows: Rows, s: Int) -> None:
                 elif agent == DISPATCHER:
                     dispatch(rows, s, now)
                 else:
-                    accept_post(rows, s, agent - MOST_UNITS, now)
+                    accept_post(rows, s, agent - MOST_BUFFERS, now)
 
 
 @compiled

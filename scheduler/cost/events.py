@@ -7,7 +7,7 @@ from hdl.isa import Format, LoadDest, Opcode
 from scheduler.cost.state import (
     AT,
     DISPATCHER,
-    MOST_UNITS,
+    MOST_BUFFERS,
     NEVER,
     NOTE,
     POSTS,
@@ -138,13 +138,13 @@ def post(rows: Rows, s: Int, source: int, n: int, cycle: int) -> None:
     s[at + 1] = n
     s[p + P.due] += 1
     if s[p + P.due] == 1:
-        wake(s, MOST_UNITS + source, cycle)
+        wake(s, MOST_BUFFERS + source, cycle)
 
 
 @compiled
 def accept_post(rows: Rows, s: Int, source: int, now: int) -> None:
     """Accept the oldest post of a source, one post a cycle."""
-    agent = MOST_UNITS + source
+    agent = MOST_BUFFERS + source
     s[AT.time + agent] = NEVER
     if s[M.posted] >= now:
         wake(s, agent, now + 1)

@@ -11,7 +11,7 @@ from scheduler.cost.state import (
     BURSTS,
     DISPATCHER,
     FETCHES,
-    MOST_UNITS,
+    MOST_BUFFERS,
     NEVER,
     NOTE,
     POSTS,
@@ -54,17 +54,21 @@ def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
         if s[at + 1] == n:
             s[at] += by
             if place == 0:
-                s[AT.time + MOST_UNITS] = max(s[AT.time + MOST_UNITS], s[at])
+                s[AT.time + MOST_BUFFERS] = max(s[AT.time + MOST_BUFFERS], s[at])
 
 
 @compiled
 def fetch_burst(rows: Rows, s: Int, asked: int) -> None:
-    """Put a burst of instructions on the bus; its address arrives in cycle `asked`.
+    """Put a burst of instructions on the bus; its address arrives in cycle `asked`. None goes beyond the memory's end.
 
     It comes behind what the loads had asked for before, and what they ask for later comes behind it. Memories that
     reorder send both in turns.
     """
-    cycles = transfers(s, s[B.fetch_burst])
+    beats = min(s[B.fetch_burst], s[M.fetch_room] - s[M.bursts] * s[B.fetch_burst])
+    if beats <= 0:
+        s[M.bursts] += 1
+        return
+    cycles = transfers(s, beats)
     start = max(asked + latency(s), s[M.fetched])
     turns = s[M.jitter] > 0
     count = s[AT.unit + RECORD * s[B.tiers] + U.bursts]
@@ -117,7 +121,8 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     beat = n // per if beats == 1 else (n + 1) * beats - 1
     length = s[B.fetch_burst]
     b = AT.fetch + 2 * (beat // length % FETCHES)
-    arrival = s[b + F.start] + (s[b + F.end] - s[b + F.start]) * (beat % length + 1) // length - 1
+    here = min(length, s[M.fetch_room] - beat // length * length)
+    arrival = s[b + F.start] + (s[b + F.end] - s[b + F.start]) * (beat % length + 1) // here - 1
     cycle = max(earliest, arrival + s[B.fetch_beat])
     if n:
         cycle = max(cycle, s[AT.left + (n - 1) % 16] + beats)

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hdl.config import MachineConfig
+from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction, Opcode
 from scheduler.cost.blocks import blocks_of
 from scheduler.cost.engine import notes_of, run, segments_of, slices_of
 from scheduler.cost.stalls import stalls_of, unit_names
-from scheduler.cost.state import NOTE, SLICE, B, Int, M, N, S, new_state
+from scheduler.cost.state import NEVER, NOTE, SLICE, B, Int, M, N, S, new_state
 from scheduler.stream.table import COL, Rows, Table
 
 __all__ = ["Forecast", "MemoryTiming", "ModelDeadlockError", "Slices", "simulate"]
@@ -140,6 +140,7 @@ def simulate(
     *,
     memory: MemoryTiming | None = None,
     slot_counts: Sequence[Sequence[int]] = (),
+    fetch_room: int | None = None,
 ) -> Forecast:
     """Run a stream on the cycle model.
 
@@ -154,6 +155,9 @@ def simulate(
     slot_counts : sequence of sequences of int, optional
         Tokens of each slot, from slot 0 on, after each ROUTE of the stream; slots beyond are empty. Without them
         instructions with a slot take as long as if it had the most tokens that they are planned for.
+    fetch_room : int, optional
+        Bytes from the stream's first one to the limit of group 0's memory, beyond which the machine fetches nothing;
+        default: as many as it fetches ahead of END.
 
     Raises
     ------
@@ -170,7 +174,8 @@ def simulate(
         counts[number, : len(count)] = count
     notes, slices = notes_of(rows), slices_of(rows, config.tiers)
     segments = segments_of(rows, config.tiers, config.vcache_tiles, notes, slices)
-    knobs = (memory.latency, memory.random_latency, memory.stall_rate, config.channels_per_group, memory.seed)
+    room = NEVER if fetch_room is None else max(fetch_room, INSTRUCTION_BYTES * len(rows)) // config.group_bytes
+    knobs = (memory.latency, memory.random_latency, memory.stall_rate, config.channels_per_group, memory.seed, room)
     state = new_state(blocks_of(config), knobs, notes, segments, slices, counts)
     run(rows, state)
     notes = state[state[M.notes] : state[M.segments]].reshape(-1, NOTE)

@@ -41,7 +41,7 @@ __all__ = [
     "FETCHES",
     "HEAD",
     "JOB",
-    "MOST_UNITS",
+    "MOST_BUFFERS",
     "NEVER",
     "NOTE",
     "OPEN_LOADS",
@@ -77,8 +77,8 @@ Int = npt.NDArray[np.int64]
 NEVER: Final = 1 << 60
 """A cycle that does not come."""
 
-MOST_UNITS: Final = 12
-DISPATCHER: Final = MOST_UNITS + 5
+MOST_BUFFERS: Final = 12
+DISPATCHER: Final = MOST_BUFFERS + 5
 AGENTS: Final = DISPATCHER + 1
 """Who acts at a time of its own: the units, the five sources of posts, the dispatcher."""
 
@@ -192,7 +192,7 @@ AT: Final = Regions(
     *_after(
         _OWN[3],
         [
-            AGENTS, RECORD * MOST_UNITS, 2 * QUEUE * MOST_UNITS, 64, 5 * (P.first + 2 * POSTS), 16, 2 * FETCHES,
+            AGENTS, RECORD * MOST_BUFFERS, 2 * QUEUE * MOST_BUFFERS, 64, 5 * (P.first + 2 * POSTS), 16, 2 * FETCHES,
             2 * 8 * BURSTS, HEAD * 8, 8 * RUN * RUNS, 2 * JOB, 2 * VECTORS, 3 * OUTPUTS, REPLIES, TAKEN_ROWS, 2 * WORDS,
             2 * OPEN_LOADS,
         ],
@@ -208,7 +208,7 @@ def new_state(blocks: Blocks, memory: Sequence[int], notes: Int, segments: Int, 
     blocks : Blocks
         The machine.
     memory : sequence of int
-        Cells `latency` to `random` of `StreamCells`.
+        Cells `latency` to `fetch_room` of `StreamCells`.
     notes, segments, slices : int64 arrays
         Of the stream, see `scheduler.cost.engine`.
     counts : int64 array [routes, slots]

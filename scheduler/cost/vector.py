@@ -71,7 +71,7 @@ def start_vector(rows: Rows, s: Int, now: int) -> None:
     reads = reads_scalars(op, rows[n, COL.fn], rows[n, COL.first])
     goes_on = op == VectorOp.MAP and s[job + J.reduces] and not rows[n, COL.first]
     s[C.awaits] = s[old + J.live] and s[old + J.reduces] and (reads or goes_on)
-    s[C.request] = now + s[B.vector_issue] + (s[B.lookup] if gather else 0)
+    s[C.request] = max(now + s[B.vector_issue] + (s[B.lookup] if gather else 0), s[C.paused])
     if s[C.awaits]:
         await_scalar(rows, s, n)
     may_ask(s)

@@ -134,6 +134,7 @@ def accept_other(rows: Rows, s: Int, now: int) -> None:
             s[C.phase] = phase
     elif op == VectorOp.ADD and final:
         s[C.request] += s[B.add_pause]
+        s[C.paused] = s[C.request]
     if final:
         put_result(s, now, s[C.dest] + s[C.row])
         s[C.row] += 1

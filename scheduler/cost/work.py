@@ -9,6 +9,7 @@ the cycle model's (:mod:`scheduler.cost.model`).
 
 from __future__ import annotations
 
+from hdl.config import MachineConfig
 from hdl.isa import Format, LoadDest, Mapping3D, Order, StoreFormat, VectorDest, VectorFn, VectorOp, VectorSum
 from hdl.isa.legality import LIST_ENTRY_BYTES
 from scheduler.cost.blocks import Blocks
@@ -16,8 +17,8 @@ from scheduler.stream.compiled import compiled
 
 __all__ = [
     "fetch_beats", "gemm_cycles", "gemm_waves", "load_beats", "load_cycles", "load_steps", "load_words", "makes_rows",
-    "makes_scalars", "reads_scalars", "route_cycles", "route_work", "store_beats", "store_cycles", "vector_cycles",
-    "vector_requests",
+    "makes_scalars", "reads_scalars", "route_cycles", "route_work", "store_beats", "store_cycles", "tile_steps",
+    "vector_cycles", "vector_requests",
 ]  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def gemm_cycles(b: Blocks, tokens: int, k_slices: int, n_tiles: int, mapping: in
 
 
 @compiled
-def load_unit(tile_bytes: int, rows: int, columns: int, dest: int, form: int) -> int:
+def load_piece(tile_bytes: int, rows: int, columns: int, dest: int, form: int) -> int:
     """Return the bytes in one group's memory of one unit of a LOAD."""
     if dest == LoadDest.VCACHE:
         return tile_bytes // 2 if form == Format.PAIR or form == Format.HIGH else tile_bytes
@@ -87,7 +88,7 @@ def load_beats(rows: int, columns: int, group_bytes: int, dest: int, form: int, 
     dest, form, count : int
         Fields of the instruction.
     """
-    return -(-count * load_unit(rows * columns, rows, columns, dest, form) // group_bytes)
+    return -(-count * load_piece(rows * columns, rows, columns, dest, form) // group_bytes)
 
 
 @compiled
@@ -99,7 +100,7 @@ def load_words(rows: int, columns: int, group_bytes: int, dest: int, form: int, 
         word = LIST_ENTRY_BYTES
     else:
         word = 2 * columns if dest == LoadDest.ROWS else rows
-    return count * load_unit(rows * columns, rows, columns, dest, form) // word
+    return count * load_piece(rows * columns, rows, columns, dest, form) // word
 
 
 @compiled
@@ -109,6 +110,11 @@ def load_steps(rows: int, columns: int, group_bytes: int, dest: int, form: int, 
         load_beats(rows, columns, group_bytes, dest, form, count),
         load_words(rows, columns, group_bytes, dest, form, count),
     )
+
+
+def tile_steps(config: MachineConfig, tiles: int) -> int:
+    """Return the cycles that a LOAD of whole tiles from both groups keeps the data side of its engines."""
+    return int(load_steps(config.rows, config.columns, config.group_bytes, LoadDest.VCACHE, Format.PAIR, tiles))
 
 
 @compiled

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from scheduler.memory.image import ImageBuilder, Symbol
-from scheduler.memory.layout import LayerShape, memory_unit, pack_planes, parameter_words, tiles_of
+from scheduler.memory.layout import LayerShape, memory_alignment, pack_planes, parameter_words, tiles_of
 from scheduler.memory.placement import Part, Placement, high_plane_group
 from scheduler.models.description import Experts
 from scheduler.models.quantise import QuantisedLayer
@@ -150,8 +150,8 @@ class ExpertMemory:
             self._fill(f"layer{layer}.gang_words", 1 - layer % 2, size * mlp.count, make)
 
     def _round(self, size: int) -> int:
-        unit = memory_unit(self._config)
-        return -(-size // unit) * unit
+        align = memory_alignment(self._config)
+        return -(-size // align) * align
 
     def _fill(self, name: str, group: int, size: int, make: Callable[[ExpertContents], bytes]) -> None:
         contents = self._contents

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.errors import A3dError
-from scheduler.memory.layout import memory_unit
+from scheduler.memory.layout import memory_alignment
 
 __all__ = ["ImageBuilder", "ImageError", "Symbol"]
 
@@ -39,7 +39,7 @@ class Symbol:
     size: int
 
     @property
-    def units(self) -> int:
+    def addr(self) -> int:
         """Address as instructions write it."""
         return self.address // ADDRESS_UNIT
 
@@ -69,9 +69,9 @@ class ImageBuilder:
         """
         if name in self.symbols:
             raise ValueError(f"symbol {name!r} exists already")
-        unit = memory_unit(self.config)
+        align = memory_alignment(self.config)
         symbol = Symbol(group, self._next[group], size)
-        self._next[group] += -(-size // unit) * unit
+        self._next[group] += -(-size // align) * align
         if self._next[group] > 1 << self.config.address_bits:
             raise ImageError(
                 f"memory of group {group}: {name} ends at byte {self._next[group]}; address_bits = "

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from scheduler.memory.experts import PLANES, ExpertContents, ExpertMemory
 from scheduler.memory.image import ImageBuilder, Symbol
-from scheduler.memory.layout import memory_unit
+from scheduler.memory.layout import memory_alignment
 from scheduler.memory.placement import Part, Placement
 from scheduler.models.description import Experts
 from scheduler.plan.residence import Residence
@@ -106,8 +106,8 @@ class LayerMemory:
     @property
     def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Span of each group that the stream writes."""
-        unit, last = memory_unit(self._config), self.outputs[-1]
-        end = -(-(last.address + last.size) // unit) * unit
+        align, last = memory_alignment(self._config), self.outputs[-1]
+        end = -(-(last.address + last.size) // align) * align
         spans = [(0, 0), (0, 0)]
         spans[OUTPUT_GROUP] = (self.outputs[0].address, end)
         return spans[0], spans[1]

@@ -15,12 +15,12 @@ from hdl.numerics import split_nibbles
 from scheduler.memory.placement import Part
 from scheduler.models.quantise import QuantisedExpert
 
-__all__ = ["LayerShape", "memory_unit", "pack_planes", "parameter_words", "tiles_of"]
+__all__ = ["LayerShape", "memory_alignment", "pack_planes", "parameter_words", "tiles_of"]
 
 Tiles = npt.NDArray[np.int8]
 
 
-def memory_unit(config: MachineConfig) -> int:
+def memory_alignment(config: MachineConfig) -> int:
     """Return the alignment in bytes of everything that a LOAD or STORE addresses."""
     return max(ADDRESS_UNIT, config.group_bytes)
 
@@ -55,8 +55,8 @@ class LayerShape:
     def n_step(self, part: Part) -> int:
         """Return the granularity in output tiles at which a part may be cut: whole words of h, aligned addresses."""
         column_bytes = self.k_slices(part) * self.config.plane_bytes
-        unit = memory_unit(self.config)
-        step = unit // math.gcd(unit, column_bytes)
+        align = memory_alignment(self.config)
+        step = align // math.gcd(align, column_bytes)
         return math.lcm(step, 2 * self.config.rows // self.config.columns) if part == Part.UP else step
 
     def tiles(self, part: Part) -> int:

@@ -16,7 +16,7 @@ from hdl.isa import INSTRUCTION_BITS
 from scheduler.memory.contents import Weights
 from scheduler.memory.experts import PLANES, ExpertMemory
 from scheduler.memory.image import ImageBuilder, ImageError, Symbol
-from scheduler.memory.layout import memory_unit
+from scheduler.memory.layout import memory_alignment
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.plan.limits import LoweringError
@@ -41,12 +41,12 @@ class ModelMemory:
         Dimensions, and the pieces that requantisation words lie in.
     weights : Weights or None
         Contents; None: addresses only.
-    slots : int
+    sequences : int
         Sequences whose keys and values have a place.
     context : int
         Longest sequence.
     outputs : int
-        Most logits of a step; default: `slots`.
+        Most logits of a step; default: `sequences`.
     step_bytes : int
         Size of the area for streams and token lists.
     placement : Placement
@@ -72,7 +72,7 @@ class ModelMemory:
         residence: Residence,
         weights: Weights | None,
         *,
-        slots: int,
+        sequences: int,
         context: int,
         outputs: int | None = None,
         step_bytes: int = 1 << 19,
@@ -81,10 +81,10 @@ class ModelMemory:
         self.residence = residence
         self.tiling = residence.tiling
         self.config = self.tiling.config
-        self.slots = slots
+        self.sequences = sequences
         self.context = context
         self.block = most_block(residence)
-        self._unit = memory_unit(self.config)
+        self._unit = memory_alignment(self.config)
         self._builder = ImageBuilder(self.config)
         self._weights = weights
         self.experts = ExpertMemory(residence, self._builder, weights, placement)
@@ -99,7 +99,7 @@ class ModelMemory:
                     self.experts.add(number, layer.mlp)
             self._add_tables()
             self._add_caches()
-            rows = (outputs or slots) * self.tiling.logit_rows
+            rows = (outputs or sequences) * self.tiling.logit_rows
             self.logits = self._builder.reserve("logits", 1, rows * self.config.columns * 2)
             if weights is not None:
                 self._add_step(step_bytes)
@@ -145,11 +145,11 @@ class ModelMemory:
         own = self._block_bytes(shares[number])
         return self._part(f"{name}.words", before + place * own, own)
 
-    def cache(self, layer: int, slot: int, head: int, what: str) -> Symbol:
+    def cache(self, layer: int, sequence: int, head: int, what: str) -> Symbol:
         """Return the area of a sequence's ``keys`` or ``values`` of one head."""
         kv_heads, keys, values, bases = self._caches[layer]
-        group = (slot + head) % 2
-        address = bases[group] + (slot * kv_heads + head) // 2 * (keys + values)
+        group = (sequence + head) % 2
+        address = bases[group] + (sequence * kv_heads + head) // 2 * (keys + values)
         return Symbol(group, address + (keys if what == "values" else 0), values if what == "values" else keys)
 
     @cached_property
@@ -322,7 +322,7 @@ class ModelMemory:
 
     def _add_caches(self) -> None:
         for number, layer in enumerate(self.tiling.model.layers):
-            count = self.slots * self.tiling.heads(layer).kv_heads
+            count = self.sequences * self.tiling.heads(layer).kv_heads
             for group in (0, 1):
                 own = (count + 1 - group) // 2
                 self._builder.reserve(f"layer{number}.cache.{group}", group, own * sum(self._cache_bytes(number)))

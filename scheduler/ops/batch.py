@@ -18,7 +18,7 @@ class Chunk:
 
     Attributes
     ----------
-    slot : int
+    sequence : int
         Place of the sequence's keys and values in memory.
     position : int
         Position of the first new token: as many tokens of the sequence have been run before.
@@ -26,7 +26,7 @@ class Chunk:
         Token numbers, 1 or more.
     """
 
-    slot: int
+    sequence: int
     position: int
     tokens: tuple[int, ...]
 

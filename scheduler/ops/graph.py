@@ -75,7 +75,7 @@ def step_operations(
     """
     tokens = sum(len(chunk.tokens) for chunk in chunks)
     outputs = len(chunks) if outputs is None else outputs
-    sequences = tuple(chunk.slot for chunk in chunks)
+    sequences = tuple(chunk.sequence for chunk in chunks)
     found = [
         Operation(
             name="embed", kind=Kind.EMBED, layer=-1, tokens=tokens, reads=(), writes=("residual",),
@@ -114,7 +114,7 @@ class _Builder:
         self.number = number
         self.chunks = chunks
         self.tokens = sum(len(chunk.tokens) for chunk in chunks)
-        self.sequences = tuple(chunk.slot for chunk in chunks)
+        self.sequences = tuple(chunk.sequence for chunk in chunks)
 
     def one(
         self, kind: Kind, name: str, reads: str, writes: str, tensors: tuple[str, ...] = (), **counts: int

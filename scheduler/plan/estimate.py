@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scheduler.cost.work import gemm_waves
 from scheduler.models.description import Experts, LatentAttention
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.ops.graph import expected_experts, step_operations
@@ -142,7 +143,7 @@ class _Estimator:
             else:
                 layer = self.tiling.model.layers[operation.layer]
                 matrix, shares = residence.matrices[layer][name], residence.shares[layer][name]
-            waves += sum(tokens * share.each * matrix.k_slices for share in shares)
+            waves += sum(gemm_waves(tokens, matrix.k_slices, share.each) for share in shares)
             tiles += matrix.tiles
             gangs |= {share.tiers for share in shares}
             count += len(shares)
@@ -168,9 +169,9 @@ class _Estimator:
         for count in sorted(counts[counts > 0].tolist(), reverse=True):
             loads[loads.index(min(loads))] += count
         passes = np.ceil(counts / self.places.chunk).sum()
-        units = len(self.residence.units[mlp.intermediate])
-        how = f"tiers alone, {'whole' if units == 1 else f'{units} pieces'}"
-        where = f"{len(self.places.unit_slots)} slots of {self.residence.unit_tiles} tiles"
+        pieces = len(self.residence.pieces[mlp.intermediate])
+        how = f"tiers alone, {'whole' if pieces == 1 else f'{pieces} pieces'}"
+        where = f"{len(self.places.piece_buffers)} buffers of {self.residence.piece_tiles} tiles"
         waves = round(max(loads) * tiling.tiles)
         return self._done(operation, how, where, waves, int(passes) * tiling.tiles * config.tile_bytes, 0)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scheduler.memory.layout import memory_unit
+from scheduler.memory.layout import memory_alignment
 from scheduler.models.description import Experts, GroupedAttention, Layer, Model
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.places import SPARE_ROWS, Places
 from scheduler.plan.pools import Pool, StepSize
-from scheduler.plan.residence import Residence, tiles_of_unit, units_of_expert, up_step
+from scheduler.plan.residence import Residence, pieces_of_expert, tiles_of_piece, up_step
 from scheduler.plan.shares import shares_of
 from scheduler.plan.tiling import ExpertTiling, Tiling
 
@@ -92,7 +92,7 @@ def plan_layer(tiling: Tiling, tokens: int, way: Way, fits: Callable[[int], bool
 
 
 def _residence(tiling: Tiling, inner: int, **known: object) -> Residence:
-    fields = {"units": {inner: ()}, "gangs": {}, "resident": False, **known}
+    fields = {"pieces": {inner: ()}, "gangs": {}, "resident": False, **known}
     return Residence(
         tiling=tiling, shares={}, head=(), matrices={}, dense_tiles=0, dense_words=0, **fields  # type: ignore[arg-type]
     )  # fmt: skip
@@ -102,19 +102,21 @@ def _alone(tiling: Tiling, expert: ExpertTiling, inner: int) -> Residence:
     """Plan each expert on one tier: whole ones if two fit, pieces of them otherwise."""
     config = tiling.config
     whole = min(config.vcache_tiles // expert.tiles, config.parameter_words // expert.words, MOST_WHOLE)
-    units = units_of_expert(tiling, expert, config.vcache_tiles)
-    if whole >= 2 and len(units) == 1:
-        return _residence(tiling, inner, units={inner: units}, unit_tiles=expert.tiles, unit_slots=whole, resident=True)
+    pieces = pieces_of_expert(tiling, expert, config.vcache_tiles)
+    if whole >= 2 and len(pieces) == 1:
+        return _residence(
+            tiling, inner, pieces={inner: pieces}, piece_tiles=expert.tiles, piece_buffers=whole, resident=True
+        )
     reason: LoweringError | None = None
     for count in PIECES:
         try:
-            units = units_of_expert(tiling, expert, config.vcache_tiles // count)
+            pieces = pieces_of_expert(tiling, expert, config.vcache_tiles // count)
         except LoweringError as error:
             reason = error
             continue
-        tiles = max(tiles_of_unit(expert, unit) for unit in units)
+        tiles = max(tiles_of_piece(expert, piece) for piece in pieces)
         return _residence(
-            tiling, inner, units={inner: units}, unit_tiles=tiles, unit_slots=config.vcache_tiles // tiles
+            tiling, inner, pieces={inner: pieces}, piece_tiles=tiles, piece_buffers=config.vcache_tiles // tiles
         )  # fmt: skip
     assert reason is not None
     raise reason
@@ -133,8 +135,8 @@ def _gang(tiling: Tiling, expert: ExpertTiling, inner: int) -> Residence:
         tiling,
         inner,
         gangs={inner: (up, down)},
-        unit_tiles=tiles,
-        unit_slots=min(MOST_SHARES, config.vcache_tiles // tiles),
+        piece_tiles=tiles,
+        piece_buffers=min(MOST_SHARES, config.vcache_tiles // tiles),
     )
 
 
@@ -178,20 +180,20 @@ def _places(residence: Residence, inner: int, tokens: int, chunk: int) -> Places
     tiling, config = residence.tiling, residence.tiling.config
     expert = tiling.expert(inner)
     words = residence.gang_words(inner) if residence.gangs else expert.words
-    unit = memory_unit(config)
+    align = memory_alignment(config)
     return Places(
         residence=residence, size=StepSize(tokens=tokens, outputs=0, longest=0, keys=0, key_block=0), block=0, copies=0,
         job_vectors=0, chunk=chunk, choice_tokens=0, regions=0, turns=0,
         rows={}, words={"experts": Pool(0, {"x": tokens * tiling.hidden_words, "h": 2 * chunk * expert.inner_words})},
         scalars={}, score_rows=0, score_words=0, head_tiles=0,
-        unit_slots=tuple(n * residence.unit_tiles for n in range(residence.unit_slots)), keys=(0, 0), key_piece=0,
-        words_base=0, attention_base=0,
-        expert_words=tuple(n * words for n in range(_word_places(residence, inner, words, unit))),
+        piece_buffers=tuple(n * residence.piece_tiles for n in range(residence.piece_buffers)), keys=(0, 0),
+        key_piece=0, words_base=0, attention_base=0,
+        expert_words=tuple(n * words for n in range(_word_places(residence, inner, words, align))),
         list_entries=(0, config.list_depth),
     )  # fmt: skip
 
 
-def _word_places(residence: Residence, inner: int, words: int, unit: int) -> int:
+def _word_places(residence: Residence, inner: int, words: int, align: int) -> int:
     config = residence.tiling.config
     count = config.parameter_words // words
     if not count:
@@ -199,4 +201,4 @@ def _word_places(residence: Residence, inner: int, words: int, unit: int) -> int
             f"intermediate size {inner}: an expert's requantisation words take {words} of {config.name}'s "
             f"{config.parameter_words}: raise parameter_words"
         )
-    return min(count, residence.unit_slots)
+    return min(count, residence.piece_buffers)

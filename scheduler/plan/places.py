@@ -32,7 +32,7 @@ __all__ = ["AHEAD", "SPARE_ROWS", "SPARE_SCALARS", "TAGS", "Places", "most_block
 TAGS = 64
 AHEAD = 2
 """Blocks of tokens that are projected before they are attended to."""
-MOST_UNITS = 4
+MOST_BUFFERS = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
 MOST_BLOCK, MOST_RESIDENT_BLOCK = 256, 64
 """Tokens of a block; with resident matrices small ones cost nothing."""
@@ -69,8 +69,8 @@ class Places:
         Sizes of one score region and of one region of probabilities.
     head_tiles : int
         Output tiles of the head whose logits are on the chip at a time.
-    unit_slots : tuple of int
-        First tiles of the slots for experts or pieces of them.
+    piece_buffers : tuple of int
+        First tiles of the buffers for experts or pieces of them.
     keys : tuple of (int, int)
         First tile and size of what is left for keys and values.
     key_piece : int
@@ -100,7 +100,7 @@ class Places:
     score_rows: int
     score_words: int
     head_tiles: int
-    unit_slots: tuple[int, ...]
+    piece_buffers: tuple[int, ...]
     keys: tuple[int, int]
     key_piece: int
     words_base: int
@@ -199,27 +199,27 @@ def _fit(residence: Residence, size: StepSize, sizes: Sizes, choice: Choice) -> 
         return None
     if size.slots and size.tokens * sizes.chosen > config.list_depth - choice.block:
         return None  # any tier may get the lists of all experts
-    slots = _unit_slots(residence, size, sizes)
-    if slots is None:
+    buffers = _piece_buffers(residence, size, sizes)
+    if buffers is None:
         return None
-    unit_slots, keys, piece = slots
+    piece_buffers, keys, piece = buffers
     used = residence.dense_words if residence.resident else 0
     attention = 0 if residence.resident else 2 * max(attention_words(tiling, k) for k in tiling.kinds)
     room = config.parameter_words - used - attention
     if residence.resident:
-        word_slots = len(unit_slots)
+        word_buffers = len(piece_buffers)
     else:
-        word_slots = min(4, max(2, room // 2 // max(1, sizes.expert_words)))
+        word_buffers = min(4, max(2, room // 2 // max(1, sizes.expert_words)))
     expert_base = used if residence.resident else attention
-    expert_words = tuple(expert_base + n * sizes.expert_words for n in range(word_slots))
-    words_base = 0 if residence.resident else expert_base + word_slots * sizes.expert_words
+    expert_words = tuple(expert_base + n * sizes.expert_words for n in range(word_buffers))
+    words_base = 0 if residence.resident else expert_base + word_buffers * sizes.expert_words
     return Places(
         residence=residence, size=size, block=choice.block, copies=choice.copies, job_vectors=choice.job_vectors,
         chunk=chunk, choice_tokens=choices, regions=choice.regions,
         turns=turns_of(choice, config), rows=rows, words=words, scalars=scalars,
         score_rows=choice.job_vectors * size.key_block // config.columns,
         score_words=choice.job_vectors * size.key_block // config.rows, head_tiles=head_tiles_of(residence, size),
-        unit_slots=unit_slots, keys=keys, key_piece=piece, words_base=words_base, attention_base=0,
+        piece_buffers=piece_buffers, keys=keys, key_piece=piece, words_base=words_base, attention_base=0,
         expert_words=expert_words, list_entries=(choice.block, config.list_depth - choice.block),
     )  # fmt: skip
 
@@ -229,12 +229,12 @@ def _key_tiles(tiling: Tiling, heads: HeadTiling, keys: int) -> int:
     return tiling.key_tiles(heads, keys) + tiling.value_tiles(heads, keys)
 
 
-def _unit_slots(
+def _piece_buffers(
     residence: Residence, size: StepSize, sizes: Sizes
 ) -> tuple[tuple[int, ...], tuple[int, int], int] | None:
-    """Return the slots of experts, the space of keys, and how many keys are loaded at once."""
+    """Return the buffers of experts, the space of keys, and how many keys are loaded at once."""
     tiling, config = residence.tiling, residence.tiling.config
-    first, unit = residence.dense_tiles, residence.unit_tiles
+    first, each = residence.dense_tiles, residence.piece_tiles
     if residence.resident:
 
         def needed(jobs: int) -> int:
@@ -244,8 +244,8 @@ def _unit_slots(
 
         room = 0
         for keys in (needed(2), needed(1)):
-            room = MOST_UNITS if not unit else (config.vcache_tiles - first - keys) // unit
-            room = min(room, MOST_UNITS)
+            room = MOST_BUFFERS if not each else (config.vcache_tiles - first - keys) // each
+            room = min(room, MOST_BUFFERS)
             if sizes.expert_words:
                 room = min(room, (config.parameter_words - residence.dense_words) // sizes.expert_words)
             if room >= 2 or (keys == needed(1) and room >= 1):
@@ -254,10 +254,10 @@ def _unit_slots(
         if room < 1:  # keys in pieces
             room = 1
     else:
-        room = residence.unit_slots
+        room = residence.piece_buffers
         piece = size.keys
-    slots = tuple(first + n * unit for n in range(room))
-    base = first + room * unit
+    buffers = tuple(first + n * each for n in range(room))
+    base = first + room * each
     space = config.vcache_tiles - base
     most = max(_key_tiles(tiling, h, 1) for h in sizes.heads)
     while max(_key_tiles(tiling, h, piece) for h in sizes.heads) > space // (1 if residence.resident else 2):
@@ -266,7 +266,7 @@ def _unit_slots(
         piece = -(-piece // 2 // size.key_block) * size.key_block
     if space < most or max(_key_tiles(tiling, h, piece) for h in sizes.heads) > space:
         return None
-    return slots, (base, space), piece
+    return buffers, (base, space), piece
 
 
 def _why(residence: Residence, size: StepSize, sizes: Sizes) -> str:
@@ -275,7 +275,7 @@ def _why(residence: Residence, size: StepSize, sizes: Sizes) -> str:
     rows = row_pools(residence, size, sizes, least, size.tokens if size.slots else 1)
     words = word_pools(tiling, size, sizes, least, 1)
     scalars = scalar_pools(size, sizes, least, size.tokens if size.slots else 1)
-    tiles = residence.dense_tiles + (residence.unit_slots or 1) * residence.unit_tiles
+    tiles = residence.dense_tiles + (residence.piece_buffers or 1) * residence.piece_tiles
     tiles += max(_key_tiles(tiling, h, min(size.keys, size.key_block)) for h in sizes.heads)
     for need, name, remedy in (
         (end_of(rows) + SPARE_ROWS, "combine_rows", "run fewer tokens in a step"),

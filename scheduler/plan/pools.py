@@ -68,13 +68,15 @@ class Ring:
 
     def take(self, count: int) -> int:
         """Return the first cell of a piece; what lay there before is overwritten."""
+        first = self.following(count)
+        self._next = first - self.base + count
+        return first
+
+    def following(self, count: int) -> int:
+        """Return the first cell of the piece that would be taken next."""
         if count > self.size:
             raise ValueError(f"ring: {count} cells of {self.size}")
-        if self._next + count > self.size:
-            self._next = 0
-        first = self.base + self._next
-        self._next += count
-        return first
+        return self.base + (0 if self._next + count > self.size else self._next)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ pieces.
 
 *Resident* dense matrices: those of two layers and the head have places of their own, and all requantisation words are
 loaded once a step. *Streamed* ones pass through a ring of tiles and a ring of words, share by share. Experts take
-turns in slots, whole ones where at least two fit, pieces of them otherwise.
+turns in buffers, whole ones where at least two fit, pieces of them otherwise.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hdl.config import MachineConfig
-from scheduler.memory.layout import memory_unit
+from scheduler.memory.layout import memory_alignment
 from scheduler.memory.placement import Part
 from scheduler.models.description import Experts, Layer
 from scheduler.plan.limits import MOST_COUNT, LoweringError
 from scheduler.plan.shares import Matrix, Share, shares_of
 from scheduler.plan.tiling import ExpertTiling, Tiling
 
-__all__ = ["Residence", "Run", "Unit", "plan_residence"]
+__all__ = ["ExpertPiece", "Residence", "Run", "plan_residence"]
 
 PARTS = ((3, 3), (2, 4), (2, 5), (1, 6))
 """Eighths of V-Cache for streamed dense matrices and for experts, in the order they are tried; the rest is for keys."""
 RING_SHARES = 3
 """Shares of a streamed matrix that are on the chip at a time."""
-UNITS = 4
+PIECES = 4
 """Pieces of experts that a tier holds at a time."""
 
 
@@ -44,7 +44,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Unit:
+class ExpertPiece:
     """What of an expert is loaded at once: one run, or a whole expert's two."""
 
     runs: tuple[Run, ...]
@@ -65,14 +65,14 @@ class Residence:
     head : tuple of Share
     matrices : dict of Layer to dict of str to Matrix
         The same matrices.
-    units : dict of int to tuple of Unit
+    pieces : dict of int to tuple of ExpertPiece
         Pieces of the routed experts, by inner width.
     gangs : dict of int to (tuple of Share, tuple of Share)
         Streamed, with vertical links: shares of the up and of the down projection of a routed expert that all tiers
         run together, by inner width.
-    unit_tiles : int
+    piece_tiles : int
         V-Cache tiles of the largest piece, in one tier.
-    unit_slots : int
+    piece_buffers : int
         Streamed: pieces of experts that a tier holds at a time.
     dense_tiles : int
         Tiles of each tier for dense matrices: two layers and the head, or the ring.
@@ -85,10 +85,10 @@ class Residence:
     shares: Mapping[Layer, Mapping[str, tuple[Share, ...]]]
     head: tuple[Share, ...]
     matrices: Mapping[Layer, Mapping[str, Matrix]]
-    units: Mapping[int, tuple[Unit, ...]]
+    pieces: Mapping[int, tuple[ExpertPiece, ...]]
     gangs: Mapping[int, tuple[tuple[Share, ...], tuple[Share, ...]]]
-    unit_tiles: int
-    unit_slots: int
+    piece_tiles: int
+    piece_buffers: int
     dense_tiles: int
     dense_words: int
 
@@ -174,12 +174,12 @@ def _streamed(
     for dense, parts in sorted(PARTS, key=lambda own: (8 - sum(own)) * eighth < keys):
         ring, room = eighth * dense, eighth * parts
         for shares in range(RING_SHARES, 1, -1):
-            for units in range(UNITS, 1, -1):
-                slot = room // 2 if largest <= room // 2 else room // units
+            for pieces in range(PIECES, 1, -1):
+                buffer = room // 2 if largest <= room // 2 else room // pieces
                 try:
-                    found = _plan(tiling, matrices, experts, False, ring // shares, slot)
-                    count = room // found.unit_tiles if found.unit_tiles else 0
-                    return dataclasses.replace(found, unit_slots=count), ring
+                    found = _plan(tiling, matrices, experts, False, ring // shares, buffer)
+                    count = room // found.piece_tiles if found.piece_tiles else 0
+                    return dataclasses.replace(found, piece_buffers=count), ring
                 except LoweringError as error:
                     reason = reason or error
     assert reason is not None
@@ -192,7 +192,7 @@ def _plan(
     experts: set[ExpertTiling],
     resident: bool,
     room: int,
-    slot: int,
+    buffer: int,
 ) -> Residence:
     config = tiling.config
 
@@ -204,49 +204,49 @@ def _plan(
         layer: {name: cut(name, own, tiling.per_head(layer, name)) for name, own in found.items()}
         for layer, found in matrices.items()
     }
-    units = {expert.down.inputs: units_of_expert(tiling, expert, slot) for expert in experts}
+    pieces = {expert.down.inputs: pieces_of_expert(tiling, expert, buffer) for expert in experts}
     gangs = {}
     if not resident and config.vertical_links and config.tiers > 1:
         for expert in experts:
-            up = shares_of(expert.up, config, slot, up_step(config))
-            gangs[expert.down.inputs] = up, shares_of(expert.down, config, slot)
-    unit_tiles = max(
-        (tiles_of_unit(tiling.expert(inner), unit) for inner, own in units.items() for unit in own), default=0
+            up = shares_of(expert.up, config, buffer, up_step(config))
+            gangs[expert.down.inputs] = up, shares_of(expert.down, config, buffer)
+    piece_tiles = max(
+        (tiles_of_piece(tiling.expert(inner), piece) for inner, own in pieces.items() for piece in own), default=0
     )
     for inner, pair in gangs.items():
         expert = tiling.expert(inner)
         for matrix, own in zip((expert.up, expert.down), pair, strict=True):
-            unit_tiles = max(unit_tiles, *(share.each * matrix.k_slices for share in own))
+            piece_tiles = max(piece_tiles, *(share.each * matrix.k_slices for share in own))
     return Residence(
-        tiling, resident, shares, cut("head", tiling.head), matrices, units, gangs, unit_tiles, 0, 0, 0
+        tiling, resident, shares, cut("head", tiling.head), matrices, pieces, gangs, piece_tiles, 0, 0, 0
     )  # fmt: skip
 
 
-def tiles_of_unit(expert: ExpertTiling, unit: Unit) -> int:
+def tiles_of_piece(expert: ExpertTiling, piece: ExpertPiece) -> int:
     slices = {Part.UP: expert.up.k_slices, Part.DOWN: expert.down.k_slices}
-    return sum(run.count * slices[run.part] for run in unit.runs)
+    return sum(run.count * slices[run.part] for run in piece.runs)
 
 
-def units_of_expert(tiling: Tiling, expert: ExpertTiling, slot: int) -> tuple[Unit, ...]:
-    """Cut an expert into pieces of up to `slot` tiles."""
-    if expert.tiles <= slot and max(expert.up.n_tiles, expert.down.n_tiles) <= MOST_COUNT:
-        return (Unit((Run(Part.UP, 0, expert.up.n_tiles), Run(Part.DOWN, 0, expert.down.n_tiles))),)
+def pieces_of_expert(tiling: Tiling, expert: ExpertTiling, buffer: int) -> tuple[ExpertPiece, ...]:
+    """Cut an expert into pieces of up to `buffer` tiles."""
+    if expert.tiles <= buffer and max(expert.up.n_tiles, expert.down.n_tiles) <= MOST_COUNT:
+        return (ExpertPiece((Run(Part.UP, 0, expert.up.n_tiles), Run(Part.DOWN, 0, expert.down.n_tiles))),)
     config = tiling.config
     found = []
     for part, matrix, step in ((Part.UP, expert.up, up_step(config)), (Part.DOWN, expert.down, 1)):
         # As many pieces as needed, all of about the same size.
-        unit = memory_unit(config)
-        align = unit // math.gcd(unit, matrix.k_slices * config.plane_bytes)  # output tiles from one load to the next
+        least = memory_alignment(config)
+        align = least // math.gcd(least, matrix.k_slices * config.plane_bytes)  # output tiles from one load to the next
         step = math.lcm(step, align)
-        most = min(slot // matrix.k_slices, MOST_COUNT) // step * step
+        most = min(buffer // matrix.k_slices, MOST_COUNT) // step * step
         if not most:
             raise LoweringError(
                 f"model intermediate: {expert.down.inputs}; {step} output tiles of an expert's {part} projection take "
-                f"{step * matrix.k_slices} tiles of V-Cache, and there is room for {slot}: raise vcache_tiles"
+                f"{step * matrix.k_slices} tiles of V-Cache, and there is room for {buffer}: raise vcache_tiles"
             )
         pieces = -(-matrix.n_tiles // most)
         each = -(-matrix.n_tiles // pieces)
         each = -(-each // step) * step
         for first in range(0, matrix.n_tiles, each):
-            found.append(Unit((Run(part, first, min(each, matrix.n_tiles - first)),)))
+            found.append(ExpertPiece((Run(part, first, min(each, matrix.n_tiles - first)),)))
     return tuple(found)

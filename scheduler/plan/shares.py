@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from hdl.config import MachineConfig
-from scheduler.memory.layout import memory_unit
+from scheduler.memory.layout import memory_alignment
 from scheduler.plan.limits import MOST_COUNT, MOST_STRIDE, LoweringError
 
 __all__ = ["Matrix", "Share", "shares_of"]
@@ -85,8 +85,8 @@ def shares_of(matrix: Matrix, config: MachineConfig, room: int, step: int = 1, w
         Not even the smallest share fits.
     """
     gangs = range(config.tiers if config.vertical_links else 1, 0, -1)
-    unit = memory_unit(config)
-    align = unit // math.gcd(unit, matrix.k_slices * config.plane_bytes)  # output tiles from one load to the next
+    least = memory_alignment(config)
+    align = least // math.gcd(least, matrix.k_slices * config.plane_bytes)  # output tiles from one load to the next
     most = min(room // matrix.k_slices, MOST_COUNT)
     found, first = [], 0
     while first < matrix.n_tiles:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's matrices and vectors in units of a machine: words of R bytes, rows of C lanes, tiles of R x C.
+"""A model's matrices and vectors in the sizes of a machine: words of R bytes, rows of C lanes, tiles of R x C.
 
-Widths that are no multiple of a unit are padded with zeros: the hidden width and an expert's inner width to whole
+Widths that are no multiple of them are padded with zeros: the hidden width and an expert's inner width to whole
 words, a head to whole words and to a rotation table of 1, 2, 4 or 8 rows, outputs to whole tiles.
 """
 
@@ -34,14 +34,14 @@ _TABLE_ROWS = (1, 2, 4, 8)
 """Rows of a rotation's table."""
 
 
-def _up(value: int, unit: int) -> int:
-    """Return the next multiple of a unit."""
-    return -(-value // unit) * unit
+def _up(value: int, step: int) -> int:
+    """Return the next multiple of a step."""
+    return -(-value // step) * step
 
 
 @dataclass(frozen=True)
 class HeadTiling:
-    """Attention of a layer in units of a machine.
+    """Attention of a layer in the sizes of a machine.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ class HeadTiling:
 
 @dataclass(frozen=True)
 class ExpertTiling:
-    """An expert of a layer in units of a machine.
+    """An expert of a layer in the sizes of a machine.
 
     Attributes
     ----------
@@ -380,7 +380,7 @@ class Tiling:
     # Keys.
 
     @cached_property
-    def key_unit(self) -> int:
+    def key_alignment(self) -> int:
         """Granularity in keys of what is loaded and scored: whole tiles of keys and of values."""
         return max(self.config.rows, self.config.columns)
 
@@ -390,9 +390,9 @@ class Tiling:
         return KEY_BLOCK_TILES * self.config.columns
 
     def key_tiles(self, heads: HeadTiling, keys: int) -> int:
-        """Return the V-Cache tiles of one head's keys for `keys` keys, whole units."""
-        return _up(keys, self.key_unit) // self.config.columns * heads.key_words
+        """Return the V-Cache tiles of one head's keys for `keys` keys, whole key alignments."""
+        return _up(keys, self.key_alignment) // self.config.columns * heads.key_words
 
     def value_tiles(self, heads: HeadTiling, keys: int) -> int:
-        """Return the V-Cache tiles of one head's values for `keys` keys, whole units."""
-        return _up(keys, self.key_unit) // self.config.rows * heads.value_rows
+        """Return the V-Cache tiles of one head's values for `keys` keys, whole key alignments."""
+        return _up(keys, self.key_alignment) // self.config.rows * heads.value_rows

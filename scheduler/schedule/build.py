@@ -119,7 +119,7 @@ class Scheduler:
         self.constants: Constants = placeholders(model) if quantised is None else constants_of(quantised)
         self.memory = ModelMemory(
             plan_residence(tiling), None if quantised is None else Weights(quantised, tiling),
-            slots=1 + max(place for step in self._places for place in step), context=context, outputs=most,
+            sequences=1 + max(place for step in self._places for place in step), context=context, outputs=most,
             step_bytes=STEP_BYTES + TOKEN_BYTES * tokens * len(model.layers),
         )  # fmt: skip
 

@@ -175,21 +175,23 @@ def check_batch(memory: ModelMemory, chunks: Sequence[Chunk]) -> None:
     vocabulary = memory.tiling.model.vocabulary
     if not chunks:
         raise LoweringError("batch: no sequences; give at least one")
-    if len({chunk.slot for chunk in chunks}) != len(chunks):
-        raise LoweringError("batch: two sequences have the same slot; give each its own")
+    if len({chunk.sequence for chunk in chunks}) != len(chunks):
+        raise LoweringError("batch: two sequences have the same place; give each its own")
     for chunk in chunks:
-        if not 0 <= chunk.slot < memory.slots:
-            raise LoweringError(f"batch: slot {chunk.slot}; the memory has slots 0 to {memory.slots - 1}")
+        if not 0 <= chunk.sequence < memory.sequences:
+            raise LoweringError(
+                f"batch: sequence {chunk.sequence}; the memory has sequences 0 to {memory.sequences - 1}"
+            )
         if not chunk.tokens:
-            raise LoweringError(f"sequence {chunk.slot}: no new tokens; give at least one")
+            raise LoweringError(f"sequence {chunk.sequence}: no new tokens; give at least one")
         if chunk.end > memory.context:
             raise LoweringError(
-                f"sequence {chunk.slot}: {chunk.end} tokens; the context is {memory.context}: shorten the prompt or "
+                f"sequence {chunk.sequence}: {chunk.end} tokens; the context is {memory.context}: shorten it or "
                 "generate fewer tokens"
             )
         wrong = [token for token in chunk.tokens if not 0 <= token < vocabulary]
         if wrong:
-            raise LoweringError(f"sequence {chunk.slot}: token {wrong[0]}; the vocabulary is 0 to {vocabulary - 1}")
+            raise LoweringError(f"sequence {chunk.sequence}: token {wrong[0]}; the vocabulary is 0 to {vocabulary - 1}")
 
 
 def _size(chunks: Sequence[Chunk], outputs: int, key_block: int, slots: bool) -> StepSize:
@@ -213,7 +215,7 @@ def _cut(chunks: Sequence[Chunk], most: int) -> list[tuple[tuple[Chunk, ...], tu
             own, outputs = parts[-1]
             if done + count == len(chunk.tokens):
                 outputs.append(len(own))
-            own.append(Chunk(chunk.slot, chunk.position + done, chunk.tokens[done : done + count]))
+            own.append(Chunk(chunk.sequence, chunk.position + done, chunk.tokens[done : done + count]))
             room -= count
             done += count
     return [(tuple(own), tuple(outputs)) for own, outputs in parts]
@@ -318,8 +320,8 @@ def lower_step(
     residence = memory.residence
     tiling = residence.tiling
     block = key_block or default_key_block(tiling, constants.key_block)
-    if block % tiling.key_unit:
-        raise LoweringError(f"key_block: {block}; use a multiple of {tiling.key_unit}")
+    if block % tiling.key_alignment:
+        raise LoweringError(f"key_block: {block}; use a multiple of {tiling.key_alignment}")
     if block > constants.key_block:
         raise LoweringError(
             f"key_block: {block}; the model was quantised for blocks of up to {constants.key_block} keys: use a "
@@ -380,7 +382,7 @@ def default_key_block(tiling: Tiling, most: int) -> int:
     most : int
         What the model is, or will be, quantised for.
     """
-    return min(tiling.key_block, max(tiling.key_unit, most // tiling.key_unit * tiling.key_unit))
+    return min(tiling.key_block, max(tiling.key_alignment, most // tiling.key_alignment * tiling.key_alignment))
 
 
 def check_smallest_step(residence: Residence, key_block: int) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hdl.config import MachineConfig
+from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import to_binary
-from scheduler.cost.cycle_model import simulate
+from scheduler.cost.model import simulate
 from scheduler.memory.experts import ExpertContents
 from scheduler.memory.layer import LayerMemory
 from scheduler.memory.placement import Placement
@@ -59,7 +59,7 @@ class _Lowered:
     plan: LayerPlan
     memory: LayerMemory
     parts: Sequence[tuple[int, int]]
-    lanes: list[list[int]]
+    queues: list[list[int]]
     instructions: tuple[Instruction, ...]
     cycles: int
 
@@ -150,10 +150,11 @@ def _lower(
     memory = LayerMemory(plan.places.residence, ExpertContents(config, [layer]), x, parts, options.placement)
     work = Work(_constants(tiling, layer), memory, plan.places)
     own = [Routing(routing.experts[f : f + n], routing.gates[f : f + n]) for f, n in parts]
-    lanes = emit_layer(work, memory, plan, own, options.high_only)
+    queues = emit_layer(work, memory, plan, own, options.high_only)
     table, _ = synchronise(work.emitter.stream.table(), config, memory.build(), carriers(config))
     instructions = (*table.instructions(), Instruction(Opcode.END, {}))
-    return _Lowered(plan, memory, parts, lanes, instructions, simulate(config, instructions).cycles)
+    room = INSTRUCTION_BYTES * len(instructions)  # the stream is the last thing in memory
+    return _Lowered(plan, memory, parts, queues, instructions, simulate(config, instructions, fetch_room=room).cycles)
 
 
 def _constants(tiling: Tiling, layer: QuantisedLayer) -> Constants:
@@ -183,7 +184,7 @@ def _program(
             "experts": len(layer.experts), "active_experts": {str(e): n for e, n in counts.items()},
             "high_only": sorted(int(e) for e in options.high_only if e in counts),
             "placement": options.placement.value,
-            "gang": "alone" if plan.way == Way.ALONE else f"n{tiling.config.tiers}", "lanes": lowered.lanes,
+            "gang": "alone" if plan.way == Way.ALONE else f"n{tiling.config.tiers}", "queues": lowered.queues,
             "parts": len(lowered.parts), "part_tokens": plan.tokens, "chunk_tokens": plan.places.chunk,
             "whole_experts": plan.whole, "instructions": len(lowered.instructions),
             "estimated_cycles": lowered.cycles,

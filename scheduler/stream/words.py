@@ -15,7 +15,7 @@ from hdl.isa.legality import (
     beats,
     check_load_addresses,
     load_groups,
-    load_unit_bytes,
+    load_item_bytes,
     store_span,
     store_step,
 )
@@ -159,5 +159,5 @@ class _Memory:
             before = self._routes[self._routes < number]
             experts = int(self._table.rows[before[-1], COL.experts]) if before.size else config.expert_slots
             loads = [slot_load(instruction, expert) for expert in range(experts)]
-        size = beats(instruction["count"] * load_unit_bytes(instruction, config), config) * config.group_bytes
+        size = beats(instruction["count"] * load_item_bytes(instruction, config), config) * config.group_bytes
         return [(number, group, at, at + size, size, size) for load in loads for group, at in load_groups(load)]

@@ -178,9 +178,11 @@ SCHEDULER_COLUMNS = (
     "model", "phase", "tokens", "cached", "layers", "instructions", "cycles", "roofline", "bound", "of it", "padding"
 )  # fmt: skip
 
+STALL_COLUMNS = ("step", "unit", "parts of its cycles")
+
 
 def _scheduler(args: argparse.Namespace) -> int:
-    from sim.measure.scheduler import SchedulerBench
+    from sim.measure.scheduler import ENOUGH, SchedulerBench
     from sim.measure.scheduler import draw as draw_scheduler
 
     config = load_config(args.config)
@@ -198,6 +200,13 @@ def _scheduler(args: argparse.Namespace) -> int:
         for p in result["shapes"]
     ]  # fmt: skip
     print_table(rows, SCHEDULER_COLUMNS, title=f"published shapes on {config.name}, sequential plan")
+    short: list[list[object]] = [
+        [f"{p['model']}, {p['phase']} {p['tokens']}, {p['keys']} cached", unit, _parts(causes)]
+        for p in result["shapes"]
+        for unit, causes in p["stalls"].items()
+    ]
+    if short:
+        print_table(short, STALL_COLUMNS, title=f"where the cycles of what stays below {ENOUGH:.0%} went")
     print(f"lowered, synchronised, verified, encoded: {result['lower_instructions_per_s']:,.0f} instructions/s")
     print(f"cycle model: {result['model_instructions_per_s']:,.0f} instructions/s")
     print(f"plan of a DeepSeek-V3 layer, 256 tokens at 4,096 keys: {result['layer_plan_s']:.3f} s")
@@ -205,10 +214,16 @@ def _scheduler(args: argparse.Namespace) -> int:
     print(f"picture: {args.picture}")
     if args.docs:
         title = f"`a3d bench scheduler` on `{config.name}`, sequential plan, cycle model"
-        rewrite_section(args.docs, "a3d bench scheduler", markdown_tables([(title, SCHEDULER_COLUMNS, rows)]))
+        stalls = f"Where the cycles of what stays below {ENOUGH:.0%} of its roofline went"
+        tables = [(title, SCHEDULER_COLUMNS, rows), *([(stalls, STALL_COLUMNS, short)] if short else [])]
+        rewrite_section(args.docs, "a3d bench scheduler", markdown_tables(tables))
         print(f"rewritten: {args.docs}")
     write_json(args.json, result)
     return 0
+
+
+def _parts(causes: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * part:.1f} %" for name, part in causes.items() if part >= 0.001)
 
 
 def _announce(config: MachineConfig) -> Callable[[], None]:

@@ -97,7 +97,7 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
             f"{BYTE_VALUES} tokens: use a byte-level model"
         )
     tiling = Tiling(config, sizes)
-    key_block = max(KEY_BLOCK, tiling.key_unit)
+    key_block = max(KEY_BLOCK, tiling.key_alignment)
     check_smallest_step(plan_residence(tiling), key_block)
     path = calibration or folder / HELDOUT
     data = _calibration_text(path, sizes.vocabulary)

@@ -115,7 +115,7 @@ class _Sequence:
 
     number: int
     prompt: tuple[int, ...]
-    slot: int = -1
+    place: int = -1
     done: int = 0
     cache: KeyValueCache | None = None
     output: list[int] = field(default_factory=list)
@@ -130,8 +130,8 @@ class Generator:
     """A batch of prompts on a machine.
 
     Steps either prefill or decode. A prefill step takes prompts, or parts of them, of as many sequences as there are
-    slots, up to a number of tokens that fits the chip; a decode step runs one token of every sequence. When a
-    sequence is finished, the next prompt gets its slot.
+    places, up to a number of tokens that fits the chip; a decode step runs one token of every sequence. When a
+    sequence is finished, the next prompt gets its place.
 
     Parameters
     ----------
@@ -235,12 +235,12 @@ class Generator:
         """
         waiting = list(self._sequences)
         active: list[_Sequence] = []
-        slots = list(range(self.batch))
+        places = list(range(self.batch))
         number, seen = 0, set[str]()
         while waiting or active:
-            while waiting and slots:
+            while waiting and places:
                 sequence = waiting.pop(0)
-                sequence.slot, sequence.cache = slots.pop(0), self._integer.new_cache(self._context)
+                sequence.place, sequence.cache = places.pop(0), self._integer.new_cache(self._context)
                 active.append(sequence)
             phase = "prefill" if any(s.done < len(s.prompt) for s in active) else "decode"
             traced = trace == "all" or (trace == "first" and phase not in seen)
@@ -249,7 +249,7 @@ class Generator:
             number += 1
             for sequence in [s for s in active if self._ended(s)]:
                 active.remove(sequence)
-                slots.append(sequence.slot)
+                places.append(sequence.place)
                 sequence.cache = None
 
     def _ended(self, sequence: _Sequence) -> bool:
@@ -273,8 +273,8 @@ class Generator:
             traced = TracedStep(
                 name=f"{phase} {number}", instructions=program.instructions, trace=outcome.trace, labels=program.labels
             )
-        by_slot = {s.slot: s for s in active}
-        sequences = [by_slot[chunk.slot] for chunk in chunks]
+        by_place = {s.place: s for s in active}
+        sequences = [by_place[chunk.sequence] for chunk in chunks]
         chosen = {}
         for sequence, chunk, logits in zip(sequences, chunks, outcome.logits, strict=True):
             sequence.done = chunk.end
@@ -322,7 +322,7 @@ class Generator:
             budget -= len(own)
             if own:
                 assert sequence.cache is not None
-                chunks.append(Chunk(sequence.slot, sequence.done, own))
+                chunks.append(Chunk(sequence.place, sequence.done, own))
                 batch.append((sequence.cache, own))
         slots = self.routing == "slots"
         parts_of(self._residence, chunks, self.key_block, slots)  # before the work is done
@@ -390,7 +390,7 @@ class Generator:
         most = least + min(MOST_STREAM, room)
         for count in sorted({1, self.batch}):
             memory = self._place(count, most, None)
-            chunks = [Chunk(slot, position, (0,)) for slot in range(count)]
+            chunks = [Chunk(place, position, (0,)) for place in range(count)]
             routing = [_made_up(count, layer.mlp) if isinstance(layer.mlp, Experts) else None for layer in model.layers]
             try:
                 program = lower_step(
@@ -414,7 +414,7 @@ class Generator:
         """Return the memory for a number of sequences; if it is too small, say how many there is room for."""
 
         def place(count: int, step_bytes: int, weights: Weights | None) -> ModelMemory:
-            return ModelMemory(self._residence, weights, slots=count, context=self._context, step_bytes=step_bytes)
+            return ModelMemory(self._residence, weights, sequences=count, context=self._context, step_bytes=step_bytes)
 
         def fits(count: int) -> bool:
             try:

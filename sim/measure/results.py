@@ -29,6 +29,12 @@ SOURCES = {
         "a3d bench experts --config large --hidden 4096 --intermediate 14336 --tokens 1 4 16 --no-edge "
         "--json build/bench/mixtral.json",
     ),
+    "schedule": (
+        "bench/olmoe.json",
+        "a3d schedule --model olmoe-1b-7b --layers 2 --random-weights 1 --config medium "
+        "--steps docs/examples/olmoe_two_layers.jsonl -o build/olmoe && "
+        "a3d run --schedule build/olmoe --json build/bench/olmoe.json",
+    ),
     "utilisation_medium": (
         "bench/utilisation_medium.json",
         "a3d bench utilisation --config medium --json build/bench/utilisation_medium.json",
@@ -141,6 +147,29 @@ def _experts(data: dict[str, Any]) -> list[str]:
     return lines + _table(head, rows)
 
 
+def _schedule(data: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            step["name"], step["tokens"], step["instructions"], step["cycles"] or "-",
+            round(step["roofline"]["cycles"]), step["roofline"]["bound"],
+            _percent(step["roofline"]["cycles"] / step["cycles"] if step["cycles"] else None), step["compared_bytes"],
+            step["mismatched_bytes"],
+        ]
+        for step in data["steps"]
+    ]  # fmt: skip
+    model = data["model"]
+    lines = [
+        f"Configuration `{data['config']['name']}`, engine `{data['engine']}`: {model['layers']} layers of "
+        f"{model['name']} and its head, all experts, random weights, experts drawn uniformly.",
+        "",
+    ]
+    head: Sequence[str] = (
+        "step", "tokens", "instructions", "cycles", "roofline (cycles)", "bound", "of the roofline",
+        "bytes compared", "differ",
+    )  # fmt: skip
+    return lines + _table(head, rows)
+
+
 def _compile(data: dict[str, Any]) -> list[str]:
     rows: list[list[Any]] = [["generate the Verilog", f"{data['generate_s']:.1f}", "", ""]]
     for name, cost in (("Verilator", data["verilator"]), ("C++ compiler", data["compiler"])):
@@ -218,6 +247,7 @@ _SECTIONS = {
     "experts": ("One expert of OLMoE's shape, weights from memory", _experts),
     "layer": ("The experts of a layer of OLMoE's shape, decode of 8 tokens", _experts),
     "mixtral": ("One expert of Mixtral-8x7B's shape on `large`", _experts),
+    "schedule": ("Two layers of OLMoE on `medium`: prefill, a mixed step, decode of 8 sequences", _schedule),
     "utilisation_medium": ("PE utilisation on `medium`", _utilisation),
     "compile": ("Compiling a simulator of `medium`", _compile),
     "simspeed": ("Simulation speed", _simspeed),

@@ -15,7 +15,8 @@ import numpy as np
 from hdl.config import MachineConfig
 from hdl.isa.legality import Limits
 from hdl.scratch import whole_file
-from scheduler.cost.model import simulate
+from scheduler.cost.model import Forecast, simulate
+from scheduler.cost.stalls import CAUSES
 from scheduler.models.description import Experts, Model
 from scheduler.models.shapes import load_shape
 from scheduler.ops.batch import Chunk
@@ -28,6 +29,9 @@ from scheduler.stream.lower import default_key_block, parts_of
 from scheduler.stream.prove import check
 
 __all__ = ["PHASES", "Phase", "SchedulerBench", "draw", "layer_plan_seconds", "some_layers"]
+
+ENOUGH = 0.80
+"""Part of the roofline below which a point says where its cycles went."""
 
 KEY_BLOCK = 1 << 14
 """Keys that a shape without weights is scored for at once, at most."""
@@ -119,26 +123,26 @@ class SchedulerBench:
         self._measure(warm, Phase("decode", 2, 3))  # what is compiled at first use is no scheduling
         for name, phase in self._cases:
             model = some_layers(load_shape(name), self._layers)
-            planned, cycles, lower_s, time_s = self._measure(model, phase)
+            planned, forecast, lower_s, time_s = self._measure(model, phase)
             count = len(planned.program.table)
             self._lowered, self._timed = self._lowered + count, self._timed + count
             self._lower_s, self._time_s = self._lower_s + lower_s, self._time_s + time_s
-            self._shapes.append(self._point(name, phase, planned, cycles) | {"lower_s": lower_s, "model_s": time_s})
+            self._shapes.append(self._point(name, phase, planned, forecast) | {"lower_s": lower_s, "model_s": time_s})
             yield
 
-    def _measure(self, model: Model, phase: Phase) -> tuple[Planned, int, float, float]:
-        """Return a step, its cycles, and the seconds of lowering with its proof, and of the cycle model."""
+    def _measure(self, model: Model, phase: Phase) -> tuple[Planned, Forecast, float, float]:
+        """Return a step, its forecast, and the seconds of lowering with its proof, and of the cycle model."""
         scheduler = Scheduler(self.config, model, [phase.step()], UniformRouting(model, 1))
         started = time.perf_counter()
         planned = next(scheduler.run())
         program, memory = planned.program, scheduler.memory
         check(program.table, self.config, memory.images, Limits(memory.sizes, program.window))
         lowered = time.perf_counter()
-        cycles = simulate(self.config, program.table).cycles
-        return planned, cycles, lowered - started, time.perf_counter() - lowered
+        forecast = simulate(self.config, program.table)
+        return planned, forecast, lowered - started, time.perf_counter() - lowered
 
-    def _point(self, name: str, phase: Phase, planned: Planned, cycles: int) -> dict[str, Any]:
-        line = planned.roofline
+    def _point(self, name: str, phase: Phase, planned: Planned, forecast: Forecast) -> dict[str, Any]:
+        line, cycles = planned.roofline, forecast.cycles
         estimates = [one for part in planned.estimates() for one in part]
         waves = sum(one.waves for one in estimates)
         return {
@@ -147,10 +151,15 @@ class SchedulerBench:
             "parts": len(planned.program.parts), "instructions": len(planned.program.table), "cycles": cycles,
             "roofline_cycles": line.cycles, "bound": line.bound, "roofline_fraction": line.cycles / cycles,
             "padding_waste": 1 - sum(one.waves * (1 - one.padding) for one in estimates) / waves,
+            "stalls": _stalls(forecast) if line.cycles < ENOUGH * cycles else {},
         }  # fmt: skip
 
     def result(self) -> dict[str, Any]:
-        """Return the figures: ``lower_instructions_per_s, model_instructions_per_s, layer_plan_s, shapes``."""
+        """Return the figures: ``lower_instructions_per_s, model_instructions_per_s, layer_plan_s, shapes``.
+
+        A shape that reaches less than `ENOUGH` of its roofline has ``stalls``: for each kind of unit the part of the
+        cycles that went into each of ``scheduler.cost.stalls.CAUSES``, a mean over the units of the kind.
+        """
         return {
             "config": self.config.to_dict(),
             "lower_instructions_per_s": self._lowered / self._lower_s,
@@ -158,6 +167,21 @@ class SchedulerBench:
             "layer_plan_s": min(layer_plan_seconds(self.config) for _ in range(3)),
             "shapes": self._shapes,
         }
+
+
+def _stalls(forecast: Forecast) -> dict[str, dict[str, float]]:
+    """Return the parts of the cycles that tiers, load engines, store unit and vector unit spent on each cause."""
+    kinds: dict[str, list[dict[str, int]]] = {}
+    for unit, causes in forecast.stalls().items():
+        kinds.setdefault(unit.rstrip("0123456789"), []).append(causes)
+    return {
+        kind: {
+            cause: sum(one[cause] for one in ones) / len(ones) / forecast.cycles
+            for cause in CAUSES
+            if any(one[cause] for one in ones)
+        }
+        for kind, ones in kinds.items()
+    }
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

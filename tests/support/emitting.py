@@ -37,7 +37,7 @@ def work_of(
 ) -> Work:
     """Return the state of a step's emission before anything is emitted."""
     tiling = Tiling(config, model)
-    memory = ModelMemory(plan_residence(tiling), None, slots=4, context=model.context, step_bytes=1 << 14)
+    memory = ModelMemory(plan_residence(tiling), None, sequences=4, context=model.context, step_bytes=1 << 14)
     size = StepSize(
         tokens=sum(len(chunk.tokens) for chunk in chunks), outputs=len(chunks),
         longest=max(len(chunk.tokens) for chunk in chunks), keys=max(chunk.end for chunk in chunks),

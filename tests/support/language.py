@@ -79,7 +79,7 @@ class LanguageRun:
         self.block = key_block or default_key_block(self.tiling, model.key_block)
         self.constants = constants_of(model)
         self.memory = ModelMemory(
-            plan_residence(self.tiling), Weights(model, self.tiling), slots=sequences,
+            plan_residence(self.tiling), Weights(model, self.tiling), sequences=sequences,
             context=model.description.context, step_bytes=step_bytes, placement=placement,
         )  # fmt: skip
         self.integer = IntegerModel(model, key_block=self.block)
@@ -97,7 +97,7 @@ class LanguageRun:
 
     def step(self, chunks: list[Chunk], *, alone: bool = False) -> StepProgram:
         """Lower a step, prove its stream, run it, and compare its logits; `alone`: with each sequence run by itself."""
-        result = self.integer.step([(self.caches[c.slot], c.tokens) for c in chunks])
+        result = self.integer.step([(self.caches[c.sequence], c.tokens) for c in chunks])
         self.routing = result.routing
         program = self.lower(chunks, None if self.slots else result.routing)
         limits = Limits((self.memory.images[0].size, self.memory.images[1].size), program.window)
@@ -110,8 +110,8 @@ class LanguageRun:
         assert np.array_equal(logits, result.last_logits)
         if alone:
             for row, chunk in zip(logits, chunks, strict=True):
-                own = self.integer.step([(self.alone[chunk.slot], chunk.tokens)])
-                assert np.array_equal(row, own.last_logits[0]), f"sequence {chunk.slot}"
+                own = self.integer.step([(self.alone[chunk.sequence], chunk.tokens)])
+                assert np.array_equal(row, own.last_logits[0]), f"sequence {chunk.sequence}"
         return program
 
     def patch(self, program: StepProgram) -> np.ndarray:
@@ -176,7 +176,7 @@ class Reference(LanguageRun):
         shape = draw_model(config, rng)
         tiling = Tiling(config, shape)
         model = varied(shape, seed)
-        block = rng.choice((tiling.key_unit, 2 * tiling.key_unit, default_key_block(tiling, model.key_block)))
+        block = rng.choice((tiling.key_alignment, 2 * tiling.key_alignment, default_key_block(tiling, model.key_block)))
         super().__init__(config, model, slots=slots, key_block=block)
         self.steps = draw_steps(rng, shape.vocabulary, 3)
 

@@ -147,7 +147,11 @@ def model_step(
     """Return a step of a random model in which sequences with (cached, new) tokens go to random experts."""
     model, tiling, rng = random_model(shape, seed), Tiling(config, shape), np.random.default_rng(seed)
     memory = ModelMemory(
-        plan_residence(tiling), Weights(model, tiling), slots=len(lengths), context=shape.context, step_bytes=1 << 20
+        plan_residence(tiling),
+        Weights(model, tiling),
+        sequences=len(lengths),
+        context=shape.context,
+        step_bytes=1 << 20,
     )
     chunks = [
         Chunk(n, cached, tuple(int(t) for t in rng.integers(0, shape.vocabulary, new)))

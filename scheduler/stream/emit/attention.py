@@ -55,9 +55,9 @@ def emit_attention(
 class _Pieces:
     """Keys and values of one head that come onto a tier piece by piece, the next one ahead of its use."""
 
-    def __init__(self, pipeline: JobPipeline, slot: int, head: int, tier: int, span: tuple[int, int]) -> None:
+    def __init__(self, pipeline: JobPipeline, sequence: int, head: int, tier: int, span: tuple[int, int]) -> None:
         self._pipeline = pipeline
-        self._what = (slot, head)
+        self._what = (sequence, head)
         self._tier = tier
         self._start, self._end = span
         self._known: dict[int, KeyTiles] = {}
@@ -68,37 +68,37 @@ class _Pieces:
         size = work.places.key_piece
         number = (first - self._start) // size
         found = self._load(number)
-        if work.key_slots > 1 and self._start + (number + 1) * size < self._end:
+        if work.key_buffers > 1 and self._start + (number + 1) * size < self._end:
             self._load(number + 1)
         return found
 
     def _load(self, number: int) -> KeyTiles:
         if number not in self._known:
-            work, (slot, head) = self._pipeline.work, self._what
+            work, (sequence, head) = self._pipeline.work, self._what
             first = self._start + number * work.places.key_piece
             end = min(self._end, first + work.places.key_piece)
-            base = work.key_slot((self._tier,))
+            base = work.key_buffer((self._tier,))
             self._pipeline.make_room((self._tier,), base)
             values = base + work.tiling.key_tiles(self._pipeline.heads, end - first)
             tiles = KeyTiles((self._tier,), base, values, work.next_tag(), first)
-            load_keys(self._pipeline, slot, head, tiles, first, end)
+            load_keys(self._pipeline, sequence, head, tiles, first, end)
             self._known = {n: t for n, t in self._known.items() if n >= number - 1}
             self._known[number] = tiles
         return self._known[number]
 
 
-def load_keys(pipeline: JobPipeline, slot: int, head: int, tiles: KeyTiles, first: int, end: int) -> None:
-    """Load the keys and values from `first`, a whole unit, up to `end` - 1 and to the end of its unit."""
+def load_keys(pipeline: JobPipeline, sequence: int, head: int, tiles: KeyTiles, first: int, end: int) -> None:
+    """Load the keys and values from `first`, a whole alignment, up to `end` - 1 and to the end of its alignment."""
     work, heads, tiling = pipeline.work, pipeline.heads, pipeline.work.tiling
     mask = sum(1 << tier for tier in tiles.tiers)
     for what, form, base, count in (
         ("keys", Format.COLUMNS, tiles.keys, tiling.key_tiles),
         ("values", Format.BYTES, tiles.values, tiling.value_tiles),
     ):  # fmt: skip
-        area = work.memory.cache(pipeline.layer, slot, head, what)
+        area = work.memory.cache(pipeline.layer, sequence, head, what)
         before = count(heads, first)
         work.emitter.load(
-            f"{what} of sequence {slot} head {head}", format=form, group=area.group, dest_tiers=mask,
+            f"{what} of sequence {sequence} head {head}", format=form, group=area.group, dest_tiers=mask,
             dest_base=base + before - count(heads, tiles.first), count=count(heads, end) - before, tag=tiles.tag,
             addr=(area.address + before * work.config.tile_bytes) // 32,
         )  # fmt: skip
@@ -214,9 +214,9 @@ class _Attention:
     # Jobs.
 
     def _start(self, position: int) -> int:
-        """Return the first key that a query looks at, a whole unit."""
-        unit, window = self.work.tiling.key_unit, self.heads.window
-        return 0 if window is None else max(0, position + 1 - window) // unit * unit
+        """Return the first key that a query looks at, a whole alignment."""
+        align, window = self.work.tiling.key_alignment, self.heads.window
+        return 0 if window is None else max(0, position + 1 - window) // align * align
 
     def _job_count(self, piece: Piece) -> int:
         """Return the softmax pieces that a piece's jobs make."""
@@ -247,18 +247,18 @@ class _Attention:
         parts = [(head, first) for head in range(heads.kv_heads) for first in range(0, heads.group, size)]
         jobs = []
         for count, (head, first) in enumerate(parts, 1):
-            source = _Pieces(pipeline, piece.chunk.slot, head, work.next_tier(), (start, end))
+            source = _Pieces(pipeline, piece.chunk.sequence, head, work.next_tier(), (start, end))
             tier = source._tier
             source.tiles(start)
             jobs.append(
                 self._job(
-                    number, at, head * heads.group + first, name=f"sequence {piece.chunk.slot} head {head}", tier=tier,
-                    head=head, source=source, vectors=min(size, heads.group - first), query_stride=heads.key_words,
-                    context_stride=heads.value_rows, output_stride=heads.value_words, position=piece.position, step=0,
-                    start=start,
+                    number, at, head * heads.group + first, name=f"sequence {piece.chunk.sequence} head {head}",
+                    tier=tier, head=head, source=source, vectors=min(size, heads.group - first),
+                    query_stride=heads.key_words, context_stride=heads.value_rows,
+                    output_stride=heads.value_words, position=piece.position, step=0, start=start,
                 )
             )  # fmt: skip
-            if len(jobs) == pipeline.group or count == len(parts) or work.key_slots == 1:
+            if len(jobs) == pipeline.group or count == len(parts) or work.key_buffers == 1:
                 pipeline.run(jobs)
                 jobs = []
         yield piece.first + 1
@@ -283,17 +283,17 @@ class _Attention:
                     start = max(tiles.first, self._start(position))
                 else:
                     tier, start = work.next_tier(), self._start(position)
-                    source = _Pieces(pipeline, piece.chunk.slot, own, tier, (start, position + count))  # type: ignore[assignment]
+                    source = _Pieces(pipeline, piece.chunk.sequence, own, tier, (start, position + count))  # type: ignore[assignment]
                     source.tiles(start)
                 jobs.append(
                     self._job(
-                        number, at, head, name=f"sequence {piece.chunk.slot} head {head}", tier=tier, head=own,
+                        number, at, head, name=f"sequence {piece.chunk.sequence} head {head}", tier=tier, head=own,
                         source=source, vectors=count, query_stride=heads.query_words,
                         context_stride=heads.context_rows, output_stride=heads.context_words, position=position,
                         step=1, start=start,
                     )
                 )  # fmt: skip
-                if len(jobs) == pipeline.group or head + 1 == heads.heads or (not held and work.key_slots == 1):
+                if len(jobs) == pipeline.group or head + 1 == heads.heads or (not held and work.key_buffers == 1):
                     pipeline.run(jobs)
                     jobs = []
             yield min(piece.first + done + size, piece.first + piece.count)
@@ -301,10 +301,10 @@ class _Attention:
     def _hold(self, piece: Piece) -> bool:
         """Bring a sequence's keys and values onto the chip for all its jobs, if they fit; return whether they do."""
         work, heads, pipeline, tiling = self.work, self.heads, self.pipeline, self.work.tiling
-        slot, unit, chunk = piece.chunk.slot, tiling.key_unit, piece.chunk
+        sequence, align, chunk = piece.chunk.sequence, tiling.key_alignment, piece.chunk
         start = self._start(chunk.position)
         each = -(-heads.kv_heads // work.config.tiers)
-        if chunk.end - start > work.places.key_piece or each > work.key_slots:
+        if chunk.end - start > work.places.key_piece or each > work.key_buffers:
             return False
         begins = piece.position == chunk.position
         if begins:
@@ -312,13 +312,13 @@ class _Attention:
             pipeline.cached.clear()
             for head in range(heads.kv_heads):
                 tiers = work.tiers_of(self.layer, head)
-                base = work.key_slot(tiers)
+                base = work.key_buffer(tiers)
                 values = base + tiling.key_tiles(heads, chunk.end - start)
                 pipeline.cached[head] = KeyTiles(tiers, base, values, work.next_tag(), start)
-        # Whole units; what earlier blocks have loaded of the first is loaded again.
-        first = start if begins else piece.position // unit * unit
+        # Whole alignments; what earlier blocks have loaded of the first is loaded again.
+        first = start if begins else piece.position // align * align
         if not begins and first < piece.position:
             pipeline.settle()
         for head, tiles in pipeline.cached.items():
-            load_keys(pipeline, slot, head, tiles, first, piece.position + piece.count)
+            load_keys(pipeline, sequence, head, tiles, first, piece.position + piece.count)
         return True

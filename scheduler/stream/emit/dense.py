@@ -126,12 +126,12 @@ class Dense:
                 words = work.memory.symbol(f"words{tier}")
                 work.emitter.load(
                     "requantisation words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
-                    count=self._residence.dense_words, addr=words.units,
+                    count=self._residence.dense_words, addr=words.addr,
                 )  # fmt: skip
         entries = work.memory.symbol("list")
         work.emitter.load(
             "residual list", dest_kind=LoadDest.LIST, dest_tiers=work.every_tier, group=entries.group,
-            count=work.places.block, addr=entries.units,
+            count=work.places.block, addr=entries.addr,
         )  # fmt: skip
 
     def load_layer(self, layer: int) -> None:
@@ -142,7 +142,7 @@ class Dense:
             norms = work.memory.symbol(f"layer{layer}.norms")
             work.emitter.load(
                 "norm weights", dest_kind=LoadDest.ROWS, dest_base=self.norm_row(layer), group=norms.group, count=rows,
-                addr=norms.units,
+                addr=norms.addr,
             )  # fmt: skip
         if not self._residence.resident:
             base = work.places.attention_base + layer % 2 * max(
@@ -151,7 +151,7 @@ class Dense:
             words = work.memory.symbol(f"layer{layer}.attention.words")
             work.emitter.load(
                 "attention words", dest_kind=LoadDest.PARAMETER, dest_tiers=work.every_tier, group=words.group,
-                dest_base=base, count=attention_words(work.tiling, work.layer(layer)), addr=words.units,
+                dest_base=base, count=attention_words(work.tiling, work.layer(layer)), addr=words.addr,
             )  # fmt: skip
             self._attention[layer] = base
             return
@@ -196,7 +196,7 @@ class Dense:
             offset = first * work.config.plane_bytes // ADDRESS_UNIT
             work.emitter.load(
                 name, format=Format.PAIR, group=high.group, dest_tiers=1 << place, dest_base=tile,
-                count=share.each * matrix.k_slices, tag=tag, addr=high.units + offset, addr_low=low.units + offset,
+                count=share.each * matrix.k_slices, tag=tag, addr=high.addr + offset, addr_low=low.addr + offset,
             )  # fmt: skip
 
     # Streaming.
@@ -224,7 +224,7 @@ class Dense:
             symbol = work.memory.words(key, number, place)
             work.emitter.load(
                 f"{matrix.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << place, group=symbol.group,
-                dest_base=loaded.word, count=share.each, addr=symbol.units,
+                dest_base=loaded.word, count=share.each, addr=symbol.addr,
             )  # fmt: skip
         return loaded
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routed experts when the host knows the routing: each on a tier, weights in slots that run ahead of their use."""
+"""Routed experts when the host knows the routing: each on a tier, weights in buffers, filled ahead of their use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import LoadDest
+from scheduler.cost.work import gemm_waves, tile_steps
 from scheduler.models.description import Experts
 from scheduler.ops.batch import Routing
 from scheduler.plan.limits import LoweringError
-from scheduler.stream.emit.lanes import LaneJob, load_unit, load_words, run_whole, tiling_of, units_of
 from scheduler.stream.emit.pieces import PieceRunner
+from scheduler.stream.emit.tiers import TierJob, load_piece, load_words, pieces_of, run_whole, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["ExpertQueues", "ListsFullError", "RoutedJob", "load_list", "routed_jobs"]
@@ -26,7 +27,7 @@ class ListsFullError(LoweringError):
 
 
 @dataclass(eq=False, kw_only=True)
-class RoutedJob(LaneJob):
+class RoutedJob(TierJob):
     """One expert on one tier, with its tokens.
 
     Attributes
@@ -71,7 +72,7 @@ def load_list(work: Work, tiers: int, job: RoutedJob) -> None:
     symbol = work.area.add(job.entries(work).tobytes())
     work.emitter.load(
         f"{job.name} list", dest_kind=LoadDest.LIST, dest_tiers=tiers, group=symbol.group, dest_base=job.entry,
-        count=job.count, addr=symbol.units,
+        count=job.count, addr=symbol.addr,
     )  # fmt: skip
 
 
@@ -110,27 +111,27 @@ class ExpertQueues:
         self._keys_wanted = 0  # forecast: when the next layer first loads keys
         for layer, route in enumerate(routing):
             jobs = [] if route is None else routed_jobs(layer, route)
-            lanes: list[list[RoutedJob]] = [[] for _ in range(tiers)]
+            queues: list[list[RoutedJob]] = [[] for _ in range(tiers)]
             load = [0] * tiers
             for job in sorted(jobs, key=lambda j: (-self._cost(j), j.expert)):
                 tier = min(range(tiers), key=lambda t: (load[t], t))
                 load[tier] += self._cost(job)
-                lanes[tier].append(job)
-            for tier, lane in enumerate(lanes):
-                for job in lane:
+                queues[tier].append(job)
+            for tier, queue in enumerate(queues):
+                for job in queue:
                     job.number = len(self._queues[tier])
                     if self._pieces is None:
-                        job.place = job.number % len(work.places.unit_slots)
+                        job.place = job.number % len(work.places.piece_buffers)
                         job.words = work.places.expert_words[job.place]
                     self._queues[tier].append(job)
-            self._layers.append(lanes)
+            self._layers.append(queues)
             if self._pieces is not None:
-                self._pieces.add(lanes)
+                self._pieces.add(queues)
 
     def _whole(self) -> bool:
         """Return whether the experts of all layers are loaded as a whole."""
         kinds = enumerate(self._work.tiling.model.layers)
-        return all(len(units_of(self._work, n)) == 1 for n, kind in kinds if isinstance(kind.mlp, Experts))
+        return all(len(pieces_of(self._work, n)) == 1 for n, kind in kinds if isinstance(kind.mlp, Experts))
 
     def _load(self, tier: int, job: RoutedJob) -> None:
         """Load a whole expert."""
@@ -138,22 +139,22 @@ class ExpertQueues:
         job.tag = work.next_tag()
         before, work.emitter.layer = work.emitter.layer, job.layer
         load_words(work, tier, job)
-        load_unit(work, tier, job, units_of(work, job.layer)[0], work.places.unit_slots[job.place], job.tag)
+        load_piece(work, tier, job, pieces_of(work, job.layer)[0], work.places.piece_buffers[job.place], job.tag)
         work.emitter.layer = before
 
     def _cost(self, job: RoutedJob) -> int:
         """Return the cycles of a job: its waves, or its weights' share of the bandwidth."""
         config, tiles = self._work.config, tiling_of(self._work, job.layer).tiles
         passes = -(-job.count // self._work.places.chunk)
-        return int(max(job.count * tiles, passes * tiles * config.fill_words * config.tiers))
+        return max(gemm_waves(job.count, 1, tiles), tile_steps(config, passes * tiles) * config.tiers)
 
     def prime(self) -> None:
-        """Let the experts that have a slot from the beginning be loaded beside the first layer's attention."""
+        """Let the experts that have a buffer from the beginning be loaded beside the first layer's attention."""
         if self._pieces is not None:
             for tier in range(self._work.config.tiers):
                 self._work.background.append(partial(self._pieces.fill, tier))
             return
-        for place in range(len(self._work.places.unit_slots)):
+        for place in range(len(self._work.places.piece_buffers)):
             for tier, queue in enumerate(self._queues):
                 if place < len(queue):
                     self._work.background.append(partial(self._load, tier, queue[place]))
@@ -161,9 +162,9 @@ class ExpertQueues:
     def load_lists(self, layer: int) -> None:
         """Emit the loads of a layer's token lists."""
         work = self._work
-        for tier, lane in enumerate(self._layers[layer]):
+        for tier, queue in enumerate(self._layers[layer]):
             entries, count = [], 0
-            for job in lane:
+            for job in queue:
                 entries.append(job.entries(work))
                 count += job.count
             if not count:
@@ -172,16 +173,16 @@ class ExpertQueues:
             symbol = work.area.add(np.concatenate(entries).tobytes())
             work.emitter.load(
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
-                count=count, addr=symbol.units,
+                count=count, addr=symbol.addr,
             )  # fmt: skip
-            for job in lane:
+            for job in queue:
                 job.entry = first
                 first += job.count
 
     def run(self, layer: int) -> None:
         """Emit a layer's experts.
 
-        A slot is loaded again as soon as its expert's last GEMM is in the queue, when that load can be done before the
+        A buffer is loaded again once its expert's last GEMM is in the queue, when that load can be done before the
         next layer loads keys; else beside that layer's attention, whose own loads it would hold up.
         """
         while self._work.background:
@@ -189,22 +190,22 @@ class ExpertQueues:
         if self._pieces is not None:
             self._pieces.run(layer)
             return
-        lanes = self._layers[layer]
+        queues = self._layers[layer]
         tiers = self._work.emitter.clock.tiers
-        waves = [sum(job.count * tiling_of(self._work, layer).tiles for job in lane) for lane in lanes]
+        waves = [sum(gemm_waves(job.count, 1, tiling_of(self._work, layer).tiles) for job in queue) for queue in queues]
         self._load_clock = min(tiers)
         end = max(start + own for start, own in zip(tiers, waves, strict=True))
         self._keys_wanted = end + self._before_keys
-        run_whole(self._work, lanes, self._next_load)
+        run_whole(self._work, queues, self._next_load)
 
     def _next_load(self, tier: int, done: RoutedJob) -> None:
-        following = done.number + len(self._work.places.unit_slots)
+        following = done.number + len(self._work.places.piece_buffers)
         if following >= len(self._queues[tier]):
             return
         job, expert = self._queues[tier][following], tiling_of(self._work, done.layer)
         load = partial(self._load, tier, job)
         free = self._work.emitter.clock.tiers[tier]
-        end = max(self._load_clock, free) + expert.tiles * self._work.config.fill_words + expert.words
+        end = max(self._load_clock, free) + tile_steps(self._work.config, expert.tiles) + expert.words
         if end <= self._keys_wanted or job.layer == done.layer:
             self._load_clock = end
             load()

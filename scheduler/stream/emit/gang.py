@@ -15,7 +15,7 @@ from hdl.isa import Dest, LoadDest, Mapping3D, Mode
 from scheduler.memory.placement import Part
 from scheduler.plan.shares import Share
 from scheduler.stream.emit.experts import RoutedJob, load_list
-from scheduler.stream.emit.lanes import plane_fields, tiling_of
+from scheduler.stream.emit.tiers import plane_fields, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["GangQueues"]
@@ -62,21 +62,23 @@ class GangQueues:
         Experts of every layer with their tokens.
     ahead : int, optional
         Shares whose loads come before the GEMM of an earlier one: the dispatcher, which stands still where a queue is
-        full, must not keep that GEMM waiting. Default: as many as there are slots.
+        full, must not keep that GEMM waiting. Default: as many as there are buffers.
     """
 
     def __init__(self, work: Work, layers: Sequence[Sequence[RoutedJob]], ahead: int | None = None) -> None:
         self._work = work
         self._steps: deque[_Step] = deque()  # not loaded yet
         self._ready: deque[tuple[_Step, int, int]] = deque()  # with base and tag
+        self._left: dict[int, int] = {}  # by job: shares that are not emitted yet
+        self._lists: deque[tuple[int, range]] = deque()  # jobs' list entries that a later GEMM may need
         self._slot = 0
-        self._most = len(work.places.unit_slots) if ahead is None else min(ahead, len(work.places.unit_slots))
+        self._most = len(work.places.piece_buffers) if ahead is None else min(ahead, len(work.places.piece_buffers))
         self._jobs = self._chunks = 0
         for jobs in layers:
             self._add(sorted(jobs, key=lambda job: (-job.count, job.expert)))
 
     def prime(self) -> None:
-        """Load the first experts, as far as there are slots."""
+        """Load the first experts, as far as there are buffers."""
         self._fill()
 
     def load_lists(self, layer: int) -> None:
@@ -92,6 +94,7 @@ class GangQueues:
         for job in jobs:
             for first in range(0, job.count, self._work.places.chunk):
                 ups, downs = self._cut(job, first)
+                self._left[self._jobs] = self._left.get(self._jobs, 0) + len(ups) + len(downs)
                 self._steps.append(ups[0])
                 self._steps.extend(waiting)
                 self._steps.extend(ups[1:])
@@ -111,17 +114,19 @@ class GangQueues:
         return found
 
     def _fill(self) -> None:
-        """Emit loads as far as there are slots."""
+        """Emit loads as far as there are buffers."""
         work, places = self._work, self._work.places
         while self._steps and len(self._ready) < self._most:
             step = self._steps[0]
-            oldest = min((one[0].number for one in self._ready), default=step.number)
-            if step.number - oldest >= len(places.expert_words):
-                return
-            self._steps.popleft()
+            if not self._loadable(step):
+                if self._ready:
+                    return
+                # Nothing is on its way that could make room: what the experts before it still need comes first.
+                step = next(one for one in self._steps if one.job.loaded)
+            self._steps.remove(step)
             if not step.job.loaded:
                 self._load_job(step)
-            base, tag = places.unit_slots[self._slot % len(places.unit_slots)], work.next_tag()
+            base, tag = places.piece_buffers[self._slot % len(places.piece_buffers)], work.next_tag()
             self._slot += 1
             slices = self._slices(step)
             for place in range(step.share.tiers):
@@ -133,6 +138,21 @@ class GangQueues:
                 )  # fmt: skip
             self._ready.append((step, base, tag))
 
+    def _loadable(self, step: _Step) -> bool:
+        """Return whether an expert's list and words overwrite none that an earlier expert's GEMMs still need."""
+        job, work = step.job, self._work
+        while self._lists and not self._left[self._lists[0][0]]:
+            self._lists.popleft()
+        if job.loaded or not self._lists:
+            return True
+        if step.number - self._lists[0][0] >= len(work.places.expert_words):
+            return False
+        ring = work.lists[0]
+        if job.count > ring.size:
+            return True  # refused when it is loaded
+        first = ring.following(job.count)
+        return all(first >= held.stop or held.start >= first + job.count for _, held in self._lists)
+
     def _slices(self, step: _Step) -> int:
         expert = tiling_of(self._work, step.job.layer)
         return (expert.up if step.part == Part.UP else expert.down).k_slices
@@ -142,13 +162,14 @@ class GangQueues:
         work, job = self._work, step.job
         job.loaded = True
         load_list(work, work.every_tier, job)
+        self._lists.append((step.number, range(job.entry, job.entry + job.count)))
         job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
         count = work.residence.gang_words(tiling_of(work, job.layer).down.inputs)
         for tier in range(work.config.tiers):
             words = work.experts.gang_words(job.layer, job.expert, tier)
             work.emitter.load(
                 f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
-                dest_base=job.words, count=count, addr=words.units,
+                dest_base=job.words, count=count, addr=words.addr,
             )  # fmt: skip
 
     def run(self, layer: int) -> None:
@@ -159,6 +180,7 @@ class GangQueues:
         while self._ready and self._ready[0][0].job.layer == layer:
             step, base, tag = self._ready.popleft()
             self._emit(step, base, tag)
+            self._left[step.number] -= 1
             self._fill()
 
     def _emit(self, step: _Step, base: int, tag: int) -> None:

@@ -24,7 +24,7 @@ def emit_embeddings(work: Work, chunks: Sequence[Chunk]) -> None:
             symbol = work.memory.embedding(token)
             work.emitter.load(
                 "embedding", dest_kind=LoadDest.ROWS, group=symbol.group, dest_base=row, count=work.tiling.hidden_rows,
-                shift=work.constants.embedding_shift, addr=symbol.units,
+                shift=work.constants.embedding_shift, addr=symbol.addr,
             )  # fmt: skip
             row += work.tiling.hidden_rows
 
@@ -39,7 +39,7 @@ def emit_rotations(work: Work, chunks: Sequence[Chunk]) -> None:
         for done in range(0, len(chunk.tokens), step):
             table = work.memory.rope(chunk.position + done)
             work.emitter.load(
-                "rope", dest_kind=LoadDest.ROWS, dest_base=row, group=table.group, count=step * rows, addr=table.units
+                "rope", dest_kind=LoadDest.ROWS, dest_base=row, group=table.group, count=step * rows, addr=table.addr
             )
             row += step * rows
 

@@ -93,7 +93,7 @@ class Job:
     position, step : int
         Position of the first query, and of the next one relative to it.
     start : int
-        First key that is looked at, a whole unit.
+        First key that is looked at, a whole alignment.
     output_tiers : int
         Mask of the tiers whose buffers get the contexts.
     """
@@ -313,9 +313,9 @@ class JobPipeline:
     # Instructions.
 
     def _columns(self, keys: int) -> int:
-        """Return the tiles of keys (rows of scores) of a block of keys, whole units."""
-        unit = self.work.tiling.key_unit
-        return -(-keys // unit) * unit // self.work.config.columns
+        """Return the tiles of keys (rows of scores) of a block of keys, whole alignments."""
+        align = self.work.tiling.key_alignment
+        return -(-keys // align) * align // self.work.config.columns
 
     def _scores(self, block: _Scores) -> int:
         job, work = block.job, self.work

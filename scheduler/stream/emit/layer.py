@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from hdl.isa import LoadDest, StoreFormat
+from scheduler.cost.work import gemm_waves, tile_steps
 from scheduler.memory.layer import LayerMemory
 from scheduler.models.quantise import GATE_BITS
 from scheduler.ops.batch import Routing
@@ -16,8 +17,8 @@ from scheduler.plan.layer import LayerPlan, Way
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import RoutedJob, load_list, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
-from scheduler.stream.emit.lanes import LaneJob, LaneRunner, tiling_of
 from scheduler.stream.emit.pieces import PieceRunner
+from scheduler.stream.emit.tiers import TierJob, TierRunner, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["emit_layer"]
@@ -50,17 +51,17 @@ def emit_layer(
     """
     work.emitter.layer = 0
     counts = [len(own.experts) for own in routing]
-    lanes = _lanes(work, plan, routing)
-    runner = LaneRunner(work, partial(_load_list, work)) if plan.whole else None
+    by_tier = _by_tier(work, plan, routing)
+    runner = TierRunner(work, partial(_load_list, work)) if plan.whole else None
     rows = max(counts) * work.tiling.hidden_rows
     work.emitter.store("clear", format=StoreFormat.DISCARD, rows=rows, clear=1)
-    _post_to(work, lanes)
+    _post_to(work, by_tier)
     for number, own in enumerate(routing):
         source, result = memory.inputs[number], memory.outputs[number]
-        mask = 1 if plan.way == Way.GANG else sum(1 << t for t, lane in enumerate(lanes) if lane)
+        mask = 1 if plan.way == Way.GANG else sum(1 << t for t, own in enumerate(by_tier) if own)
         work.emitter.load(
             "activations", dest_kind=LoadDest.ACTIVATION, dest_tiers=mask, dest_base=work.places.words["experts"]["x"],
-            count=counts[number] * work.tiling.hidden_words, group=source.group, addr=source.units,
+            count=counts[number] * work.tiling.hidden_words, group=source.group, addr=source.addr,
         )  # fmt: skip
         jobs = routed_jobs(0, own, high_only)
         if plan.way == Way.GANG:
@@ -68,27 +69,27 @@ def emit_layer(
             gang.prime()
             gang.run(0)
         else:
-            tiers = {expert: tier for tier, lane in enumerate(lanes) for expert in lane}
-            queues: list[list[RoutedJob]] = [[] for _ in lanes]
-            for job in sorted(jobs, key=lambda j: lanes[tiers[j.expert]].index(j.expert)):
+            tiers = {expert: tier for tier, own in enumerate(by_tier) for expert in own}
+            queues: list[list[RoutedJob]] = [[] for _ in by_tier]
+            for job in sorted(jobs, key=lambda j: by_tier[tiers[j.expert]].index(j.expert)):
                 queues[tiers[job.expert]].append(job)
             _run_alone(work, runner, queues)
         work.emitter.store(
             "results", format=StoreFormat.INT16, shift=GATE_BITS, group=result.group,
-            rows=counts[number] * work.tiling.hidden_rows, addr=result.units, clear=1,
+            rows=counts[number] * work.tiling.hidden_rows, addr=result.addr, clear=1,
         )  # fmt: skip
         if number + 1 < len(routing):
-            _post_to(work, lanes)
-    return lanes
+            _post_to(work, by_tier)
+    return by_tier
 
 
-def _post_to(work: Work, lanes: list[list[int]]) -> None:
-    """Emit harmless stores: every lane waits for the rows to be clear, and an instruction has two posts."""
-    for _ in range(2, sum(map(bool, lanes)), 2):
+def _post_to(work: Work, by_tier: list[list[int]]) -> None:
+    """Emit harmless stores: every tier waits for the rows to be clear, and an instruction has two posts."""
+    for _ in range(2, sum(map(bool, by_tier)), 2):
         work.emitter.store("clear", **carriers(work.config)["store"])
 
 
-def _run_alone(work: Work, runner: LaneRunner | None, queues: list[list[RoutedJob]]) -> None:
+def _run_alone(work: Work, runner: TierRunner | None, queues: list[list[RoutedJob]]) -> None:
     if runner is not None:
         runner.run(queues)
         return
@@ -97,12 +98,12 @@ def _run_alone(work: Work, runner: LaneRunner | None, queues: list[list[RoutedJo
     pieces.run(0)
 
 
-def _load_list(work: Work, tier: int, job: LaneJob) -> None:
+def _load_list(work: Work, tier: int, job: TierJob) -> None:
     assert isinstance(job, RoutedJob)
     load_list(work, 1 << tier, job)
 
 
-def _lanes(work: Work, plan: LayerPlan, routing: Sequence[Routing]) -> list[list[int]]:
+def _by_tier(work: Work, plan: LayerPlan, routing: Sequence[Routing]) -> list[list[int]]:
     """Return the experts of each tier for the whole batch, so that what a tier holds serves all parts.
 
     Those with the most tokens come first, each on the tier that is free first. Weights come one expert after the other;
@@ -113,12 +114,12 @@ def _lanes(work: Work, plan: LayerPlan, routing: Sequence[Routing]) -> list[list
     if plan.way == Way.GANG:
         return [[expert for expert, _ in order]]
     config, tiles = work.config, tiling_of(work, 0).tiles
-    lanes: list[list[int]] = [[] for _ in range(config.tiers)]
+    by_tier: list[list[int]] = [[] for _ in range(config.tiers)]
     free, loaded = [0] * config.tiers, 0
     for expert, tokens in order:
         tier = free.index(min(free))
         start = max(loaded, free[tier])
-        loaded += tiles * config.fill_words
-        free[tier] = max(start + tokens * tiles, loaded + tokens)
-        lanes[tier].append(expert)
-    return lanes
+        loaded += tile_steps(config, tiles)
+        free[tier] = max(start + gemm_waves(tokens, 1, tiles), loaded + tokens)
+        by_tier[tier].append(expert)
+    return by_tier

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experts that do not fit a tier as a whole: their pieces pass through slots of V-Cache, ahead of their use."""
+"""Experts that do not fit a tier as a whole: their pieces pass through buffers of V-Cache, ahead of their use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scheduler.memory.placement import Part
-from scheduler.plan.residence import Unit
-from scheduler.stream.emit.lanes import LaneJob, down, load_unit, load_words, tiling_of, units_of, up
+from scheduler.plan.residence import ExpertPiece
+from scheduler.stream.emit.tiers import TierJob, down, load_piece, load_words, pieces_of, tiling_of, up
 from scheduler.stream.emit.work import Work
 
 __all__ = ["PieceRunner"]
@@ -21,20 +21,20 @@ class _Step:
 
     Attributes
     ----------
-    job : LaneJob
+    job : TierJob
     number : int
         Jobs of the tier before this one.
     first : int
         First token of the job.
-    unit : Unit
+    piece : ExpertPiece
     parity : int
         Which of the two places h has.
     """
 
-    job: LaneJob
+    job: TierJob
     number: int
     first: int
-    unit: Unit
+    piece: ExpertPiece
     parity: int
 
 
@@ -49,7 +49,7 @@ class PieceRunner:
         ``loads(tier, job)`` emits what else a job needs, before its weights.
     """
 
-    def __init__(self, work: Work, loads: Callable[[int, LaneJob], None] | None = None) -> None:
+    def __init__(self, work: Work, loads: Callable[[int, TierJob], None] | None = None) -> None:
         self._work = work
         self._loads = loads
         tiers = work.config.tiers
@@ -59,22 +59,22 @@ class PieceRunner:
         self._jobs = [0] * tiers
         self._chunks = [0] * tiers
 
-    def add(self, lanes: Sequence[Sequence[LaneJob]]) -> None:
+    def add(self, queues: Sequence[Sequence[TierJob]]) -> None:
         """Append the jobs of every tier."""
-        for tier, lane in enumerate(lanes):
-            for job in lane:
+        for tier, queue in enumerate(queues):
+            for job in queue:
                 for first in range(0, job.count, self._work.places.chunk):
-                    for unit in units_of(self._work, job.layer):
-                        step = _Step(job, self._jobs[tier], first, unit, self._chunks[tier] % 2)
+                    for piece in pieces_of(self._work, job.layer):
+                        step = _Step(job, self._jobs[tier], first, piece, self._chunks[tier] % 2)
                         self._steps[tier].append(step)
                     self._chunks[tier] += 1
                 self._jobs[tier] += 1
 
     def fill(self, tier: int) -> None:
-        """Emit loads as far as there are slots."""
+        """Emit loads as far as there are buffers."""
         places = self._work.places
         steps, ready = self._steps[tier], self._ready[tier]
-        while steps and len(ready) < len(places.unit_slots):
+        while steps and len(ready) < len(places.piece_buffers):
             step = steps[0]
             oldest = ready[0][0].number if ready else step.number
             if step.number - oldest >= len(places.expert_words):
@@ -85,9 +85,9 @@ class PieceRunner:
                 if self._loads is not None:
                     self._loads(tier, step.job)
                 load_words(self._work, tier, step.job)
-            base, tag = places.unit_slots[self._slot[tier] % len(places.unit_slots)], self._work.next_tag()
+            base, tag = places.piece_buffers[self._slot[tier] % len(places.piece_buffers)], self._work.next_tag()
             self._slot[tier] += 1
-            load_unit(self._work, tier, step.job, step.unit, base, tag)
+            load_piece(self._work, tier, step.job, step.piece, base, tag)
             ready.append((step, base, tag))
 
     def run(self, layer: int) -> None:
@@ -102,7 +102,7 @@ class PieceRunner:
                 return
             tier = min(open_, key=lambda t: clock.tiers[t])
             step, base, tag = self._ready[tier].popleft()
-            for run in step.unit.runs:
+            for run in step.piece.runs:
                 emit = up if run.part == Part.UP else down
                 emit(self._work, tier, step.job, step.first, step.parity, run, base, tag)
                 expert = tiling_of(self._work, layer)

@@ -174,14 +174,14 @@ def append(work: Work, layer: int, piece: Piece, rows: tuple[int, int], stride: 
         for what, shift in (("keys", KEY_SHIFT), ("values", VALUE_SHIFT)):
             own = heads.key_rows if what == "keys" else heads.value_rows
             base = (keys if what == "keys" else values) + head * own
-            unit = config.columns if what == "keys" else config.rows  # tokens of a block
-            area = work.memory.cache(layer, piece.chunk.slot, head, what)
+            align = config.columns if what == "keys" else config.rows  # tokens of a block
+            area = work.memory.cache(layer, piece.chunk.sequence, head, what)
             done = 0
             while done < piece.count:
                 position = piece.position + done
-                count = min(unit - position % unit, piece.count - done)
-                start = area.address + position // unit * unit * own * config.columns
-                for fields in _stores(work, what, own, stride, position % unit, count):
+                count = min(align - position % align, piece.count - done)
+                start = area.address + position // align * align * own * config.columns
+                for fields in _stores(work, what, own, stride, position % align, count):
                     address = start + fields.pop("byte")
                     work.emitter.store(
                         f"append {what}", format=StoreFormat.INT8, shift=shift, group=area.group,
@@ -196,14 +196,14 @@ def _append_token(work: Work, layer: int, piece: Piece, rows: tuple[int, int]) -
 
     Heads of one row lie the same distance apart in rows and in memory, every second one in the same group.
     """
-    config, heads, slot = work.config, work.heads(layer), piece.chunk.slot
+    config, heads, sequence = work.config, work.heads(layer), piece.chunk.sequence
     if heads.kv_heads < 4 or heads.key_rows != 1 or heads.value_rows != 1:
         return False
     for what, base, shift in (("keys", rows[0], KEY_SHIFT), ("values", rows[1], VALUE_SHIFT)):
-        unit, token = (config.columns, config.rows) if what == "keys" else (config.rows, config.columns)
-        offset = piece.position // unit * unit * config.columns + piece.position % unit * token
+        align, token = (config.columns, config.rows) if what == "keys" else (config.rows, config.columns)
+        offset = piece.position // align * align * config.columns + piece.position % align * token
         for head in (0, 1):
-            area, following = (work.memory.cache(layer, slot, h, what) for h in (head, head + 2))
+            area, following = (work.memory.cache(layer, sequence, h, what) for h in (head, head + 2))
             gap, rest = divmod(following.address - area.address, config.columns)
             if area.group != following.group or rest or gap - 1 > MOST_GAP:
                 return False

@@ -13,8 +13,8 @@ from hdl.isa.slots import MAX_CHOICES
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.plan.limits import LoweringError
-from scheduler.stream.emit.lanes import LaneJob, LaneRunner, units_of
 from scheduler.stream.emit.pieces import PieceRunner
+from scheduler.stream.emit.tiers import TierJob, TierRunner, pieces_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["SlotQueues"]
@@ -61,7 +61,7 @@ class SlotQueues:
                     f"slots: layer {number}: its experts differ in up_shift, post_mult, post_shift or down_shift, "
                     "which instructions hold for all of them: quantise the model so that they are common"
                 )
-        self._runner = LaneRunner(work)
+        self._runner = TierRunner(work)
 
     def prime(self) -> None:
         """Nothing can be loaded before the routing is known."""
@@ -79,19 +79,19 @@ class SlotQueues:
         self._route(mlp)
         tiers, tokens = work.config.tiers, work.places.size.tokens
         choices = tokens * mlp.chosen
-        lanes: list[list[LaneJob]] = [[] for _ in range(tiers)]
+        queues: list[list[TierJob]] = [[] for _ in range(tiers)]
         for slot in range(min(mlp.count, choices)):
-            lanes[slot % tiers].append(
-                LaneJob(
+            queues[slot % tiers].append(
+                TierJob(
                     layer=layer, name=f"slot {slot}", expert=0, count=min(tokens, choices // (slot + 1)),
                     slot={"slot_en": 1, "slot": slot},
                 )
             )  # fmt: skip
-        if work.residence.resident and len(units_of(work, layer)) == 1:
-            self._runner.run(lanes)
+        if work.residence.resident and len(pieces_of(work, layer)) == 1:
+            self._runner.run(queues)
         else:
             runner = PieceRunner(work)
-            runner.add(lanes)
+            runner.add(queues)
             runner.run(layer)
 
     def _route(self, mlp: Experts) -> None:

@@ -45,9 +45,9 @@ class Work:
             self.tiling.key_tiles(h, places.key_piece) + self.tiling.value_tiles(h, places.key_piece)
             for h in map(self.tiling.heads, self.tiling.kinds)
         ]  # fmt: skip
-        self.key_slot_tiles = max(1, *tiles)
-        self.key_slots = max(1, places.keys[1] // self.key_slot_tiles)
-        self._key_slot = [0] * self.config.tiers
+        self.key_buffer_tiles = max(1, *tiles)
+        self.key_buffers = max(1, places.keys[1] // self.key_buffer_tiles)
+        self._key_buffer = [0] * self.config.tiers
         self.lists = [Ring(*places.list_entries) for _ in range(self.config.tiers)]
         self.background: deque[Callable[[], None]] = deque()
         """Loads of weights, in order, that may come between the loads of attention."""
@@ -85,12 +85,12 @@ class Work:
         self._tier = (self._tier + 1) % self.config.tiers
         return self._tier
 
-    def key_slot(self, tiers: tuple[int, ...]) -> int:
+    def key_buffer(self, tiers: tuple[int, ...]) -> int:
         """Return the first tile of the next place for a head's keys and values, the same in each of some tiers."""
-        place = max(self._key_slot[tier] for tier in tiers)
+        place = max(self._key_buffer[tier] for tier in tiers)
         for tier in tiers:
-            self._key_slot[tier] = place + 1
-        return self.places.keys[0] + place % self.key_slots * self.key_slot_tiles
+            self._key_buffer[tier] = place + 1
+        return self.places.keys[0] + place % self.key_buffers * self.key_buffer_tiles
 
     def next_scalars(self) -> int:
         """Return the first of a job's scalars in turn: maxima, then sums."""

@@ -21,7 +21,7 @@ from hdl.isa.legality import (
     beats,
     gang_tiers,
     load_groups,
-    load_unit_bytes,
+    load_item_bytes,
     parameter_count,
     store_span,
     store_step,
@@ -196,7 +196,7 @@ def _load(instruction: Instruction, config: MachineConfig, lists: Lists) -> Foot
     }[kind]
     tiers = [0] if kind == LoadDest.ROWS else tiers_of_mask(instruction["dest_tiers"])
     cells = [(tier * depth + base) * parts + np.arange(count * parts) for tier in tiers]
-    size = beats(count * load_unit_bytes(instruction, config), config) * config.group_bytes
+    size = beats(count * load_item_bytes(instruction, config), config) * config.group_bytes
     accesses = [Access(space, "write", -1, np.concatenate(cells))]
     loads = [instruction]
     if instruction["slot_en"]:

@@ -137,7 +137,7 @@ def test_a_field_renames_what_uses_it(field: str) -> None:
     other = _check_names(known, BASE.replace(**{field: CHANGES[field]}))
     _check_shared(base, other, field)
     renamed = {re.sub(r"_[0-9a-f]{8}$", "", name) for name in set(other) - set(base)}
-    assert "csr" in renamed and "load_unit" not in renamed and "collector" not in renamed
+    assert "csr" in renamed and "load_piece" not in renamed and "collector" not in renamed
     assert ("stack" in renamed) == (field == "k_link_stages")
 
 

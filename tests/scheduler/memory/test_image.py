@@ -32,7 +32,7 @@ def test_regions_are_aligned_and_apart_and_hold_their_bytes(
     images = builder.build()
     assert builder.sizes == tuple(image.size for image in images)
     for symbol, own in zip(symbols, data, strict=True):
-        assert symbol.address % unit == 0 and symbol.units * 32 == symbol.address
+        assert symbol.address % unit == 0 and symbol.addr * 32 == symbol.address
         assert images[symbol.group][symbol.address : symbol.address + symbol.size].tobytes() == own
     for group, image in enumerate(images):
         own = [s for s in symbols if s.group == group]

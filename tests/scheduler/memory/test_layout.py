@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hdl.numerics import split_nibbles
-from scheduler.memory.layout import LayerShape, memory_unit, pack_planes, parameter_words, tiles_of
+from scheduler.memory.layout import LayerShape, memory_alignment, pack_planes, parameter_words, tiles_of
 from scheduler.memory.placement import Part
 from tests.support.layers import TINY, random_layer
 
@@ -52,7 +52,7 @@ def test_planes_are_nibbles_in_order() -> None:
 def test_a_part_is_cut_at_whole_words_and_where_loads_begin() -> None:
     """Tall tiles (8 x 4) have 16 bytes a plane, half a unit of memory; four tiles of up make a word of h."""
     tall = LayerShape(TINY.replace(columns=4, row_fifo_depth=64), 8, 8)
-    assert memory_unit(tall.config) == 32
+    assert memory_alignment(tall.config) == 32
     assert [(tall.k_slices(part), tall.n_tiles(part), tall.n_step(part)) for part in Part] == [(1, 4, 4), (1, 2, 2)]
     square = LayerShape(TINY, 9, 7)
     assert [(square.k_slices(part), square.n_tiles(part), square.n_step(part)) for part in Part] == [

@@ -33,11 +33,11 @@ def test_it_has_no_attention_and_nothing_else() -> None:
 
 def test_whole_experts_where_two_fit() -> None:
     own = plan(TINY)
-    assert own.whole and own.places.unit_slots == (0, 18, 36, 54) and own.places.expert_words == (0, 7, 14, 21)
-    assert plan(TINY.replace(vcache_tiles=64)).places.unit_slots == (0, 18, 36)
+    assert own.whole and own.places.piece_buffers == (0, 18, 36, 54) and own.places.expert_words == (0, 7, 14, 21)
+    assert plan(TINY.replace(vcache_tiles=64)).places.piece_buffers == (0, 18, 36)
     cut = plan(TINY.replace(vcache_tiles=32))  # one and a half
-    assert not cut.whole and cut.places.unit_slots == (0, 6, 12, 18, 24)
-    assert [len(unit.runs) for unit in cut.places.residence.units[13]] == [1, 1, 1]
+    assert not cut.whole and cut.places.piece_buffers == (0, 6, 12, 18, 24)
+    assert [len(unit.runs) for unit in cut.places.residence.pieces[13]] == [1, 1, 1]
     few = plan(TINY.replace(parameter_words=8))  # words of one
     assert not few.whole and few.places.expert_words == (0,)
 
@@ -46,7 +46,7 @@ def test_shares_of_all_tiers() -> None:
     own = plan(TINY, Way.GANG)
     up, down = own.places.residence.gangs[13]
     assert [(s.tiers, s.each) for s in (*up, *down)] == [(2, 2), (2, 1), (1, 1)]
-    assert own.places.residence.unit_tiles == 2 * 3 and len(own.places.unit_slots) == 16
+    assert own.places.residence.piece_tiles == 2 * 3 and len(own.places.piece_buffers) == 16
     assert own.places.expert_words[1] == own.places.residence.gang_words(13) == 4
 
 

@@ -65,8 +65,8 @@ def test_everything_has_its_place(size: StepSize, tiles: int, slots: bool) -> No
     assert places.words["experts"].sizes["h"] == 2 * places.chunk * 2
     assert 1 <= places.block <= min(size.tokens, most_block(places.residence))
     # V-Cache: dense matrices, experts, keys, in this order.
-    edges = [places.residence.dense_tiles, *places.unit_slots, places.keys[0]]
-    assert edges[0] == edges[1] and all(b - a == places.residence.unit_tiles for a, b in pairwise(edges[1:]))
+    edges = [places.residence.dense_tiles, *places.piece_buffers, places.keys[0]]
+    assert edges[0] == edges[1] and all(b - a == places.residence.piece_tiles for a, b in pairwise(edges[1:]))
     assert sum(places.keys) == config.vcache_tiles
     heads = places.tiling.heads(ODD.layers[0])
     assert (

@@ -13,13 +13,13 @@ from scheduler.memory.placement import Part
 from scheduler.models.description import DenseMlp, Model
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.residence import (
+    ExpertPiece,
     Residence,
     Run,
-    Unit,
     attention_words,
+    pieces_of_expert,
     plan_residence,
-    tiles_of_unit,
-    units_of_expert,
+    tiles_of_piece,
 )
 from scheduler.plan.tiling import Tiling
 from tests.support.checkpoints import small_model
@@ -40,7 +40,7 @@ def test_a_small_model_is_resident() -> None:
     assert found.dense_tiles == 2 * 23 + 2 * 3
     assert found.layer_words(layer) == 4 + 2 + 1 + attention_words(found.tiling, layer) == 7 + 2 * 2
     assert found.dense_words == 2 * 11 + 2
-    assert found.unit_tiles == found.tiling.expert(13).tiles == 18 and not found.gangs
+    assert found.piece_tiles == found.tiling.expert(13).tiles == 18 and not found.gangs
 
 
 def test_the_last_tile_and_the_last_word_decide() -> None:
@@ -60,12 +60,12 @@ def test_streamed_pieces_are_whole_matrices_and_fit(tiles: int, links: bool) -> 
     found = plan(config)
     assert not found.resident and bool(found.gangs) == links
     expert = found.tiling.expert(13)
-    assert found.dense_tiles + found.unit_slots * found.unit_tiles < tiles and found.unit_slots >= 2
-    runs = [run for unit in found.units[13] for run in unit.runs]
+    assert found.dense_tiles + found.piece_buffers * found.piece_tiles < tiles and found.piece_buffers >= 2
+    runs = [run for piece in found.pieces[13] for run in piece.runs]
     for part, matrix in ((Part.UP, expert.up), (Part.DOWN, expert.down)):
         own = [run for run in runs if run.part == part]
         assert [n for run in own for n in range(run.first, run.first + run.count)] == list(range(matrix.n_tiles))
-        assert all(run.count * matrix.k_slices <= found.unit_tiles for run in own)
+        assert all(run.count * matrix.k_slices <= found.piece_tiles for run in own)
     for layer in found.tiling.kinds:
         for name, shares in found.shares[layer].items():
             assert all(2 * s.each * found.matrices[layer][name].k_slices <= found.dense_tiles for s in shares), name
@@ -78,14 +78,14 @@ def test_an_expert_is_cut_only_where_it_must_be() -> None:
     """Up has 4 tiles of 3 slices, cut at whole words of h (2 tiles); down 3 of 2 slices."""
     tiling = Tiling(TINY, ODD)
     expert = tiling.expert(13)
-    assert units_of_expert(tiling, expert, 18) == (Unit((Run(Part.UP, 0, 4), Run(Part.DOWN, 0, 3))),)
-    cut = units_of_expert(tiling, expert, 17)
-    assert cut == (Unit((Run(Part.UP, 0, 4),)), Unit((Run(Part.DOWN, 0, 3),)))
-    assert [tiles_of_unit(expert, unit) for unit in cut] == [12, 6]
-    cut = units_of_expert(tiling, expert, 6)
-    assert [unit.runs[0] for unit in cut] == [Run(Part.UP, 0, 2), Run(Part.UP, 2, 2), Run(Part.DOWN, 0, 3)]
+    assert pieces_of_expert(tiling, expert, 18) == (ExpertPiece((Run(Part.UP, 0, 4), Run(Part.DOWN, 0, 3))),)
+    cut = pieces_of_expert(tiling, expert, 17)
+    assert cut == (ExpertPiece((Run(Part.UP, 0, 4),)), ExpertPiece((Run(Part.DOWN, 0, 3),)))
+    assert [tiles_of_piece(expert, piece) for piece in cut] == [12, 6]
+    cut = pieces_of_expert(tiling, expert, 6)
+    assert [piece.runs[0] for piece in cut] == [Run(Part.UP, 0, 2), Run(Part.UP, 2, 2), Run(Part.DOWN, 0, 3)]
     with pytest.raises(LoweringError, match="intermediate: 13; 2 output tiles .* up projection take 6 .* room for 5:"):
-        units_of_expert(tiling, expert, 5)
+        pieces_of_expert(tiling, expert, 5)
 
 
 def test_a_shared_mlp_and_a_dense_one_are_dense_matrices() -> None:
@@ -94,13 +94,13 @@ def test_a_shared_mlp_and_a_dense_one_are_dense_matrices() -> None:
     found = plan(TINY.replace(vcache_tiles=1024, parameter_words=256), replace(mixed, layers=layers))
     assert isinstance(layers[0].mlp, DenseMlp)
     widths = {layer: found.matrices[layer]["mlp.down"].inputs for layer in layers}
-    assert widths == {layers[0]: 28, layers[1]: 11} and set(found.units) == {20}
+    assert widths == {layers[0]: 28, layers[1]: 11} and set(found.pieces) == {20}
 
 
 def test_a_model_without_experts_has_no_slots() -> None:
     dense = small_model("mixtral", dense=(0,))
     found = plan(TINY, replace(dense, layers=dense.layers[:1]))
-    assert (found.units, found.unit_tiles, found.gangs) == ({}, 0, {})
+    assert (found.pieces, found.piece_tiles, found.gangs) == ({}, 0, {})
 
 
 @pytest.mark.parametrize("vocabulary", [21, 21 * 8], ids=["layer", "head"])

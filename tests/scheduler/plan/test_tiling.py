@@ -58,7 +58,7 @@ def test_keys_come_in_whole_units() -> None:
     for config, unit in ((TINY, 8), (TALL, 8)):
         tiling = Tiling(config, ODD)
         heads = tiling.heads(ODD.layers[0])
-        assert tiling.key_unit == unit
+        assert tiling.key_alignment == unit
         assert tiling.key_tiles(heads, 0) == tiling.value_tiles(heads, 0) == 0
         for keys in (1, unit - 1, unit, unit + 1):
             units = -(-keys // unit)

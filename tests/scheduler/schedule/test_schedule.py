@@ -42,7 +42,7 @@ def scheduler(**options):
 
 
 def test_a_sequence_keeps_its_place_in_the_cache_and_gives_it_up():
-    slots = [[chunk.slot for chunk in planned.chunks] for planned in scheduler().run()]
+    slots = [[chunk.sequence for chunk in planned.chunks] for planned in scheduler().run()]
     assert slots == [[0, 1], [1], [0, 1]]  # c takes the place that a has left
 
 

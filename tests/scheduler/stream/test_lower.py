@@ -71,7 +71,7 @@ def test_streamed_weights(family: str, slots: bool) -> None:
         residence = one.memory.residence
         assert not residence.resident
         assert bool(residence.gangs) == (config.vertical_links and config.tiers > 1)
-        assert any(len(units) > 1 for units in residence.units.values()) or config is not NANO
+        assert any(len(units) > 1 for units in residence.pieces.values()) or config is not NANO
 
 
 @MODES
@@ -84,8 +84,8 @@ def test_a_step_in_parts(slots: bool) -> None:
         parts = [len(program.parts) for program in one.programs]
         assert config.vcache_tiles == 64 or max(parts) > 1
         for program in one.programs:
-            outputs = [part.chunks[n].slot for part in program.parts for n in part.outputs]
-            assert outputs == [chunk.slot for chunk in program.chunks]
+            outputs = [part.chunks[n].sequence for part in program.parts for n in part.outputs]
+            assert outputs == [chunk.sequence for chunk in program.chunks]
             assert sum(part.tokens for part in program.parts) == sum(len(chunk.tokens) for chunk in program.chunks)
 
 

@@ -92,7 +92,7 @@ def test_waiting_prompts_get_free_slots(model: QuantisedModel) -> None:
     generator = Generator(model, TINY, own, 3, batch=2)
     records = run_isa(generator)
     assert tokens_of(records, 5) == [expected_tokens(model, generator, prompt, 3) for prompt in own]
-    assert generator.memory.slots == 2 and max(len(r.sequences) for r in records) == 2
+    assert generator.memory.sequences == 2 and max(len(r.sequences) for r in records) == 2
 
 
 def test_a_sequence_ends_at_a_token_that_stops_it(model: QuantisedModel) -> None:

@@ -70,7 +70,7 @@ class Case:
             The machine cannot run it.
         """
         config, shape = CONFIGS[self.machine], self.shape()
-        block = self.key_units * Tiling(config, shape).key_unit or None
+        block = self.key_units * Tiling(config, shape).key_alignment or None
         return LanguageRun(config, varied(shape, self.seed), slots=self.routed, sequences=self.slots, key_block=block)
 
     def batches(self) -> list[list[Chunk]]:

@@ -54,7 +54,7 @@ def latent_model() -> Model:
 def lowered(model: Model, *, slots: bool) -> set[str]:
     """Return what is in the stream of a step."""
     tiling = Tiling(CONFIG, model)
-    memory = ModelMemory(plan_residence(tiling), None, slots=2, context=model.context, step_bytes=1 << 16)
+    memory = ModelMemory(plan_residence(tiling), None, sequences=2, context=model.context, step_bytes=1 << 16)
     routing = []
     for layer in model.layers:
         assert isinstance(layer.mlp, Experts)

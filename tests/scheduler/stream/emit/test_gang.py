@@ -8,12 +8,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hdl.isa import Mapping3D, Opcode
+from hdl.isa import LoadDest, Mapping3D, Opcode
 from scheduler.memory.placement import Part
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.layer import Way
 from scheduler.stream.emit.experts import routed_jobs
 from scheduler.stream.emit.gang import GangQueues
+from scheduler.stream.lower_layer import LayerOptions
 from tests.support.emitting import STREAMED, emitted, weights_of, work_of
+from tests.support.layers import TINY, batch, random_layer, run_and_compare
 
 CHOSEN = np.array([[0, 1, 4], [0, 1, 2], [4, 0, 1], [0, 4, 1], [0, 2, 1], [0, 1, 2], [1, 0, 4]])
 ROUTING = Routing(CHOSEN, np.ones((7, 3), np.uint16))
@@ -53,7 +56,7 @@ def test_every_output_tile_of_every_expert_once(depth: int, ahead: int | None) -
 @pytest.mark.parametrize("ahead", [1, 2])
 def test_loads_are_no_further_ahead_than_asked(ahead: int) -> None:
     work = work_of(CHUNKS, STREAMED)
-    assert len(work.places.unit_slots) >= 2
+    assert len(work.places.piece_buffers) >= 2
     queues = GangQueues(work, [routed_jobs(0, ROUTING)], ahead)
     queues.prime()
     queues.run(0)
@@ -80,3 +83,19 @@ def test_the_next_experts_up_comes_before_the_last_ones_down() -> None:
     places = [one["dest_base"] for label, one, _ in weights_of(work) if label == "expert 0 up"]
     other = [one["dest_base"] for label, one, _ in weights_of(work) if label == "expert 1 up"]
     assert abs(places[0] - other[0]) == work.places.chunk * 2
+
+
+@pytest.mark.parametrize("list_depth", [32, 64])
+@pytest.mark.parametrize("tokens", [16, 24, 30])
+def test_a_token_list_stays_until_its_experts_last_gemm(list_depth: int, tokens: int) -> None:
+    """Lists are as long as the memory for them, or half as long, and weights of several experts are loaded ahead."""
+    rng = np.random.default_rng(tokens)
+    layer = random_layer(rng, 6, 24, 24)
+    config = TINY.replace(name="short_lists", list_depth=list_depth, parameter_words=256)
+    x, _, gates = batch(rng, layer, tokens, 2)
+    everywhere = np.stack([np.array([0, n % 5 + 1]) for n in range(tokens)])
+    program = run_and_compare(config, layer, x, everywhere, gates, LayerOptions(way=Way.GANG))
+    lists = [i for i in program.instructions if i.opcode == Opcode.LOAD and i["dest_kind"] == LoadDest.LIST]
+    assert sum(i["count"] for i in lists) == 2 * tokens
+    every = np.stack([rng.permutation(6)[:4] for _ in range(tokens)])
+    run_and_compare(config, layer, x, every, np.repeat(gates, 2, axis=1), LayerOptions(way=Way.GANG))

@@ -21,7 +21,7 @@ def test_each_token_gets_its_embedding() -> None:
     work = work_of(CHUNKS)
     emit_embeddings(work, CHUNKS)
     found = emitted(work)
-    assert [one["addr"] for _, one in found] == [work.memory.embedding(t).units for t in (1, 2, 3, 4, 20)]
+    assert [one["addr"] for _, one in found] == [work.memory.embedding(t).addr for t in (1, 2, 3, 4, 20)]
     assert [one["dest_base"] for _, one in found] == [0, 3, 6, 9, 12]
     assert all(one["dest_kind"] == LoadDest.ROWS and one["count"] == 3 and one["group"] == 1 for _, one in found)
     assert {one["shift"] for _, one in found} == {work.constants.embedding_shift}
@@ -33,14 +33,14 @@ def test_tables_of_a_chunk_come_at_once_where_they_lie_side_by_side() -> None:
     emit_rotations(work, CHUNKS)
     first = work.places.rows["attention"]["rope"]
     assert [(one["addr"], one["dest_base"], one["count"]) for _, one in emitted(work)] == [
-        (work.memory.rope(5).units, first, 8), (work.memory.rope(8).units, first + 8, 2)
+        (work.memory.rope(5).addr, first, 8), (work.memory.rope(8).addr, first + 8, 2)
     ]  # fmt: skip
     narrow = TINY.replace(name="narrow", rows=4, columns=4, row_fifo_depth=64)
     work = work_of(CHUNKS, narrow, small_model("mixtral", heads=2, kv_heads=1, head_dim=4))
     emit_rotations(work, CHUNKS)
     first = work.places.rows["attention"]["rope"]
     assert [(one["addr"], one["dest_base"], one["count"]) for _, one in emitted(work)] == [
-        (work.memory.rope(p).units, first + 2 * n, 2) for n, p in enumerate((5, 6, 7, 8, 8))
+        (work.memory.rope(p).addr, first + 2 * n, 2) for n, p in enumerate((5, 6, 7, 8, 8))
     ]
 
 

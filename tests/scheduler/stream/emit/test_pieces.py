@@ -9,23 +9,23 @@ import pytest
 
 from hdl.isa import LoadDest, Opcode
 from scheduler.ops.batch import Chunk
-from scheduler.stream.emit.lanes import LaneJob
 from scheduler.stream.emit.pieces import PieceRunner
+from scheduler.stream.emit.tiers import TierJob
 from tests.support.emitting import STREAMED, emitted, weights_of, work_of
 
 SMALL = STREAMED.replace(vcache_tiles=32, vertical_links=False)  # an expert is three pieces, of up to 6 tiles
 CHUNKS = [Chunk(0, 0, (1,) * 7)]
 
 
-def jobs_of(tier: int, counts: list[int], layer: int = 0) -> list[LaneJob]:
+def jobs_of(tier: int, counts: list[int], layer: int = 0) -> list[TierJob]:
     """Return jobs with some tokens each."""
-    return [LaneJob(layer=layer, name=f"t{tier}e{e}", expert=e, count=n) for e, n in enumerate(counts)]
+    return [TierJob(layer=layer, name=f"t{tier}e{e}", expert=e, count=n) for e, n in enumerate(counts)]
 
 
 @pytest.mark.parametrize("depth", [64, 4], ids=["all tokens", "four at a time"])
 def test_pieces_of_all_chunks_in_order(depth: int) -> None:
     work = work_of(CHUNKS, SMALL.replace(accumulator_depth=depth))
-    assert [len(unit.runs) for unit in work.residence.units[13]] == [1, 1, 1]
+    assert [len(piece.runs) for piece in work.residence.pieces[13]] == [1, 1, 1]
     runner = PieceRunner(work)
     runner.add([jobs_of(0, [7, 2]), jobs_of(1, [3])])
     runner.run(0)
@@ -46,7 +46,7 @@ def test_pieces_of_all_chunks_in_order(depth: int) -> None:
 def test_no_piece_is_overwritten_before_its_use_and_words_neither(places: int) -> None:
     work = work_of(CHUNKS, SMALL)
     work.places = replace(work.places, expert_words=work.places.expert_words[:places])
-    slots = len(work.places.unit_slots)
+    slots = len(work.places.piece_buffers)
     assert slots >= 2
     runner = PieceRunner(work)
     runner.add([jobs_of(0, [1] * 5), []])

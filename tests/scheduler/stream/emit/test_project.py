@@ -37,7 +37,7 @@ def wanted_bytes(work: Work, piece: Piece, rows: tuple[int, int], stride: int) -
         for what, base, own, unit in (
             ("keys", rows[0], heads.key_rows, c.columns), ("values", rows[1], heads.value_rows, c.rows)
         ):  # fmt: skip
-            area = work.memory.cache(0, piece.chunk.slot, head, what)
+            area = work.memory.cache(0, piece.chunk.sequence, head, what)
             for n in range(piece.count):
                 block, place = divmod(piece.position + n, unit)
                 for row in range(own):

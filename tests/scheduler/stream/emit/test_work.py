@@ -51,13 +51,13 @@ def test_probabilities_of_tiers_are_apart() -> None:
 def test_keys_have_places_inside_what_is_left() -> None:
     work = work_of(CHUNKS)
     base, size = work.places.keys
-    assert work.key_slot_tiles == work.tiling.key_tiles(work.heads(0), 9) + work.tiling.value_tiles(work.heads(0), 9)
-    found = [work.key_slot((0,)) for _ in range(work.key_slots)]
-    assert found == [base + n * work.key_slot_tiles for n in range(work.key_slots)]
-    assert found[-1] + work.key_slot_tiles <= base + size
-    assert work.key_slot((0,)) == base
+    assert work.key_buffer_tiles == work.tiling.key_tiles(work.heads(0), 9) + work.tiling.value_tiles(work.heads(0), 9)
+    found = [work.key_buffer((0,)) for _ in range(work.key_buffers)]
+    assert found == [base + n * work.key_buffer_tiles for n in range(work.key_buffers)]
+    assert found[-1] + work.key_buffer_tiles <= base + size
+    assert work.key_buffer((0,)) == base
     # A place for both tiers is the next one that neither uses.
-    assert work.key_slot((0, 1)) == base + work.key_slot_tiles == work.key_slot((1,)) - work.key_slot_tiles
+    assert work.key_buffer((0, 1)) == base + work.key_buffer_tiles == work.key_buffer((1,)) - work.key_buffer_tiles
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,6 @@ def test_a_layer_alone_has_no_model_memory() -> None:
     memory = LayerMemory.__new__(LayerMemory)
     memory.experts = work_of(CHUNKS).experts
     work = Work(placeholders(tiling.model), memory, places)
-    assert work.experts.placement == Placement.EVEN_ODD and work.key_slots == 1
+    assert work.experts.placement == Placement.EVEN_ODD and work.key_buffers == 1
     with pytest.raises(AssertionError):
         work.memory  # noqa: B018

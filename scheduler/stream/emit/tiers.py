@@ -12,18 +12,26 @@ from hdl.isa import Dest, Format, LoadDest, Mode
 from scheduler.memory.image import Symbol
 from scheduler.memory.placement import Part
 from scheduler.models.description import Experts
-from scheduler.plan.residence import Run, Unit
+from scheduler.plan.residence import ExpertPiece, Run
 from scheduler.plan.tiling import ExpertTiling
 from scheduler.stream.emit.work import Work
 
 __all__ = [
-    "LaneJob", "LaneRunner", "down", "load_unit", "load_words", "plane_fields", "run_whole", "tiling_of", "units_of",
+    "TierJob",
+    "TierRunner",
+    "down",
+    "load_piece",
+    "load_words",
+    "pieces_of",
+    "plane_fields",
+    "run_whole",
+    "tiling_of",
     "up",
 ]  # fmt: skip
 
 
 @dataclass(eq=False, kw_only=True)
-class LaneJob:
+class TierJob:
     """One expert on one tier.
 
     Attributes
@@ -64,42 +72,42 @@ class LaneJob:
     loaded: bool = False
 
 
-Job = TypeVar("Job", bound=LaneJob)
+Job = TypeVar("Job", bound=TierJob)
 
 
 def tiling_of(work: Work, layer: int) -> ExpertTiling:
-    """Return a layer's routed experts in units of the machine."""
+    """Return a layer's routed experts in the sizes of the machine."""
     mlp = work.layer(layer).mlp
     assert isinstance(mlp, Experts)
     return work.tiling.expert(mlp.intermediate)
 
 
-def units_of(work: Work, layer: int) -> tuple[Unit, ...]:
+def pieces_of(work: Work, layer: int) -> tuple[ExpertPiece, ...]:
     """Return the pieces of a layer's routed experts."""
-    return work.residence.units[tiling_of(work, layer).down.inputs]
+    return work.residence.pieces[tiling_of(work, layer).down.inputs]
 
 
-def load_words(work: Work, tier: int, job: LaneJob) -> None:
+def load_words(work: Work, tier: int, job: TierJob) -> None:
     """Emit the load of a job's requantisation words."""
     job.loaded = True
     words = work.experts.words(job.layer, job.expert)
     stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, "words")} if job.slot else {}
     work.emitter.load(
         f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
-        dest_base=job.words, count=tiling_of(work, job.layer).words, addr=words.units, **stride,
+        dest_base=job.words, count=tiling_of(work, job.layer).words, addr=words.addr, **stride,
     )  # fmt: skip
 
 
-def plane_fields(job: LaneJob, high: Symbol, low: Symbol) -> dict[str, int]:
+def plane_fields(job: TierJob, high: Symbol, low: Symbol) -> dict[str, int]:
     """Return the fields of a LOAD that say which planes of a job's weights it takes, and where they lie."""
-    fields = {"format": Format.HIGH if job.high else Format.PAIR, "group": high.group, "addr": high.units}
-    return fields if job.high else {**fields, "addr_low": low.units}
+    fields = {"format": Format.HIGH if job.high else Format.PAIR, "group": high.group, "addr": high.addr}
+    return fields if job.high else {**fields, "addr_low": low.addr}
 
 
-def load_unit(work: Work, tier: int, job: LaneJob, unit: Unit, base: int, tag: int) -> None:
+def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: int, tag: int) -> None:
     """Emit the loads of a piece of an expert's weights to V-Cache tiles from `base` on."""
     expert = tiling_of(work, job.layer)
-    for run in unit.runs:
+    for run in piece.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
         high, low = work.experts.planes(job.layer, run.part, job.expert, run.first * slices)
         stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, run.part)} if job.slot else {}
@@ -110,14 +118,14 @@ def load_unit(work: Work, tier: int, job: LaneJob, unit: Unit, base: int, tag: i
         base += run.count * slices
 
 
-def _common(tier: int, job: LaneJob, first: int, count: int, tag: int) -> dict[str, int]:
+def _common(tier: int, job: TierJob, first: int, count: int, tag: int) -> dict[str, int]:
     """Return the fields of all GEMMs for `count` tokens of a job from `first` on."""
     return {
         "tier_base": tier, "tier_count": 1, "tokens": count, "tag": tag, "list_base": job.entry + first, **job.slot,
     }  # fmt: skip
 
 
-def up(work: Work, tier: int, job: LaneJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
+def up(work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
     """Emit some output tiles of an up projection."""
     places, expert = work.places, tiling_of(work, job.layer)
     constants, words = work.constants_of(job.layer).expert(job.expert), places.words["experts"]
@@ -132,7 +140,7 @@ def up(work: Work, tier: int, job: LaneJob, first: int, parity: int, run: Run, b
     )  # fmt: skip
 
 
-def down(work: Work, tier: int, job: LaneJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
+def down(work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
     """Emit some output tiles of a down projection."""
     places, expert = work.places, tiling_of(work, job.layer)
     h = places.words["experts"]["h"] + parity * places.chunk * expert.inner_words
@@ -148,7 +156,7 @@ def down(work: Work, tier: int, job: LaneJob, first: int, parity: int, run: Run,
 
 def run_whole(
     work: Work,
-    lanes: Sequence[Sequence[Job]],
+    queues: Sequence[Sequence[Job]],
     finished: Callable[[int, Job], None],
     begins: Callable[[int, Job], None] | None = None,
 ) -> None:
@@ -160,7 +168,7 @@ def run_whole(
     ----------
     work : Work
         What a step's emission shares.
-    lanes : sequence of sequences of LaneJob
+    queues : sequence of sequences of TierJob
         Jobs of each tier, in order.
     finished : callable
         ``finished(tier, job)`` is called when the last GEMM of a job is in the queue: its place is free then, and the
@@ -170,12 +178,12 @@ def run_whole(
     """
 
     def emit_up(tier: int, job: Job, first: int, parity: int) -> None:
-        run = units_of(work, job.layer)[0].runs[0]
-        up(work, tier, job, first, parity, run, work.places.unit_slots[job.place], job.tag)
+        run = pieces_of(work, job.layer)[0].runs[0]
+        up(work, tier, job, first, parity, run, work.places.piece_buffers[job.place], job.tag)
         if first == 0 and begins is not None:
             begins(tier, job)
 
-    steps = [[(job, first) for job in lane for first in range(0, job.count, work.places.chunk)] for lane in lanes]
+    steps = [[(job, first) for job in queue for first in range(0, job.count, work.places.chunk)] for queue in queues]
     for place in range(max((len(s) for s in steps), default=0) + 1):
         for tier, own in enumerate(steps):
             ahead = place < len(own) and own[place][0].loaded
@@ -183,8 +191,8 @@ def run_whole(
                 emit_up(tier, *own[place], place % 2)
             if 0 < place <= len(own):
                 done, first = own[place - 1]
-                runs = units_of(work, done.layer)[0].runs
-                base = work.places.unit_slots[done.place] + runs[0].count * tiling_of(work, done.layer).up.k_slices
+                runs = pieces_of(work, done.layer)[0].runs
+                base = work.places.piece_buffers[done.place] + runs[0].count * tiling_of(work, done.layer).up.k_slices
                 down(work, tier, done, first, (place - 1) % 2, runs[1], base, done.tag)
                 if place == len(own) or own[place][0] is not done:
                     finished(tier, done)
@@ -192,7 +200,7 @@ def run_whole(
                 emit_up(tier, *own[place], place % 2)
 
 
-class LaneRunner:
+class TierRunner:
     """Runs whole experts on single tiers; their weights come ahead of their use and stay until their place is needed.
 
     Parameters
@@ -203,40 +211,40 @@ class LaneRunner:
         ``loads(tier, job)`` emits what else a job needs, before its weights.
     """
 
-    def __init__(self, work: Work, loads: Callable[[int, LaneJob], None] | None = None) -> None:
+    def __init__(self, work: Work, loads: Callable[[int, TierJob], None] | None = None) -> None:
         self._work = work
         self._loads = loads
-        tiers, places = work.config.tiers, len(work.places.unit_slots)
-        self._held: list[list[LaneJob | None]] = [[None] * places for _ in range(tiers)]
+        tiers, places = work.config.tiers, len(work.places.piece_buffers)
+        self._held: list[list[TierJob | None]] = [[None] * places for _ in range(tiers)]
         self._users = [[0] * places for _ in range(tiers)]
         self._turn = [0] * tiers
 
-    def run(self, lanes: Sequence[Sequence[LaneJob]]) -> None:
+    def run(self, queues: Sequence[Sequence[TierJob]]) -> None:
         """Emit the jobs of every tier.
 
         No more loads come ahead of the first GEMMs than these need: the dispatcher stands still where a queue is full.
         """
-        waiting = [deque(lane) for lane in lanes]
-        ahead = [0] * len(lanes)  # jobs with weights whose first GEMM is still to come
+        waiting = [deque(queue) for queue in queues]
+        ahead = [0] * len(queues)  # jobs with weights whose first GEMM is still to come
 
         def load_next(tier: int) -> None:
             if waiting[tier] and not ahead[tier] and self._place(tier, waiting[tier][0]):
                 waiting[tier].popleft()
                 ahead[tier] += 1
 
-        def begin(tier: int, _: LaneJob) -> None:
+        def begin(tier: int, _: TierJob) -> None:
             ahead[tier] -= 1
             load_next(tier)
 
-        def finish(tier: int, job: LaneJob) -> None:
+        def finish(tier: int, job: TierJob) -> None:
             self._users[tier][job.place] -= 1
             load_next(tier)
 
-        for tier in range(len(lanes)):
+        for tier in range(len(queues)):
             load_next(tier)
-        run_whole(self._work, lanes, finish, begin)
+        run_whole(self._work, queues, finish, begin)
 
-    def _place(self, tier: int, job: LaneJob) -> bool:
+    def _place(self, tier: int, job: TierJob) -> bool:
         """Bring a job's weights to a place, if one is free or has them; return whether there is one."""
         work, held, users = self._work, self._held[tier], self._users[tier]
         known = None if job.slot else next((n for n, one in enumerate(held) if one and _same(one, job)), None)
@@ -256,10 +264,10 @@ class LaneRunner:
             self._loads(tier, job)
         if known is None:
             load_words(work, tier, job)
-            load_unit(work, tier, job, units_of(work, job.layer)[0], work.places.unit_slots[job.place], job.tag)
+            load_piece(work, tier, job, pieces_of(work, job.layer)[0], work.places.piece_buffers[job.place], job.tag)
         return True
 
 
-def _same(one: LaneJob, other: LaneJob) -> bool:
+def _same(one: TierJob, other: TierJob) -> bool:
     """Return whether two jobs have the same weights."""
     return (one.layer, one.expert, one.high, one.slot) == (other.layer, other.expert, other.high, other.slot)

@@ -8,42 +8,42 @@ import pytest
 from hdl.isa import Format, Opcode
 from scheduler.memory.placement import Part
 from scheduler.ops.batch import Chunk
-from scheduler.plan.residence import Run, Unit
-from scheduler.stream.emit.lanes import LaneJob, LaneRunner, down, load_unit, load_words, run_whole, up
+from scheduler.plan.residence import ExpertPiece, Run
+from scheduler.stream.emit.tiers import TierJob, TierRunner, down, load_piece, load_words, run_whole, up
 from scheduler.stream.emit.work import Work
 from tests.support.emitting import TINY, emitted, work_of
 
 CHUNKS = [Chunk(0, 0, (1,) * 7)]
-WHOLE = Unit((Run(Part.UP, 0, 4), Run(Part.DOWN, 0, 3)))
+WHOLE = ExpertPiece((Run(Part.UP, 0, 4), Run(Part.DOWN, 0, 3)))
 SLOT = {"slot_en": 1, "slot": 2}
 
 
-def job(expert: int, count: int = 7, **changes: object) -> LaneJob:
+def job(expert: int, count: int = 7, **changes: object) -> TierJob:
     """Return a job of layer 1."""
-    return LaneJob(layer=1, name=f"e{expert}", expert=expert, count=count, **changes)  # type: ignore[arg-type]
+    return TierJob(layer=1, name=f"e{expert}", expert=expert, count=count, **changes)  # type: ignore[arg-type]
 
 
 def test_a_whole_expert_is_two_loads_of_both_planes() -> None:
     work = work_of(CHUNKS)
-    load_unit(work, 1, job(3), WHOLE, 50, 9)
+    load_piece(work, 1, job(3), WHOLE, 50, 9)
     (_, one), (_, two) = emitted(work)
     for load, part, base, count in ((one, Part.UP, 50, 12), (two, Part.DOWN, 62, 6)):
         high, low = work.experts.planes(1, part, 3)
-        assert load["format"] == Format.PAIR and (load["addr"], load["addr_low"]) == (high.units, low.units)
+        assert load["format"] == Format.PAIR and (load["addr"], load["addr_low"]) == (high.addr, low.addr)
         assert (load["group"], load["dest_tiers"], load["tag"]) == (high.group, 2, 9)
         assert (load["dest_base"], load["count"]) == (base, count)
 
 
 def test_a_piece_begins_at_its_first_output_tile() -> None:
     work = work_of(CHUNKS)
-    load_unit(work, 0, job(3), Unit((Run(Part.UP, 2, 2),)), 50, 9)
+    load_piece(work, 0, job(3), ExpertPiece((Run(Part.UP, 2, 2),)), 50, 9)
     ((_, load),) = emitted(work)
-    assert load["addr"] == work.experts.planes(1, Part.UP, 3, 2 * 3)[0].units and load["count"] == 2 * 3
+    assert load["addr"] == work.experts.planes(1, Part.UP, 3, 2 * 3)[0].addr and load["count"] == 2 * 3
 
 
 def test_high_nibbles_alone_are_half_the_bytes() -> None:
     work = work_of(CHUNKS)
-    load_unit(work, 0, job(3, high=True), WHOLE, 50, 9)
+    load_piece(work, 0, job(3, high=True), WHOLE, 50, 9)
     assert {load["format"] for _, load in emitted(work)} == {Format.HIGH}
     assert not any("addr_low" in load.values for _, load in emitted(work))
 
@@ -52,7 +52,7 @@ def test_a_slots_loads_have_strides_and_its_gemms_the_slot() -> None:
     work = work_of(CHUNKS)
     own = job(0, slot=SLOT)
     load_words(work, 0, own)
-    load_unit(work, 0, own, WHOLE, 50, 9)
+    load_piece(work, 0, own, WHOLE, 50, 9)
     up(work, 0, own, 0, 0, WHOLE.runs[0], 50, 9)
     down(work, 0, own, 0, 0, WHOLE.runs[1], 62, 9)
     found = [one for _, one in emitted(work)]
@@ -100,7 +100,7 @@ def test_a_chunks_down_comes_behind_the_next_ones_up() -> None:
 
 def test_a_runner_loads_ahead_as_far_as_there_are_places_and_keeps_what_is_there() -> None:
     work = work_of(CHUNKS)
-    runner = LaneRunner(work)
+    runner = TierRunner(work)
     jobs = [job(n % 2) for n in range(6)]
     runner.run([jobs, []])
     words = [label for label, one in emitted(work) if label.endswith("words")]
@@ -122,6 +122,6 @@ def test_a_runner_loads_ahead_as_far_as_there_are_places_and_keeps_what_is_there
 def test_slots_are_never_taken_for_one_another() -> None:
     work = work_of(CHUNKS)
     jobs = [job(0, slot={"slot_en": 1, "slot": n}) for n in (0, 2)]
-    LaneRunner(work).run([jobs, []])
+    TierRunner(work).run([jobs, []])
     assert jobs[0].place != jobs[1].place
     assert len([label for label, _ in emitted(work) if label.endswith("words")]) == 2
