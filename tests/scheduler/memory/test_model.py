@@ -32,7 +32,7 @@ def memory_of(config: MachineConfig, model: Model = ODD, *, weights: bool = True
     """Return the memory of three sequences of up to 20 tokens."""
     tiling = Tiling(config, model)
     own = Weights(random_model(model, 4), tiling) if weights else None
-    sizes = {"slots": 3, "context": 20, "step_bytes": 4096, **options}
+    sizes = {"sequences": 3, "context": 20, "step_bytes": 4096, **options}
     return ModelMemory(plan_residence(tiling), own, **sizes)
 
 
