@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hdl.config import INSTRUCTION_BYTES, MachineConfig
+from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction, Opcode
 from scheduler.cost.blocks import blocks_of
 from scheduler.cost.engine import notes_of, run, segments_of, slices_of
 from scheduler.cost.stalls import stalls_of, unit_names
 from scheduler.cost.state import NEVER, NOTE, SLICE, B, Int, M, N, S, new_state
+from scheduler.cost.work import fetch_beats
 from scheduler.stream.table import COL, Rows, Table
 
 __all__ = ["Forecast", "MemoryTiming", "ModelDeadlockError", "Slices", "simulate"]
@@ -174,7 +175,8 @@ def simulate(
         counts[number, : len(count)] = count
     notes, slices = notes_of(rows), slices_of(rows, config.tiers)
     segments = segments_of(rows, config.tiers, config.vcache_tiles, notes, slices)
-    room = NEVER if fetch_room is None else max(fetch_room, INSTRUCTION_BYTES * len(rows)) // config.group_bytes
+    least = fetch_beats(config.group_bytes, len(rows))
+    room = NEVER if fetch_room is None else max(fetch_room // config.group_bytes, least)
     knobs = (memory.latency, memory.random_latency, memory.stall_rate, config.channels_per_group, memory.seed, room)
     state = new_state(blocks_of(config), knobs, notes, segments, slices, counts)
     run(rows, state)

@@ -33,6 +33,13 @@ def test_a_full_queue_holds_up_what_comes_behind_it() -> None:
     assert free.dispatched[-1] < 64 * 8
 
 
+@pytest.mark.parametrize("name", ["tiny", "small", "medium"])
+def test_a_stream_of_any_length_can_be_the_last_thing_in_memory(name: str) -> None:
+    for count in (1, 3, 16, 17, 40):
+        forecast = simulate(PRESETS[name], [NOP] * count, fetch_room=INSTRUCTION_BYTES * count)
+        assert forecast.dispatched[-1] == simulate(PRESETS[name], [NOP] * count).dispatched[-1]
+
+
 def test_what_is_fetched_behind_a_stream_takes_the_bus_unless_the_memory_ends() -> None:
     config = PRESETS["tiny"]
     load = Instruction(Opcode.LOAD, {"dest_kind": LoadDest.ROWS, "count": 4, "addr": 64})
