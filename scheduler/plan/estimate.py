@@ -6,7 +6,7 @@ The three are the resources of the roofline. An operation takes at least as long
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,11 @@ def estimate(
     return [estimator.one(operation) for operation in operations]
 
 
+def _gangs(tiers: Iterable[int]) -> str:
+    """Name the gangs that share a matrix's output tiles."""
+    return f"gang of {'/'.join(str(count) for count in sorted(set(tiers), reverse=True))}, N"
+
+
 class _Estimator:
     def __init__(self, places: Places, routing: Sequence[Routing | None] | None) -> None:
         self.places = places
@@ -150,7 +155,7 @@ class _Estimator:
         passes = 1
         if not residence.resident and operation.kind == Kind.PROJECT and not operation.name.endswith("router"):
             passes = -(-tokens // self.places.block)
-        how = f"gang of {'/'.join(str(g) for g in sorted(gangs, reverse=True))}, N"
+        how = _gangs(gangs)
         kept = "resident" if residence.resident else f"{count} shares streamed" + (f" x {passes}" if passes > 1 else "")
         return self._done(operation, how, f"{tiles} tiles, {kept}", waves, passes * tiles * config.tile_bytes, 0)
 
@@ -165,14 +170,23 @@ class _Estimator:
         else:
             used = round(expected_experts(mlp.count, mlp.chosen, operation.tokens))
             counts = np.full(used, operation.tokens * mlp.chosen / max(1, used))
-        loads = [0.0] * config.tiers
-        for count in sorted(counts[counts > 0].tolist(), reverse=True):
-            loads[loads.index(min(loads))] += count
         passes = np.ceil(counts / self.places.chunk).sum()
-        pieces = len(self.residence.pieces[mlp.intermediate])
-        how = f"tiers alone, {'whole' if pieces == 1 else f'{pieces} pieces'}"
+        shares = None if self.places.size.slots else self.residence.gangs.get(mlp.intermediate)
+        if shares is not None:
+            each = [
+                sum(share.each for share in own) * matrix.k_slices
+                for own, matrix in zip(shares, (tiling.up, tiling.down), strict=True)
+            ]
+            waves = round(counts.sum() * sum(each))
+            how = f"{_gangs(share.tiers for own in shares for share in own)}, expert by expert"
+        else:
+            loads = [0.0] * config.tiers
+            for count in sorted(counts[counts > 0].tolist(), reverse=True):
+                loads[loads.index(min(loads))] += count
+            waves = round(max(loads) * tiling.tiles)
+            pieces = len(self.residence.pieces[mlp.intermediate])
+            how = f"tiers alone, {'whole' if pieces == 1 else f'{pieces} pieces'}"
         where = f"{len(self.places.piece_buffers)} buffers of {self.residence.piece_tiles} tiles"
-        waves = round(max(loads) * tiling.tiles)
         return self._done(operation, how, where, waves, int(passes) * tiling.tiles * config.tile_bytes, 0)
 
     def attend(self, operation: Operation) -> Estimate:

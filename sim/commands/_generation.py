@@ -44,6 +44,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def announce_compiling(config: MachineConfig) -> Callable[[], None]:
+    """Return what tells that a simulator of a machine is compiled."""
+    return lambda: say(COMPILING.format(config.name))
+
+
 def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batch: int | None) -> None:
     """Add the options of a generation, with default numbers of tokens and sequences."""
     parser.add_argument(
@@ -190,7 +195,7 @@ def generate(
                     machine=machine,
                     waves=waves_to is not None,
                     work_dir=scratch,
-                    announce=lambda: say(COMPILING.format(config.name)),
+                    announce=announce_compiling(config),
                 )
             )
         stream = TokenStream(generator)

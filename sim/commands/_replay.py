@@ -7,7 +7,7 @@ from typing import Any
 from hdl.errors import CheckError
 from scheduler.schedule.files import load_schedule
 from sim.commands._common import print_table
-from sim.commands._generation import COMPILING, say
+from sim.commands._generation import announce_compiling, say
 from sim.machine.engines import IsaEngine, RtlEngine
 from sim.machine.replay import replay
 
@@ -34,9 +34,7 @@ def run_schedule(folder: Path, engine: str, *, waves_to: Path | None = None) -> 
     """
     saved = load_schedule(folder)
     config = saved.config
-    rtl = RtlEngine(
-        config, waves=waves_to is not None, work_dir=waves_to, announce=lambda: say(COMPILING.format(config.name))
-    )
+    rtl = RtlEngine(config, waves=waves_to is not None, work_dir=waves_to, announce=announce_compiling(config))
     entries: list[dict[str, Any]] = []
     with rtl if engine == "rtl" else IsaEngine(config, verify=True) as machine:
         for step, outcome in replay(saved, machine):

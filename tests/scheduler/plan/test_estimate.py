@@ -100,3 +100,18 @@ def test_no_estimate_is_below_the_roofline() -> None:
 def test_the_largest_of_three_bounds() -> None:
     assert [Roofline(*own).bound for own in ((3, 2, 1), (1, 3, 2), (1, 2, 3))] == ["compute", "memory", "vector"]
     assert Roofline(3, 5, 4).cycles == 5
+
+
+def test_streamed_experts_run_on_gangs_one_after_the_other() -> None:
+    """All tiers share an expert's output tiles, so that they are equally long whatever the routing. Slots have none."""
+    gates = np.full((5, 2), 9, np.uint16)
+    one_sided = Routing(np.array([[0, 1]] * 5), gates)
+    residence = plan_residence(Tiling(TINY.replace(vcache_tiles=64), ODD))
+    up, down = residence.gangs[13]
+    expert = residence.tiling.expert(13)
+    each = sum(s.each for s in up) * expert.up.k_slices + sum(s.each for s in down) * expert.down.k_slices
+    for slots in (False, True):
+        places = plan_places(residence, StepSize(5, 2, 4, 9, 16, slots))
+        (found,) = [one for one in estimate(places, CHUNKS, [one_sided]) if one.operation.name.endswith("experts")]
+        assert found.how.startswith("tiers alone" if slots else "gang of 2")
+        assert found.waves == (5 * 18 if slots else 10 * each)

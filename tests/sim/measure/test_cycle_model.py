@@ -10,7 +10,7 @@ from hdl.config import PRESETS
 from hdl.isa import Opcode
 from scheduler.cost.model import MemoryTiming, simulate
 from scheduler.stream.table import COL
-from sim.commands import bench as command
+from sim.commands import _bench_scheduler as command
 from sim.measure import timed_streams
 from sim.measure.cycle_model import MEMORIES, MOST_MEAN, MOST_WORST, CycleModelBench, errors_of
 from sim.measure.timed_streams import CONFIGS, groups_of

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benches of language models on the machine: exactness, steps, and the integers beside the float model."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hdl.config import load_config
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    count,
+    print_table,
+    progress,
+    write_json,
+)
+from sim.commands._generation import announce_compiling
+from sim.machine.generator import ROUTINGS
+from sim.simulator.tools import require_simulator
+from sim.stimulus.moe_demo import DEMO_MODEL
+
+__all__ = ["BENCHES", "add_benches"]
+
+MOST_LOSS = 1.0
+"""Percent of the float model's bits per byte that the integers may cost."""
+
+
+def add_benches(kinds: Subparsers) -> None:
+    """Add their parsers."""
+    quality = kinds.add_parser("quality", help="bits per byte of the integer language model against the float model")
+    quality.add_argument(
+        "--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="checkpoint; default: the demo's"
+    )
+    quality.add_argument("--bytes", type=count(1), default=32768, metavar="N", help="held-out bytes; default 32768")
+    quality.add_argument("--window", type=count(1), default=256, help="bytes of a sequence; default 256")
+    quality.add_argument(
+        "--calibration", type=count(1), default=8192, metavar="N", help="calibration bytes; default 8192"
+    )
+    quality.add_argument("--no-clip", action="store_true", help="int8 ranges hold the largest value seen")
+    quality.add_argument(
+        "--key-block", type=count(1), default=128, help="keys that attention takes at once; default 128"
+    )
+    add_json_option(quality)
+    exactness = kinds.add_parser("exactness", help="the RTL's bytes over prefill and decode of held-out text")
+    exactness.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(exactness, "small")
+    exactness.add_argument("--batch", type=count(1), default=8, help="sequences of different lengths; default 8")
+    exactness.add_argument(
+        "--prefill", type=count(1), default=256, metavar="N", help="least tokens of prompts; default 256"
+    )
+    exactness.add_argument("--steps", type=count(1), default=128, help="decode steps; default 128")
+    exactness.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
+    add_json_option(exactness)
+    model = kinds.add_parser("model", help="steps of a language model on the RTL, against the roofline")
+    model.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(model, "small")
+    model.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
+    model.add_argument("--prefill", type=count(1), default=128, metavar="N", help="tokens of the prompt; default 128")
+    model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
+    add_json_option(model)
+
+
+def _quality(args: argparse.Namespace) -> int:
+    from sim.measure.quality import QualityBench
+
+    bench = QualityBench(
+        args.model, count=args.bytes, window=args.window, calibration=args.calibration, key_block=args.key_block,
+        clip=not args.no_clip,
+    )  # fmt: skip
+    for batch in progress(range(bench.batches), "windows of text"):
+        bench.run(batch)
+    result = bench.result()
+    print_table([[k, v] for k, v in result.items()], ("quantity", "value"), left=("value",), title=str(args.model))
+    write_json(args.json, result)
+    if result["loss_percent"] > MOST_LOSS:
+        print(f"the integers cost {result['loss_percent']:.2f} %: more than {MOST_LOSS:g} %")
+        return 1
+    return 0
+
+
+def _exactness(args: argparse.Namespace) -> int:
+    from sim.measure.exactness import ExactnessBench
+
+    config = load_config(args.config)
+    require_simulator("verilator")
+    bench = ExactnessBench(
+        args.model,
+        config,
+        batch=args.batch,
+        prefill=args.prefill,
+        steps=args.steps,
+        routing=args.routing,
+        announce=announce_compiling(config),
+    )
+    for _ in progress(bench.run(), "tokens", bench.total):
+        pass
+    result = bench.result()
+    rows = [[k, v] for k, v in result.items() if k != "config"]
+    print_table(rows, ("quantity", "value"), left=("value",), title=f"{result['model']} on {config.name}")
+    write_json(args.json, result)
+    return 1 if result["mismatched_bytes"] else 0
+
+
+def _model(args: argparse.Namespace) -> int:
+    from sim.measure.model import ModelBench
+
+    config = load_config(args.config)
+    require_simulator("verilator")
+    bench = ModelBench(
+        args.model,
+        config,
+        batches=args.batches,
+        prefill=args.prefill,
+        routing=args.routing,
+        announce=announce_compiling(config),
+    )  # fmt: skip
+    for _ in progress(bench.run(), "tokens", bench.total):
+        pass
+    result = bench.result()
+    points = result["points"]
+    print_table(
+        [
+            [
+                p["phase"], p["batch"], p["tokens"], p["cycles"], p["model_cycles"], round(p["roofline_cycles"]),
+                p["bound"],
+                round(100 * p["roofline_fraction"], 1), round(100 * p["utilisation"], 1), p["bytes"],
+            ]
+            for p in points
+        ],
+        (
+            "phase", "batch", "tokens", "cycles", "cycle model", "roofline", "bound", "of roofline %", "PE util %",
+            "bytes",
+        ),
+        title=f"Steps of {result['model']} on {config.name} (RTL simulation, routing: {result['routing']})",
+    )  # fmt: skip
+    print_table(
+        [
+            [f"{p['phase']} {p['batch']}", unit, _shares(c)]
+            for p in points
+            for unit, c in p["stalls"].items()
+        ],
+        ("step", "unit", "where its cycles went (%)"),
+    )  # fmt: skip
+    write_json(args.json, result)
+    return 0
+
+
+def _shares(cycles: dict[str, int]) -> str:
+    return ", ".join(f"{name} {100 * n / sum(cycles.values()):.1f}" for name, n in cycles.items() if n)
+
+
+BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "quality": _quality,
+    "exactness": _exactness,
+    "model": _model,
+}
+"""What runs each of them."""

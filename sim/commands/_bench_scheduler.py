@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benches of the scheduler: how fast it is, how good its streams are, and what the cycle model is worth."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hdl.config import PRESETS, load_config
+from scheduler.models.shapes import shape_names
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    check_page,
+    count,
+    picture_file,
+    print_table,
+    progress,
+    write_json,
+)
+from sim.commands._docs import markdown_tables, rewrite_section
+from sim.commands._generation import announce_compiling
+from sim.simulator.tools import require_simulator
+
+__all__ = ["BENCHES", "add_benches"]
+
+TIMED_CONFIGS = ("tiny", "small", "medium")
+"""Presets with streams for ``a3d bench cycle-model``; the last one's simulator compiles for minutes."""
+
+SCHEDULER_DOCS = Path("docs") / "scheduling.md"
+"""The page that ``a3d bench scheduler --docs`` rewrites."""
+
+SCHEDULER_COLUMNS = (
+    "model", "phase", "tokens", "cached", "layers", "instructions", "cycles", "roofline", "bound", "of it", "padding"
+)  # fmt: skip
+
+STALL_COLUMNS = ("step", "unit", "parts of its cycles")
+
+
+def add_benches(kinds: Subparsers) -> None:
+    """Add their parsers."""
+    timed = kinds.add_parser("cycle-model", help="the cycle model's cycles against the RTL's, stream by stream")
+    timed.add_argument(
+        "--config", choices=TIMED_CONFIGS, nargs="+", default=list(TIMED_CONFIGS[:2]), metavar="NAME",
+        help=f"{', '.join(TIMED_CONFIGS)}; default {' '.join(TIMED_CONFIGS[:2])}",
+    )  # fmt: skip
+    add_json_option(timed)
+    scheduler = kinds.add_parser(
+        "scheduler", help="speed of planning, lowering and timing; published shapes' rooflines"
+    )
+    add_config_option(scheduler, "large")
+    scheduler.add_argument(
+        "--shapes", nargs="+", choices=shape_names(), default=list(shape_names()), metavar="NAME",
+        help=f"default all: {', '.join(shape_names())}",
+    )  # fmt: skip
+    scheduler.add_argument(
+        "--layers", type=count(1), metavar="N", help="layers with experts of each shape; default: all of its layers"
+    )
+    scheduler.add_argument("--picture", type=picture_file, default="build/bench/scheduler.png", metavar="FILE")
+    scheduler.add_argument(
+        "--docs", type=Path, nargs="?", const=SCHEDULER_DOCS, metavar="FILE",
+        help=f"rewrite the table in FILE; default {SCHEDULER_DOCS}",
+    )  # fmt: skip
+    add_json_option(scheduler)
+
+
+def _scheduler(args: argparse.Namespace) -> int:
+    from sim.measure.scheduler import ENOUGH, SchedulerBench
+    from sim.measure.scheduler import draw as draw_scheduler
+
+    config = load_config(args.config)
+    check_page(args.docs)
+    bench = SchedulerBench(config, args.shapes, layers=args.layers)
+    for _ in progress(bench.run(), "scheduling", bench.total):
+        pass
+    result = bench.result()
+    rows: list[list[object]] = [
+        [
+            p["model"], p["phase"], p["tokens"], p["keys"], p["layers"], p["instructions"], p["cycles"],
+            round(p["roofline_cycles"]), p["bound"], f"{100 * p['roofline_fraction']:.1f} %",
+            f"{100 * p['padding_waste']:.1f} %",
+        ]
+        for p in result["shapes"]
+    ]  # fmt: skip
+    print_table(rows, SCHEDULER_COLUMNS, title=f"published shapes on {config.name}, sequential plan")
+    short: list[list[object]] = [
+        [f"{p['model']}, {p['phase']} {p['tokens']}, {p['keys']} cached", unit, _parts(causes)]
+        for p in result["shapes"]
+        for unit, causes in p["stalls"].items()
+    ]
+    if short:
+        print_table(short, STALL_COLUMNS, title=f"where the cycles of what stays below {ENOUGH:.0%} went")
+    print(f"lowered, synchronised, verified, encoded: {result['lower_instructions_per_s']:,.0f} instructions/s")
+    print(f"cycle model: {result['model_instructions_per_s']:,.0f} instructions/s")
+    print(f"plan of a DeepSeek-V3 layer, 256 tokens at 4,096 keys: {result['layer_plan_s']:.3f} s")
+    draw_scheduler(result, args.picture)
+    print(f"picture: {args.picture}")
+    if args.docs:
+        title = f"`a3d bench scheduler` on `{config.name}`, sequential plan, cycle model"
+        stalls = f"Where the cycles of what stays below {ENOUGH:.0%} of its roofline went"
+        tables = [(title, SCHEDULER_COLUMNS, rows), *([(stalls, STALL_COLUMNS, short)] if short else [])]
+        rewrite_section(args.docs, "a3d bench scheduler", markdown_tables(tables))
+        print(f"rewritten: {args.docs}")
+    write_json(args.json, result)
+    return 0
+
+
+def _parts(causes: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * part:.1f} %" for name, part in causes.items() if part >= 0.001)
+
+
+def _cycle_model(args: argparse.Namespace) -> int:
+    from sim.measure.cycle_model import MOST_MEAN, MOST_WORST, CycleModelBench, errors_of
+
+    require_simulator("verilator")
+    configs = [PRESETS[name] for name in dict.fromkeys(args.config)]
+    bench = CycleModelBench(configs, announce=lambda config: announce_compiling(config)())
+    for _ in progress(bench.run(), "streams", bench.total):
+        pass
+    result = bench.result()
+    points = result["points"]
+    print_table(
+        [
+            [p["config"], p["stream"], p["routing"], p["memory"], p["rtl_cycles"], p["model_cycles"],
+             f"{100 * p['error']:+.2f}"]
+            for p in points
+        ],
+        ("config", "stream", "routing", "memory", "RTL cycles", "cycle model", "error %"),
+        title="The cycle model against the emitted machine",
+    )  # fmt: skip
+    for config in configs:
+        own = [p for p in points if p["config"] == config.name]
+        mean, worst = errors_of(own)
+        print(f"{config.name}: {len(own)} points, mean error {100 * mean:.2f} %, worst {100 * worst:.2f} %")
+    write_json(args.json, result)
+    if result["mean_error"] <= MOST_MEAN and result["worst_error"] <= MOST_WORST:
+        return 0
+    print(f"off by more than {MOST_MEAN:.0%} in the mean or {MOST_WORST:.0%} at worst")
+    return 1
+
+
+BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "cycle-model": _cycle_model,
+    "scheduler": _scheduler,
+}
+"""What runs each of them."""
