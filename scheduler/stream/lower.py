@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import Instruction, Opcode
+from hdl.isa import Instruction
 from scheduler.memory.image import Symbol
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
@@ -349,8 +349,7 @@ def lower_step(
             parts = parts_of(residence, chunks, block, routing is None, -(-most // 2))
     done = sum(len(part.outputs) for part in parts)
     config = tiling.config
-    table, origin = synchronise(Table(rows), config, memory.images, carriers(config))
-    table = Table(np.concatenate([table.rows, Table.of([Instruction(Opcode.END, {})]).rows]))
+    table, origin = synchronise(Table(rows), config, memory.images, carriers(config), end=True)
     stream = memory.add(table.to_binary())
     size = done * tiling.logit_rows * tiling.config.columns * 2
     return StepProgram(

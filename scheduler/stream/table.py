@@ -171,9 +171,9 @@ class Builder:
         Instructions.
     """
 
-    def __init__(self, room: int = 64) -> None:
-        self.rows: Rows = np.zeros((room, len(COLUMNS)), np.int64)
-        self.marks: npt.NDArray[np.int64] = np.zeros(room, np.int64)
+    def __init__(self) -> None:
+        self.rows: Rows = np.zeros((64, len(COLUMNS)), np.int64)
+        self.marks: npt.NDArray[np.int64] = np.zeros(64, np.int64)
         self.count = 0
         self._known: dict[tuple[str, ...], npt.NDArray[np.intp]] = {}  # the same fields are named again and again
 
@@ -181,9 +181,11 @@ class Builder:
         return self.count
 
     def grow(self) -> None:
-        """Double the room."""
-        self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
-        self.marks = np.concatenate([self.marks, np.zeros_like(self.marks)])
+        """Make room for more; rows that someone holds are no longer those of the stream then."""
+        room = len(self.marks) + max(1024, len(self.marks) // 4)
+        # In place: the system moves large arrays without a copy.
+        self.rows.resize((room, len(COLUMNS)), refcheck=False)
+        self.marks.resize(room, refcheck=False)
 
     def add(self, opcode: Opcode, values: Mapping[str, int], mark: int = 0) -> int:
         """Add an instruction, its fields by name, and return its number."""
@@ -200,6 +202,17 @@ class Builder:
         self.marks[number] = mark
         self.count += 1
         return number
+
+    def repeat(self, columns: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """Add the last instruction again and again, so that all of them, itself included, have these fields."""
+        first, many = self.count - 1, len(next(iter(columns.values())))
+        self.count += many - 1
+        while self.count > len(self.marks):
+            self.grow()
+        self.rows[first + 1 : self.count] = self.rows[first]
+        self.marks[first + 1 : self.count] = self.marks[first]
+        for name, column in columns.items():
+            self.rows[first : self.count, _NUMBER[name]] = column
 
     def table(self) -> Table:
         """Return what was collected."""

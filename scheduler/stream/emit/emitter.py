@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
 from hdl.config import MachineConfig
 from hdl.isa import LoadDest, Opcode, StoreFormat, VectorOp
 from scheduler.cost.clock import Clock
@@ -61,6 +66,11 @@ class Emitter:
     def load(self, operation: str, **fields: int) -> None:
         """Emit a LOAD."""
         self._emit(Opcode.LOAD, operation, fields)
+
+    def loads(self, operation: str, columns: Mapping[str, npt.NDArray[np.int64]], **fields: int) -> None:
+        """Emit LOADs that are alike but for some fields, which `columns` have."""
+        self.load(operation, **fields)
+        self.stream.repeat(columns)
 
     def store(self, operation: str, **fields: int) -> None:
         """Emit a STORE."""
