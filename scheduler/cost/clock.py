@@ -1,153 +1,146 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rough forecast of when tiers and vector unit come to what is emitted; it costs microseconds an instruction.
+"""A rough forecast of when tiers and vector unit come to what is emitted; it costs less than its emission.
 
 The same functions as the cycle model's say how long an instruction takes. What is left out is what only the whole
-stream shows: loads, the dispatcher, who shares the banks.
+stream shows: loads, the dispatcher, who shares the banks. Instructions are rows of a table
+(:mod:`scheduler.stream.table`), so that compiled loops which emit can ask as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import numpy as np
+import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import VectorDest, VectorOp, VectorSum
 from scheduler.cost.blocks import blocks_of
 from scheduler.cost.work import gemm_waves, makes_scalars, reads_scalars, route_work, vector_cycles
+from scheduler.stream.compiled import compiled, constant
+from scheduler.stream.table import COL, Rows
 
-__all__ = ["Clock", "VectorClock"]
+__all__ = ["FREE", "Clock", "State", "take_gemm", "take_vector"]
 
-_TWO_OPERANDS = (VectorOp.MUL, VectorOp.ROTATE, VectorOp.ADD)
+State = npt.NDArray[np.int64]
+"""Shape [TIERS + tiers]: the forecast."""
+
+FREE, DONE, START, BEFORE, LOW, HIGH, FIRST, SCALARS, CYCLES, VECTORS, ALONE = map(constant, range(11))
+"""Places in `State`: first cycle in which the vector unit's next instruction could ask for a row, if it had to wait for
+nothing; first one in which what the last instruction posts can be taken; of the last instruction the first cycle in
+which it asks for a row, when the one before it is complete, and what the next one may have to wait for: `LOW` to `HIGH`
+are the combine rows that it writes (none: `HIGH` is below), `SCALARS` those that it writes from `FIRST` on, in `CYCLES`
+for `VECTORS` vectors; `ALONE`: nothing runs beside it."""
+
+PAUSE, GAP, ROW_DRAIN, SCALAR_DRAIN, PASS = map(constant, range(11, 16))
+"""Places of what depends on the machine alone."""
+
+TIERS = constant(16)
+"""Place of the cycle in which the first tier can begin something new; those of the others follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An instruction of the vector unit, taken up in cycle `start`: what the next one may have to wait for.
+def _new_state(config: MachineConfig) -> State:
+    """Return the forecast of a machine that has had nothing to do."""
+    b = blocks_of(config)
+    state = np.zeros(TIERS + config.tiers, np.int64)
+    told = b.vector_done + b.vector_post + b.posted
+    state[PAUSE], state[GAP] = b.add_pause, b.vector_next + b.vector_issue - 1
+    state[ROW_DRAIN], state[SCALAR_DRAIN] = b.row_write + told, b.scalar_write + told
+    state[PASS] = b.result + b.post + b.posted
+    state[HIGH], state[VECTORS] = -1, 1
+    return state
 
-    `low` to `high` are the combine rows that it writes (none: `high` is below), `scalars` those that it writes from
-    `first` on, one in `pace` cycles. `alone`: nothing runs beside it.
+
+@compiled
+def _scalar(state: State, first: int, count: int, cycles: int) -> int:
+    """Return from when on some scalars can be read one after the other as fast as an instruction does."""
+    begin = state[FIRST]
+    low, high = max(first, begin), min(first + count, begin + state[SCALARS]) - 1
+    if low > high:
+        return 0
+    read, pace, there = cycles / count, state[CYCLES] / state[VECTORS], 0
+    for place in (low, high):
+        at = int(state[START] + (place - begin + 1) * pace + state[SCALAR_DRAIN] - (place - first) * read)
+        there = max(there, at)
+    return there
+
+
+@compiled
+def _reads_rows(state: State, rows: Rows, n: int) -> bool:
+    """Return whether the rows from the first to the last that a VECTOR reads overlap those that the last one wrote."""
+    op, more = rows[n, COL.op], rows[n, COL.vectors] - 1
+    first = rows[n, COL.a_base]
+    if first <= state[HIGH] and first + more * rows[n, COL.a_stride] + rows[n, COL.rows] - 1 >= state[LOW]:
+        return True
+    if op != VectorOp.MUL and op != VectorOp.ROTATE and op != VectorOp.ADD:
+        return False
+    first, tables = rows[n, COL.b_base], rows[n, COL.b_rows] * (2 if op == VectorOp.ROTATE else 1)
+    return bool(first <= state[HIGH] and first + more * rows[n, COL.b_stride] + tables - 1 >= state[LOW])
+
+
+@compiled
+def _after_last(state: State, rows: Rows, n: int, cycles: int) -> int:
+    """Return the first cycle in which what a VECTOR reads of the last one is there."""
+    if state[ALONE] or (state[HIGH] >= state[LOW] and _reads_rows(state, rows, n)):
+        return int(state[DONE])
+    if not state[SCALARS]:
+        return 0
+    op, vectors, there = rows[n, COL.op], rows[n, COL.vectors], 0
+    if reads_scalars(op, rows[n, COL.fn], rows[n, COL.first]):
+        span = vectors * (rows[n, COL.length] if op == VectorOp.GATHER else 1)
+        there = _scalar(state, rows[n, COL.s_base], span, cycles)
+    if op == VectorOp.MAP and rows[n, COL.sum] != VectorSum.NONE and not rows[n, COL.first]:
+        there = max(there, _scalar(state, rows[n, COL.d_scalar], vectors, cycles))
+    return there
+
+
+@compiled
+def _take(state: State, start: int, cycles: int, drain: int) -> None:
+    done = max(start + cycles + drain, state[DONE] + 1)
+    state[BEFORE], state[START] = state[DONE], start
+    state[FREE], state[DONE] = start + cycles + state[GAP], done
+
+
+@compiled
+def take_vector(state: State, rows: Rows, n: int, ready: int) -> None:
+    """Take up the VECTOR in row `n`, whose waits are granted in cycle `ready`.
+
+    It begins to read rows while the one before drains, but waits for what the two have in common.
     """
+    op, vectors, height = rows[n, COL.op], rows[n, COL.vectors], rows[n, COL.rows]
+    cycles = vector_cycles(state[PAUSE], op, vectors, height, rows[n, COL.b_rows], rows[n, COL.length])
+    scalars = makes_scalars(op, rows[n, COL.sum])
+    start = max(ready, state[FREE], state[BEFORE] + 1, _after_last(state, rows, n, cycles))
+    _take(state, start, cycles, state[SCALAR_DRAIN] if scalars else state[ROW_DRAIN])
+    low = rows[n, COL.dest_base]
+    state[LOW], state[HIGH] = low, low - 1
+    if rows[n, COL.dest_kind] == VectorDest.ROWS:
+        state[HIGH] = low + (vectors - 1) * rows[n, COL.dest_stride] + (0 if op == VectorOp.GATHER else height - 1)
+    state[FIRST], state[SCALARS] = rows[n, COL.d_scalar], vectors if scalars else 0
+    state[CYCLES], state[VECTORS], state[ALONE] = cycles, vectors, 0
+    if op == VectorOp.ADD:
+        state[FREE] += state[PAUSE]
 
-    start: int
-    low: int
-    high: int
-    first: int
-    scalars: int
-    pace: float
-    alone: bool
+
+@compiled
+def _take_route(state: State, rows: Rows, n: int, ready: int) -> None:
+    """Take up the ROUTE in row `n`, whose waits are granted in cycle `ready`."""
+    tokens = rows[n, COL.tokens]
+    cycles = route_work(tokens, rows[n, COL.choices], rows[n, COL.experts], tokens)
+    _take(state, max(ready, state[FREE], state[BEFORE] + 1, state[DONE]), cycles, state[ROW_DRAIN])
+    state[LOW], state[HIGH], state[FIRST], state[SCALARS] = 0, -1, 0, 0
+    state[CYCLES], state[VECTORS], state[ALONE] = 1, 1, 1
 
 
-class VectorClock:
-    """When the vector unit takes up its instructions, one after the other, and when each is complete.
-
-    An instruction begins to read rows while the one before drains, but waits for what the two have in common.
-
-    Attributes
-    ----------
-    free : int
-        First cycle in which the next instruction could ask for a row, if it had to wait for nothing.
-    done : int
-        First cycle in which what the last instruction posts can be taken.
-    """
-
-    def __init__(self, config: MachineConfig) -> None:
-        b = blocks_of(config)
-        self.free = 0
-        self.done = 0
-        self._pause = b.add_pause
-        self._gap = b.vector_next + b.vector_issue - 1
-        told = b.vector_done + b.vector_post + b.posted
-        self._row_drain = b.row_write + told
-        self._scalar_drain = b.scalar_write + told
-        self._last = _Job(0, 0, -1, 0, 0, 1.0, False)
-        self._before = 0  # when the one before the last one is complete
-
-    def add_route(self, fields: Mapping[str, int], ready: int = 0) -> tuple[int, int, int]:
-        """Take up a ROUTE; parameters and result as of :meth:`add`."""
-        get = fields.get
-        tokens = get("tokens", 0)
-        cycles = route_work(tokens, get("choices", 0), get("experts", 0), tokens)
-        start = max(ready, self.free, self._before + 1, self.done)
-        return self._take(cycles, False, _Job(start, 0, -1, 0, 0, 1.0, True))
-
-    def add(self, fields: Mapping[str, int], ready: int = 0) -> tuple[int, int, int]:
-        """Take up a VECTOR.
-
-        Parameters
-        ----------
-        fields : mapping of str to int
-            Its fields; those that are not there are zero.
-        ready : int
-            The cycle in which its waits are granted.
-
-        Returns
-        -------
-        start, end, done : int
-            Cycles in which it asks for its first row, has had its last one, and is complete.
-        """
-        get = fields.get
-        op, vectors, rows = int(get("op", 0)), get("vectors", 0), get("rows", 0)  # an enum costs compiled code 100 us
-        cycles = vector_cycles(self._pause, op, vectors, rows, get("b_rows", 0), get("length", 0))
-        scalars = makes_scalars(op, int(get("sum", 0)))
-        start = max(ready, self.free, self._before + 1, self._after_last(fields, cycles))
-        low = high = get("dest_base", 0)
-        if get("dest_kind", 0) == VectorDest.ROWS:
-            high += (vectors - 1) * get("dest_stride", 0) + (0 if op == VectorOp.GATHER else rows - 1)
-        else:
-            high = low - 1
-        job = _Job(start, low, high, get("d_scalar", 0), vectors if scalars else 0, cycles / vectors, False)
-        taken = self._take(cycles, scalars, job)
-        if op == VectorOp.ADD:
-            self.free += self._pause
-        return taken
-
-    def _take(self, cycles: int, scalars: bool, job: _Job) -> tuple[int, int, int]:
-        end = job.start + cycles
-        done = max(end + (self._scalar_drain if scalars else self._row_drain), self.done + 1)
-        self._before = self.done
-        self._last = job
-        self.free, self.done = end + self._gap, done
-        return job.start, end, done
-
-    def _after_last(self, fields: Mapping[str, int], cycles: int) -> int:
-        """Return the first cycle in which what an instruction reads of the last one is there."""
-        last, get = self._last, fields.get
-        if last.alone or (last.high >= last.low and self._reads_rows(fields)):
-            return self.done
-        if not last.scalars:
-            return 0
-        op, vectors = int(get("op", 0)), get("vectors", 0)
-        there = 0
-        if reads_scalars(op, int(get("fn", 0)), get("first", 0)):
-            span = vectors * (get("length", 0) if op == VectorOp.GATHER else 1)
-            there = self._scalar(get("s_base", 0), span, cycles)
-        if op == VectorOp.MAP and get("sum", 0) != VectorSum.NONE and not get("first", 0):
-            there = max(there, self._scalar(get("d_scalar", 0), vectors, cycles))
-        return there
-
-    def _scalar(self, first: int, count: int, cycles: int) -> int:
-        """Return from when on some scalars can be read one after the other as fast as an instruction does."""
-        last = self._last
-        low, high = max(first, last.first), min(first + count, last.first + last.scalars) - 1
-        if low > high:
-            return 0
-        read = cycles / count
-        return max(
-            int(last.start + (place - last.first + 1) * last.pace + self._scalar_drain - (place - first) * read)
-            for place in (low, high)
-        )
-
-    def _reads_rows(self, fields: Mapping[str, int]) -> bool:
-        """Return whether the rows from the first to the last that a VECTOR reads overlap those that the last wrote."""
-        last, get = self._last, fields.get
-        op, more = get("op", 0), get("vectors", 0) - 1
-        first = get("a_base", 0)
-        if first <= last.high and first + more * get("a_stride", 0) + get("rows", 0) - 1 >= last.low:
-            return True
-        if op not in _TWO_OPERANDS:
-            return False
-        first, tables = get("b_base", 0), get("b_rows", 0) * (2 if op == VectorOp.ROTATE else 1)
-        return first <= last.high and first + more * get("b_stride", 0) + tables - 1 >= last.low
+@compiled
+def take_gemm(state: State, rows: Rows, n: int) -> int:
+    """Let a gang's tiers work on the GEMM in row `n`, not before the vector unit; return when its rows are there."""
+    begin = TIERS + rows[n, COL.tier_base]
+    start = state[DONE]
+    for tier in range(begin, begin + rows[n, COL.tier_count]):
+        start = max(start, state[tier])
+    end = start + gemm_waves(rows[n, COL.tokens], rows[n, COL.k_slices], rows[n, COL.n_tiles])
+    for tier in range(begin, begin + rows[n, COL.tier_count]):
+        state[tier] = end
+    return int(end + state[PASS])
 
 
 class Clock:
@@ -155,44 +148,40 @@ class Clock:
 
     Attributes
     ----------
-    tiers : list of int
-        Cycle in which each tier can begin something new.
+    state : State
+        For compiled loops.
     """
 
     def __init__(self, config: MachineConfig) -> None:
-        b = blocks_of(config)
-        self.tiers = [0] * config.tiers
-        self._vector = VectorClock(config)
-        self._pass = b.result + b.post + b.posted
+        self.state = _new_state(config)
+
+    @property
+    def tiers(self) -> list[int]:
+        """Cycle in which each tier can begin something new."""
+        return self.state[TIERS:].tolist()  # type: ignore[no-any-return]
 
     @property
     def vector(self) -> int:
         """Cycle in which the vector unit can begin something new."""
-        return self._vector.free
+        return int(self.state[FREE])
 
     @property
     def done(self) -> int:
         """Cycle in which what the vector unit was given is complete."""
-        return self._vector.done
+        return int(self.state[DONE])
 
     def wait(self, cycle: int) -> None:
         """Let the vector unit wait until a cycle."""
-        self._vector.free = max(self._vector.free, cycle)
+        self.state[FREE] = max(self.vector, cycle)
 
-    def add_vector(self, fields: Mapping[str, int]) -> None:
-        """Let the vector unit work on a VECTOR."""
-        self._vector.add(fields)
+    def add_vector(self, rows: Rows, n: int) -> None:
+        """Let the vector unit work on the VECTOR in row `n`."""
+        take_vector(self.state, rows, n, 0)
 
-    def add_route(self, fields: Mapping[str, int]) -> None:
-        """Let the vector unit work on a ROUTE."""
-        self._vector.add_route(fields)
+    def add_route(self, rows: Rows, n: int) -> None:
+        """Let the vector unit work on the ROUTE in row `n`."""
+        _take_route(self.state, rows, n, 0)
 
-    def add_gemm(self, fields: Mapping[str, int]) -> int:
-        """Let a gang's tiers work on a GEMM, not before the vector unit; return when its rows are there."""
-        base = fields.get("tier_base", 0)
-        tiers = range(base, base + fields["tier_count"])
-        start = max(self.done, *(self.tiers[tier] for tier in tiers))
-        end = start + gemm_waves(fields["tokens"], fields["k_slices"], fields["n_tiles"])
-        for tier in tiers:
-            self.tiers[tier] = end
-        return end + self._pass
+    def add_gemm(self, rows: Rows, n: int) -> int:
+        """Let a gang's tiers work on the GEMM in row `n`; return when its rows are there."""
+        return take_gemm(self.state, rows, n)

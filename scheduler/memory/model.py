@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 
 import numpy as np
+import numpy.typing as npt
 
 from hdl.isa import INSTRUCTION_BITS
 from scheduler.memory.contents import Weights
@@ -151,6 +152,16 @@ class ModelMemory:
         group = (sequence + head) % 2
         address = bases[group] + (sequence * kv_heads + head) // 2 * (keys + values)
         return Symbol(group, address + (keys if what == "values" else 0), values if what == "values" else keys)
+
+    def caches(self, layer: int, sequence: int) -> npt.NDArray[np.int64]:
+        """Return group, address of the keys and address of the values of each head of a sequence: shape [heads, 3]."""
+        kv_heads, keys, values, bases = self._caches[layer]
+        heads = np.arange(kv_heads)
+        found = np.empty((kv_heads, 3), np.int64)
+        found[:, 0] = (sequence + heads) % 2
+        found[:, 1] = np.array(bases)[found[:, 0]] + (sequence * kv_heads + heads) // 2 * (keys + values)
+        found[:, 2] = found[:, 1] + keys
+        return found
 
     @cached_property
     def _caches(self) -> list[tuple[int, int, int, tuple[int, int]]]:

@@ -36,7 +36,7 @@ from hdl.scratch import scratch_folder
 from scheduler.memory.image import Symbol
 from scheduler.models.description import Model
 from scheduler.schedule.build import Planned, Scheduler
-from scheduler.stream.emit.emitter import Label
+from scheduler.stream.emit.labels import Label
 from scheduler.stream.lower import LogitBlock, gather_logits
 from scheduler.stream.table import Table
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import Instruction, Opcode
+from hdl.isa import Instruction
 from scheduler.memory.image import Symbol
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
@@ -21,9 +21,10 @@ from scheduler.plan.places import Places, plan_places
 from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import Tiling
-from scheduler.stream.emit.emitter import Label, carriers
+from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.head import logit_parts
+from scheduler.stream.emit.labels import Label, Labels
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.synchronise import synchronise
 from scheduler.stream.table import Rows, Table
@@ -76,8 +77,10 @@ class StepProgram:
         What the step works on.
     table : Table
         The stream, END included.
-    labels : tuple of Label
-        What each instruction is for.
+    marks : int64 array [instructions]
+        What each instruction is for, as numbers; :attr:`labels` are the texts.
+    label_texts : Labels
+        What they mean.
     stream_base : int
         Byte address of the stream in group 0.
     patch : Symbol
@@ -91,7 +94,8 @@ class StepProgram:
     parts: tuple[Part, ...]
     chunks: tuple[Chunk, ...]
     table: Table
-    labels: tuple[Label, ...]
+    marks: npt.NDArray[np.int64]
+    label_texts: Labels
     stream_base: int
     patch: Symbol
     window: tuple[tuple[int, int], tuple[int, int]]
@@ -101,6 +105,11 @@ class StepProgram:
     def instructions(self) -> tuple[Instruction, ...]:
         """The stream, one instruction after the other."""
         return self.table.instructions()
+
+    @cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """What each instruction is for."""
+        return self.label_texts.of(self.marks.tolist())
 
     @property
     def places(self) -> Places:
@@ -330,7 +339,8 @@ def lower_step(
     parts = parts_of(residence, chunks, block, routing is None)
     while True:
         try:
-            rows, labels = _emit(constants, memory, parts, routing)
+            labels = Labels()
+            rows, marks = _emit(constants, memory, parts, routing, labels)
             break
         except ListsFullError:  # the routing is known now, and so is what the lists take
             most = max(part.tokens for part in parts)
@@ -339,31 +349,32 @@ def lower_step(
             parts = parts_of(residence, chunks, block, routing is None, -(-most // 2))
     done = sum(len(part.outputs) for part in parts)
     config = tiling.config
-    table, origin = synchronise(Table(np.concatenate(rows)), config, memory.images, carriers(config))
-    table = Table(np.concatenate([table.rows, Table.of([Instruction(Opcode.END, {})]).rows]))
+    table, origin = synchronise(Table(rows), config, memory.images, carriers(config), end=True)
     stream = memory.add(table.to_binary())
     size = done * tiling.logit_rows * tiling.config.columns * 2
     return StepProgram(
         parts=parts, chunks=tuple(chunks), table=table,
-        labels=(*(labels[number] for number in origin.tolist()), Label(-1, "end")),
+        marks=np.append(marks[origin], labels.mark(-1, "end")), label_texts=labels,
         stream_base=stream.address, patch=memory.step, window=memory.window,
         logits=Symbol(memory.logits.group, memory.logits.address, size),
     )  # fmt: skip
 
 
 def _emit(
-    constants: Constants, memory: ModelMemory, parts: Sequence[Part], routing: Sequence[Routing | None] | None
-) -> tuple[list[Rows], list[Label]]:
-    """Return the instructions of each part without semaphores, and what all of them are for."""
+    constants: Constants, memory: ModelMemory, parts: Sequence[Part], routing: Sequence[Routing | None] | None,
+    labels: Labels,
+) -> tuple[Rows, npt.NDArray[np.int64]]:  # fmt: skip
+    """Return the instructions of all parts without semaphores, and what they are for."""
     memory.begin_step()
-    rows, labels, done = [], [], 0
+    streams, done = [], 0
     for part in parts:
         own = None if routing is None else [_slice(route, part) for route in routing]
-        emitter = emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done)
-        rows.append(emitter.stream.table().rows)
-        labels += emitter.labels
+        emitter = emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done, labels)
+        streams.append(emitter.stream)
         done += len(part.outputs)
-    return rows, labels
+    rows = [stream.table().rows for stream in streams]
+    marks = [stream.marks[: stream.count] for stream in streams]
+    return (rows[0], marks[0]) if len(rows) == 1 else (np.concatenate(rows), np.concatenate(marks))
 
 
 def _slice(route: Routing | None, part: Part) -> Routing | None:

@@ -118,12 +118,18 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
     )  # fmt: skip
 
 
+def write_out(rows: Rows, notes: Notes, room: int) -> Rows:
+    """Return the stream with its semaphores, and behind it so many rows that mean nothing."""
+    result: Rows = np.empty((len(notes) + room, rows.shape[1]), np.int64)
+    np.take(rows, notes[:, SOURCE], axis=0, out=result[: len(notes)], mode="clip")
+    _write_control(notes, result)
+    return result
+
+
 @compiled
-def write_out(rows: Rows, notes: Notes, result: Rows) -> None:
-    """Write the stream with its semaphores into `result`."""
-    for n in range(len(result)):
-        for column in range(rows.shape[1]):
-            result[n, column] = rows[notes[n, SOURCE], column]
+def _write_control(notes: Notes, result: Rows) -> None:
+    """Write waits and posts into the rows of instructions."""
+    for n in range(len(notes)):
         if notes[n, WAITING]:
             result[n, COL.wait0_sem], result[n, COL.wait0_count] = notes[n, WAITS], notes[n, WAITS + 1]
         if notes[n, WAITING] > 1:

@@ -66,7 +66,7 @@ class SyncError(A3dError):
 
 
 def synchronise(
-    table: Table, config: MachineConfig, memory: Memory, carriers: Carriers | None = None
+    table: Table, config: MachineConfig, memory: Memory, carriers: Carriers | None = None, *, end: bool = False
 ) -> tuple[Table, npt.NDArray[np.int32]]:
     """Return a stream with the waits and posts that order it.
 
@@ -82,13 +82,15 @@ def synchronise(
         Fields of a harmless instruction of the queues ``load0``, ``load1``, ``store`` and ``vector``; it is put in
         where an instruction has no room for a wait or a post. An instruction that needs one that is not here is an
         error.
+    end : bool
+        Put an END behind the stream.
 
     Returns
     -------
     table : Table
         The stream.
     origin : int32 array [instructions]
-        For each of its instructions the one of `table` that it is, or that it carries for.
+        For each of its instructions but that END the one of `table` that it is, or that it carries for.
 
     Raises
     ------
@@ -119,9 +121,11 @@ def synchronise(
         room *= 2
         segments.trees[:] = 0
     many = int(clocks.now[COUNTS, 0])
-    result = np.empty((many, len(COLUMNS)), np.int64)
-    write_out(rows, posted.notes, result)
-    _check_counters(result, config, clocks, posted)
+    result = write_out(rows, posted.notes[:many], int(end))
+    _check_counters(result[:many], config, clocks, posted)
+    if end:
+        result[many] = 0
+        result[many, COL.opcode] = Opcode.END
     return Table(result), posted.notes[:many, ORIGIN].copy()
 
 

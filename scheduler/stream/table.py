@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -160,38 +159,61 @@ class Table:
 
 
 class Builder:
-    """Collects instructions in program order.
+    """Collects instructions in program order, in rows that compiled loops can write as well.
 
-    A row is a dictionary until :meth:`table` is asked for: fields are given by name.
+    Attributes
+    ----------
+    rows : int64 array [room, len(COLUMNS)]
+        The instructions, then rows of zeros.
+    marks : int64 array [room]
+        A number that whoever adds an instruction gives it.
+    count : int
+        Instructions.
     """
 
     def __init__(self) -> None:
-        self._opcodes: list[int] = []
-        self._values: list[Mapping[str, int]] = []
+        self.rows: Rows = np.zeros((64, len(COLUMNS)), np.int64)
+        self.marks: npt.NDArray[np.int64] = np.zeros(64, np.int64)
+        self.count = 0
+        self._known: dict[tuple[str, ...], npt.NDArray[np.intp]] = {}  # the same fields are named again and again
 
     def __len__(self) -> int:
-        return len(self._opcodes)
+        return self.count
 
-    def add(self, opcode: Opcode, values: Mapping[str, int]) -> int:
+    def grow(self) -> None:
+        """Make room for more; rows that someone holds are no longer those of the stream then."""
+        room = len(self.marks) + max(1024, len(self.marks) // 4)
+        # In place: the system moves large arrays without a copy.
+        self.rows.resize((room, len(COLUMNS)), refcheck=False)
+        self.marks.resize(room, refcheck=False)
+
+    def add(self, opcode: Opcode, values: Mapping[str, int], mark: int = 0) -> int:
         """Add an instruction, its fields by name, and return its number."""
-        self._opcodes.append(opcode)
-        self._values.append(values)
-        return len(self._opcodes) - 1
+        number = self.count
+        if number == len(self.marks):
+            self.grow()
+        names = tuple(values)
+        columns = self._known.get(names)
+        if columns is None:
+            columns = self._known[names] = np.array([_NUMBER[name] for name in names], np.intp)
+        row = self.rows[number]
+        row[columns] = list(values.values())
+        row[COL.opcode] = opcode
+        self.marks[number] = mark
+        self.count += 1
+        return number
+
+    def repeat(self, columns: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """Add the last instruction again and again, so that all of them, itself included, have these fields."""
+        first, many = self.count - 1, len(next(iter(columns.values())))
+        self.count += many - 1
+        while self.count > len(self.marks):
+            self.grow()
+        self.rows[first + 1 : self.count] = self.rows[first]
+        self.marks[first + 1 : self.count] = self.marks[first]
+        for name, column in columns.items():
+            self.rows[first : self.count, _NUMBER[name]] = column
 
     def table(self) -> Table:
         """Return what was collected."""
-        rows = np.zeros((len(self), len(COLUMNS)), dtype=np.int64)
-        rows[:, COL.opcode] = self._opcodes
-        lengths = np.fromiter(map(len, self._values), np.int64, len(self))
-        total = int(lengths.sum())
-        known: dict[tuple[str, ...], bytes] = {}  # a lowering names the same fields again and again
-        parts = []
-        for values in self._values:
-            names = tuple(values)
-            if names not in known:
-                known[names] = np.array([_NUMBER[name] for name in names], np.int16).tobytes()
-            parts.append(known[names])
-        column = np.frombuffer(b"".join(parts), np.int16)
-        value = np.fromiter(chain.from_iterable(v.values() for v in self._values), np.int64, total)
-        rows[np.repeat(np.arange(len(self)), lengths), column] = value
-        return Table(rows)
+        return Table(self.rows[: self.count])

@@ -18,7 +18,7 @@ from hdl.errors import CheckError
 from hdl.isa import Instruction, Opcode, StoreFormat, store_span, store_step
 from hdl.isa.legality import Limits
 from scheduler.memory.image import Symbol
-from scheduler.stream.emit.emitter import Label
+from scheduler.stream.emit.labels import Label
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor

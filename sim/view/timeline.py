@@ -22,7 +22,7 @@ from hdl.config import MachineConfig
 from hdl.isa import OPCODES, Instruction, LoadDest, Opcode, issue_queues, queue_names
 from hdl.regs import traced_counters
 from hdl.scratch import whole_file
-from scheduler.stream.emit.emitter import Label
+from scheduler.stream.emit.labels import Label
 from sim.view.trace import Trace, TraceError
 
 __all__ = [

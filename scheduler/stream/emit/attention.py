@@ -9,14 +9,19 @@ jobs, and this block's output projection, norm and router between the next block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+
+import numpy as np
 
 from hdl.isa import Dest, Format
 from scheduler.models.description import LatentAttention
 from scheduler.ops.batch import Piece
 from scheduler.plan.places import AHEAD
 from scheduler.stream.emit.dense import Dense, Group
-from scheduler.stream.emit.jobs import Chain, Held, Job, JobPipeline, KeyTiles
+from scheduler.stream.emit.job_table import JOB, PIECE, Int64
+from scheduler.stream.emit.jobs import Chain, JobPipeline, Span
+from scheduler.stream.emit.labels import HEAD_MARK, job_mark
 from scheduler.stream.emit.latent import expand_contexts, project_latent
 from scheduler.stream.emit.project import Appends, BlockPlace, project_block
 from scheduler.stream.emit.work import Work
@@ -52,50 +57,38 @@ def emit_attention(
     _Attention(work, dense, layer, blocks, route).run()
 
 
-class _Pieces:
-    """Keys and values of one head that come onto a tier piece by piece, the next one ahead of its use."""
+@dataclass(frozen=True)
+class KeyTiles:
+    """Where a sequence's keys and values of one head lie in V-Cache.
 
-    def __init__(self, pipeline: JobPipeline, sequence: int, head: int, tier: int, span: tuple[int, int]) -> None:
-        self._pipeline = pipeline
-        self._what = (sequence, head)
-        self._tier = tier
-        self._start, self._end = span
-        self._known: dict[int, KeyTiles] = {}
+    Attributes
+    ----------
+    tiers : tuple of int
+        Tiers that hold them.
+    keys, values : int
+        First tiles.
+    tag : int
+        Fill tag.
+    first : int
+        Key that the first tile begins with.
+    """
 
-    def tiles(self, first: int) -> KeyTiles:
-        """Return the place of the piece that a block of keys lies in."""
-        work = self._pipeline.work
-        size = work.places.key_piece
-        number = (first - self._start) // size
-        found = self._load(number)
-        if work.key_buffers > 1 and self._start + (number + 1) * size < self._end:
-            self._load(number + 1)
-        return found
-
-    def _load(self, number: int) -> KeyTiles:
-        if number not in self._known:
-            work, (sequence, head) = self._pipeline.work, self._what
-            first = self._start + number * work.places.key_piece
-            end = min(self._end, first + work.places.key_piece)
-            base = work.key_buffer((self._tier,))
-            self._pipeline.make_room((self._tier,), base)
-            values = base + work.tiling.key_tiles(self._pipeline.heads, end - first)
-            tiles = KeyTiles((self._tier,), base, values, work.next_tag(), first)
-            load_keys(self._pipeline, sequence, head, tiles, first, end)
-            self._known = {n: t for n, t in self._known.items() if n >= number - 1}
-            self._known[number] = tiles
-        return self._known[number]
+    tiers: tuple[int, ...]
+    keys: int
+    values: int
+    tag: int
+    first: int
 
 
-def load_keys(pipeline: JobPipeline, sequence: int, head: int, tiles: KeyTiles, first: int, end: int) -> None:
+def load_keys(work: Work, layer: int, sequence: int, head: int, tiles: KeyTiles, first: int, end: int) -> None:
     """Load the keys and values from `first`, a whole alignment, up to `end` - 1 and to the end of its alignment."""
-    work, heads, tiling = pipeline.work, pipeline.heads, pipeline.work.tiling
+    heads, tiling = work.heads(layer), work.tiling
     mask = sum(1 << tier for tier in tiles.tiers)
     for what, form, base, count in (
         ("keys", Format.COLUMNS, tiles.keys, tiling.key_tiles),
         ("values", Format.BYTES, tiles.values, tiling.value_tiles),
     ):  # fmt: skip
-        area = work.memory.cache(pipeline.layer, sequence, head, what)
+        area = work.memory.cache(layer, sequence, head, what)
         before = count(heads, first)
         work.emitter.load(
             f"{what} of sequence {sequence} head {head}", format=form, group=area.group, dest_tiers=mask,
@@ -122,8 +115,13 @@ class _Attention:
         self.route = route
         self.heads = work.heads(layer)
         self.latent = isinstance(work.layer(layer).attention, LatentAttention)
-        jobs = sum(self._job_count(piece) for pieces in blocks for piece in pieces)
-        self.pipeline = JobPipeline(work, dense, layer, jobs)
+        counts = [self._counts(piece) for pieces in blocks for piece in pieces]
+        self.pipeline = JobPipeline(work, dense, layer, sum(jobs for jobs, _ in counts), sum(n for _, n in counts))
+        self.cached: list[KeyTiles] = []  # of the sequence that is prefilled, by head
+        kv_heads = np.arange(self.heads.kv_heads)
+        self._of_heads = self.pipeline.rows_of_heads(np.repeat(kv_heads, self.heads.group))
+        size = min(work.places.job_vectors, self.heads.group)
+        self._firsts = np.array([h * self.heads.group + f for h in kv_heads for f in range(0, self.heads.group, size)])
         self.projections: list[Chain] = []
         self._places: dict[int, BlockPlace] = {}
         self.appends = Appends(work, layer)
@@ -161,7 +159,7 @@ class _Attention:
         """Emit everything."""
         work, pipeline, clock = self.work, self.pipeline, self.work.emitter.clock
         clock.wait(max(clock.tiers))  # the layer before is complete
-        open_jobs: list[frozenset[Job]] = []
+        run: list[int] = []
         for number in range(self.ahead):
             self._project(number)
         contexts = min(2, work.places.copies)
@@ -170,18 +168,18 @@ class _Attention:
                 pipeline.flush()
                 self._project(number)
             pipeline.finish(self.projections[number])
-            pipeline.close(open_jobs[number - contexts] if number >= contexts else ())  # their place is used again
+            pipeline.close(run[number - contexts] if number >= contexts else 0)  # their place is used again
             if self.ahead:
                 self._project(number + self.ahead)
             first = pieces[0].first
             for place, piece in enumerate(pieces):
                 self.appends.emit(pieces[min(place + APPENDED, len(pieces) - 1)].first)
-                run = self._decode if len(piece.chunk.tokens) == 1 else self._prefill
-                for end in run(piece, number):
+                emit = self._decode if len(piece.chunk.tokens) == 1 else self._prefill
+                for end in emit(piece, number):
                     if end - first >= self.section or (piece is pieces[-1] and end == piece.first + piece.count):
                         pipeline.after(partial(self._finish, (first, end - first), number))
                         first = end
-            open_jobs.append(pipeline.open_jobs())
+            run.append(pipeline.jobs)
         pipeline.flush()
 
     def _project(self, number: int) -> None:
@@ -189,7 +187,7 @@ class _Attention:
             project = project_latent if self.latent else project_block
             steps = project(self.work, self.dense, self.layer, self.blocks[number], self.place(number), self.appends)
             self.projections.append(Chain(self.work.emitter.clock.vector, steps))
-            self.pipeline.chains.append(self.projections[-1])
+            self.pipeline.add(self.projections[-1])
 
     def _finish(self, section: tuple[int, int], number: int) -> None:
         first, count = section
@@ -197,7 +195,7 @@ class _Attention:
         for at in range(first, first + count, size):
             part = min(size, first + count - at)
             ready = self._output(at, part, number)
-            self.pipeline.chains.append(Chain(ready, self.route(at, part)))
+            self.pipeline.add(Chain(ready, self.route(at, part)))
 
     def _output(self, first: int, count: int, number: int) -> int:
         """Emit the output projection of some tokens, added to the residual; return when it is complete."""
@@ -218,49 +216,40 @@ class _Attention:
         align, window = self.work.tiling.key_alignment, self.heads.window
         return 0 if window is None else max(0, position + 1 - window) // align * align
 
-    def _job_count(self, piece: Piece) -> int:
-        """Return the softmax pieces that a piece's jobs make."""
+    def _counts(self, piece: Piece) -> tuple[int, int]:
+        """Return a piece's jobs, and the blocks of keys that they have together."""
         places, heads = self.work.places, self.heads
         keys = piece.position + piece.count - self._start(piece.position)
         blocks = -(-keys // places.size.key_block)
         if len(piece.chunk.tokens) == 1:
-            return heads.kv_heads * -(-heads.group // places.job_vectors) * blocks
-        return heads.heads * -(-piece.count // places.job_vectors) * blocks
+            jobs = heads.kv_heads * -(-heads.group // places.job_vectors)
+        else:
+            jobs = heads.heads * -(-piece.count // places.job_vectors)
+        return jobs, jobs * blocks
 
-    def _job(self, number: int, at: int, query_head: int, **own: object) -> Job:
-        """Return a job whose first query is that of a query head of the block's token `at`."""
+    def _jobs(self, number: int, at: int, sequence: int, query_heads: Int64) -> Int64:
+        """Return jobs whose first query is each that of a query head of the block's token `at`."""
         place, heads = self.place(number), self.heads
-        return Job(
-            query=place.query + at * heads.query_words + query_head * heads.key_words,
-            context=place.context_rows + at * heads.context_rows + query_head * heads.value_rows,
-            output=place.context_words + at * heads.context_words + query_head * heads.value_words,
-            output_tiers=self.work.every_tier if self.latent else 1,
-            **own,  # type: ignore[arg-type]
-        )
+        jobs = self._of_heads[query_heads]
+        jobs[:, JOB.query] = place.query + at * heads.query_words + query_heads * heads.key_words
+        jobs[:, JOB.context] = place.context_rows + at * heads.context_rows + query_heads * heads.value_rows
+        jobs[:, JOB.output] = place.context_words + at * heads.context_words + query_heads * heads.value_words
+        jobs[:, JOB.output_tiers] = self.work.every_tier if self.latent else 1
+        own = query_heads // heads.group
+        jobs[:, JOB.group : JOB.values + 1] = self.work.memory.caches(self.layer, sequence)[own]
+        jobs[:, JOB.key_mark] = job_mark(self.layer, sequence, 0) + own * HEAD_MARK
+        return jobs
 
     def _decode(self, piece: Piece, number: int) -> Iterator[int]:
         """Run a decoded token's jobs, query heads of one key/value head together; yield the token after it."""
-        work, heads, pipeline = self.work, self.heads, self.pipeline
-        at = piece.first - self.blocks[number][0].first
-        start, end = self._start(piece.position), piece.position + 1
-        size = min(work.places.job_vectors, heads.group)
-        parts = [(head, first) for head in range(heads.kv_heads) for first in range(0, heads.group, size)]
-        jobs = []
-        for count, (head, first) in enumerate(parts, 1):
-            source = _Pieces(pipeline, piece.chunk.sequence, head, work.next_tier(), (start, end))
-            tier = source._tier
-            source.tiles(start)
-            jobs.append(
-                self._job(
-                    number, at, head * heads.group + first, name=f"sequence {piece.chunk.sequence} head {head}",
-                    tier=tier, head=head, source=source, vectors=min(size, heads.group - first),
-                    query_stride=heads.key_words, context_stride=heads.value_rows,
-                    output_stride=heads.value_words, position=piece.position, step=0, start=start,
-                )
-            )  # fmt: skip
-            if len(jobs) == pipeline.group or count == len(parts) or work.key_buffers == 1:
-                pipeline.run(jobs)
-                jobs = []
+        heads, size = self.heads, self.work.places.job_vectors
+        jobs = self._jobs(number, piece.first - self.blocks[number][0].first, piece.chunk.sequence, self._firsts)
+        jobs[:, JOB.tier] = self.work.next_tiers(len(jobs))
+        jobs[:, JOB.vectors] = np.minimum(size, heads.group - self._firsts % heads.group)
+        jobs[:, JOB.query_stride], jobs[:, JOB.context_stride] = heads.key_words, heads.value_rows
+        jobs[:, JOB.output_stride], jobs[:, JOB.position] = heads.value_words, piece.position
+        jobs[:, JOB.mark] = jobs[:, JOB.key_mark]
+        self.pipeline.run(jobs, Span(self._start(piece.position), piece.position + 1))
         yield piece.first + 1
 
     def _prefill(self, piece: Piece, number: int) -> Iterator[int]:
@@ -268,34 +257,26 @@ class _Attention:
 
         Yields, whenever all heads of some tokens were run, the token after them.
         """
-        work, heads, pipeline = self.work, self.heads, self.pipeline
-        size = work.places.job_vectors
+        work, heads, sequence = self.work, self.heads, piece.chunk.sequence
+        size, every = work.places.job_vectors, np.arange(self.heads.heads)
         held = self._hold(piece)
         for done in range(0, piece.count, size):
-            at = piece.first - self.blocks[number][0].first + done
             position, count = piece.position + done, min(size, piece.count - done)
-            jobs = []
-            for head in range(heads.heads):
-                own = head // heads.group
-                if held:
-                    tiles = pipeline.cached[own]
-                    tier, source = tiles.tiers[head % heads.group % len(tiles.tiers)], Held(tiles)
-                    start = max(tiles.first, self._start(position))
-                else:
-                    tier, start = work.next_tier(), self._start(position)
-                    source = _Pieces(pipeline, piece.chunk.sequence, own, tier, (start, position + count))  # type: ignore[assignment]
-                    source.tiles(start)
-                jobs.append(
-                    self._job(
-                        number, at, head, name=f"sequence {piece.chunk.sequence} head {head}", tier=tier, head=own,
-                        source=source, vectors=count, query_stride=heads.query_words,
-                        context_stride=heads.context_rows, output_stride=heads.context_words, position=position,
-                        step=1, start=start,
-                    )
-                )  # fmt: skip
-                if len(jobs) == pipeline.group or head + 1 == heads.heads or (not held and work.key_buffers == 1):
-                    pipeline.run(jobs)
-                    jobs = []
+            jobs = self._jobs(number, piece.first - self.blocks[number][0].first + done, sequence, every)
+            start = self._start(position)
+            if held:
+                start = max(self.cached[0].first, start)
+                for head in range(heads.heads):
+                    tiles = self.cached[head // heads.group]
+                    jobs[head, JOB.tier] = tiles.tiers[head % heads.group % len(tiles.tiers)]
+                    jobs[head, JOB.pieces : JOB.pieces + PIECE] = tiles.keys, tiles.values, tiles.tag
+            else:
+                jobs[:, JOB.tier] = work.next_tiers(len(jobs))
+            jobs[:, JOB.vectors], jobs[:, JOB.position], jobs[:, JOB.step] = count, position, 1
+            jobs[:, JOB.query_stride], jobs[:, JOB.context_stride] = heads.query_words, heads.context_rows
+            jobs[:, JOB.output_stride] = heads.context_words
+            jobs[:, JOB.mark] = job_mark(self.layer, sequence, 0) + every * HEAD_MARK
+            self.pipeline.run(jobs, Span(start, position + count, self.cached[0].first if held else None))
             yield min(piece.first + done + size, piece.first + piece.count)
 
     def _hold(self, piece: Piece) -> bool:
@@ -309,16 +290,16 @@ class _Attention:
         begins = piece.position == chunk.position
         if begins:
             pipeline.settle()
-            pipeline.cached.clear()
+            self.cached.clear()
             for head in range(heads.kv_heads):
                 tiers = work.tiers_of(self.layer, head)
                 base = work.key_buffer(tiers)
                 values = base + tiling.key_tiles(heads, chunk.end - start)
-                pipeline.cached[head] = KeyTiles(tiers, base, values, work.next_tag(), start)
+                self.cached.append(KeyTiles(tiers, base, values, work.next_tag(), start))
         # Whole alignments; what earlier blocks have loaded of the first is loaded again.
         first = start if begins else piece.position // align * align
         if not begins and first < piece.position:
             pipeline.settle()
-        for head, tiles in pipeline.cached.items():
-            load_keys(pipeline, sequence, head, tiles, first, piece.position + piece.count)
+        for head, tiles in enumerate(self.cached):
+            load_keys(work, self.layer, sequence, head, tiles, first, piece.position + piece.count)
         return True

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, VectorBits, VectorDest, VectorOp
 from scheduler.models.quantised_model import Norm
@@ -191,13 +193,12 @@ class Dense:
     def _load_share(self, name: str, key: str, matrix: Matrix, share: Share, tile: int, tag: int) -> None:
         work = self._work
         high, low = work.memory.planes(key)
-        for place in range(share.tiers):
-            first = (share.first + place * share.each) * matrix.k_slices
-            offset = first * work.config.plane_bytes // ADDRESS_UNIT
-            work.emitter.load(
-                name, format=Format.PAIR, group=high.group, dest_tiers=1 << place, dest_base=tile,
-                count=share.each * matrix.k_slices, tag=tag, addr=high.addr + offset, addr_low=low.addr + offset,
-            )  # fmt: skip
+        tiles, places = share.each * matrix.k_slices, np.arange(share.tiers)
+        offset = (share.first * matrix.k_slices + places * tiles) * work.config.plane_bytes // ADDRESS_UNIT
+        work.emitter.loads(
+            name, {"dest_tiers": 1 << places, "addr": high.addr + offset, "addr_low": low.addr + offset},
+            format=Format.PAIR, group=high.group, dest_base=tile, count=tiles, tag=tag,
+        )  # fmt: skip
 
     # Streaming.
 

@@ -3,35 +3,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
 
 from hdl.config import MachineConfig
 from hdl.isa import LoadDest, Opcode, StoreFormat, VectorOp
 from scheduler.cost.clock import Clock
 from scheduler.plan.places import SPARE_ROWS, SPARE_SCALARS
+from scheduler.stream.emit.labels import Labels
 from scheduler.stream.table import Builder
 
-__all__ = ["Emitter", "Label", "carriers"]
-
-
-@dataclass(frozen=True)
-class Label:
-    """What an instruction does for the model.
-
-    Attributes
-    ----------
-    layer : int
-        Decoder layer; -1 before and after all layers.
-    operation : str
-        Such as ``qkv``, ``scores``, ``expert 5 up``.
-    """
-
-    layer: int
-    operation: str
-
-    def __str__(self) -> str:
-        """Return one text, as timelines show it."""
-        return f"L{self.layer} {self.operation}" if self.layer >= 0 else self.operation
+__all__ = ["Emitter", "carriers"]
 
 
 def carriers(config: MachineConfig) -> dict[str, dict[str, int]]:
@@ -56,35 +40,37 @@ class Emitter:
     Parameters
     ----------
     config : MachineConfig
+    labels : Labels, optional
+        Of the step.
 
     Attributes
     ----------
     layer : int
         Of the instructions that come now.
-    labels : list of Label
-        What each instruction is for.
+    labels : Labels
+        What marks of instructions mean.
     stream : Builder
         The instructions, without semaphores and END.
+    clock : Clock
     """
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, labels: Labels | None = None) -> None:
         self.layer = -1
-        self.labels: list[Label] = []
+        self.labels = labels or Labels()
         self.stream = Builder()
         self.clock = Clock(config)
-        self._known: dict[tuple[int, str], Label] = {}
 
-    def _emit(self, opcode: Opcode, operation: str, fields: dict[str, int]) -> None:
-        key = (self.layer, operation)
-        label = self._known.get(key)
-        if label is None:
-            label = self._known[key] = Label(*key)
-        self.labels.append(label)
-        self.stream.add(opcode, fields)
+    def _emit(self, opcode: Opcode, operation: str, fields: dict[str, int]) -> int:
+        return self.stream.add(opcode, fields, self.labels.mark(self.layer, operation))
 
     def load(self, operation: str, **fields: int) -> None:
         """Emit a LOAD."""
         self._emit(Opcode.LOAD, operation, fields)
+
+    def loads(self, operation: str, columns: Mapping[str, npt.NDArray[np.int64]], **fields: int) -> None:
+        """Emit LOADs that are alike but for some fields, which `columns` have."""
+        self.load(operation, **fields)
+        self.stream.repeat(columns)
 
     def store(self, operation: str, **fields: int) -> None:
         """Emit a STORE."""
@@ -92,15 +78,15 @@ class Emitter:
 
     def gemm(self, operation: str, **fields: int) -> int:
         """Emit a GEMM; return the cycle in which its rows are expected."""
-        self._emit(Opcode.GEMM, operation, fields)
-        return self.clock.add_gemm(fields)
+        number = self._emit(Opcode.GEMM, operation, fields)
+        return self.clock.add_gemm(self.stream.rows, number)
 
     def vector(self, operation: str, **fields: int) -> None:
         """Emit a VECTOR."""
-        self._emit(Opcode.VECTOR, operation, fields)
-        self.clock.add_vector(fields)
+        number = self._emit(Opcode.VECTOR, operation, fields)
+        self.clock.add_vector(self.stream.rows, number)
 
     def route(self, operation: str, **fields: int) -> None:
         """Emit a ROUTE."""
-        self._emit(Opcode.ROUTE, operation, fields)
-        self.clock.add_route(fields)
+        number = self._emit(Opcode.ROUTE, operation, fields)
+        self.clock.add_route(self.stream.rows, number)

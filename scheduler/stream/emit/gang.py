@@ -11,6 +11,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from hdl.config import ADDRESS_UNIT
 from hdl.isa import Dest, LoadDest, Mapping3D, Mode
 from scheduler.memory.placement import Part
 from scheduler.plan.shares import Share
@@ -129,13 +132,15 @@ class GangQueues:
             base, tag = places.piece_buffers[self._slot % len(places.piece_buffers)], work.next_tag()
             self._slot += 1
             slices = self._slices(step)
-            for place in range(step.share.tiers):
-                tile = (step.share.first + place * step.share.each) * slices
-                high, low = work.experts.planes(step.job.layer, step.part, step.job.expert, tile)
-                work.emitter.load(
-                    f"{step.job.name} {step.part}", **plane_fields(step.job, high, low), dest_tiers=1 << place,
-                    dest_base=base, count=step.share.each * slices, tag=tag,
-                )  # fmt: skip
+            tiles, places_of = step.share.each * slices, np.arange(step.share.tiers)
+            high, low = work.experts.planes(step.job.layer, step.part, step.job.expert, step.share.first * slices)
+            fields, apart = plane_fields(step.job, high, low), places_of * tiles * work.config.plane_bytes
+            columns = {"dest_tiers": 1 << places_of, "addr": (high.address + apart) // ADDRESS_UNIT}
+            if "addr_low" in fields:
+                columns["addr_low"] = (low.address + apart) // ADDRESS_UNIT
+            work.emitter.loads(
+                f"{step.job.name} {step.part}", columns, **fields, dest_base=base, count=tiles, tag=tag
+            )  # fmt: skip
             self._ready.append((step, base, tag))
 
     def _loadable(self, step: _Step) -> bool:
@@ -165,12 +170,12 @@ class GangQueues:
         self._lists.append((step.number, range(job.entry, job.entry + job.count)))
         job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
         count = work.residence.gang_words(tiling_of(work, job.layer).down.inputs)
-        for tier in range(work.config.tiers):
-            words = work.experts.gang_words(job.layer, job.expert, tier)
-            work.emitter.load(
-                f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
-                dest_base=job.words, count=count, addr=words.addr,
-            )  # fmt: skip
+        words = [work.experts.gang_words(job.layer, job.expert, tier) for tier in range(work.config.tiers)]
+        work.emitter.loads(
+            f"{job.name} words",
+            {"dest_tiers": 1 << np.arange(len(words)), "addr": np.array([own.addr for own in words])},
+            dest_kind=LoadDest.PARAMETER, group=words[0].group, dest_base=job.words, count=count,
+        )  # fmt: skip
 
     def run(self, layer: int) -> None:
         """Emit a layer's experts."""

@@ -17,6 +17,7 @@ from scheduler.stream.emit.emitter import Emitter
 from scheduler.stream.emit.experts import ExpertQueues, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.head import emit_embeddings, emit_head, emit_rotations
+from scheduler.stream.emit.labels import Labels
 from scheduler.stream.emit.mlp import emit_choices, emit_mlp, emit_router
 from scheduler.stream.emit.project import cycles_before_keys
 from scheduler.stream.emit.slots import SlotQueues
@@ -32,7 +33,8 @@ def emit_step(
     chunks: Sequence[Chunk],
     routing: Sequence[Routing | None] | None,
     outputs: Sequence[int],
-    done: int = 0,
+    done: int,
+    labels: Labels,
 ) -> Emitter:
     """Return the emitter with the instructions of a step, or of a part of one.
 
@@ -52,8 +54,10 @@ def emit_step(
         Numbers of the chunks whose last token's logits are wanted.
     done : int
         Logits that earlier parts of the step have stored.
+    labels : Labels
+        Of the step.
     """
-    work = Work(constants, memory, places)
+    work = Work(constants, memory, places, labels)
     dense = Dense(work)
     blocks = blocks_of(chunks, places.block)
     layers = work.tiling.model.layers

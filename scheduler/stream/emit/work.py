@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+
+import numpy as np
 
 from scheduler.memory.layer import LayerMemory
 from scheduler.memory.model import ModelMemory
@@ -14,6 +16,8 @@ from scheduler.plan.places import TAGS, Places
 from scheduler.plan.pools import Ring
 from scheduler.plan.tiling import HeadTiling
 from scheduler.stream.emit.emitter import Emitter
+from scheduler.stream.emit.job_table import TURN, Int64, new_turns
+from scheduler.stream.emit.labels import Labels
 
 __all__ = ["Work"]
 
@@ -29,9 +33,13 @@ class Work:
         Where the model, or the experts of a layer alone, lie in memory.
     places : Places
         Where the step's data lie on the chip.
+    labels : Labels, optional
+        Of the step.
     """
 
-    def __init__(self, constants: Constants, memory: ModelMemory | LayerMemory, places: Places) -> None:
+    def __init__(
+        self, constants: Constants, memory: ModelMemory | LayerMemory, places: Places, labels: Labels | None = None
+    ) -> None:
         self.constants = constants
         self.area = memory
         self.experts = memory.experts
@@ -39,7 +47,7 @@ class Work:
         self.tiling = places.tiling
         self.config = places.config
         self.residence = places.residence
-        self.emitter = Emitter(places.config)
+        self.emitter = Emitter(places.config, labels)
         self.every_tier = (1 << self.config.tiers) - 1
         tiles = [
             self.tiling.key_tiles(h, places.key_piece) + self.tiling.value_tiles(h, places.key_piece)
@@ -47,15 +55,14 @@ class Work:
         ]  # fmt: skip
         self.key_buffer_tiles = max(1, *tiles)
         self.key_buffers = max(1, places.keys[1] // self.key_buffer_tiles)
-        self._key_buffer = [0] * self.config.tiers
+        self.turns = new_turns()
+        self.operations: dict[Hashable, Int64] = {}
+        """What jobs of attention that look at the same keys have to emit."""
         self.lists = [Ring(*places.list_entries) for _ in range(self.config.tiers)]
         self.background: deque[Callable[[], None]] = deque()
         """Loads of weights, in order, that may come between the loads of attention."""
-        self._tags = 0
         self._tier = -1
-        self._region = -1
         self._scalars = -1
-        self._words = [0] * self.config.tiers
 
     @property
     def memory(self) -> ModelMemory:
@@ -77,35 +84,27 @@ class Work:
 
     def next_tag(self) -> int:
         """Return a fill tag; it comes again after 64 others."""
-        self._tags += 1
-        return self._tags % TAGS
+        self.turns[TURN.tag] += 1
+        return int(self.turns[TURN.tag]) % TAGS
 
-    def next_tier(self) -> int:
+    def next_tiers(self, count: int) -> Int64:
         """Return the tiers in turn."""
-        self._tier = (self._tier + 1) % self.config.tiers
-        return self._tier
+        found = (self._tier + 1 + np.arange(count)) % self.config.tiers
+        self._tier += count
+        return found
 
     def key_buffer(self, tiers: tuple[int, ...]) -> int:
         """Return the first tile of the next place for a head's keys and values, the same in each of some tiers."""
-        place = max(self._key_buffer[tier] for tier in tiers)
+        place = max(int(self.turns[TURN.buffers + tier]) for tier in tiers)
         for tier in tiers:
-            self._key_buffer[tier] = place + 1
+            self.turns[TURN.buffers + tier] = place + 1
         return self.places.keys[0] + place % self.key_buffers * self.key_buffer_tiles
 
-    def next_scalars(self) -> int:
-        """Return the first of a job's scalars in turn: maxima, then sums."""
-        self._scalars = (self._scalars + 1) % self.places.regions
-        return self.places.scalars["attention"]["jobs"] + 2 * self.places.job_vectors * self._scalars
-
-    def next_region(self) -> int:
-        """Return the first row of the score regions in turn."""
-        self._region = (self._region + 1) % self.places.regions
-        return self.places.rows["attention"]["scores"] + self._region * self.places.score_rows
-
-    def next_words(self, tier: int) -> int:
-        """Return the first word of a tier's regions of probabilities in turn."""
-        self._words[tier] = (self._words[tier] + 1) % self.places.turns
-        return self.places.words["attention"]["scores"] + self._words[tier] * self.places.score_words
+    def next_scalars(self, count: int) -> Int64:
+        """Return the first of each of some jobs' scalars in turn: maxima, then sums."""
+        found = (self._scalars + 1 + np.arange(count)) % self.places.regions
+        self._scalars += count
+        return self.places.scalars["attention"]["jobs"] + 2 * self.places.job_vectors * found
 
     def tiers_of(self, layer: int, head: int) -> tuple[int, ...]:
         """Return the tiers that hold a key/value head of a prefilled sequence."""

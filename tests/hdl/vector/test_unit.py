@@ -13,9 +13,10 @@ from hdl.isa import Instruction, Opcode, VectorOp, writes_scalar
 from hdl.isa.asm import assemble
 from hdl.isa.error_codes import ErrorCode
 from hdl.vector.issue import ADD_PAUSE
-from scheduler.cost.clock import VectorClock
+from scheduler.cost.clock import Clock
 from scheduler.cost.model import simulate
 from scheduler.cost.work import vector_cycles
+from scheduler.stream.table import Table
 from sim.golden.executor import HANDLERS, Executor
 from sim.stimulus.vector_streams import VectorDrawer
 from tests.support.vector.unit_bench import VectorBench
@@ -97,9 +98,9 @@ def cycles_of(instruction: Instruction) -> int:
 
 def forecasts(config: MachineConfig, program: list[Instruction]) -> tuple[int, int]:
     """Return the cycles of a program by the cycle model, from the queue to the end, and by the emitter's forecast."""
-    model, clock = simulate(config, program), VectorClock(config)
-    for instruction in program:
-        clock.add(instruction.values)
+    model, clock, table = simulate(config, program), Clock(config), Table.of(program)
+    for number in range(len(table)):
+        clock.add_vector(table.rows, number)
     own = model.slices.of(model.units.index("vector"))
     return int(model.done[-1] - model.slices.taken[own[0]]), clock.done
 

@@ -8,9 +8,10 @@ import pytest
 from hdl.config import PRESETS
 from hdl.isa import Instruction, Opcode, VectorDest, VectorOp
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.clock import Clock, VectorClock
+from scheduler.cost.clock import Clock
 from scheduler.cost.model import simulate
 from scheduler.cost.work import gemm_cycles
+from scheduler.stream.table import Table
 
 SMALL = PRESETS["small"]
 ROWS = {"vectors": 8, "rows": 4, "a_stride": 4, "dest_kind": VectorDest.ROWS, "dest_base": 256, "dest_stride": 4}
@@ -28,18 +29,18 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_vector_instructions_one_after_the_other(name: str) -> None:
     program = PROGRAMS[name]
-    clock, alone = VectorClock(SMALL), VectorClock(SMALL)
-    for fields in program:
-        clock.add(fields)
-    alone.add(program[0])
-    both, one = (
-        simulate(SMALL, [Instruction(Opcode.VECTOR, fields) for fields in own]) for own in (program, program[:1])
-    )
+    table = Table.of([Instruction(Opcode.VECTOR, fields) for fields in program])
+    clock, alone = Clock(SMALL), Clock(SMALL)
+    for number in range(len(table)):
+        clock.add_vector(table.rows, number)
+    alone.add_vector(table.rows, 0)
+    both, one = (simulate(SMALL, Table(own)) for own in (table.rows, table.rows[:1]))
     assert abs((clock.done - alone.done) - (both.done[-1] - one.done[0])) <= 3
 
 
 def test_rows_of_a_gemm_are_expected_when_the_model_says() -> None:
     clock, b = Clock(SMALL), blocks_of(SMALL)
     fields = {"tier_base": 1, "tier_count": 1, "tokens": 4, "k_slices": 2, "n_tiles": 3}
-    assert clock.add_gemm(fields) == gemm_cycles(b, 4, 2, 3, 0, 1, 0) + 1
+    table = Table.of([Instruction(Opcode.GEMM, fields)])
+    assert clock.add_gemm(table.rows, 0) == gemm_cycles(b, 4, 2, 3, 0, 1, 0) + 1
     assert clock.tiers == [0, 24] + [0] * (SMALL.tiers - 2)

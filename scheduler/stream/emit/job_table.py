@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop that emits the jobs of attention (:mod:`scheduler.stream.emit.job_loop`) works on."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.stream.clocks import TIERS
+
+__all__ = [
+    "BLOCK", "JOB", "JOB_COLUMNS", "OP", "PIECE", "STATE", "STOP", "TURN", "UNTIL", "Int64", "Loop", "Sizes",
+    "new_loop", "new_turns",
+]  # fmt: skip
+
+Int64 = npt.NDArray[np.int64]
+
+
+def _columns(name: str, text: str) -> Any:
+    """Return the numbers of some columns by name, as constants that compiled functions can use."""
+    kind: Any = namedtuple(name, text.split())  # type: ignore[misc]
+    return kind(*range(len(kind._fields)))
+
+
+PIECE = 3
+"""Columns of `JOB` for a piece of keys that is on the chip: first tile of keys, of values, fill tag."""
+
+JOB: Any = _columns(
+    "JOB",
+    "tier vectors query query_stride context context_stride output output_stride output_tiers position step scalar "
+    "score_word context_word score_shift value_shift context_mult context_shift group keys values mark key_mark "
+    "maxed divided pieces",
+)
+"""Columns of the table of jobs, each the attention of some queries over the keys of one head on one tier. Addresses are
+as instructions take them, but `keys` and `values` are bytes of memory. `position` is the first query's, `step` from one
+query's to the next one's. `maxed`: the maximum of one of its blocks is out, the exponential is not. From `pieces` on:
+the two pieces of keys that are on the chip."""
+
+JOB_COLUMNS = len(JOB) - 1 + 2 * PIECE
+
+OP: Any = _columns("OP", "scores job piece first rows is_first is_last key_place key_tiles value_place value_tiles")
+"""Columns of what has to be emitted in order: with `scores` a block of keys of a job, which begins with key `first` and
+takes `rows` rows of scores; without, the loads of a piece of keys. Places are tiles from the begin of the piece, or, of
+loads, from that of the cache."""
+
+BLOCK: Any = _columns("BLOCK", "ready job region words rows valid is_first is_last keys value_tile tag maxed")
+"""Columns of the blocks of keys whose scores are out and whose softmax is not."""
+
+STATE: Any = _columns(
+    "STATE",
+    "instructions op pending_at pending undivided_at undivided chains chosen advancing background divided behind close",
+)
+"""Places in the loop's state: instructions so far, the next row of `OP`, the rings of blocks whose softmax is to come
+and of jobs whose division is, chains and the one to step, whether the oldest block's softmax is wanted, loads in the
+background, jobs before which all are divided, and the numbers of jobs that something, or `UNTIL.closed`, waits
+for."""
+
+_TURN: Any = namedtuple("_TURN", "tag region words buffers many")
+TURN: Any = _TURN(0, 1, 2, 2 + TIERS, 2 + 2 * TIERS)
+"""Places of what is used in turn: tags, regions of scores, words of each tier, buffers of keys of each tier."""
+
+
+UNTIL: Any = _columns("UNTIL", "operated settled closed flushed asked")
+"""Where the loop ends: all operations are emitted, no softmax is left, the jobs before `STATE.close` are divided,
+nothing is left, or only where it has to stop."""
+
+STOP: Any = _columns("STOP", "end chain behind background full")
+"""Why it stops: it has come to its end, a chain has to make a step, what waits for the division of jobs can go on,
+loads in the background are due, or the table of instructions is full."""
+
+
+class Sizes(NamedTuple):
+    """What the jobs of a layer have in common; see :class:`scheduler.stream.emit.work.Work` for what is used in turn.
+
+    Attributes
+    ----------
+    ahead, delay, maxima : int
+        Blocks whose scores come before the softmax of an earlier one, jobs whose division waits behind a later softmax,
+        maxima that come before an exponential.
+    """
+
+    rows: int
+    columns: int
+    key_words: int
+    value_rows: int
+    job_vectors: int
+    tile_bytes: int
+    buffers: int
+    buffer_base: int
+    buffer_tiles: int
+    regions: int
+    region_base: int
+    region_rows: int
+    turns: int
+    words_base: int
+    words: int
+    ahead: int
+    delay: int
+    maxima: int
+
+
+class Loop(NamedTuple):
+    """A layer's jobs and what is left to do of them.
+
+    Attributes
+    ----------
+    jobs : int64 array [jobs, JOB_COLUMNS]
+    pending : int64 array [ahead + 2, len(BLOCK)]
+        Ring of blocks.
+    undivided : int64 array [delay + 2, 3]
+        Ring of jobs: when the division can come, the job, its first scalar.
+    chains : int64 array [16 or more]
+        When the next step of each can come.
+    state : int64 array [len(STATE)]
+    due : float64 array [2]
+        Loads in the background that are due, and how many more with each softmax.
+    """
+
+    jobs: Int64
+    pending: Int64
+    undivided: Int64
+    chains: Int64
+    state: Int64
+    due: npt.NDArray[np.float64]
+
+
+def new_turns() -> Int64:
+    """Return what is used in turn before anything is."""
+    turns = np.zeros(TURN.many, np.int64)
+    turns[TURN.region] = -1
+    return turns
+
+
+UNDIVIDED = 3
+
+
+def new_loop(sizes: Sizes, jobs: int, rate: float) -> Loop:
+    """Return the loop of a layer of up to `jobs` jobs; `rate`: loads in the background for each softmax."""
+    return Loop(
+        np.zeros((jobs, JOB_COLUMNS), np.int64), np.zeros((sizes.ahead + 2, len(BLOCK)), np.int64),
+        np.zeros((sizes.delay + 2, UNDIVIDED), np.int64), np.zeros(16, np.int64),
+        np.zeros(len(STATE), np.int64), np.array([0.0, rate]),
+    )  # fmt: skip
