@@ -74,6 +74,7 @@ class GangQueues:
         self._ready: deque[tuple[_Step, int, int]] = deque()  # with base and tag
         self._left: dict[int, int] = {}  # by job: shares that are not emitted yet
         self._lists: deque[tuple[int, range]] = deque()  # jobs' list entries that a later GEMM may need
+        self._tilings = {n: tiling_of(work, n) for n, jobs in enumerate(layers) if jobs}
         self._slot = 0
         self._most = len(work.places.piece_buffers) if ahead is None else min(ahead, len(work.places.piece_buffers))
         self._jobs = self._chunks = 0
@@ -107,7 +108,7 @@ class GangQueues:
         self._steps.extend(waiting)
 
     def _cut(self, job: RoutedJob, first: int) -> tuple[list[_Step], list[_Step]]:
-        shares = self._work.residence.gangs[tiling_of(self._work, job.layer).down.inputs]
+        shares = self._work.residence.gangs[self._tilings[job.layer].down.inputs]
         found: tuple[list[_Step], list[_Step]] = ([], [])
         word = 0
         for part, own, steps in zip((Part.UP, Part.DOWN), shares, found, strict=True):
@@ -159,7 +160,7 @@ class GangQueues:
         return all(first >= held.stop or held.start >= first + job.count for _, held in self._lists)
 
     def _slices(self, step: _Step) -> int:
-        expert = tiling_of(self._work, step.job.layer)
+        expert = self._tilings[step.job.layer]
         return (expert.up if step.part == Part.UP else expert.down).k_slices
 
     def _load_job(self, step: _Step) -> None:
@@ -169,7 +170,7 @@ class GangQueues:
         load_list(work, work.every_tier, job)
         self._lists.append((step.number, range(job.entry, job.entry + job.count)))
         job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
-        count = work.residence.gang_words(tiling_of(work, job.layer).down.inputs)
+        count = work.residence.gang_words(self._tilings[job.layer].down.inputs)
         words = [work.experts.gang_words(job.layer, job.expert, tier) for tier in range(work.config.tiers)]
         work.emitter.loads(
             f"{job.name} words",
@@ -190,7 +191,7 @@ class GangQueues:
 
     def _emit(self, step: _Step, base: int, tag: int) -> None:
         work, places, job, share = self._work, self._work.places, step.job, step.share
-        expert, constants = tiling_of(work, job.layer), work.constants_of(job.layer).expert(job.expert)
+        expert, constants = self._tilings[job.layer], work.constants_of(job.layer).expert(job.expert)
         words = places.words["experts"]
         h = words["h"] + step.parity * places.chunk * expert.inner_words
         common = {

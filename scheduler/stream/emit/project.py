@@ -205,17 +205,18 @@ def _append_token(work: Work, layer: int, piece: Piece, rows: tuple[int, int]) -
     config, heads, sequence = work.config, work.heads(layer), piece.chunk.sequence
     if heads.kv_heads < 4 or heads.key_rows != 1 or heads.value_rows != 1:
         return False
-    for what, base, shift in (("keys", rows[0], KEY_SHIFT), ("values", rows[1], VALUE_SHIFT)):
+    areas = work.memory.caches(layer, sequence).tolist()
+    for number, (what, base, shift) in enumerate((("keys", rows[0], KEY_SHIFT), ("values", rows[1], VALUE_SHIFT)), 1):
         align, token = (config.columns, config.rows) if what == "keys" else (config.rows, config.columns)
         offset = piece.position // align * align * config.columns + piece.position % align * token
         for head in (0, 1):
-            area, following = (work.memory.cache(layer, sequence, h, what) for h in (head, head + 2))
-            gap, rest = divmod(following.address - area.address, config.columns)
-            if area.group != following.group or rest or gap - 1 > MOST_GAP:
+            area, following = areas[head], areas[head + 2]
+            gap, rest = divmod(following[number] - area[number], config.columns)
+            if area[0] != following[0] or rest or gap - 1 > MOST_GAP:
                 return False
-            address = area.address + offset
+            address = area[number] + offset
             work.emitter.store(
-                f"append {what}", format=StoreFormat.INT8, shift=shift, group=area.group, row_base=base + head,
+                f"append {what}", format=StoreFormat.INT8, shift=shift, group=area[0], row_base=base + head,
                 rows=(heads.kv_heads - head + 1) // 2, row_gap=1, addr=address // 32, offset=address % 32,
                 addr_gap=gap - 1,
             )  # fmt: skip

@@ -3,11 +3,12 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from hdl.config import PRESETS
 from hdl.isa import BODIES, Instruction, IsaError, Opcode, encode, fields_of
-from scheduler.stream.table import COL, COLUMNS, Table
+from scheduler.stream.table import COL, COLUMNS, Builder, Table
 
 
 def _random(draw: random.Random) -> Instruction:
@@ -68,3 +69,16 @@ def test_an_opcode_that_does_not_exist_is_refused(opcode):
     table.rows[1, COL.opcode] = opcode
     with pytest.raises(IsaError, match=rf"instruction 1: opcode {opcode} is not defined"):
         table.to_binary()
+
+
+def test_builder_keeps_what_it_has_as_it_grows() -> None:
+    builder = Builder()
+    for number in range(3000):
+        assert builder.add(Opcode.LOAD, {"count": number, "tag": 1}, number) == number
+    builder.repeat({"addr": np.arange(5), "count": np.full(5, 7)})
+    rows = builder.table().rows
+    assert len(rows) == len(builder) == 3004
+    assert rows[:2999, COL.count].tolist() == builder.marks[:2999].tolist() == list(range(2999))
+    assert rows[2999:, COL.addr].tolist() == list(range(5)) and set(rows[2999:, COL.count].tolist()) == {7}
+    assert set(rows[:, COL.tag].tolist()) == {1} and set(builder.marks[2999:3004].tolist()) == {2999}
+    assert not builder.rows[3004:].any()
