@@ -16,6 +16,8 @@ from scheduler.plan.places import plan_places
 from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
+from scheduler.stream.emit.emitter import Emitter
+from scheduler.stream.emit.labels import Label
 from scheduler.stream.emit.work import Work
 from tests.support.checkpoints import small_model
 
@@ -47,9 +49,14 @@ def work_of(
     return Work(constants, memory, plan_places(memory.residence, size))
 
 
+def labels_of(emitter: Emitter) -> tuple[Label, ...]:
+    """Return the labels of what was emitted so far."""
+    return emitter.labels.of(emitter.stream.marks[: emitter.stream.count].tolist())
+
+
 def emitted(work: Work) -> list[tuple[str, Instruction]]:
     """Return what was emitted so far, each with its label."""
-    labels = [label.operation for label in work.emitter.labels]
+    labels = [label.operation for label in labels_of(work.emitter)]
     return list(zip(labels, work.emitter.stream.table().instructions(), strict=True))
 
 

@@ -29,7 +29,7 @@ from sim.golden.executor import Executor
 from sim.golden.integer_attention import attend, normalise, normalise_heads, product, rotate, value_bytes
 from sim.golden.integer_model import route
 from sim.golden.vector import execute_vector
-from tests.scheduler.models.test_quantise_language import CONFIG
+from tests.scheduler.models.test_quantise_language import SHAPE
 
 TINY = PRESETS["tiny"]
 C = TINY.columns
@@ -86,8 +86,8 @@ def test_normalise_is_rmsnorm(size: float) -> None:
     x = np.random.default_rng(2).normal(size=(50, 16)) * size
     unit = 7.5 / 2**31
     x = np.clip(x, -7, 7)
-    norm = residual_norm(CONFIG.model, 7.5, 4.0 / 127, unit)
-    expected = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + CONFIG.rms_norm_eps)
+    norm = residual_norm(SHAPE, 7.5, 4.0 / 127, unit)
+    expected = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + SHAPE.norm_eps)
     found = normalise(np.rint(x / unit).astype(np.int64), norm) * (4.0 / 127)
     assert np.abs(found - expected).max() < 0.51 * 4.0 / 127 + 0.02 * (size < 0.1)
 

@@ -8,7 +8,8 @@ import pytest
 from hdl.config import PRESETS
 from hdl.isa import Instruction, Limits, Opcode, check_instruction
 from scheduler.plan.places import SPARE_ROWS, SPARE_SCALARS
-from scheduler.stream.emit.emitter import Emitter, Label, carriers
+from scheduler.stream.emit.emitter import Emitter, carriers
+from scheduler.stream.emit.labels import Label
 
 TINY = PRESETS["tiny"]
 
@@ -19,8 +20,9 @@ def test_instructions_keep_their_order_and_their_labels() -> None:
     emit.layer = 2
     emit.store("two", rows=3)
     emit.vector("one", vectors=1, rows=1)
-    assert emit.labels == [Label(-1, "one"), Label(2, "two"), Label(2, "one")]
-    assert [str(label) for label in emit.labels] == ["one", "L2 two", "L2 one"]
+    labels = emit.labels.of(emit.stream.marks[: emit.stream.count].tolist())
+    assert labels == (Label(-1, "one"), Label(2, "two"), Label(2, "one"))
+    assert [str(label) for label in labels] == ["one", "L2 two", "L2 one"]
     assert list(emit.stream.table().instructions()) == [
         Instruction(Opcode.LOAD, {"count": 1}), Instruction(Opcode.STORE, {"rows": 3}),
         Instruction(Opcode.VECTOR, {"vectors": 1, "rows": 1}),

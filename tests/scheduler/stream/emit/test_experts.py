@@ -14,7 +14,7 @@ from scheduler.memory.placement import Part
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.stream.emit.experts import ExpertQueues, ListsFullError, load_list, routed_jobs
 from scheduler.stream.emit.work import Work
-from tests.support.emitting import STREAMED, TINY, emitted, weights_of, work_of
+from tests.support.emitting import STREAMED, TINY, emitted, labels_of, weights_of, work_of
 
 TOKENS = 7
 CHUNKS = [Chunk(0, 0, (1,) * TOKENS)]
@@ -65,8 +65,9 @@ def check(work: Work, layers: int) -> None:
     words: dict[tuple[int, int], int] = {}
     gemms = iter(weights_of(work))
     done: Counter[tuple[int, str, int, int]] = Counter()
+    labels = labels_of(work.emitter)
     for n, (label, one) in enumerate(emitted(work)):
-        layer = work.emitter.labels[n].layer
+        layer = labels[n].layer
         tiers = [t for t in (0, 1) if one["dest_tiers"] >> t & 1]
         if one.opcode == Opcode.LOAD and one["dest_kind"] == LoadDest.LIST:
             table = work.memory.images[0][one["addr"] * 32 :][: 8 * one["count"]].view("<u2").reshape(-1, 4)

@@ -26,26 +26,15 @@ def test_a_tag_comes_again_after_all_others() -> None:
     assert sorted(tags[:TAGS]) == list(range(TAGS)) and tags[TAGS:] == tags[:TAGS]
 
 
-def test_regions_in_turn_do_not_meet() -> None:
+def test_scalars_of_jobs_in_turn_do_not_meet() -> None:
     work = work_of(CHUNKS)
     places = work.places
-    for take, count, size, pool, name in (
-        (work.next_region, places.regions, places.score_rows, places.rows, "scores"),
-        (work.next_scalars, places.regions, 2 * places.job_vectors, places.scalars, "jobs"),
-        (lambda: work.next_words(1), places.turns, places.score_words, places.words, "scores"),
-    ):
-        first = pool["attention"][name]
-        found = [take() for _ in range(2 * count)]
-        assert sorted(found[:count]) == [first + n * size for n in range(count)] and found[count:] == found[:count]
-        assert max(found) + size <= first + pool["attention"].sizes[name]
-    assert [work.next_tier() for _ in range(4)] == [0, 1, 0, 1]
-
-
-def test_probabilities_of_tiers_are_apart() -> None:
-    """Each tier has its own buffer, so that its turns do not depend on the others'."""
-    work = work_of(CHUNKS)
-    first = work.next_words(0)
-    assert work.next_words(1) == first
+    count, size, pool = places.regions, 2 * places.job_vectors, places.scalars["attention"]
+    found = [int(work.next_scalars(1)[0]) for _ in range(count)]
+    found += work.next_scalars(count).tolist()
+    assert sorted(found[:count]) == [pool["jobs"] + n * size for n in range(count)] and found[count:] == found[:count]
+    assert max(found) + size <= pool["jobs"] + pool.sizes["jobs"]
+    assert [*work.next_tiers(3), *work.next_tiers(1)] == [0, 1, 0, 1]
 
 
 def test_keys_have_places_inside_what_is_left() -> None:
