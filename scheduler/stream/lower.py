@@ -27,7 +27,7 @@ from scheduler.stream.emit.head import logit_parts
 from scheduler.stream.emit.labels import Label, Labels
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.synchronise import synchronise
-from scheduler.stream.table import Rows, Table
+from scheduler.stream.table import Builder, Table
 
 __all__ = [
     "LogitBlock", "Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "gather_logits",
@@ -340,7 +340,7 @@ def lower_step(
     while True:
         try:
             labels = Labels()
-            rows, marks = _emit(constants, memory, parts, routing, labels)
+            stream = _emit(constants, memory, parts, routing, labels)
             break
         except ListsFullError:  # the routing is known now, and so is what the lists take
             most = max(part.tokens for part in parts)
@@ -349,13 +349,14 @@ def lower_step(
             parts = parts_of(residence, chunks, block, routing is None, -(-most // 2))
     done = sum(len(part.outputs) for part in parts)
     config = tiling.config
-    table, origin = synchronise(Table(rows), config, memory.images, carriers(config), end=True)
-    stream = memory.add(table.to_binary())
+    marks = stream.marks[: len(stream)].copy()
+    table, origin = synchronise(stream, config, memory.images, carriers(config), end=True)
+    binary = memory.add(table.to_binary())
     size = done * tiling.logit_rows * tiling.config.columns * 2
     return StepProgram(
         parts=parts, chunks=tuple(chunks), table=table,
         marks=np.append(marks[origin], labels.mark(-1, "end")), label_texts=labels,
-        stream_base=stream.address, patch=memory.step, window=memory.window,
+        stream_base=binary.address, patch=memory.step, window=memory.window,
         logits=Symbol(memory.logits.group, memory.logits.address, size),
     )  # fmt: skip
 
@@ -363,18 +364,15 @@ def lower_step(
 def _emit(
     constants: Constants, memory: ModelMemory, parts: Sequence[Part], routing: Sequence[Routing | None] | None,
     labels: Labels,
-) -> tuple[Rows, npt.NDArray[np.int64]]:  # fmt: skip
-    """Return the instructions of all parts without semaphores, and what they are for."""
+) -> Builder:  # fmt: skip
+    """Return the instructions of all parts without semaphores."""
     memory.begin_step()
-    streams, done = [], 0
+    stream, done = Builder(), 0
     for part in parts:
         own = None if routing is None else [_slice(route, part) for route in routing]
-        emitter = emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done, labels)
-        streams.append(emitter.stream)
+        emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done, labels, stream)
         done += len(part.outputs)
-    rows = [stream.table().rows for stream in streams]
-    marks = [stream.marks[: stream.count] for stream in streams]
-    return (rows[0], marks[0]) if len(rows) == 1 else (np.concatenate(rows), np.concatenate(marks))
+    return stream
 
 
 def _slice(route: Routing | None, part: Part) -> Routing | None:

@@ -151,7 +151,7 @@ def _lower(
     work = Work(_constants(tiling, layer), memory, plan.places)
     own = [Routing(routing.experts[f : f + n], routing.gates[f : f + n]) for f, n in parts]
     queues = emit_layer(work, memory, plan, own, options.high_only)
-    table, _ = synchronise(work.emitter.stream.table(), config, memory.build(), carriers(config))
+    table, _ = synchronise(work.emitter.stream, config, memory.build(), carriers(config))
     instructions = (*table.instructions(), Instruction(Opcode.END, {}))
     room = INSTRUCTION_BYTES * len(instructions)  # the stream is the last thing in memory
     return _Lowered(plan, memory, parts, queues, instructions, simulate(config, instructions, fetch_room=room).cycles)

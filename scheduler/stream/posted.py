@@ -118,26 +118,35 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
     )  # fmt: skip
 
 
-def write_out(rows: Rows, notes: Notes, room: int) -> Rows:
-    """Return the stream with its semaphores, and behind it so many rows that mean nothing."""
-    result: Rows = np.empty((len(notes) + room, rows.shape[1]), np.int64)
-    np.take(rows, notes[:, SOURCE], axis=0, out=result[: len(notes)], mode="clip")
-    _write_control(notes, result)
-    return result
-
-
 @compiled
-def _write_control(notes: Notes, result: Rows) -> None:
-    """Write waits and posts into the rows of instructions."""
-    for n in range(len(notes)):
+def write_out(rows: Rows, notes: Notes, plain: int, carriers: Rows) -> None:
+    """Turn plain rows into the stream with its semaphores, in place.
+
+    Parameters
+    ----------
+    rows : int64 array [many, len(COLUMNS)]
+        The plain instructions, `plain` of them, and room.
+    notes : Notes
+        Of the stream, as long as `rows`.
+    carriers : int64 array [carriers, len(COLUMNS)]
+        What sources from `plain` on stand for.
+    """
+    for n in range(len(notes) - 1, -1, -1):  # no instruction comes before its plain row
+        source = notes[n, SOURCE]
+        if source >= plain:
+            for column in range(rows.shape[1]):
+                rows[n, column] = carriers[source - plain, column]
+        elif source != n:
+            for column in range(rows.shape[1]):
+                rows[n, column] = rows[source, column]
         if notes[n, WAITING]:
-            result[n, COL.wait0_sem], result[n, COL.wait0_count] = notes[n, WAITS], notes[n, WAITS + 1]
+            rows[n, COL.wait0_sem], rows[n, COL.wait0_count] = notes[n, WAITS], notes[n, WAITS + 1]
         if notes[n, WAITING] > 1:
-            result[n, COL.wait1_sem], result[n, COL.wait1_count] = notes[n, WAITS + 2], notes[n, WAITS + 3]
+            rows[n, COL.wait1_sem], rows[n, COL.wait1_count] = notes[n, WAITS + 2], notes[n, WAITS + 3]
         if notes[n, POSTING]:
-            result[n, COL.post0_sem], result[n, COL.post0_en] = notes[n, POSTS], 1
+            rows[n, COL.post0_sem], rows[n, COL.post0_en] = notes[n, POSTS], 1
         if notes[n, POSTING] > 1:
-            result[n, COL.post1_sem], result[n, COL.post1_en] = notes[n, POSTS + 1], 1
+            rows[n, COL.post1_sem], rows[n, COL.post1_en] = notes[n, POSTS + 1], 1
 
 
 @compiled

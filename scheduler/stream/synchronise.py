@@ -66,14 +66,16 @@ class SyncError(A3dError):
 
 
 def synchronise(
-    table: Table, config: MachineConfig, memory: Memory, carriers: Carriers | None = None, *, end: bool = False
-) -> tuple[Table, npt.NDArray[np.int32]]:
+    stream: Table | Builder, config: MachineConfig, memory: Memory, carriers: Carriers | None = None, *,
+    end: bool = False,
+) -> tuple[Table, npt.NDArray[np.int32]]:  # fmt: skip
     """Return a stream with the waits and posts that order it.
 
     Parameters
     ----------
-    table : Table
-        Instructions in program order without waits and posts, END excluded.
+    stream : Table or Builder
+        Instructions in program order without waits and posts, END excluded. A Builder's rows become those of the
+        result: a copy of a long stream takes as long as all the rest.
     config : MachineConfig
         The machine.
     memory : Memory
@@ -90,7 +92,7 @@ def synchronise(
     table : Table
         The stream.
     origin : int32 array [instructions]
-        For each of its instructions but that END the one of `table` that it is, or that it carries for.
+        For each of its instructions but that END the one of `stream` that it is, or that it carries for.
 
     Raises
     ------
@@ -98,14 +100,17 @@ def synchronise(
         The machine has too few semaphores, an instruction too few waits or posts, or a unit may run so far ahead of
         those that wait for it that a counter of ``semaphore_bits`` overflows; an instruction is not legal.
     """
-    machine, plain = machine_of(config), len(table)
-    rows, carrier_rows = _with_carriers(table, carriers or {})
-    _check_plain(Table(rows), plain, config)
+    builder = stream if isinstance(stream, Builder) else Builder.of(stream)
+    machine, plain = machine_of(config), len(builder)
+    carrier_rows = _add_carriers(builder, carriers or {})
+    table = builder.table()
+    rows = table.rows
+    _check_plain(table, plain, config)
     segments, touched, own = segments_of(rows, machine), new_touched(machine), new_touched(machine)
     room, most = plain + plain // 8 + 64, most_blocks(machine)
     touch(rows, plain, len(rows), machine, token_lists(Table(rows[plain:]), machine, {}), most, own)
     while True:
-        lists, cells = token_lists(table, machine, memory), new_cells(rows, machine)
+        lists, cells = token_lists(Table(rows[:plain]), machine, memory), new_cells(rows, machine)
         posted = new_posted(room, config.semaphores, config.tiers * config.vcache_tiles, carrier_rows)
         completions = int(np.where(rows[:, COL.opcode] == Opcode.GEMM, rows[:, COL.tier_count], 1).sum()) + room
         clocks, wrong, touched.part[:] = new_clocks(room, completions), 0, 0
@@ -121,7 +126,10 @@ def synchronise(
         room *= 2
         segments.trees[:] = 0
     many = int(clocks.now[COUNTS, 0])
-    result = write_out(rows, posted.notes[:many], int(end))
+    own_rows = rows[plain:].copy()
+    builder.resize(many + int(end))
+    result = builder.rows
+    write_out(result[:many], posted.notes[:many], plain, own_rows)
     _check_counters(result[:many], config, clocks, posted)
     if end:
         result[many] = 0
@@ -129,14 +137,14 @@ def synchronise(
     return Table(result), posted.notes[:many, ORIGIN].copy()
 
 
-def _with_carriers(table: Table, carriers: Carriers) -> tuple[Rows, dict[int, int]]:
-    """Return the rows of a stream and of carriers behind it, and where in it each queue's carrier is."""
-    builder, at = Builder(), {}
+def _add_carriers(builder: Builder, carriers: Carriers) -> dict[int, int]:
+    """Put carriers behind a stream, and return where each queue's is."""
+    at = {}
     for queue in CARRIERS:
         if unit_name(queue) in carriers:
             opcode = {STORE: Opcode.STORE, VECTOR: Opcode.VECTOR}.get(queue, Opcode.LOAD)
-            at[queue] = len(table) + builder.add(opcode, carriers[unit_name(queue)])
-    return np.concatenate([table.rows, builder.table().rows]), at
+            at[queue] = builder.add(opcode, carriers[unit_name(queue)])
+    return at
 
 
 def _check_plain(table: Table, plain: int, config: MachineConfig) -> None:

@@ -180,10 +180,22 @@ class Builder:
     def __len__(self) -> int:
         return self.count
 
+    @staticmethod
+    def of(table: Table) -> Builder:
+        """Return a copy of a table that can grow."""
+        builder = Builder()
+        builder.resize(len(table) + 8)
+        builder.rows[: len(table)] = table.rows
+        builder.count = len(table)
+        return builder
+
     def grow(self) -> None:
-        """Make room for more; rows that someone holds are no longer those of the stream then."""
-        room = len(self.marks) + max(1024, len(self.marks) // 4)
-        # In place: the system moves large arrays without a copy.
+        """Make room for more; see :meth:`resize`."""
+        self.resize(len(self.marks) + max(1024, len(self.marks) // 4))
+
+    def resize(self, room: int) -> None:
+        """Make room for so many; rows that someone holds are no longer those of the stream then."""
+        # In place: the system moves large arrays without a copy, and fresh memory is what costs most.
         self.rows.resize((room, len(COLUMNS)), refcheck=False)
         self.marks.resize(room, refcheck=False)
 

@@ -41,7 +41,8 @@ class Emitter:
     ----------
     config : MachineConfig
     labels : Labels, optional
-        Of the step.
+    stream : Builder, optional
+        Those of the step.
 
     Attributes
     ----------
@@ -54,10 +55,10 @@ class Emitter:
     clock : Clock
     """
 
-    def __init__(self, config: MachineConfig, labels: Labels | None = None) -> None:
+    def __init__(self, config: MachineConfig, labels: Labels | None = None, stream: Builder | None = None) -> None:
         self.layer = -1
-        self.labels = labels or Labels()
-        self.stream = Builder()
+        self.labels = Labels() if labels is None else labels
+        self.stream = Builder() if stream is None else stream
         self.clock = Clock(config)
 
     def _emit(self, opcode: Opcode, operation: str, fields: dict[str, int]) -> int:

@@ -22,6 +22,7 @@ from scheduler.stream.emit.mlp import emit_choices, emit_mlp, emit_router
 from scheduler.stream.emit.project import cycles_before_keys
 from scheduler.stream.emit.slots import SlotQueues
 from scheduler.stream.emit.work import Work
+from scheduler.stream.table import Builder
 
 __all__ = ["emit_step"]
 
@@ -33,8 +34,9 @@ def emit_step(
     chunks: Sequence[Chunk],
     routing: Sequence[Routing | None] | None,
     outputs: Sequence[int],
-    done: int,
-    labels: Labels,
+    done: int = 0,
+    labels: Labels | None = None,
+    stream: Builder | None = None,
 ) -> Emitter:
     """Return the emitter with the instructions of a step, or of a part of one.
 
@@ -54,10 +56,11 @@ def emit_step(
         Numbers of the chunks whose last token's logits are wanted.
     done : int
         Logits that earlier parts of the step have stored.
-    labels : Labels
-        Of the step.
+    labels : Labels, optional
+    stream : Builder, optional
+        Those of the step, when earlier parts have some.
     """
-    work = Work(constants, memory, places, labels)
+    work = Work(constants, memory, places, labels, stream)
     dense = Dense(work)
     blocks = blocks_of(chunks, places.block)
     layers = work.tiling.model.layers

@@ -18,6 +18,7 @@ from scheduler.plan.tiling import HeadTiling
 from scheduler.stream.emit.emitter import Emitter
 from scheduler.stream.emit.job_table import TURN, Int64, new_turns
 from scheduler.stream.emit.labels import Labels
+from scheduler.stream.table import Builder
 
 __all__ = ["Work"]
 
@@ -34,12 +35,14 @@ class Work:
     places : Places
         Where the step's data lie on the chip.
     labels : Labels, optional
-        Of the step.
+    stream : Builder, optional
+        Those of the step.
     """
 
     def __init__(
-        self, constants: Constants, memory: ModelMemory | LayerMemory, places: Places, labels: Labels | None = None
-    ) -> None:
+        self, constants: Constants, memory: ModelMemory | LayerMemory, places: Places, labels: Labels | None = None,
+        stream: Builder | None = None,
+    ) -> None:  # fmt: skip
         self.constants = constants
         self.area = memory
         self.experts = memory.experts
@@ -47,7 +50,7 @@ class Work:
         self.tiling = places.tiling
         self.config = places.config
         self.residence = places.residence
-        self.emitter = Emitter(places.config, labels)
+        self.emitter = Emitter(places.config, labels, stream)
         self.every_tier = (1 << self.config.tiers) - 1
         tiles = [
             self.tiling.key_tiles(h, places.key_piece) + self.tiling.value_tiles(h, places.key_piece)
