@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"{model.name}: planned and timed only; not implemented are {model.missing}")
     if quantised is not None:
         _say_unwritten(steps)
+    elif Path(args.model).is_dir() and not args.no_weights:
+        say(f"{args.model}: no model.safetensors there; addresses only, as with --no-weights")
     scheduler = Scheduler(config, model, steps, source, quantised=quantised, seed=args.seed)
 
     def each(planned: Planned, entry: dict[str, Any]) -> None:
