@@ -23,6 +23,7 @@ ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_fa
 
 _TABLES = ("rope_scaling", "rope_parameters")
 _PARTS = ("partial_rotary_factor", "rotary_pct")
+_SCALED = ("yarn", "linear", "dynamic", "longrope", "llama3")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -54,6 +55,11 @@ def rope_theta(raw: dict[str, Any], file: str, *, absent: float, scaled: bool = 
                     raise CheckpointError(
                         f"{file}: {name} is {shown(table)}, expected {key} 'default'; scaled rotary embeddings are not "
                         "implemented"
+                    )
+                if value not in (None, "default", *_SCALED):
+                    raise CheckpointError(
+                        f"{file}: {name} is {shown(table)}, expected {key} 'default' or one of {', '.join(_SCALED)}; "
+                        "correct it"
                     )
             elif key == "rope_theta" and value is not None:
                 found[f"{name}.{key}"] = _theta(value, f"{name}.{key}", file)

@@ -156,6 +156,11 @@ class ConfigReader:
                 f"{heads}; correct config.json"
             )
         if head_dim % 2:
+            if self.get("head_dim") is None:
+                raise CheckpointError(
+                    f"{self.file}: hidden_size {hidden} / num_attention_heads {heads} is {head_dim}, expected an even "
+                    "number (RoPE rotates pairs); correct one of them or add head_dim"
+                )
             self.wrong("head_dim", "an even number (RoPE rotates pairs)", "correct it")
         self._check_rotations(head_dim)
         return GroupedAttention(

@@ -9,6 +9,7 @@
 A sequence has an ``id`` (a text or a number; default: its place in the line), tokens that are ``cached`` (default 0),
 and either a number of ``new`` tokens or the ``tokens`` themselves. ``routing`` may give the experts of all new tokens
 of the step, ``[layers][tokens][chosen]``, layers without experts left out, and ``gates`` their gates from 0 to 1.
+A sequence's first step in the file may have any number of cached tokens; later ones no more than the file has run.
 Empty lines are skipped.
 """
 
@@ -31,6 +32,8 @@ __all__ = ["Step", "StepSequence", "StepsError", "parse_steps", "read_steps"]
 MOST_BYTES = 1 << 28
 """Longest file of steps."""
 Q15 = 1 << 15
+_MISSING = object()
+"""Stands for the value of a field that is not there."""
 
 
 class StepsError(A3dError):
@@ -123,9 +126,12 @@ def read_steps(path: Path, model: Model, context: int | None = None) -> list[Ste
 def parse_steps(lines: Iterable[str], model: Model, name: str = "steps", context: int | None = None) -> list[Step]:
     """Return the steps that some lines describe; see :func:`read_steps`."""
     found = []
+    known: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            found.append(_Line(f"{name}, line {number}", model, context or model.context).parse(line, number))
+            step = _Line(f"{name}, line {number}", model, context or model.context).parse(line, number, known)
+            known |= {sequence.name: sequence.cached + sequence.new for sequence in step.sequences}
+            found.append(step)
     return found
 
 
@@ -138,25 +144,42 @@ class _Line:
         self._context = context
 
     def _error(self, field: str, value: object, use: str) -> StepsError:
-        return StepsError(f"{self._where}: {field}: {shown(value)}; use {use}")
+        state = "is missing" if value is _MISSING else shown(value)
+        return StepsError(f"{self._where}: {field}: {state}; use {use}")
 
-    def parse(self, line: str, number: int) -> Step:
+    def _table(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object without fields that are there twice: readers differ in which of two values they take."""
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise StepsError(f"{self._where}: {one_line(key)}: is there twice in an object; remove one of them")
+            result[key] = value
+        return result
+
+    def parse(self, line: str, number: int, known: Mapping[str, int]) -> Step:
+        """Return the step; `known` has the tokens of each sequence that earlier lines have run."""
         try:
-            value = json.loads(line, parse_constant=lambda word: word)
+            value = json.loads(line, parse_constant=lambda word: word, object_pairs_hook=self._table)
         except (ValueError, RecursionError) as error:
             why = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
             raise StepsError(f"{self._where}: no JSON object ({why}); write one object a line") from error
         if not isinstance(value, dict):
             raise StepsError(f"{self._where}: {shown(value)}; write an object with sequences")
         self._known(value, ("sequences", "routing", "gates"), "")
-        own = value.get("sequences")
-        if not isinstance(own, list) or not own:
-            raise self._error("sequences", own, "a list with at least one object")
-        sequences = tuple(self._sequence(item, place) for place, item in enumerate(own))
+        items = value.get("sequences", _MISSING)
+        if not isinstance(items, list) or not items:
+            raise self._error("sequences", items, "a list with at least one object")
+        sequences = tuple(self._sequence(item, place) for place, item in enumerate(items))
         names = [sequence.name for sequence in sequences]
         for name in names:
             if names.count(name) > 1:
                 raise self._error("id", name, "each id once in a step")
+        for place, own in enumerate(sequences):
+            if own.cached > known.get(own.name, own.cached):
+                raise self._error(
+                    f"sequences[{place}].cached", own.cached,
+                    f"at most {known[own.name]}, the tokens of {shown(own.name)} up to here, or another id",
+                )  # fmt: skip
         experts, gates = self._routing(value, sum(s.new for s in sequences))
         return Step(number, sequences, experts, gates)
 
@@ -187,7 +210,7 @@ class _Line:
         cached = self._int(value.get("cached", 0), f"{where}cached", 0, self._context - 1)
         most = self._context - cached
         if tokens is None:
-            return StepSequence(str(name), cached, self._int(value.get("new"), f"{where}new", 1, most))
+            return StepSequence(str(name), cached, self._int(value.get("new", _MISSING), f"{where}new", 1, most))
         if len(tokens) > most:
             raise self._error(f"{where}tokens", len(tokens), f"at most {most} tokens: the context is {self._context}")
         if value.get("new", len(tokens)) != len(tokens):
@@ -213,17 +236,21 @@ class _Line:
         experts, gates = [], []
         for place, (own, mlp) in enumerate(zip(given, layers, strict=True)):
             array = self._array(own, f"routing[{place}]", tokens, mlp.chosen)
-            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= mlp.count:
-                raise self._error(f"routing[{place}]", own[0], f"experts from 0 to {mlp.count - 1}")
-            if any(len(set(row)) < mlp.chosen for row in array.tolist()):
-                raise self._error(f"routing[{place}]", own[0], f"{mlp.chosen} different experts for each token")
+            for token, row in enumerate(own):
+                if not all(type(expert) is int and 0 <= expert < mlp.count for expert in row):
+                    raise self._error(f"routing[{place}][{token}]", row, f"experts from 0 to {mlp.count - 1}")
+                if len(set(row)) < mlp.chosen:
+                    raise self._error(
+                        f"routing[{place}][{token}]", row, f"{mlp.chosen} different experts for each token"
+                    )  # fmt: skip
             experts.append(array.astype(np.int64))
             if weights is None:
                 gates.append(np.full(array.shape, Q15 // mlp.chosen, dtype=np.uint16))
                 continue
             floats = self._array(weights[place], f"gates[{place}]", tokens, mlp.chosen)
-            if floats.dtype.kind not in "iuf" or not (floats.min() >= 0 and floats.max() <= 1):
-                raise self._error(f"gates[{place}]", weights[place][0], "numbers from 0 to 1")
+            for token, row in enumerate(weights[place]):
+                if not all(type(gate) in (int, float) and 0 <= gate <= 1 for gate in row):
+                    raise self._error(f"gates[{place}][{token}]", row, "numbers from 0 to 1")
             gates.append(np.rint(floats * Q15).astype(np.uint16))
         return tuple(experts), tuple(gates)
 

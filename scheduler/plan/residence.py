@@ -131,9 +131,10 @@ def plan_residence(tiling: Tiling) -> Residence:
     Raises
     ------
     LoweringError
-        V-Cache or the requantisation words are too few even for streaming.
+        V-Cache or the requantisation words are too few even for streaming, or the head alone is more than a memory.
     """
     config = tiling.config
+    _check_head(tiling)
     matrices = {layer: _matrices(tiling, layer) for layer in tiling.kinds}
     experts = {
         tiling.expert(layer.mlp.intermediate) for layer in tiling.kinds if isinstance(layer.mlp, Experts)
@@ -160,6 +161,17 @@ def plan_residence(tiling: Tiling) -> Residence:
             f"{config.parameter_words}: raise parameter_words"
         )
     return dataclasses.replace(streamed, dense_tiles=ring, dense_words=room)
+
+
+def _check_head(tiling: Tiling) -> None:
+    """Refuse a head that no memory holds before it is cut into shares: nothing else bounds the vocabulary."""
+    model, room = tiling.model, 1 << tiling.config.address_bits
+    if model.vocabulary * model.hidden > 2 * room:
+        raise LoweringError(
+            f"model vocabulary: {model.vocabulary}; half a byte for each of the head's weights is more than the {room} "
+            f"bytes of a memory group that address_bits = {tiling.config.address_bits} gives: use at most "
+            f"{2 * room // model.hidden}, or raise address_bits"
+        )
 
 
 def _streamed(

@@ -16,9 +16,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -36,11 +36,12 @@ from hdl.scratch import scratch_folder
 from scheduler.memory.image import Symbol
 from scheduler.models.description import Model
 from scheduler.schedule.build import Planned, Scheduler
+from scheduler.schedule.index import FILES, check_index
 from scheduler.stream.emit.labels import Label
 from scheduler.stream.lower import LogitBlock, gather_logits
 from scheduler.stream.table import Table
 
-__all__ = ["SavedSchedule", "SavedStep", "ScheduleError", "load_schedule", "save_schedule"]
+__all__ = ["SavedSchedule", "SavedStep", "ScheduleError", "check_target", "load_schedule", "save_schedule"]
 
 FORMAT = 1
 """Version of the directory format."""
@@ -129,21 +130,35 @@ class SavedSchedule:
             changes = json.loads((self.folder / f"{about['name']}.labels.json").read_text(encoding="utf-8"))
             from_binary(stream)  # refuses what is no instruction
             table = Table.from_binary(stream)
-            ends = [first for first, _, _ in changes[1:]] + [len(table)]
-            labels: list[Label] = []
-            for (_, layer, operation), end in zip(changes, ends, strict=True):
-                labels += [Label(layer, operation)] * (end - len(labels))
+            if len(table) != about["instructions"]:
+                raise ValueError(f"{about['name']}.bin has {len(table)} instructions, expected {about['instructions']}")
+            if len(data) != about["patch"]["size"]:
+                raise ValueError(f"{about['name']}.patch.bin has {len(data)} bytes, expected {about['patch']['size']}")
             window = about["window"]
             return SavedStep(
-                about["name"], about, table, tuple(labels), about["stream_base"], Symbol(**about["patch"]),
+                about["name"], about, table, _labels(changes, len(table)), about["stream_base"],
+                Symbol(**{key: about["patch"][key] for key in ("group", "address", "size")}),
                 ((window[0][0], window[0][1]), (window[1][0], window[1][1])), data,
             )  # fmt: skip
         except OSError as error:
             raise _unreadable(self.folder, error) from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (A3dError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise ScheduleError(
-                f"schedule {one_line(self.folder)}: step {number} is damaged ({error}); schedule it again"
+                f"schedule {one_line(self.folder)}: step {number} is damaged ({one_line(error)}); schedule it again"
             ) from error
+
+
+def _labels(changes: Any, count: int) -> tuple[Label, ...]:
+    """Return the label of each of `count` instructions from the places where they change."""
+    if not isinstance(changes, list) or not all(isinstance(c, list) and len(c) == 3 for c in changes):
+        raise ValueError("labels are no list of [instruction, layer, operation]")
+    ends = [first for first, _, _ in changes] + [count]
+    if ends[0] != 0 or not all(first < end for first, end in itertools.pairwise(ends)):
+        raise ValueError(f"labels do not go from instruction 0 up to the last of {count}")
+    labels: list[Label] = []
+    for (first, layer, operation), end in zip(changes, ends[1:], strict=True):
+        labels += [Label(layer, operation)] * (end - first)
+    return tuple(labels)
 
 
 def _unreadable(folder: Path, error: OSError) -> ScheduleError:
@@ -163,22 +178,27 @@ def load_schedule(folder: Path) -> SavedSchedule:
         about = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except OSError as error:
         raise _unreadable(folder, error) from error
-    except ValueError as error:
-        raise ScheduleError(f"{name}: {INDEX} is damaged: {error}; schedule it again") from error
+    except (ValueError, RecursionError) as error:
+        raise ScheduleError(f"{name}: {INDEX} is damaged ({one_line(error)}); schedule it again") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ScheduleError(f"{name}: {INDEX} is not of format {FORMAT}; schedule it again")
     try:
+        check_index(about)
         config = MachineConfig(**about["config"])
-        weights, _ = about["weights"], about["steps"]
-    except (KeyError, TypeError) as error:
-        raise ScheduleError(f"{name}: {INDEX} is damaged ({error}); schedule it again") from error
+    except (A3dError, ValueError, TypeError) as error:
+        raise ScheduleError(f"{name}: {INDEX} is damaged ({one_line(error)}); schedule it again") from error
     images = None
-    if weights:
+    if about["weights"]:
         try:
             groups = [np.fromfile(folder / f"group{group}.bin", dtype=np.uint8) for group in (0, 1)]
         except OSError as error:
-            raise _unreadable(folder, error) from error
+            raise ScheduleError(f"{name}: cannot read group0.bin and group1.bin: {error.strerror}") from error
         images = (groups[0], groups[1])
+        sizes, expected = [image.size for image in images], about["memory"]["bytes"]
+        if sizes != expected:
+            raise ScheduleError(
+                f"{name}: group0.bin and group1.bin have {sizes} bytes, expected {expected}; schedule it again"
+            )
     return SavedSchedule(folder, config, about, images)
 
 
@@ -196,7 +216,7 @@ def save_schedule(
     ----------
     scheduler : Scheduler
     target : Path
-        The directory; one that holds a schedule is replaced.
+        The directory; one that holds a schedule, and nothing else, is replaced. A link is followed.
     assembler : bool
         Also write the streams as text.
     more : mapping, optional
@@ -212,8 +232,8 @@ def save_schedule(
         A step that does not fit the machine.
     """
     name = f"schedule {one_line(target)}"
-    if target.exists() and not (target / INDEX).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ScheduleError(f"{name}: exists and is no schedule; name another directory, or remove it")
+    check_target(target)
+    place = target.resolve()
     memory = scheduler.memory
     about: dict[str, Any] = {
         "format": FORMAT,
@@ -224,33 +244,68 @@ def save_schedule(
         **(more or {}),
         "steps": [],
     }
+    made = [folder for folder in place.parents if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(f".{target.name}-", target.parent) as scratch:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(f".{place.name}-", place.parent) as scratch:
+            new = scratch / "new"
+            new.mkdir()
             if scheduler.has_weights:
                 for group, image in enumerate(memory.images):
-                    image.tofile(scratch / f"group{group}.bin")
+                    image.tofile(new / f"group{group}.bin")
             for number, planned in enumerate(scheduler.run()):
                 entry = _entry(f"step{number:04d}", planned)
                 each(planned, entry)
                 about["steps"].append(entry)
-                _write_step(scratch, entry["name"], planned, memory.images, assembler)
-            (scratch / INDEX).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-            scratch.chmod(0o755)
-            _replace(scratch, target)
-    except OSError as error:
-        raise ScheduleError(f"{name}: cannot write: {os.strerror(error.errno or 0)}") from error
+                _write_step(new, entry["name"], planned, memory.images, assembler)
+            (new / INDEX).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            check_target(target)  # somebody may have put something there
+            _replace(new, place, scratch / "old")
+    except BaseException as error:
+        for folder in made:
+            with contextlib.suppress(OSError):  # there was none, or somebody else has put something there
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise ScheduleError(f"{name}: cannot write: {error.strerror or one_line(error)}") from error
+        raise
     return about
 
 
-def _replace(scratch: Path, target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Refuse to replace a directory whose files are not all a schedule's: they would be lost.
+
+    Raises
+    ------
+    ScheduleError
+        Names one of them.
+    """
+    name = f"schedule {one_line(target)}"
     if not target.exists():
-        scratch.rename(target)
         return
-    old = scratch.with_suffix(".old")
-    target.rename(old)
-    scratch.rename(target)
-    shutil.rmtree(old)
+    try:
+        others = sorted(path.name for path in target.iterdir() if not FILES.fullmatch(path.name))
+        index = (target / INDEX).is_file() or not any(target.iterdir())
+    except OSError as error:
+        raise ScheduleError(f"{name}: cannot look into it: {error.strerror}; name another directory") from error
+    if not index:
+        raise ScheduleError(f"{name}: exists and is no schedule; name another directory, or remove it")
+    if others:
+        raise ScheduleError(
+            f"{name}: a schedule is there, and {one_line(others[0])}, which is none of its files and would be lost; "
+            "move it, or name another directory"
+        )
+
+
+def _replace(new: Path, target: Path, old: Path) -> None:
+    """Put a directory in the place of another, which goes to `old`."""
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
 
 
 def describe_model(model: Model) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -102,10 +102,23 @@ class TraceRouting:
                 f"{name}: has {array.shape[1]} layers and {array.shape[2]} experts a token; {self._model.name} has "
                 f"{len(mlps)} layers with experts, {chosen} a token: use a trace of this model"
             )
-        experts = np.asarray(array[:, : len(mlps), :chosen], dtype=np.int64)
+        own = array[:, : len(mlps), :chosen]
         most = max((mlp.count for mlp in mlps), default=1)
-        if experts.min() < 0 or experts.max() >= most:
-            raise A3dError(f"{name}: expert {experts.max()}; {self._model.name} has experts 0 to {most - 1}")
+        wrong = np.argwhere((own < 0) | (own >= most))
+        if len(wrong):
+            raise A3dError(
+                f"{name}: {_entry(own, wrong[0])}; {self._model.name} has experts 0 to {most - 1}: use a trace of this "
+                "model"
+            )
+        experts = np.asarray(own, dtype=np.int64)
+        ordered = np.sort(experts, axis=2)
+        twice = np.argwhere(ordered[..., 1:] == ordered[..., :-1])
+        if len(twice):
+            token, layer, place = twice[0].tolist()
+            raise A3dError(
+                f"{name}: token {token}, layer {layer}: expert {ordered[token, layer, place]} is there twice; "
+                f"{self._model.name} chooses {chosen} different experts: record it again"
+            )
         return experts
 
     def routing(self, step: Step) -> list[Routing | None]:
@@ -124,3 +137,8 @@ class TraceRouting:
             else:
                 found.append(None)
         return found
+
+
+def _entry(array: npt.NDArray[np.integer[Any]], place: npt.NDArray[np.intp]) -> str:
+    token, layer, _ = place.tolist()
+    return f"token {token}, layer {layer}: expert {array[tuple(place)]}"

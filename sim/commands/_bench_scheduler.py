@@ -54,7 +54,10 @@ def add_benches(kinds: Subparsers) -> None:
         help=f"default all: {', '.join(shape_names())}",
     )  # fmt: skip
     scheduler.add_argument(
-        "--layers", type=count(1), metavar="N", help="layers with experts of each shape; default: all of its layers"
+        "--layers",
+        type=count(1),
+        metavar="N",
+        help="N layers of each shape, with experts; default: all, as for shapes with fewer",
     )
     scheduler.add_argument("--picture", type=picture_file, default="build/bench/scheduler.png", metavar="FILE")
     scheduler.add_argument(

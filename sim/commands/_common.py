@@ -19,13 +19,15 @@ import rich.markup
 import rich.progress
 import rich.table
 
-from hdl.errors import A3dError
+from hdl.errors import A3dError, one_line
+from hdl.isa import Instruction
+from hdl.isa.asm import AsmError, from_binary
 from hdl.scratch import probe_folder, whole_file
 
 __all__ = [
     "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "check_distinct", "check_files",
     "check_folder", "check_page", "count", "fraction", "new_parser", "output_file", "output_folder", "picture_file",
-    "print_table", "progress", "read_limited", "seconds", "write_json",
+    "print_table", "progress", "read_limited", "read_stream", "seconds", "write_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -192,6 +194,21 @@ def read_limited(path: Path, what: str, most: int = MOST_TEXT) -> bytes:
     if len(data) > most:
         raise A3dError(f"{what}: more than {most:,} bytes; name a smaller file")
     return data
+
+
+def read_stream(path: Path) -> list[Instruction]:
+    """Return the instructions of a binary stream.
+
+    Raises
+    ------
+    A3dError
+        It cannot be read, or is no stream of instructions.
+    """
+    data = read_limited(path, f"{path}: cannot read")
+    try:
+        return from_binary(data)
+    except AsmError as error:
+        raise A3dError(f"{one_line(path)}: {error}; name a binary stream") from error
 
 
 def output_file(text: str) -> Path:

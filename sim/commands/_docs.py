@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hdl.errors import A3dError
+from hdl.scratch import whole_file
 
 __all__ = ["markdown_tables", "rewrite_section"]
 
@@ -38,6 +39,8 @@ def rewrite_section(path: Path, command: str, text: str) -> None:
         page = path.read_text(encoding="utf-8")
         pattern = re.compile(re.escape(begin) + r"\n.*?" + re.escape(end) + r"\n", re.DOTALL)
         page, found = pattern.subn(lambda _: section, page)
-        path.write_text(page if found else f"{page.rstrip()}\n\n{section}", encoding="utf-8")
-    except OSError as error:
-        raise A3dError(f"--docs {path}: cannot be rewritten: {error.strerror}") from error
+        with whole_file(path) as scratch:
+            scratch.write_text(page if found else f"{page.rstrip()}\n\n{section}", encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise A3dError(f"--docs {path}: cannot be rewritten: {why}; name a page of text") from error

@@ -9,12 +9,12 @@ import numpy as np
 
 from hdl.config import load_config
 from hdl.errors import A3dError, CheckError
-from hdl.isa.asm import from_binary, to_text
+from hdl.isa.asm import to_text
 from hdl.isa.explain import explain
 from scheduler.stream.program import Program
 from scheduler.stream.prove import prove
 from scheduler.stream.table import Table
-from sim.commands._common import Subparsers, add_config_option, new_parser, read_limited
+from sim.commands._common import Subparsers, add_config_option, new_parser, read_stream
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         symbols = {(s.group, s.address): name for name, s in program.symbols.items()}
     else:
         config, symbols = load_config(args.config), {}
-        instructions = from_binary(read_limited(path, f"{path}: cannot read"))
+        instructions = read_stream(path)
     sys.stdout.write(explain(instructions, config, symbols) if args.explain else to_text(instructions, symbols))
     if args.verify:
         if program is None:

@@ -2,6 +2,7 @@
 """``a3d run``: a language model writes text on the simulated machine."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from hdl.config import load_config
@@ -35,6 +36,12 @@ byte of both memories is compared with the instruction executor's after every st
 --schedule runs the streams that `a3d schedule` made, on their own configuration and weights, instead of text.
 """
 
+OF_PROMPTS: Mapping[str, object] = {
+    "model": DEMO_MODEL, "prompt": [], "prompt_file": [], "tokens": 32, "batch": None, "routing": "slots",
+    "ignore_eos": False, "temperature": 0.0, "seed": 0, "clock_mhz": None, "trace": None, "calibration": None,
+}  # fmt: skip
+"""Options that do not go with ``--schedule``, and their defaults."""
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
@@ -54,8 +61,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     sampler = check_options(args)
     if args.schedule is not None:
-        if args.prompt or args.prompt_file or args.trace or args.clock_mhz:
-            raise A3dError("--schedule: brings its own tokens and no clock; leave prompts, --trace and --clock-mhz out")
+        for name, default in OF_PROMPTS.items():
+            if getattr(args, name) != default:
+                option = f"--{name.replace('_', '-')}"
+                raise A3dError(
+                    f"{option}: a schedule brings its own model and tokens, and no clock; leave {option} out"
+                )
         report = run_schedule(args.schedule, args.engine, waves_to=args.out if args.waves else None)
         write_json(args.json or args.out / "report.json", report)
         return 0

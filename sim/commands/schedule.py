@@ -2,6 +2,7 @@
 """``a3d schedule``: the instruction streams of a file of steps, for a model or a published shape on a machine."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from scheduler.models.checkpoint import has_weights
 from scheduler.models.description import Model
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.models.random_model import random_model
-from scheduler.ops.steps_file import read_steps
+from scheduler.ops.steps_file import Step, read_steps
 from scheduler.schedule.build import Planned, Scheduler
-from scheduler.schedule.files import save_schedule
+from scheduler.schedule.files import check_target, save_schedule
 from scheduler.schedule.routing import MachineRouting, RoutingSource, TraceRouting, UniformRouting
 from sim.commands._common import (
     Subparsers,
@@ -66,6 +67,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    check_target(args.out)
     config = load_config(args.config)
     model = model_of(args)
     steps = read_steps(args.steps, model)
@@ -73,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
     quantised = _weights(args, model)
     if model.missing:
         say(f"{model.name}: planned and timed only; not implemented are {model.missing}")
+    if quantised is not None:
+        _say_unwritten(steps)
+    elif Path(args.model).is_dir() and not args.no_weights:
+        say(f"{args.model}: no model.safetensors there; addresses only, as with --no-weights")
     scheduler = Scheduler(config, model, steps, source, quantised=quantised, seed=args.seed)
 
     def each(planned: Planned, entry: dict[str, Any]) -> None:
@@ -101,11 +107,33 @@ def _source(args: argparse.Namespace, model: Model) -> RoutingSource:
 def _weights(args: argparse.Namespace, model: Model) -> QuantisedModel | None:
     """Return the weights that the options ask for."""
     if args.random_weights is not None:
+        if args.no_weights:
+            raise A3dError("--no-weights: contradicts --random-weights; leave one of them out")
+        _refuse_calibration(args, "random weights have")
         model.require_complete()
         return random_model(model, args.random_weights)
     folder = Path(args.model)
     if args.no_weights or not folder.is_dir() or not has_weights(folder):
+        _refuse_calibration(args, "a schedule without weights has")
         return None
     if args.layers is not None:
         raise A3dError("--layers: a model with weights runs whole; add --no-weights or --random-weights SEED")
     return read_byte_model(folder, load_config(args.config), calibration=args.calibration).model
+
+
+def _refuse_calibration(args: argparse.Namespace, what: str) -> None:
+    if args.calibration is not None:
+        raise A3dError(f"--calibration {args.calibration}: {what} no ranges to take from a text; leave it out")
+
+
+def _say_unwritten(steps: Sequence[Step]) -> None:
+    """Name the sequences that begin with keys that no step has written."""
+    seen: set[str] = set()
+    for step in steps:
+        for own in step.sequences:
+            if own.cached and own.name not in seen:
+                say(
+                    f"line {step.line}: sequence {own.name}: no step writes its {own.cached} cached tokens; their keys "
+                    "and values are what memory holds"
+                )
+            seen.add(own.name)

@@ -2,6 +2,7 @@
 """``a3d sim``: runs a cocotb bench by name; ``make sim TEST=name`` is a thin name for it."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from hdl.config import load_config
@@ -25,6 +26,9 @@ from sim.simulator.tools import waves_line
 SCHEDULE = "schedule"
 """The bench that runs a saved schedule instead of drawn streams."""
 
+OF_BENCHES: Mapping[str, object] = {"sim": "verilator", "testcase": None, "seed": None, "timeout": 3600.0}
+"""Options that do not go with it, and their defaults."""
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     if args.bench is None:
         benches = {name: bench_summary(name) for name in bench_names()} | {
-            SCHEDULE: "streams of a3d schedule --schedule"
+            SCHEDULE: "streams that a3d schedule made (--schedule DIR)"
         }
         print_table(benches.items(), ("bench", "what it tests"))
         write_json(args.json, {"benches": benches})
@@ -55,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
     if (args.bench == SCHEDULE) != (args.schedule is not None):
         raise A3dError(f"--schedule: goes with the bench {SCHEDULE}, which needs it: a3d sim {SCHEDULE} --schedule DIR")
     if args.schedule is not None:
+        for name, default in OF_BENCHES.items():
+            if getattr(args, name) != default:
+                raise A3dError(f"--{name}: is not for the bench {SCHEDULE}, which Verilator runs whole; leave it out")
         write_json(args.json, run_schedule(args.schedule, "rtl", waves_to=args.work_dir if args.waves else None))
         return 0
     result = run_bench(

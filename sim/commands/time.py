@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hdl.config import MachineConfig, load_config
-from hdl.errors import A3dError
-from hdl.isa.asm import from_binary
+from hdl.errors import A3dError, one_line
+from hdl.isa import Opcode
+from hdl.isa.legality import Limits
 from scheduler.cost.model import simulate
 from scheduler.schedule.files import load_schedule
-from scheduler.stream.table import Table
+from scheduler.stream.legal import illegal, why_illegal
+from scheduler.stream.table import COL, Table
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -19,7 +23,7 @@ from sim.commands._common import (
     new_parser,
     print_table,
     progress,
-    read_limited,
+    read_stream,
     write_json,
 )  # fmt: skip
 from sim.commands._schedule import STEP_COLUMNS, step_rows
@@ -47,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
         print_table(step_rows(result["steps"]), STEP_COLUMNS, title=f"{result['model']} on {result['config']['name']}")
     else:
         config = load_config(args.config)
-        stream = from_binary(read_limited(args.path, f"{args.path}: cannot read"))
+        stream = read_stream(args.path)
         if not stream:
             raise A3dError(f"{args.path}: no instructions; name a binary stream or a schedule's directory")
-        result = {"config": config.to_dict(), "instructions": len(stream), **_time(config, Table.of(stream))}
+        result = {
+            "config": config.to_dict(), "instructions": len(stream), **_time(config, Table.of(stream), args.path)
+        }  # fmt: skip
         print(f"{result['cycles']:,} cycles on {config.name}, {len(stream):,} instructions")
         rows = [[name, busy, f"{100 * busy / result['cycles']:.1f} %"] for name, busy in result["busy"].items()]
         print_table(rows, UNIT_COLUMNS, title="busy cycles")
@@ -59,8 +65,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _time(config: MachineConfig, table: Table) -> dict[str, Any]:
-    """Return a stream's cycles, the busy cycles of each unit, and why each stood still."""
+def _time(config: MachineConfig, table: Table, path: Path) -> dict[str, Any]:
+    """Return a stream's cycles, the busy cycles of each unit, and why each stood still.
+
+    Raises
+    ------
+    A3dError
+        An instruction that the machine would refuse: the cycle model takes legal ones; no END, or one before the last.
+    """
+    ends = np.flatnonzero(table.rows[:, COL.opcode] == Opcode.END).tolist()
+    if ends != [len(table) - 1]:
+        where = f"END is instruction {ends[0]} of {len(table)}" if ends else "has no END"
+        raise A3dError(f"{one_line(path)}: {where}; a stream has it once, as the last instruction")
+    limits = Limits.whole(config)
+    wrong = illegal(table, config, limits)
+    if len(wrong):
+        why = why_illegal(table, int(wrong[0]), config, limits)
+        raise A3dError(
+            f"{one_line(path)}: instruction {wrong[0]} is not legal on {config.name}: {why}; name the configuration "
+            "that the stream was made for with --config"
+        )
     forecast = simulate(config, table)
     return {"cycles": forecast.cycles, "busy": forecast.busy(), "stalls": forecast.stalls()}
 
@@ -72,7 +96,7 @@ def _schedule(folder: Path) -> dict[str, Any]:
     def each() -> Iterator[None]:
         for number in range(len(saved)):
             step = saved.step(number)
-            entries.append({**step.about, **_time(saved.config, step.table)})
+            entries.append({**step.about, **_time(saved.config, step.table, folder / f"{step.name}.bin")})
             yield
 
     for _ in progress(each(), "timing steps", len(saved)):

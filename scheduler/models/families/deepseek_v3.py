@@ -7,7 +7,13 @@ from types import MappingProxyType
 
 from scheduler.models.config_reader import ConfigReader
 from scheduler.models.description import Model, Router, Scoring
-from scheduler.models.families.deepseek_v2 import LATENT_HARMLESS, LATENT_KEYS, latent_layers
+from scheduler.models.families.deepseek_v2 import (
+    LATENT_HARMLESS,
+    LATENT_KEYS,
+    LATENT_RELATED,
+    expert_groups,
+    latent_layers,
+)
 from scheduler.models.family import Family, SizeKeys
 
 __all__ = ["FAMILY"]
@@ -15,12 +21,13 @@ __all__ = ["FAMILY"]
 
 def _describe(config: ConfigReader) -> Model:
     config.choice("topk_method", ("noaux_tc",))
+    groups, chosen = expert_groups(config)
     router = Router(
         scoring=Scoring.SIGMOID,
         normalised=config.flag("norm_topk_prob", True),
         scale=config.factor("routed_scaling_factor"),
-        groups=config.count("n_group"),
-        chosen_groups=config.count("topk_group"),
+        groups=groups,
+        chosen_groups=chosen,
         correction=True,
     )
     return config.model(
@@ -38,6 +45,6 @@ FAMILY = Family(
     used=LATENT_KEYS,
     harmless=LATENT_HARMLESS | {"num_nextn_predict_layers"},  # layers beyond num_hidden_layers
     plain=MappingProxyType({"scoring_func": ("sigmoid",), "rope_interleave": (True,)}),
-    related=MappingProxyType({}),
+    related=LATENT_RELATED,
     scaled_rotation=True,
 )

@@ -130,6 +130,23 @@ def test_dense_layers_of_qwen3(tmp_path: Path) -> None:
         ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func is 'softmax', expected null or 'sigmoid'"),
         ("deepseek_v3", {"routed_scaling_factor": -1}, "routed_scaling_factor is -1, expected a positive number"),
         ("deepseek_v3", {"q_lora_rank": -1}, "q_lora_rank is -1, expected an integer, 0 or more"),
+        ("deepseek_v3", {"n_group": 7}, "n_group is 7, expected a divisor of n_routed_experts 256"),
+        ("deepseek_v3", {"topk_group": 9}, "topk_group is 9, expected at most n_group 8"),
+        ("deepseek_v3", {"topk_group": 1, "num_experts_per_tok": 64}, "num_experts_per_tok is 64, expected at most 32"),
+        (
+            "deepseek_v2",
+            {"topk_method": "group_limited_greedy", "n_group": 3},
+            "n_group is 3, expected a divisor of n_",
+        ),
+        ("deepseek_v2", {"first_k_dense_replace": 99}, "first_k_dense_replace is 99, expected at most num_hidden_laye"),
+        ("deepseek_v2", {"qk_rope_head_dim": 63}, "qk_rope_head_dim is 63, expected an even number"),
+        ("deepseek_v3", {"head_dim": 128}, "head_dim is 128, expected null or 64"),
+        (
+            "deepseek_v3",
+            {"rope_scaling": {"type": "spiral"}},
+            "rope_scaling is {'type': 'spiral'}, expected type 'defa",
+        ),
+        ("gpt_oss", {"head_dim": None}, "hidden_size 2880 / num_attention_heads 64 is 45, expected an even number"),
         ("deepseek_v3", {"mystery": 1}, "mystery is 1, a key that is not understood"),
     ],
 )
@@ -163,6 +180,12 @@ def test_numbers_of_experts_under_another_name(tmp_path: Path) -> None:
         names = ("num_local_experts", "num_experts")
         for name, other in (names, names[::-1]):
             assert read(tmp_path, config, **{name: 5, other: "absent"}) == read(tmp_path, config)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3"])
+def test_keys_that_transformers_adds_to_a_deepseek(tmp_path: Path, family: str) -> None:
+    config = shape_file(SHAPES[family])["config"]
+    assert read(tmp_path, config, head_dim=64, qk_head_dim=192) == read(tmp_path, config)
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "deepseek_v2", "deepseek_v3"])

@@ -44,12 +44,13 @@ ONE = [{"new": 1}]
     [
         ("{", "line 1: no JSON object"),
         ("[1]", "line 1: \\[1\\]; write an object with sequences"),
-        ({}, "sequences: None; use a list"),
+        ({}, "sequences: is missing; use a list"),
+        ('{"sequences": [{"new": 1, "new": 2}]}', "line 1: new: is there twice in an object"),
         ({"sequences": []}, "sequences: \\[\\]; use a list"),
         ({"sequences": ONE, "batch": 1}, "'batch': no such field; use sequences, routing, gates"),
         ({"sequences": [3]}, "sequences\\[0\\]: 3; use an object"),
         ({"sequences": [{"new": 1, "neww": 1}]}, "sequences\\[0\\].'neww': no such field"),
-        ({"sequences": [{}]}, "sequences\\[0\\].new: None; use an integer from 1 to 64"),
+        ({"sequences": [{}]}, "sequences\\[0\\].new: is missing; use an integer from 1 to 64"),
         ({"sequences": [{"new": 0}]}, "sequences\\[0\\].new: 0; use an integer from 1 to 64"),
         ({"sequences": [{"new": 1.0}]}, "sequences\\[0\\].new: 1.0; use an integer"),
         ({"sequences": [{"new": True}]}, "sequences\\[0\\].new: True; use an integer"),
@@ -68,10 +69,13 @@ ONE = [{"new": 1}]
         ({"sequences": ONE, "routing": 5}, "routing: 5; use a list of 1"),
         ({"sequences": ONE, "routing": [[]]}, "routing\\[0\\]: 0; use 1 lists, one for each new token, of 2"),
         ({"sequences": ONE, "routing": [[[0, 1, 2]]]}, "routing\\[0\\]: 1; use 1 lists"),
-        ({"sequences": ONE, "routing": [[[0, 4]]]}, "routing\\[0\\]: \\[0, 4\\]; use experts from 0 to 3"),
-        ({"sequences": ONE, "routing": [[[0, "1"]]]}, "routing\\[0\\]: .*; use experts from 0 to 3"),
-        ({"sequences": ONE, "routing": [[[1, 1]]]}, "routing\\[0\\]: \\[1, 1\\]; use 2 different experts"),
-        ({"sequences": ONE, "routing": [[[0, 1]]], "gates": [[[2, 0]]]}, "gates\\[0\\]: \\[2, 0\\]; use numbers"),
+        ({"sequences": ONE, "routing": [[[0, 4]]]}, "routing\\[0\\]\\[0\\]: \\[0, 4\\]; use experts from 0 to 3"),
+        ({"sequences": ONE, "routing": [[[0, "1"]]]}, "routing\\[0\\]\\[0\\]: .*; use experts from 0 to 3"),
+        ({"sequences": ONE, "routing": [[[1, 1]]]}, "routing\\[0\\]\\[0\\]: \\[1, 1\\]; use 2 different experts"),
+        ({"sequences": ONE, "routing": [[[0, 1]]], "gates": [[[2, 0]]]}, "gates\\[0\\]\\[0\\]: \\[2, 0\\]; use"),
+        ({"sequences": [{"new": 2}], "routing": [[[0, 1], [4, 0]]]}, "routing\\[0\\]\\[1\\]: \\[4, 0\\]; use experts"),
+        ({"sequences": ONE, "routing": [[[True, 0]]]}, "routing\\[0\\]\\[0\\]: \\[True, 0\\]; use experts"),
+        ('{"sequences": [{"new": 1}], "routing": [[[0, 1]]], "gates": [[[NaN, 0]]]}', "gates\\[0\\]\\[0\\]: .*; use"),
         ({"sequences": ONE, "routing": [[[0, 1]]], "gates": []}, "gates: \\[\\]; use a list of 1"),
     ],
 )  # fmt: skip
@@ -103,3 +107,15 @@ def test_a_byte_order_mark_is_read(tmp_path):
     path = tmp_path / "steps.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"sequences": [{"new": 3}]}\r\n')
     assert read_steps(path, MODEL)[0].tokens == 3
+
+
+def test_no_more_tokens_are_cached_than_the_file_has_run():
+    first, more = (
+        '{"sequences": [{"id": "a", "cached": 9, "new": 5}]}',
+        '{"sequences": [{"id": "a", "cached": %d, "new": 1}]}',
+    )
+    assert len(parse_steps([first, more % 14, more % 3, more % 4], MODEL)) == 4  # tokens may be taken back
+    with pytest.raises(StepsError, match="line 2: sequences\\[0\\].cached: 15; use at most 14, the tokens of 'a'"):
+        parse_steps([first, more % 15], MODEL)
+    with pytest.raises(StepsError, match="line 3: sequences\\[0\\].cached: 14; use at most 4"):
+        parse_steps([first, more % 3, more % 14], MODEL)

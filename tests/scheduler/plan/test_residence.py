@@ -119,3 +119,10 @@ def test_too_few_words_are_named_and_what_is_named_is_enough(words: int, vocabul
 def test_too_few_tiles_are_named() -> None:
     with pytest.raises(LoweringError, match="matrix qkv: 1 output tiles of 3 slices; V-Cache has room for 2 tiles: "):
         plan(TINY.replace(vcache_tiles=16))
+
+
+def test_a_head_larger_than_memory_is_refused_before_it_is_cut() -> None:
+    config = PRESETS["tiny"]
+    most = 2 * (1 << config.address_bits) // 24
+    with pytest.raises(LoweringError, match=f"vocabulary: {most + 1};.* address_bits = .*: use at most {most},"):
+        plan_residence(Tiling(config, small_model("mixtral", vocabulary=most + 1)))

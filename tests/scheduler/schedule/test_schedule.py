@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_nothing_is_written_when_a_step_does_not_fit(tmp_path):
     steps = parse_steps(LINES, MODEL)
     config = CONFIG.replace(activation_words=16, name="narrow")
     with pytest.raises(LoweringError):
-        save_schedule(Scheduler(config, MODEL, steps, UniformRouting(MODEL, 3)), tmp_path / "out")
+        save_schedule(Scheduler(config, MODEL, steps, UniformRouting(MODEL, 3)), tmp_path / "new" / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,13 +91,71 @@ def test_only_a_schedule_is_replaced(tmp_path):
     assert (tmp_path / "other" / "letter.txt").read_text() == "mine"
 
 
+def test_what_lies_beside_a_schedule_is_not_lost(tmp_path):
+    save_schedule(scheduler(), tmp_path / "out")
+    (tmp_path / "out" / "steps.jsonl").write_text("mine")
+    with pytest.raises(ScheduleError, match="steps.jsonl, which is none of its files and would be lost"):
+        save_schedule(scheduler(), tmp_path / "out")
+    assert (tmp_path / "out" / "steps.jsonl").read_text() == "mine"
+
+
+def test_a_link_to_a_schedule_stays_one(tmp_path):
+    save_schedule(scheduler(), tmp_path / "out.v1")
+    (tmp_path / "link").symlink_to("out.v1")
+    save_schedule(scheduler(), tmp_path / "link", assembler=False)
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "out.v1" / "step0000.asm").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "out.v1"}
+
+
+def test_an_old_schedule_stays_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    save_schedule(scheduler(), tmp_path / "out")
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name == "new":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KeyboardInterrupt):
+        save_schedule(scheduler(), tmp_path / "out")
+    assert len(load_schedule(tmp_path / "out")) == 3 and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def changed(table, *path):
+    """Return a table with the last of `path` as the value at the rest of it; None: without it."""
+    *way, last, value = path
+    own = table
+    for key in way:
+        own = own[key]
+    own[last] = value
+    if value is None:
+        del own[last]
+    return table
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
         ("schedule.json", "{", "schedule.json is damaged"),
         ("schedule.json", '{"format": 99}', "not of format 1"),
         ("schedule.json", '{"format": 1}', "damaged"),
+        ("schedule.json", "[" * 100_000, "schedule.json is damaged"),
+        ("schedule.json", ("model", "name", None), "damaged .model.name is missing"),
+        ("schedule.json", ("config", "tiers", 99), "damaged .config tiers: 99"),
+        ("schedule.json", ("steps", []), "damaged .steps is \\[\\], expected at least one"),
+        ("schedule.json", ("steps", 7), "damaged .steps is 7, expected a list"),
+        ("schedule.json", ("steps", 1, "roofline", None), "damaged .steps\\[1\\].roofline is missing"),
+        ("schedule.json", ("steps", 1, "tokens", -1), "damaged .steps\\[1\\].tokens is -1, expected a natural number"),
+        ("schedule.json", ("steps", 1, "name", "../x"), "damaged .steps\\[1\\].name is '../x'"),
+        ("schedule.json", ("steps", 1, "patch", "address", 1 << 60), "damaged .steps\\[1\\].patch is .* outside"),
+        ("schedule.json", ("steps", 1, "logits", "columns", 0), "damaged .steps\\[1\\].logits is"),
+        ("schedule.json", ("steps", 1, "window", [[0]]), "damaged .steps\\[1\\].window is"),
         ("step0001.labels.json", "[[0]]", "step 1 is damaged"),
+        ("step0001.labels.json", '[[0, 0, "a"], [99999, 0, "b"]]', "step 1 is damaged .labels do not go"),
+        ("step0001.bin", "", "step 1 is damaged .step0001.bin has 0 instructions, expected"),
+        ("step0001.bin", "odd", "step 1 is damaged .stream: 3 bytes"),
+        ("step0001.patch.bin", "few", "step 1 is damaged .step0001.patch.bin has 3 bytes"),
         ("step0001.bin", None, "cannot read .*step0001.bin"),
     ],
 )
@@ -105,6 +164,8 @@ def test_a_damaged_schedule_is_refused(tmp_path, file, change, message):
     path = tmp_path / "out" / file
     if change is None:
         path.unlink()
+    elif isinstance(change, tuple):
+        path.write_text(json.dumps(changed(json.loads(path.read_text()), *change)))
     else:
         path.write_text(change)
     with pytest.raises(ScheduleError, match=message):
@@ -146,7 +207,10 @@ def test_a_trace_gives_its_tokens_in_order_and_begins_again(tmp_path):
         (np.zeros((3, 1, 2)), "not an array of integers"),
         (np.zeros((3, 0, 2), np.int64), "has 0 layers"),
         (np.zeros((3, 1, 1), np.int64), "1 experts a token"),
-        (np.full((3, 1, 2), 4), "expert 4; test has experts 0 to 3"),
+        (np.full((3, 1, 2), 4), "token 0, layer 0: expert 4; test has experts 0 to 3"),
+        (np.array([[[0, 1]], [[2, -1]]]), "token 1, layer 0: expert -1; test has experts 0 to 3"),
+        (np.full((3, 1, 2), (1 << 63) + 1, np.uint64), "expert 9223372036854775809; test has"),
+        (np.array([[[0, 1]], [[2, 2]]]), "token 1, layer 0: expert 2 is there twice"),
     ],
     ids=str,
 )
@@ -165,3 +229,10 @@ def test_a_model_with_more_layers_than_fit_memory_is_refused():
     steps = parse_steps(LINES, many)
     with pytest.raises(LoweringError, match="address_bits.*fewer layers"):
         Scheduler(CONFIG.replace(address_bits=20, name="less"), many, steps, UniformRouting(many, 1))
+
+
+def test_weights_of_other_sizes_are_refused(tmp_path):
+    save_schedule(scheduler(quantised=random_model(MODEL, 5)), tmp_path / "out")
+    (tmp_path / "out" / "group0.bin").write_bytes(b"short")
+    with pytest.raises(ScheduleError, match="group0.bin and group1.bin have \\[5, "):
+        load_schedule(tmp_path / "out")
