@@ -10,7 +10,7 @@ from scheduler.stream.clocks import (
     COMPLETED,
     COUNTS,
     FIRST,
-    GRANTED,
+    GRANTS,
     LATEST_OWNED,
     OPCODE,
     PLACE,
@@ -23,7 +23,7 @@ from scheduler.stream.clocks import (
     Clocks,
     completions_of,
 )
-from scheduler.stream.compiled import NONE, compiled, wide
+from scheduler.stream.compiled import NONE, compiled, constant, wide
 from scheduler.stream.posted import (
     CARRIER,
     CARRIERS,
@@ -49,6 +49,9 @@ from scheduler.stream.posted import (
 )
 
 __all__ = ["ask_for_carrier", "order_after"]
+
+RESERVE = constant(4)
+"""One in so many semaphores is kept for pairs of units, and for the latest gang: see `_gang_after`."""
 
 
 @compiled
@@ -98,9 +101,13 @@ def _semaphore(posted: Posted, unit: int, queue: int) -> int:
 
 
 @compiled
-def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> int:
-    """Return a semaphore for gang `number` whose earlier waiters can neither take its posts nor lose theirs to `n`."""
+def _fitting(clocks: Clocks, posted: Posted, number: int, n: int) -> int:
+    """Return a semaphore of the pool for gang `number`, or -1.
+
+    Its earlier waiters can neither take the gang's posts nor lose theirs to `n`.
+    """
     steps, notes, pending, semaphores = clocks.steps, posted.notes, posted.pending, posted.semaphores
+    first = wide(steps[number, FIRST])
     for place in range(posted.state[POOLED]):
         semaphore = semaphores[place, POOL]
         fits = True
@@ -111,14 +118,55 @@ def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> int:
                 fits &= pending[whose, 1 + 2 * wait] != semaphore
         for queue in range(UNITS):
             waiter = semaphores[semaphore, queue]
-            fits &= waiter <= steps[number, GRANTED + queue] and waiter <= steps[n, ASKED + queue]
+            fits &= waiter <= steps[n, ASKED + queue]
+            for completion in range(first, first + completions_of(clocks, number)):
+                fits &= waiter <= clocks.ends[completion, GRANTS + queue]
         if fits:
             return int(semaphore)
-    semaphore = _semaphore(posted, NONE, NONE)
-    if semaphore >= 0:
-        semaphores[posted.state[POOLED], POOL] = semaphore
+    return -1
+
+
+@compiled
+def _gang_after(clocks: Clocks, posted: Posted, number: int) -> int:
+    """Return the latest gang with a post to spare that completes after all of gang `number`, or `number`.
+
+    Who waits for it waits longer than it has to, and with it all that comes behind it in its queue: the other gangs
+    before it need no semaphore any more.
+    """
+    steps, ends, low = clocks.steps, clocks.ends, wide(clocks.steps[number, UNIT_LOW])
+    place = clocks.now[COMPLETED, low]
+    while place > 0:
+        place -= 1
+        other = wide(posted.chain[low, place])
+        if other <= number:
+            break
+        if completions_of(clocks, other) == 1 or posted.notes[other, POSTING] == PLACES:
+            continue
+        first, covers = wide(steps[other, FIRST]), True
+        for unit in range(low, steps[number, UNIT_HIGH] + 1):
+            most = 0
+            for completion in range(first, first + completions_of(clocks, other)):
+                most = max(most, ends[completion, BEFORE + unit])
+            covers &= most >= ends[steps[number, FIRST] + unit - low, PLACE]
+        if covers:
+            return int(other)
+    return number
+
+
+@compiled
+def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> tuple[int, int]:
+    """Return the gang that posts, `number` or one after it, and its semaphore; or -1 twice."""
+    semaphore = _fitting(clocks, posted, number, n)
+    if semaphore < 0 and posted.state[USED] >= len(posted.semaphores) * (RESERVE - 1) // RESERVE:
+        number = _gang_after(clocks, posted, number)
+        semaphore = _fitting(clocks, posted, number, n)
+    if semaphore < 0:
+        semaphore = _semaphore(posted, NONE, NONE)
+        if semaphore < 0:
+            return -1, -1
+        posted.semaphores[posted.state[POOLED], POOL] = semaphore
         posted.state[POOLED] += 1
-    return semaphore
+    return number, semaphore
 
 
 @compiled
@@ -172,7 +220,7 @@ def order_after(clocks: Clocks, posted: Posted, r: int, earlier: int, who: int) 
         if number < 0:
             return -1
     if completions_of(clocks, number) > 1:
-        semaphore = _from_pool(clocks, posted, number, n)
+        number, semaphore = _from_pool(clocks, posted, number, n)
     else:
         unit = wide(steps[number, UNIT_LOW])
         semaphore = posted.pairs[unit, consumer]

@@ -126,7 +126,7 @@ class JobPipeline:
         first, self._jobs = self._jobs, self._jobs + len(jobs)
         jobs[:, JOB.scalar] = self.work.next_scalars(len(jobs))
         self._loop.jobs[first : self._jobs] = jobs
-        group = 1 if span.held is None and self.work.key_buffers == 1 else self.group
+        group = self.group if span.held is not None else self._loading_group(span)
         key = (self.heads, len(jobs), group, span)
         known = self.work.operations.get(key)
         if known is None:
@@ -135,6 +135,17 @@ class JobPipeline:
         operations[:, OP.job] += first
         self._state[STATE.op] = 0
         self._go(UNTIL.operated, operations)
+
+    def _loading_group(self, span: Span) -> int:
+        """Return how many jobs that load their own keys may take turns: their tiers have buffers for all of them.
+
+        A job has two pieces of keys on the chip where it needs more than one, and jobs go to the tiers in turn.
+        """
+        work = self.work
+        if work.key_buffers == 1:
+            return 1
+        pieces = min(2, -(-(span.end - span.start) // work.places.key_piece))
+        return min(self.group, work.config.tiers * (work.key_buffers // pieces))
 
     def after(self, action: Callable[[], None]) -> None:
         """Do something as soon as all jobs that were run so far are divided."""

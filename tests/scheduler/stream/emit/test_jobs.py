@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from scheduler.stream.emit.job_table import JOB, Int64
 from scheduler.stream.emit.jobs import Chain, JobPipeline, Span
 from scheduler.stream.emit.labels import job_mark
 from scheduler.stream.emit.work import Work
-from tests.support.emitting import TINY, emitted, work_of
+from tests.support.emitting import TINY, emitted, weights_of, work_of
 
 KEYS, VALUES, TAG = 100, 120, 5
 """Tiles of keys and of values that are on the chip, and their tag."""
@@ -149,3 +151,21 @@ def test_loads_in_the_background_are_spread_over_the_jobs() -> None:
     pipeline.run(job(pipeline, 0, 31), Span(0, 32, held=0))
     pipeline.settle()
     assert loads == [0, 1], "four blocks of eight"
+
+
+@pytest.mark.parametrize("buffers", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("keys", [8, 9, 30])
+def test_a_piece_of_keys_stays_until_its_last_block_is_read(buffers: int, keys: int) -> None:
+    """Jobs that load their own keys, piece by piece, more of them than their tiers have buffers for."""
+    work = work_of([Chunk(0, keys - 1, (1,))], TINY)
+    work.places = replace(work.places, key_piece=8, regions=16)
+    work.key_buffers, work.key_buffer_tiles = buffers, 2
+    dense = Dense(work)
+    dense.load_layer(0)
+    pipeline = JobPipeline(work, dense, 0, 8, 64)
+    rows = np.concatenate([job(pipeline, n, keys - 1) for n in range(8)])
+    rows[:, JOB.tier] = work.next_tiers(8)
+    pipeline.run(rows, Span(0, keys))
+    pipeline.flush()
+    read = [label for label, _, _ in weights_of(work) if label.startswith(("scores", "context"))]  # checks the tags
+    assert len(read) == 8 * 2 * -(-keys // 8)
