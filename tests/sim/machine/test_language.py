@@ -136,7 +136,7 @@ def test_the_machine_runs_many_language_models(slots: bool) -> None:
         ([Chunk(9, 0, (1,))], f"sequence 9; the memory has sequences 0 to {SLOTS - 1}"),
         ([Chunk(0, 0, (999,))], "token 999; the vocabulary is 0 to"),
         ([Chunk(0, 0, ())], "no new tokens"),
-        ([Chunk(0, 0, (1,)), Chunk(0, 1, (1,))], "two sequences have the same slot"),
+        ([Chunk(0, 0, (1,)), Chunk(0, 1, (1,))], "two sequences have the same place"),
         ([], "no sequences"),
     ],
 )
