@@ -22,7 +22,8 @@ MAGIC = 0x4133_444D
 
 VERSION = (1, 0)
 """Major and minor version of instruction set and registers. The major one grows with every change that software for the
-version before does not understand, the minor one with every addition; ``tests/hdl/test_regs.py`` pins what is meant."""
+version before does not understand, the minor one with every addition; ``tests/hdl/test_capabilities.py`` pins what is
+meant."""
 
 _ENCODED: Mapping[str, tuple[object, ...]] = {"stationary_feed": FEEDS, "vertical_links": (False, True)}
 """Fields that are no numbers: their values in the order of the numbers that stand for them."""

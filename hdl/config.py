@@ -26,6 +26,9 @@ INSTRUCTION_BYTES = 32
 ADDRESS_UNIT = 32
 """Memory addresses in instructions count units of this many bytes."""
 
+MOST_ADDRESS_BITS = 37
+"""Largest `address_bits`: instructions hold 32 bits of an address in such units."""
+
 
 FEEDS = ("vertical", "edge")
 """Values of ``stationary_feed``; the register of the capability holds their number."""
@@ -181,7 +184,7 @@ class MachineConfig:
             raise ConfigError(f"config result_lanes: {self.result_lanes}; use a power of two up to tiers")
         least = self.tiers * self.skew_k + 16
         self._check_range("row_fifo_depth", least, 4096)
-        self._check_range("address_bits", 12, 37)
+        self._check_range("address_bits", 12, MOST_ADDRESS_BITS)
         self._check_range("outstanding_bursts", 1, 64)
         self._check_range("semaphore_bits", 4, 16)
         if self.burst_beats * self.channel_bytes > 4096:

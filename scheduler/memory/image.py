@@ -51,10 +51,13 @@ class ImageBuilder:
     ----------
     config : MachineConfig
         The machine: alignment and memory size.
+    address_bits : int, optional
+        Another memory size, to see how much is needed.
     """
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, *, address_bits: int | None = None) -> None:
         self.config = config
+        self._address_bits = address_bits or config.address_bits
         self.symbols: dict[str, Symbol] = {}
         self._next = [0, 0]
         self._data: list[tuple[Symbol, Callable[[], bytes]]] = []
@@ -72,10 +75,10 @@ class ImageBuilder:
         align = memory_alignment(self.config)
         symbol = Symbol(group, self._next[group], size)
         self._next[group] += -(-size // align) * align
-        if self._next[group] > 1 << self.config.address_bits:
+        if self._next[group] > 1 << self._address_bits:
             raise ImageError(
                 f"memory of group {group}: {name} ends at byte {self._next[group]}; address_bits = "
-                f"{self.config.address_bits} gives {1 << self.config.address_bits}: raise address_bits"
+                f"{self._address_bits} gives {1 << self._address_bits}: raise address_bits"
             )
         self.symbols[name] = symbol
         return symbol

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
+from hdl.config import MOST_ADDRESS_BITS
 from hdl.isa import INSTRUCTION_BITS
 from scheduler.memory.contents import Weights
 from scheduler.memory.experts import PLANES, ExpertMemory
@@ -86,7 +87,7 @@ class ModelMemory:
         self.context = context
         self.block = most_block(residence)
         self._unit = memory_alignment(self.config)
-        self._builder = ImageBuilder(self.config)
+        self._builder = ImageBuilder(self.config, address_bits=MOST_ADDRESS_BITS)
         self._weights = weights
         self.experts = ExpertMemory(residence, self._builder, weights, placement)
         self._step_used = 0
@@ -105,7 +106,11 @@ class ModelMemory:
             if weights is not None:
                 self._add_step(step_bytes)
         except ImageError as error:
-            raise LoweringError(f"{error} (or serve fewer or shorter sequences, or fewer layers)") from error
+            raise LoweringError(
+                f"{str(error).partition(': raise')[0]}, the most of any machine: serve fewer or shorter sequences, or "
+                "fewer layers"
+            ) from error
+        self._check_size()
         self.symbols = self._builder.symbols
         if weights is None:
             end = self._step.address + self._step.size
@@ -116,6 +121,16 @@ class ModelMemory:
             )
         else:
             self.images = self._builder.build()
+
+    def _check_size(self) -> None:
+        """Refuse what needs more memory than the machine has, and say how much would do."""
+        most, bits = max(self._builder.sizes), self.config.address_bits
+        if most > 1 << bits:
+            raise LoweringError(
+                f"memory: the model takes {most:,} bytes of each group, at {len(self.tiling.model.layers)} layers; "
+                f"address_bits = {bits} gives {1 << bits:,}: raise address_bits to {(most - 1).bit_length()} (or serve "
+                "fewer or shorter sequences, or fewer layers)"
+            )
 
     # Places.
 

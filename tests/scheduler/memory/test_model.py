@@ -136,5 +136,15 @@ def test_the_step_area_is_used_again_and_no_further_than_it_goes() -> None:
 
 
 def test_what_does_not_fit_the_memory_is_named() -> None:
-    with pytest.raises(LoweringError, match=r"memory of group .: .* raise address_bits \(or serve fewer or shorter"):
+    with pytest.raises(
+        LoweringError, match=r"memory: .* address_bits = 13 gives 8,192: raise address_bits to "
+    ) as caught:
         memory_of(TINY.replace(address_bits=13))
+    named = int(str(caught.value).partition("raise address_bits to ")[2].partition(" ")[0])
+    memory_of(TINY.replace(address_bits=named))
+    with pytest.raises(LoweringError, match=f"raise address_bits to {named} "):
+        memory_of(TINY.replace(address_bits=named - 1))
+    with pytest.raises(
+        LoweringError, match="the most of any machine: serve fewer or shorter sequences, or fewer layers"
+    ):
+        memory_of(TINY, sequences=1 << 34)

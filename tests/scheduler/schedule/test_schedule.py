@@ -43,8 +43,8 @@ def scheduler(**options):
 
 
 def test_a_sequence_keeps_its_place_in_the_cache_and_gives_it_up():
-    slots = [[chunk.sequence for chunk in planned.chunks] for planned in scheduler().run()]
-    assert slots == [[0, 1], [1], [0, 1]]  # c takes the place that a has left
+    places = [[chunk.sequence for chunk in planned.chunks] for planned in scheduler().run()]
+    assert places == [[0, 1], [1], [0, 1]]  # c takes the place that a has left
 
 
 @pytest.mark.parametrize("source", [UniformRouting(MODEL, 3), MachineRouting()], ids=["known", "machine"])
