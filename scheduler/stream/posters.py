@@ -53,6 +53,10 @@ __all__ = ["ask_for_carrier", "order_after"]
 RESERVE = constant(4)
 """One in so many semaphores is kept for pairs of units, and for the latest gang: see `_gang_after`."""
 
+KEPT = constant(12)
+"""Semaphores of the pool that are kept for those who are in no tier's queue, when semaphores are short: they know
+little of what the tiers have been granted, and the tiers would take all."""
+
 
 @compiled
 def _covers(clocks: Clocks, completion: int, number: int) -> bool:
@@ -101,14 +105,14 @@ def _semaphore(posted: Posted, unit: int, queue: int) -> int:
 
 
 @compiled
-def _fitting(clocks: Clocks, posted: Posted, number: int, n: int) -> int:
-    """Return a semaphore of the pool for gang `number`, or -1.
+def _fitting(clocks: Clocks, posted: Posted, number: int, n: int, begin: int) -> int:
+    """Return a semaphore of the pool, from place `begin` on, for gang `number`, or -1.
 
     Its earlier waiters can neither take the gang's posts nor lose theirs to `n`.
     """
     steps, notes, pending, semaphores = clocks.steps, posted.notes, posted.pending, posted.semaphores
     first = wide(steps[number, FIRST])
-    for place in range(posted.state[POOLED]):
+    for place in range(begin, posted.state[POOLED]):
         semaphore = semaphores[place, POOL]
         fits = True
         for wait in range(notes[number, WAITING]):
@@ -156,10 +160,14 @@ def _gang_after(clocks: Clocks, posted: Posted, number: int) -> int:
 @compiled
 def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> tuple[int, int]:
     """Return the gang that posts, `number` or one after it, and its semaphore; or -1 twice."""
-    semaphore = _fitting(clocks, posted, number, n)
-    if semaphore < 0 and posted.state[USED] >= len(posted.semaphores) * (RESERVE - 1) // RESERVE:
+    short = posted.state[USED] >= len(posted.semaphores) * (RESERVE - 1) // RESERVE
+    begin = KEPT if short and clocks.steps[n, QUEUE_LOW] >= TIER0 else 0
+    semaphore = _fitting(clocks, posted, number, n, begin)
+    if semaphore < 0 and short:
         number = _gang_after(clocks, posted, number)
-        semaphore = _fitting(clocks, posted, number, n)
+        semaphore = _fitting(clocks, posted, number, n, begin)
+    if semaphore < 0 and posted.state[USED] == len(posted.semaphores):
+        semaphore = _fitting(clocks, posted, number, n, 0)
     if semaphore < 0:
         semaphore = _semaphore(posted, NONE, NONE)
         if semaphore < 0:

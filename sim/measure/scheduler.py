@@ -17,10 +17,12 @@ from hdl.isa.legality import Limits
 from hdl.scratch import whole_file
 from scheduler.cost.model import Forecast, simulate
 from scheduler.cost.stalls import CAUSES
+from scheduler.memory.image import ImageError
 from scheduler.models.description import Experts, Model
 from scheduler.models.shapes import load_shape
 from scheduler.ops.batch import Chunk
 from scheduler.ops.steps_file import Step, StepSequence
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.schedule.build import Planned, Scheduler
@@ -93,7 +95,8 @@ class SchedulerBench:
         Names of published shapes.
     phases : sequence of Phase
     layers : int, optional
-        Layers of each shape; default: all. A sample has the head as a whole, so that its part is too large.
+        Layers of each shape; default: all. Of a shape that memory cannot hold, the half of them, the quarter ... A
+        sample has the head as a whole, so that its part is too large.
     """
 
     def __init__(
@@ -122,13 +125,23 @@ class SchedulerBench:
         warm = some_layers(load_shape("olmoe-1b-7b"), 1)
         self._measure(warm, Phase("decode", 2, 3))  # what is compiled at first use is no scheduling
         for name, phase in self._cases:
-            model = some_layers(load_shape(name), self._layers)
-            planned, forecast, lower_s, time_s = self._measure(model, phase)
+            planned, forecast, lower_s, time_s = self._measure_what_fits(load_shape(name), phase)
             count = len(planned.program.table)
             self._lowered, self._timed = self._lowered + count, self._timed + count
             self._lower_s, self._time_s = self._lower_s + lower_s, self._time_s + time_s
             self._shapes.append(self._point(name, phase, planned, forecast) | {"lower_s": lower_s, "model_s": time_s})
             yield
+
+    def _measure_what_fits(self, model: Model, phase: Phase) -> tuple[Planned, Forecast, float, float]:
+        """Measure a shape, or as a stage of several machines the half, the quarter ... of its layers that fits."""
+        count = min(self._layers or len(model.layers), len(model.layers))
+        while True:
+            try:
+                return self._measure(some_layers(model, count), phase)
+            except LoweringError as error:
+                if count == 1 or not isinstance(error.__cause__, ImageError):
+                    raise
+                count //= 2
 
     def _measure(self, model: Model, phase: Phase) -> tuple[Planned, Forecast, float, float]:
         """Return a step, its forecast, and the seconds of lowering with its proof, and of the cycle model."""
