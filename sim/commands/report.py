@@ -2,6 +2,7 @@
 """``a3d report``: renders the documents that hold figures or facts from their sources."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from hdl.emit.reference import render_reference
@@ -21,11 +22,14 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     target = args.docs / ("reference.md" if args.reference else "results.md")
+    missing: list[str] = []
     if args.reference:
         text = render_reference()
     else:
-        text = render_results(args.build, target.read_text(encoding="utf-8") if target.is_file() else "")
+        text, missing = render_results(args.build, target.read_text(encoding="utf-8") if target.is_file() else "")
     with whole_file(target) as scratch:
         scratch.write_text(text, encoding="utf-8")
     print(target)
+    for command in missing:
+        print(f"left out, as never measured: {command}", file=sys.stderr)
     return 0

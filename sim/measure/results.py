@@ -284,8 +284,8 @@ _SECTIONS = {
 }
 
 
-def render_results(build: Path, previous: str = "") -> str:
-    """Return the Markdown text of ``docs/results.md`` from the reports below `build`.
+def render_results(build: Path, previous: str = "") -> tuple[str, list[str]]:
+    """Return the Markdown text of ``docs/results.md`` from the reports below `build`, and what was never measured.
 
     Parameters
     ----------
@@ -294,11 +294,18 @@ def render_results(build: Path, previous: str = "") -> str:
     previous : str
         The page as it was: sections whose report is not there are taken from it.
 
+    Returns
+    -------
+    text : str
+    missing : list of str
+        Commands of the sections that are left out: neither their report nor an older section is there.
+
     Raises
     ------
     A3dError
-        A report is missing and the page has no such section; the message names the command that writes it.
+        A report that cannot be read, or is another command's.
     """
+    missing = []
     kept = {part.partition("\n")[0]: part.rstrip() for part in previous.split("\n## ")[1:]}
     lines = [
         "# Results",
@@ -310,11 +317,14 @@ def render_results(build: Path, previous: str = "") -> str:
         title, render = _SECTIONS[name]
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            if title not in kept:
-                raise A3dError(f"report: {path} cannot be read ({error.strerror}); run `{command}` first") from error
-            lines += ["", f"## {kept[title]}"]
+        except FileNotFoundError:
+            if title in kept:
+                lines += ["", f"## {kept[title]}"]
+            else:
+                missing.append(command)
             continue
+        except OSError as error:
+            raise A3dError(f"report: {path} cannot be read ({error.strerror}); run `{command}` again") from error
         except ValueError as error:
             raise A3dError(f"report: {path} is no JSON ({error}); run `{command}` again") from error
         try:
@@ -324,4 +334,4 @@ def render_results(build: Path, previous: str = "") -> str:
                 f"report: {path} is not what `{command}` writes ({type(error).__name__}: {error}); run it again"
             ) from error
         lines += ["", f"## {title}", "", f"Command: `{command}`", "", *rendered]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", missing
