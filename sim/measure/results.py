@@ -20,6 +20,10 @@ SOURCES = {
         "bench/cycle_model.json",
         "a3d bench cycle-model --json build/bench/cycle_model.json",
     ),
+    "cycle_model_medium": (
+        "bench/cycle_medium.json",
+        "a3d bench cycle-model --config medium --json build/bench/cycle_medium.json",
+    ),
     "exactness": ("bench/exactness.json", "a3d bench exactness --json build/bench/exactness.json"),
     "quality": ("bench/quality.json", "a3d bench quality --bytes 65536 --json build/bench/quality.json"),
     "utilisation": ("bench/utilisation.json", "a3d bench utilisation --json build/bench/utilisation.json"),
@@ -269,6 +273,7 @@ _SECTIONS = {
     "model": ("Steps of the language model, routing known to the host", _model),
     "slots": ("Steps of the language model, routed by the machine", _model),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
+    "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),
     "exactness": ("The RTL against the executor", _facts),
     "quality": ("The machine's integers against the float model", _facts),
     "demo": ("The demo: text, and the experts alone", _demo),
