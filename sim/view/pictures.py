@@ -40,7 +40,7 @@ STATES: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 DISPATCHER = "dispatcher"
 BINS = 1200
-WIDTH, LANE_INCHES, LETTER_INCHES = 18.0, 0.62, 0.062
+WIDTH, TRACK_INCHES, LETTER_INCHES = 18.0, 0.62, 0.062
 
 
 def _meaning(state: str) -> str:
@@ -48,7 +48,7 @@ def _meaning(state: str) -> str:
 
 
 def _unit(track: str) -> str:
-    """Return the unit whose state goes with a lane."""
+    """Return the unit whose state goes with a track."""
     if track.startswith("tier"):
         return f"tier {track[4:]}"
     if track.startswith("load"):
@@ -87,7 +87,7 @@ def layer_starts(slices: Sequence[Slice]) -> list[tuple[str, int]]:
 def draw_timeline(
     step: TracedStep, config: MachineConfig, path: Path, *, window: tuple[int, int] | None = None
 ) -> None:
-    """Draw a step: above, what the array does over time; below, a lane for each unit.
+    """Draw a step: above, what the array does over time; below, a track for each unit.
 
     Parameters
     ----------
@@ -115,11 +115,11 @@ def draw_timeline(
     slices = slices_of(step, config)
     tracks = [*queue_names(config), DISPATCHER]
     causes = Causes(step, slices)
-    figure = Figure(figsize=(WIDTH, 3.4 + LANE_INCHES * len(tracks)), layout="constrained")
-    above, lanes = figure.subplots(2, 1, sharex=True, height_ratios=(2.0, LANE_INCHES * len(tracks)))
+    figure = Figure(figsize=(WIDTH, 3.4 + TRACK_INCHES * len(tracks)), layout="constrained")
+    above, lanes = figure.subplots(2, 1, sharex=True, height_ratios=(2.0, TRACK_INCHES * len(tracks)))
     _draw_array(above, trace, config, edges)
     for place, track in enumerate(tracks):
-        _draw_lane(lanes, [s for s in slices if s.track == track], place, (first, end), causes)
+        _draw_track(lanes, [s for s in slices if s.track == track], place, (first, end), causes)
         _stack(lanes, edges, state_shares(trace, config, _unit(track), edges), place + 0.62, 0.28)
     _draw_dispatcher(lanes, step, config, len(tracks) - 1, (first, end))
     lanes.set(xlim=(first, end), ylim=(len(tracks), -0.08), xlabel="clock cycles since the start of the step")
@@ -161,7 +161,7 @@ def _draw_array(axes: Any, trace: Trace, config: MachineConfig, edges: npt.NDArr
     axes.set(ylim=(0, 100), ylabel="all tiers (% of cycles)")
 
 
-def _draw_lane(axes: Any, slices: Sequence[Slice], place: int, window: tuple[int, int], causes: Causes) -> None:
+def _draw_track(axes: Any, slices: Sequence[Slice], place: int, window: tuple[int, int], causes: Causes) -> None:
     """Draw a track's slices; name them, and what ends the gaps between them, where there is room."""
     first, end = window
     for kind, colour in KIND_COLOURS.items():
@@ -201,7 +201,7 @@ def _draw_dispatcher(axes: Any, step: TracedStep, config: MachineConfig, place: 
 
 
 def _write(axes: Any, text: str, stretch: tuple[int, int], place: int, colour: str, window: tuple[int, int]) -> bool:
-    """Write a text into a stretch of the upper half of a lane if it fits; return whether it does."""
+    """Write a text into a stretch of the upper half of a track if it fits; return whether it does."""
     low, high = stretch
     fits = (high - low) * WIDTH > (window[1] - window[0]) * (0.08 + LETTER_INCHES * len(text))
     if fits:
@@ -223,12 +223,12 @@ def _legends(figure: Any, kinds: set[str], trace: Trace, config: MachineConfig) 
     kind_patches = [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items() if kind in kinds]
     state_patches = [Patch(color=colour, label=name) for name, (_, colour) in STATES.items() if name in present]
     figure.legend(
-        handles=kind_patches, loc="outside lower left", ncols=4, fontsize=9, title="Upper half of a lane: instructions",
+        handles=kind_patches, loc="outside lower left", ncols=4, fontsize=9, title="Upper half of a track: instructions",
         title_fontsize=9, frameon=False,
     )  # fmt: skip
     figure.legend(
         handles=state_patches, loc="outside lower right", ncols=4, fontsize=9,
-        title="Top, and lower half of a lane: what the unit does in each cycle", title_fontsize=9, frameon=False,
+        title="Top, and lower half of a track: what the unit does in each cycle", title_fontsize=9, frameon=False,
     )  # fmt: skip
 
 
