@@ -223,8 +223,8 @@ def _legends(figure: Any, kinds: set[str], trace: Trace, config: MachineConfig) 
     kind_patches = [Patch(color=colour, label=kind) for kind, colour in KIND_COLOURS.items() if kind in kinds]
     state_patches = [Patch(color=colour, label=name) for name, (_, colour) in STATES.items() if name in present]
     figure.legend(
-        handles=kind_patches, loc="outside lower left", ncols=4, fontsize=9, title="Upper half of a track: instructions",
-        title_fontsize=9, frameon=False,
+        handles=kind_patches, loc="outside lower left", ncols=4, fontsize=9,
+        title="Upper half of a track: instructions", title_fontsize=9, frameon=False,
     )  # fmt: skip
     figure.legend(
         handles=state_patches, loc="outside lower right", ncols=4, fontsize=9,
