@@ -75,7 +75,7 @@ class GangQueues:
         self._left: dict[int, int] = {}  # by job: shares that are not emitted yet
         self._lists: deque[tuple[int, range]] = deque()  # jobs' list entries that a later GEMM may need
         self._tilings = {n: tiling_of(work, n) for n, jobs in enumerate(layers) if jobs}
-        self._slot = 0
+        self._turn = 0
         self._most = len(work.places.piece_buffers) if ahead is None else min(ahead, len(work.places.piece_buffers))
         self._jobs = self._chunks = 0
         for jobs in layers:
@@ -130,8 +130,8 @@ class GangQueues:
             self._steps.remove(step)
             if not step.job.loaded:
                 self._load_job(step)
-            base, tag = places.piece_buffers[self._slot % len(places.piece_buffers)], work.next_tag()
-            self._slot += 1
+            base, tag = places.piece_buffers[self._turn % len(places.piece_buffers)], work.next_tag()
+            self._turn += 1
             slices = self._slices(step)
             tiles, places_of = step.share.each * slices, np.arange(step.share.tiers)
             high, low = work.experts.planes(step.job.layer, step.part, step.job.expert, step.share.first * slices)

@@ -55,7 +55,7 @@ class PieceRunner:
         tiers = work.config.tiers
         self._steps: list[deque[_Step]] = [deque() for _ in range(tiers)]  # not loaded yet
         self._ready: list[deque[tuple[_Step, int, int]]] = [deque() for _ in range(tiers)]  # with base and tag
-        self._slot = [0] * tiers
+        self._turn = [0] * tiers
         self._jobs = [0] * tiers
         self._chunks = [0] * tiers
 
@@ -85,8 +85,8 @@ class PieceRunner:
                 if self._loads is not None:
                     self._loads(tier, step.job)
                 load_words(self._work, tier, step.job)
-            base, tag = places.piece_buffers[self._slot[tier] % len(places.piece_buffers)], self._work.next_tag()
-            self._slot[tier] += 1
+            base, tag = places.piece_buffers[self._turn[tier] % len(places.piece_buffers)], self._work.next_tag()
+            self._turn[tier] += 1
             load_piece(self._work, tier, step.job, step.piece, base, tag)
             ready.append((step, base, tag))
 

@@ -23,8 +23,17 @@ PHASES = (
 @pytest.mark.parametrize("phase", PHASES, ids=lambda p: f"{p.name} {p.tokens} at {p.keys}")
 @pytest.mark.parametrize("name", shape_names())
 def test_two_layers_of_a_published_shape_are_lowered_and_proved(name: str, phase: Phase) -> None:
-    """Two layers are enough to find what is loaded ahead of the next one, and semaphores that come again."""
-    model = some_layers(load_shape(name), 2)
+    """Two layers are enough to find what is loaded ahead of the next one."""
+    lower_and_prove(name, phase, 2)
+
+
+def test_many_layers_share_the_semaphores() -> None:
+    """Gangs wait for gangs in long rows: two layers have enough semaphores, eight ran out of them."""
+    lower_and_prove("deepseek-v3", PHASES[0], 8)
+
+
+def lower_and_prove(name: str, phase: Phase, layers: int) -> None:
+    model = some_layers(load_shape(name), layers)
     scheduler = Scheduler(LARGE, model, [phase.step()], UniformRouting(model, 1))
     (planned,) = scheduler.run()
     memory = scheduler.memory
