@@ -15,7 +15,7 @@ from hdl.config import MachineConfig
 from hdl.isa import VectorDest, VectorOp, VectorSum
 from scheduler.cost.blocks import blocks_of
 from scheduler.cost.work import gemm_waves, makes_scalars, reads_scalars, route_work, vector_cycles
-from scheduler.stream.compiled import compiled, constant
+from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
 __all__ = ["FREE", "Clock", "State", "take_gemm", "take_vector"]
@@ -23,17 +23,17 @@ __all__ = ["FREE", "Clock", "State", "take_gemm", "take_vector"]
 State = npt.NDArray[np.int64]
 """Shape [TIERS + tiers]: the forecast."""
 
-FREE, DONE, START, BEFORE, LOW, HIGH, FIRST, SCALARS, CYCLES, VECTORS, ALONE = map(constant, range(11))
+FREE, DONE, START, BEFORE, LOW, HIGH, FIRST, SCALARS, CYCLES, VECTORS, ALONE = range(11)
 """Places in `State`: first cycle in which the vector unit's next instruction could ask for a row, if it had to wait for
 nothing; first one in which what the last instruction posts can be taken; of the last instruction the first cycle in
 which it asks for a row, when the one before it is complete, and what the next one may have to wait for: `LOW` to `HIGH`
 are the combine rows that it writes (none: `HIGH` is below), `SCALARS` those that it writes from `FIRST` on, in `CYCLES`
 for `VECTORS` vectors; `ALONE`: nothing runs beside it."""
 
-PAUSE, GAP, ROW_DRAIN, SCALAR_DRAIN, PASS = map(constant, range(11, 16))
+PAUSE, GAP, ROW_DRAIN, SCALAR_DRAIN, PASS = range(11, 16)
 """Places of what depends on the machine alone."""
 
-TIERS = constant(16)
+TIERS = 16
 """Place of the cycle in which the first tier can begin something new; those of the others follow."""
 
 

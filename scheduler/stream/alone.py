@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hdl.isa import LoadDest, Opcode, VectorDest
 from scheduler.stream.blocks import BEGIN, INNER, KIND, OUTER, SPACE, STRIDE, TIER, WRITE, Blocks, end_of
 from scheduler.stream.clocks import CONDITION, TAG, Clocks
-from scheduler.stream.compiled import ZERO, compiled, constant, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.conflicts import WRITTEN, Cells, Loads, tag_loads
 from scheduler.stream.footprints import has_sum, reads_scalar, scalar_span, writes_scalar
 from scheduler.stream.legal import Int64, addresses_fit
@@ -29,7 +29,7 @@ Stamps = npt.NDArray[np.int32]
 
 (
     OUTSIDE, TWICE, OWN_READS, IN_PLACE, OPERAND_B, SCALARS, CHANGED_LIST, NO_ROUTE, EXPERT, WRONG_SLOT, WRONG_TAG,
-) = map(constant, range(1, 12))  # fmt: skip
+) = range(1, 12)  # fmt: skip
 """What can be wrong with an instruction, in the order in which it is looked for."""
 
 SLOT_NUMBERS = 256
@@ -155,13 +155,13 @@ def _examine_slot(
 ) -> None:
     """Note what is wrong with the use of a slot: no ROUTE before it, or an expert outside memory."""
     if route < 0:
-        _note(found, progress, NO_ROUTE, n, ZERO, ZERO, ZERO)
+        _note(found, progress, NO_ROUTE, n, 0, 0, 0)
     elif rows[n, COL.opcode] == Opcode.LOAD:
         experts = rows[route, COL.experts]
         for turn in range(4):  # places grow with the experts, in either group
             expert = min(turn, experts - 1) if turn < 2 else max(0, experts - 4 + turn)
             if not addresses_fit(rows, n, expert, machine, limits):
-                _note(found, progress, EXPERT, n, expert, ZERO, ZERO)
+                _note(found, progress, EXPERT, n, expert, 0, 0)
                 return
 
 
@@ -179,13 +179,13 @@ def _examine_tiles(
         base = machine.vcache + tier * machine.vcache_tiles
         for cell in range(first, first + blocks[b, INNER]):
             load = (marked(marks, WRITTEN, cell) >> 4) - 1
-            needs = wide(steps[load, CONDITION]) if load >= 0 else -1
+            needs = steps[load, CONDITION] if load >= 0 else -1
             if needs >= 0 and needs != condition:
                 _note(found, progress, WRONG_SLOT, n, tier, cell - base, needs % SLOT_NUMBERS)
                 return
         for cell in range(first, first + blocks[b, INNER]):
             load = (marked(marks, WRITTEN, cell) >> 4) - 1
-            tag = wide(steps[load, TAG] if load >= 0 else tags[cell - machine.vcache])
+            tag = steps[load, TAG] if load >= 0 else tags[cell - machine.vcache]
             if tag != steps[n, TAG]:
                 _note(found, progress, WRONG_TAG, n, tier, cell - base, tag)
                 return
@@ -234,14 +234,14 @@ def examine(
             wrong = _vector_conflict(rows, n, blocks, low, high, stamps)
             detail = COMBINE if rows[n, COL.dest_kind] == VectorDest.ROWS else ACTIVATION
         if wrong:
-            _note(found, progress, wrong, n, detail, ZERO, ZERO)
+            _note(found, progress, wrong, n, detail, 0, 0)
             return -1
         load, begin, end = opcode == Opcode.LOAD, touched.spans_at[place], touched.spans_at[place + 1]
         if opcode == Opcode.STORE:
             note_spans(reach, begin, end, segments, STORES, n)
         elif load and rows[n, COL.dest_kind] == LoadDest.LIST:
             if latest_overlap(reach, begin, end, segments, STORES):
-                _note(found, progress, CHANGED_LIST, n, ZERO, ZERO, ZERO)
+                _note(found, progress, CHANGED_LIST, n, 0, 0, 0)
         condition = -1
         if slot:
             _examine_slot(rows, n, touched.routes[place, 0], machine, limits, found, progress)
@@ -256,6 +256,6 @@ def examine(
                 if blocks[b, SPACE] == VCACHE:
                     mark(cells.marks, WRITTEN, blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER], (n + 1) * 16)
     if touched.part[2]:
-        _note(found, progress, OUTSIDE, touched.part[1], touched.part[2] - 1, ZERO, ZERO)
+        _note(found, progress, OUTSIDE, touched.part[1], touched.part[2] - 1, 0, 0)
         return -1
     return int(touched.part[1])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.stream.compiled import ONE, compiled, constant
+from scheduler.stream.compiled import compiled
 from scheduler.stream.machine import Machine
 
 __all__ = [
@@ -23,7 +23,7 @@ made the rows (results) and -1 for loads, stores and the vector unit, number of 
 first cell, cells of a run, cells from one run to the next, runs."""
 
 KINDS = ("read", "write", "add")
-READ, WRITE, ADD = map(constant, range(len(KINDS)))
+READ, WRITE, ADD = range(len(KINDS))
 """Names of the kinds, and their numbers. The last one is an accumulation into a combine row, which commutes with other
 additions."""
 
@@ -66,4 +66,4 @@ def put(
 @compiled
 def put_run(blocks: Blocks, at: int, space: int, kind: int, tier: int, access: int, begin: int, inner: int) -> int:
     """Add one run behind the first `at` blocks, unless it is empty; return how many there are then."""
-    return put(blocks, at, space, kind, tier, access, begin, inner, inner, ONE)
+    return put(blocks, at, space, kind, tier, access, begin, inner, inner, 1)

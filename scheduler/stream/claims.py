@@ -42,7 +42,7 @@ from scheduler.stream.clocks import (
     wait_for,
     was_granted,
 )
-from scheduler.stream.compiled import ZERO, compiled, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.conflicts import Loads
 from scheduler.stream.table import COL, Rows
 
@@ -187,7 +187,7 @@ def deadlock(rows: Rows, clocks: Clocks, values: Numbers) -> tuple[int, int, int
     values : int32 array [semaphores]
         Zero; counters as that instruction finds them afterwards.
     """
-    first = ZERO
+    first = 0
     for n in range(len(rows)):
         note_fields(clocks.steps, n, rows, n, first)
         first += completions_of(clocks, n)
@@ -227,10 +227,10 @@ def _order(rows: Rows, clocks: Clocks, semaphores: Semaphores, claim: Claim, tag
             at = semaphores.waits[wait, 1] * UNITS
             for unit in range(UNITS):
                 if claim[wait, unit]:
-                    wait_for(clocks, n, wide(semaphores.chain[semaphores.chain_at[at + unit] + claim[wait, unit] - 1]))
+                    wait_for(clocks, n, semaphores.chain[semaphores.chain_at[at + unit] + claim[wait, unit] - 1])
             wait += 1
         for place in range(tagged_at[n], tagged_at[n + 1]):
-            complete_after(clocks, wide(steps[n, FIRST]), wide(steps[tagged[place], FIRST]))
+            complete_after(clocks, steps[n, FIRST], steps[tagged[place], FIRST])
         enter(clocks, n)
 
 

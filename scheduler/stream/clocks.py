@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Format, Mapping3D, Opcode
-from scheduler.stream.compiled import compiled, constant, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "new_clocks", "note_fields", "restart", "unit_name", "wait_for", "was_granted",
 ]  # fmt: skip
 
-LOAD0, LOAD1, STORE, VECTOR, TIER0 = map(constant, range(5))
+LOAD0, LOAD1, STORE, VECTOR, TIER0 = range(5)
 TIERS = 8
 UNITS = 4 + TIERS
 """Numbers of the queues that instructions enter and of the units that complete them, alike: the two load engines, the
@@ -207,7 +207,7 @@ def enter(clocks: Clocks, n: int) -> None:
         now[ENTERED, queue] += 1
         now[LATEST_ENTERED, queue] = n
         steps[n, GRANTED + queue] = now[ENTERED, queue]
-    low, high, first = wide(steps[n, UNIT_LOW]), wide(steps[n, UNIT_HIGH]), wide(steps[n, FIRST])
+    low, high, first = steps[n, UNIT_LOW], steps[n, UNIT_HIGH], steps[n, FIRST]
     if high >= low:
         steps[n, QUEUED] = now[ENTERED, steps[n, QUEUE_LOW]]
         for unit in range(UNITS):

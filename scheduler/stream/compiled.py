@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import builtins
 import dis
+import functools
 import hashlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any, TypeVar, cast
 
-import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.core import event
 
-__all__ = ["NONE", "ONE", "ZERO", "compiled", "constant", "inlined", "wide"]
+__all__ = ["compiled", "inlined"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,10 +33,50 @@ def compiled(function: F) -> F:
     to write to, functions are compiled anew in each process.
     """
     _name(function)
+    _announce()
     try:
-        return cast(F, njit(cache=True, _nrt=False)(function))
+        made = njit(cache=True, _nrt=False, error_model="numpy")(function)
     except RuntimeError:  # nowhere to keep it
-        return cast(F, njit(function))
+        made = njit(_nrt=False, error_model="numpy")(function)
+    return cast(F, _of_any_integer(made))
+
+
+@functools.cache
+def _announce() -> None:
+    """Let a first line of the log say that something is compiled."""
+    event.register("numba:compile", _Announcement())
+
+
+class _Announcement(event.Listener):  # type: ignore[misc]
+    """Says once what the user is waiting for."""
+
+    said = False
+
+    def on_start(self, event: event.Event) -> None:
+        """Say it, if this was not done yet."""
+        if not self.said:
+            self.said = True
+            logging.getLogger(__name__).warning("compiling the scheduler's loops: up to a minute, once")
+
+    def on_end(self, event: event.Event) -> None:
+        """Say nothing."""
+
+
+def _of_any_integer(made: Any) -> Any:
+    """Return a compiled function that others call as Python does: with any integer, whatever its size or value.
+
+    By itself numba compiles it again for each constant that a caller gives, and for each size.
+    """
+    template = made.get_call_template
+    made.get_call_template = lambda args, kws: template(
+        tuple(map(_any_integer, args)), {name: _any_integer(kind) for name, kind in kws.items()}
+    )
+    return made
+
+
+def _any_integer(kind: Any) -> Any:
+    kind = types.unliteral(kind)
+    return types.int64 if isinstance(kind, types.Integer) else kind
 
 
 def inlined(function: F) -> F:
@@ -50,17 +92,6 @@ def _name(function: Callable[..., Any]) -> None:
     """Add a digest of all that a function is made of to its name."""
     text = "\n".join(_parts(function))
     function.__qualname__ += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def constant(value: int) -> int:
-    """Return a number for compiled functions to pass to others.
-
-    A function that is called with a plain constant is compiled for that value alone.
-    """
-    return cast(int, np.int64(value))
-
-
-ZERO, ONE, NONE = constant(0), constant(1), constant(-1)
 
 
 def _parts(function: Callable[..., Any]) -> Iterator[str]:
@@ -97,9 +128,3 @@ def _texts(annotations: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield names and the texts of their annotations."""
     for name, annotation in annotations.items():
         yield name, getattr(annotation, "__forward_arg__", annotation)
-
-
-@compiled
-def wide(value: int) -> int:
-    """Return a number from a narrow array as the functions that it is passed to expect all numbers."""
-    return value + 0

@@ -42,7 +42,7 @@ from scheduler.stream.clocks import (
     Clocks,
     done_before,
 )
-from scheduler.stream.compiled import NONE, compiled, constant, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.machine import SPACES, VCACHE, Machine
 from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
 from scheduler.stream.segments import Segments, Spans, latest_overlap, near_overlap
@@ -53,7 +53,7 @@ __all__ = [
     "Numbering", "conflict_in_memory", "conflict_of", "new_cells", "note_cells", "ordered", "tag_loads", "tag_orders",
 ]  # fmt: skip
 
-WRITTEN = constant(0)
+WRITTEN = 0
 """Layer of `Marks` for writes: 16 times the instruction's number plus one, plus its tier plus one.
 
 The other layers are for reads and additions: one more than the instruction's number; it counts if the last write is
@@ -167,7 +167,7 @@ def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first
             number = (older >> 4) - 1
             if steps[number, TAG] == tag:
                 return False
-            if not steps[number, SLOT] and done_before(clocks, n, number, NONE):
+            if not steps[number, SLOT] and done_before(clocks, n, number, -1):
                 break
             older = fills[steps[number, FILLED + tier] + cell]
         if older == latest:
@@ -216,15 +216,13 @@ def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, 
                     continue
                 previous = writer
                 if by_tag:
-                    fine = done_before(clocks, n, number, NONE) or tag_orders(
-                        clocks, cells, n, number, tier, first, cell
-                    )
+                    fine = done_before(clocks, n, number, -1) or tag_orders(clocks, cells, n, number, tier, first, cell)
                 else:
                     fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
                 if not fine:
                     worst = number
         for key in range(clocks.now[COUNTS, 2]):
-            latest, other, own = keys[key, KEY_LATEST] - 1, wide(keys[key, KEY_KIND]), wide(keys[key, KEY_TIER])
+            latest, other, own = keys[key, KEY_LATEST] - 1, keys[key, KEY_KIND], keys[key, KEY_TIER]
             if other == kind or latest <= worst or keys[key, KEY_END + space] <= blocks[b, BEGIN]:
                 continue
             if end_of(blocks, b) <= keys[key, KEY_BEGIN + space]:
@@ -245,10 +243,10 @@ def conflict_in_memory(clocks: Clocks, n: int, found: Spans, low: int, high: int
     Stores need no order among themselves.
     """
     number = near_overlap(found, low, high, segments, tree) - 1
-    if number < 0 or done_before(clocks, n, number, NONE):
+    if number < 0 or done_before(clocks, n, number, -1):
         return -1
     number = latest_overlap(found, low, high, segments, tree) - 1
-    return -1 if number < 0 or done_before(clocks, n, number, NONE) else number
+    return -1 if number < 0 or done_before(clocks, n, number, -1) else number
 
 
 @compiled

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hdl.isa import LoadDest, Opcode, StoreFormat, VectorDest, VectorFn, VectorOp, VectorSum
 from scheduler.stream.blocks import READ, WRITE, Blocks, put, put_run
-from scheduler.stream.compiled import NONE, ONE, ZERO, compiled
+from scheduler.stream.compiled import compiled
 from scheduler.stream.gemm_footprint import gemm_footprint
 from scheduler.stream.lists import TokenLists
 from scheduler.stream.machine import ACTIVATION, COMBINE, LIST, PARAMETER, SCALAR, SLOTS, VCACHE, Machine
@@ -64,9 +64,9 @@ def two_operands(rows: Rows, r: int) -> bool:
 
 @compiled
 def _load(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
-    kind, base, many, access = rows[r, COL.dest_kind], rows[r, COL.dest_base], rows[r, COL.count], ZERO
+    kind, base, many, access = rows[r, COL.dest_kind], rows[r, COL.dest_base], rows[r, COL.count], 0
     if kind == LoadDest.ROWS:
-        return put_run(blocks, at, COMBINE, WRITE, NONE, access, machine.combine + base, many)
+        return put_run(blocks, at, COMBINE, WRITE, -1, access, machine.combine + base, many)
     space, first, depth, parts = VCACHE, machine.vcache, machine.vcache_tiles, 1
     if kind == LoadDest.ACTIVATION:
         space, first, depth, parts = ACTIVATION, machine.activation, machine.activation_words, machine.parts
@@ -77,71 +77,71 @@ def _load(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
     for tier in range(machine.tiers):
         if rows[r, COL.dest_tiers] >> tier & 1:
             begin = first + (tier * depth + base) * parts
-            at = put_run(blocks, at, space, WRITE, NONE, access, begin, many * parts)
+            at = put_run(blocks, at, space, WRITE, -1, access, begin, many * parts)
     access += 1
     if rows[r, COL.slot_en]:
-        at = put_run(blocks, at, SLOTS, READ, NONE, access, machine.slots, ONE)
+        at = put_run(blocks, at, SLOTS, READ, -1, access, machine.slots, 1)
     return at
 
 
 @compiled
 def _store(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
     begin, gap, many = machine.combine + rows[r, COL.row_base], 1 + rows[r, COL.row_gap], rows[r, COL.rows]
-    access = ZERO
+    access = 0
     if rows[r, COL.format] != StoreFormat.DISCARD:
-        at = put(blocks, at, COMBINE, READ, NONE, access, begin, ONE, gap, many)
+        at = put(blocks, at, COMBINE, READ, -1, access, begin, 1, gap, many)
     access += 1
     if rows[r, COL.clear]:
-        at = put(blocks, at, COMBINE, WRITE, NONE, access, begin, ONE, gap, many)
+        at = put(blocks, at, COMBINE, WRITE, -1, access, begin, 1, gap, many)
     return at
 
 
 @compiled
 def _vector(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
     vectors, height, kind = rows[r, COL.vectors], rows[r, COL.rows], rows[r, COL.dest_kind]
-    stride, access = rows[r, COL.dest_stride], ZERO
+    stride, access = rows[r, COL.dest_stride], 0
     begin = machine.combine + rows[r, COL.a_base]
-    at = put(blocks, at, COMBINE, READ, NONE, access, begin, height, rows[r, COL.a_stride], vectors)
+    at = put(blocks, at, COMBINE, READ, -1, access, begin, height, rows[r, COL.a_stride], vectors)
     if two_operands(rows, r):
         period, begin = rows[r, COL.b_rows], machine.combine + rows[r, COL.b_base]
         tables = 2 if rows[r, COL.op] == VectorOp.ROTATE else 1
-        at = put(blocks, at, COMBINE, READ, NONE, access, begin, tables * period, rows[r, COL.b_stride], vectors)
+        at = put(blocks, at, COMBINE, READ, -1, access, begin, tables * period, rows[r, COL.b_stride], vectors)
     access += 1
     if kind == VectorDest.ROWS:
         made = 1 if rows[r, COL.op] == VectorOp.GATHER else height
         begin = machine.combine + rows[r, COL.dest_base]
-        at = put(blocks, at, COMBINE, WRITE, NONE, access, begin, made, stride, vectors)
+        at = put(blocks, at, COMBINE, WRITE, -1, access, begin, made, stride, vectors)
     elif kind == VectorDest.ACTIVATION:
         parts = machine.parts
         for tier in range(machine.tiers):
             if rows[r, COL.dest_tiers] >> tier & 1:
                 begin = machine.activation + (tier * machine.activation_words + rows[r, COL.dest_base]) * parts
-                at = put(blocks, at, ACTIVATION, WRITE, NONE, access, begin, 2 * height, stride * parts, vectors)
+                at = put(blocks, at, ACTIVATION, WRITE, -1, access, begin, 2 * height, stride * parts, vectors)
     access += 1
     read, written = machine.scalar + rows[r, COL.s_base], machine.scalar + rows[r, COL.d_scalar]
     if reads_scalar(rows, r):
-        at = put_run(blocks, at, SCALAR, READ, NONE, access, read, scalar_span(rows, r))
+        at = put_run(blocks, at, SCALAR, READ, -1, access, read, scalar_span(rows, r))
     if has_sum(rows, r) and not rows[r, COL.first]:
-        at = put_run(blocks, at, SCALAR, READ, NONE, access, written, vectors)
+        at = put_run(blocks, at, SCALAR, READ, -1, access, written, vectors)
     access += 1
     if writes_scalar(rows, r):
-        at = put_run(blocks, at, SCALAR, WRITE, NONE, access, written, vectors)
+        at = put_run(blocks, at, SCALAR, WRITE, -1, access, written, vectors)
     return at
 
 
 @compiled
 def _route(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
-    tokens, access = rows[r, COL.tokens], ZERO
+    tokens, access = rows[r, COL.tokens], 0
     entries, gates = tokens * rows[r, COL.choices], machine.combine + rows[r, COL.a_base]
-    at = put_run(blocks, at, SCALAR, READ, NONE, access, machine.scalar + rows[r, COL.s_base], entries)
+    at = put_run(blocks, at, SCALAR, READ, -1, access, machine.scalar + rows[r, COL.s_base], entries)
     access += 1
-    at = put(blocks, at, COMBINE, READ, NONE, access, gates, ONE, rows[r, COL.a_stride], tokens)
+    at = put(blocks, at, COMBINE, READ, -1, access, gates, 1, rows[r, COL.a_stride], tokens)
     access += 1
     for tier in range(machine.tiers):
         begin = machine.lists + tier * machine.list_depth + rows[r, COL.list_base]
-        at = put_run(blocks, at, LIST, WRITE, NONE, access, begin, entries)
+        at = put_run(blocks, at, LIST, WRITE, -1, access, begin, entries)
     access += 1
-    return put_run(blocks, at, SLOTS, WRITE, NONE, access, machine.slots, ONE)
+    return put_run(blocks, at, SLOTS, WRITE, -1, access, machine.slots, 1)
 
 
 @compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hdl.isa import Dest, Mapping3D, Mode
 from scheduler.stream.blocks import ADD, READ, WRITE, Blocks, put, put_run
-from scheduler.stream.compiled import ONE, ZERO, compiled, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.lists import DEST, FLAGS, ROUTED, SOURCE, TokenLists, listed
 from scheduler.stream.machine import ACTIVATION, COMBINE, LIST, PARAMETER, SLOTS, VCACHE, Machine
 from scheduler.stream.table import COL, Rows
@@ -28,13 +28,13 @@ def _sources(
     routes[0, 1] += 1
     for entry in range(tier * machine.list_depth + first, tier * machine.list_depth + first + many):
         number = entries[entry, ROUTED]
-        source, stride, outer = wide(entries[entry, SOURCE]), ZERO, ONE
+        source, stride, outer = entries[entry, SOURCE], 0, 1
         if number:
             if routes[number, 1] == routes[0, 1]:
                 continue
             routes[number, 1] = routes[0, 1]
             route = routes[number, 0]
-            source, stride, outer = ZERO, rows[route, COL.source_stride], rows[route, COL.tokens]
+            source, stride, outer = 0, rows[route, COL.source_stride], rows[route, COL.tokens]
         if base + source + (outer - 1) * stride + slices > machine.activation_words:
             return -1 - (READ + 3 * ACTIVATION)
         at = put(
@@ -55,7 +55,7 @@ def _rows_made(
     routes[0, 1] += 1
     for entry in range(tier * machine.list_depth + first, tier * machine.list_depth + first + many):
         number = entries[entry, ROUTED]
-        dest, stride, outer = wide(entries[entry, DEST]), ZERO, ONE
+        dest, stride, outer = entries[entry, DEST], 0, 1
         if number:
             if routes[number, 1] == routes[0, 1]:
                 continue
@@ -113,9 +113,9 @@ def gemm_footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, bloc
     readers = base + 1 if mapping == Mapping3D.N else base + gang  # behind the last tier that reads activations
     holders = base + 1 if mapping == Mapping3D.M else base + gang  # and tiles
     parts, by_list = machine.parts, rows[r, COL.act_list] or rows[r, COL.dest_list]
-    access = ZERO
+    access = 0
     if rows[r, COL.slot_en]:
-        at = put_run(blocks, at, SLOTS, READ, base, access, machine.slots, ONE)
+        at = put_run(blocks, at, SLOTS, READ, base, access, machine.slots, 1)
         access += 1
     for tier in range(base, holders):
         begin = machine.vcache + tier * machine.vcache_tiles + rows[r, COL.vcache_base]
@@ -139,6 +139,6 @@ def gemm_footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, bloc
             access += 1
         if tier >= maker:
             begin = machine.parameter + tier * machine.parameter_words + rows[r, COL.param_base]
-            at = put_run(blocks, at, PARAMETER, READ, tier, access, begin, ONE if rows[r, COL.param_hold] else tiles)
+            at = put_run(blocks, at, PARAMETER, READ, tier, access, begin, 1 if rows[r, COL.param_hold] else tiles)
             access += 1
     return _results(rows, r, maker, access, machine, lists, blocks, at)

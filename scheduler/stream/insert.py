@@ -24,7 +24,7 @@ from scheduler.stream.clocks import (
     enter,
     wait_for,
 )
-from scheduler.stream.compiled import NONE, compiled, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.conflicts import Cells, conflict_in_memory, conflict_of, note_cells, tag_loads
 from scheduler.stream.machine import Machine
 from scheduler.stream.posted import (
@@ -61,7 +61,7 @@ def _begin(clocks: Clocks, posted: Posted, rows: Rows, r: int, whose: int) -> in
     n, pending = begin(clocks, rows, r), posted.pending
     for wait in range(pending[whose, 0]):
         number = posted.semaphores[pending[whose, 1 + 2 * wait], POSTER]
-        first = wide(clocks.steps[number, FIRST])
+        first = clocks.steps[number, FIRST]
         for completion in range(first, first + completions_of(clocks, number)):
             wait_for(clocks, n, completion)
     return n
@@ -84,11 +84,11 @@ def _append(
     n, steps, now, notes, pending = clocks.now[COUNTS, 0], clocks.steps, clocks.now, posted.notes, posted.pending
     notes[n, SOURCE], notes[n, ORIGIN], notes[n, WAITING] = r, origin, pending[whose, 0]
     blocks, low, high = touched.blocks, touched.blocks_at[place], touched.blocks_at[place + 1]
-    tagged = wide(posted.tagged_at[n])
+    tagged = posted.tagged_at[n]
     if steps[n, OPCODE] == Opcode.GEMM:
         end = tag_loads(clocks, cells, machine, blocks, low, high, posted.tagged, tagged)
         for at in range(tagged, end):
-            complete_after(clocks, wide(steps[n, FIRST]), wide(steps[posted.tagged[at], FIRST]))
+            complete_after(clocks, steps[n, FIRST], steps[posted.tagged[at], FIRST])
         tagged = end
     posted.tagged_at[n + 1] = tagged
     enter(clocks, n)
@@ -110,7 +110,7 @@ def _append(
 @compiled
 def _wait_for_all(clocks: Clocks, n: int, number: int) -> None:
     """Take it that the instruction that was begun waits for another."""
-    first = wide(clocks.steps[number, FIRST])
+    first = clocks.steps[number, FIRST]
     for completion in range(first, first + completions_of(clocks, number)):
         wait_for(clocks, n, completion)
 
@@ -153,13 +153,13 @@ def _relay(
     if own < 0:
         return fail(posted, NO_CARRIER, r, RELAY)
     # What the relay's queue has waited for already is not waited for again: a post for it would be another's.
-    _begin(clocks, posted, rows, own, OTHER)
-    if not done_before(clocks, n, one, -1) and order_after(clocks, posted, r, one, OTHER) < 0:
-        return -1
-    if two >= 0:
+    for many in range(2):
+        worst = two if many else one
         _begin(clocks, posted, rows, own, OTHER)
-        if not done_before(clocks, n, two, -1) and order_after(clocks, posted, r, two, OTHER) < 0:
-            return -1 if state[WANTED] < 0 else fail(posted, TOO_MANY_WAITS, r, NONE)
+        if worst < 0 or done_before(clocks, n, worst, -1):
+            continue
+        if order_after(clocks, posted, r, worst, OTHER) < 0:
+            return -1 if many == 0 or state[WANTED] < 0 else fail(posted, TOO_MANY_WAITS, r, -1)
     state[RELAYING] = 1
     return ask_for_carrier(posted, RELAY, r)
 
@@ -213,7 +213,7 @@ def run(
     while r < touched.part[1]:
         n = now[COUNTS, 0]
         if n + 2 >= len(posted.notes) or posted.tagged_at[n] + machine.activation > len(posted.tagged):
-            return fail(posted, FULL, NONE, NONE)
+            return fail(posted, FULL, -1, -1)
         place = r - touched.part[0]
         state[WANTED], state[RELAYING] = -1, 0
         if _order(clocks, cells, segments, posted, rows, r, touched, place) == 0:

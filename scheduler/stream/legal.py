@@ -26,7 +26,7 @@ from hdl.isa import (
 from hdl.isa.legality import MAX_ROW_SHIFT, Limits, check_instruction
 from hdl.isa.slots import MAX_CHOICES
 from hdl.numerics import MAX_SHIFT
-from scheduler.stream.compiled import ZERO, compiled
+from scheduler.stream.compiled import compiled
 from scheduler.stream.legal_vector import legal_vector
 from scheduler.stream.machine import Machine, machine_of
 from scheduler.stream.segments import element_bytes, load_bytes
@@ -118,7 +118,7 @@ def _load(rows: Rows, r: int, machine: Machine, limits: Int64) -> bool:
         depth = machine.combine_rows
     if rows[r, COL.dest_base] + rows[r, COL.count] > depth:
         return False
-    return bool(rows[r, COL.slot_en]) or addresses_fit(rows, r, ZERO, machine, limits)
+    return bool(rows[r, COL.slot_en]) or addresses_fit(rows, r, 0, machine, limits)
 
 
 @compiled

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hdl.config import MachineConfig
-from scheduler.stream.compiled import constant
 from scheduler.stream.marks import PAGE
 
 __all__ = [
@@ -19,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 SPACES = ("vcache", "activation", "list", "parameter", "combine", "scalar", "slots")
-VCACHE, ACTIVATION, LIST, PARAMETER, COMBINE, SCALAR, SLOTS = map(constant, range(len(SPACES)))
+VCACHE, ACTIVATION, LIST, PARAMETER, COMBINE, SCALAR, SLOTS = range(len(SPACES))
 """Names of the spaces, and their numbers."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.stream.clocks import LOAD0, LOAD1, STORE, UNITS, VECTOR
-from scheduler.stream.compiled import compiled, constant
+from scheduler.stream.compiled import compiled
 from scheduler.stream.conflicts import Loads
 from scheduler.stream.table import COL, Rows
 
@@ -20,7 +20,7 @@ __all__ = [
     "TOO_MANY_WAITS", "USED", "WAITING", "WAITS", "WANTED", "WRONG", "Posted", "fail", "new_posted", "write_out",
 ]  # fmt: skip
 
-PAIR = constant(UNITS)
+PAIR = UNITS
 """Stands for the two queues in which a PAIR load waits."""
 
 PLACES = 2
@@ -39,7 +39,7 @@ semaphore and count of each, how many posts and the semaphore of each."""
 Pending = npt.NDArray[np.int64]
 """Shape [2, 5]: how many waits, semaphore and count of each, for the next plain instruction and for its carrier."""
 
-PLAIN, OTHER = map(constant, range(2))
+PLAIN, OTHER = range(2)
 """Rows of `Pending`."""
 
 Semaphores = npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ RELAY = STORE
 """The queue that waits for another which takes no carriers, a tier's or a PAIR load's, with more to wait for than
 places."""
 
-TOO_MANY_WAITS, TOO_MANY_POSTS, NO_CARRIER, NO_SEMAPHORE, FULL = map(constant, range(1, 6))
+TOO_MANY_WAITS, TOO_MANY_POSTS, NO_CARRIER, NO_SEMAPHORE, FULL = range(1, 6)
 """What can be wrong: an instruction has to wait, or post, too often (plain instruction); there is no carrier (plain
 instruction, queue) or no semaphore left (unit, queue; a gang: -1); the room is full."""
 

@@ -23,7 +23,7 @@ from scheduler.stream.clocks import (
     Clocks,
     completions_of,
 )
-from scheduler.stream.compiled import NONE, compiled, constant, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.posted import (
     CARRIER,
     CARRIERS,
@@ -50,10 +50,10 @@ from scheduler.stream.posted import (
 
 __all__ = ["ask_for_carrier", "order_after"]
 
-RESERVE = constant(4)
+RESERVE = 4
 """One in so many semaphores is kept for pairs of units, and for the latest gang: see `_gang_after`."""
 
-KEPT = constant(12)
+KEPT = 12
 """Semaphores of the pool that are kept for those who are in no tier's queue, when semaphores are short: they know
 little of what the tiers have been granted, and the tiers would take all."""
 
@@ -78,14 +78,14 @@ def _later_poster(clocks: Clocks, posted: Posted, earlier: int) -> int:
         high = end
         while low < high:
             middle = (low + high) >> 1
-            number = wide(chain[unit, middle])
+            number = chain[unit, middle]
             place = unit - steps[number, UNIT_LOW] if completions_of(clocks, number) > 1 else 0
             if _covers(clocks, steps[number, FIRST] + place, earlier):
                 high = middle
             else:
                 low = middle + 1
         while low < end:
-            number = wide(chain[unit, low])
+            number = chain[unit, low]
             if best >= 0 and number >= best:
                 break
             if posted.notes[number, POSTING] < PLACES and completions_of(clocks, number) == 1:
@@ -111,7 +111,7 @@ def _fitting(clocks: Clocks, posted: Posted, number: int, n: int, begin: int) ->
     Its earlier waiters can neither take the gang's posts nor lose theirs to `n`.
     """
     steps, notes, pending, semaphores = clocks.steps, posted.notes, posted.pending, posted.semaphores
-    first = wide(steps[number, FIRST])
+    first = steps[number, FIRST]
     for place in range(begin, posted.state[POOLED]):
         semaphore = semaphores[place, POOL]
         fits = True
@@ -137,16 +137,16 @@ def _gang_after(clocks: Clocks, posted: Posted, number: int) -> int:
     Who waits for it waits longer than it has to, and with it all that comes behind it in its queue: the other gangs
     before it need no semaphore any more.
     """
-    steps, ends, low = clocks.steps, clocks.ends, wide(clocks.steps[number, UNIT_LOW])
+    steps, ends, low = clocks.steps, clocks.ends, clocks.steps[number, UNIT_LOW]
     place = clocks.now[COMPLETED, low]
     while place > 0:
         place -= 1
-        other = wide(posted.chain[low, place])
+        other = posted.chain[low, place]
         if other <= number:
             break
         if completions_of(clocks, other) == 1 or posted.notes[other, POSTING] == PLACES:
             continue
-        first, covers = wide(steps[other, FIRST]), True
+        first, covers = steps[other, FIRST], True
         for unit in range(low, steps[number, UNIT_HIGH] + 1):
             most = 0
             for completion in range(first, first + completions_of(clocks, other)):
@@ -169,7 +169,7 @@ def _from_pool(clocks: Clocks, posted: Posted, number: int, n: int) -> tuple[int
     if semaphore < 0 and posted.state[USED] == len(posted.semaphores):
         semaphore = _fitting(clocks, posted, number, n, 0)
     if semaphore < 0:
-        semaphore = _semaphore(posted, NONE, NONE)
+        semaphore = _semaphore(posted, -1, -1)
         if semaphore < 0:
             return -1, -1
         posted.semaphores[posted.state[POOLED], POOL] = semaphore
@@ -198,7 +198,7 @@ def _poster(clocks: Clocks, posted: Posted, earlier: int, r: int) -> int:
         latest = clocks.now[LATEST_OWNED, queue]
         if latest >= 0 and _covers(clocks, latest, earlier):
             return ask_for_carrier(posted, queue, r)
-    return fail(posted, TOO_MANY_POSTS, wide(posted.notes[earlier, ORIGIN]), NONE)
+    return fail(posted, TOO_MANY_POSTS, posted.notes[earlier, ORIGIN], -1)
 
 
 @compiled
@@ -213,11 +213,11 @@ def order_after(clocks: Clocks, posted: Posted, r: int, earlier: int, who: int) 
         0, or -1: a carrier has to come first (``posted.state[WANTED]``), or something is wrong.
     """
     n, steps, notes, pending = clocks.now[COUNTS, 0], clocks.steps, posted.notes, posted.pending
-    low, high = wide(steps[n, QUEUE_LOW]), steps[n, QUEUE_HIGH]
+    low, high = steps[n, QUEUE_LOW], steps[n, QUEUE_HIGH]
     consumer = PAIR if steps[n, OPCODE] == Opcode.LOAD and low < high else low
     if pending[who, 0] == PLACES:
         if consumer >= TIER0 or who == OTHER:  # a carrier cannot wait for it
-            return fail(posted, TOO_MANY_WAITS, r, NONE)
+            return fail(posted, TOO_MANY_WAITS, r, -1)
         for column in range(pending.shape[1]):
             pending[1, column] = pending[0, column]
         pending[0, 0] = 0
@@ -230,7 +230,7 @@ def order_after(clocks: Clocks, posted: Posted, r: int, earlier: int, who: int) 
     if completions_of(clocks, number) > 1:
         number, semaphore = _from_pool(clocks, posted, number, n)
     else:
-        unit = wide(steps[number, UNIT_LOW])
+        unit = steps[number, UNIT_LOW]
         semaphore = posted.pairs[unit, consumer]
         if semaphore < 0:
             semaphore = _semaphore(posted, unit, consumer)

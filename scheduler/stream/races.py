@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hdl.isa import Opcode
 from scheduler.stream.blocks import ACCESS, BEGIN, INNER, KIND, OUTER, READ, SPACE, STRIDE, TIER, WRITE, Blocks
 from scheduler.stream.clocks import COUNTS, Clocks, done_before
-from scheduler.stream.compiled import NONE, compiled, constant, wide
+from scheduler.stream.compiled import compiled
 from scheduler.stream.conflicts import (
     KEY_KIND,
     KEY_TIER,
@@ -43,7 +43,7 @@ whether it is a race."""
 
 EARLIER, LATER, WHERE, EARLIER_KIND, LATER_KIND, CELL, OPEN = range(7)
 
-BY_READER, BY_WRITER = constant(0), constant(4)
+BY_READER, BY_WRITER = 0, 4
 """Bits behind the number of an instruction."""
 
 MEMORY = 100
@@ -105,7 +105,7 @@ def _with_writers(
                 if number < 0:
                     continue
                 if space == VCACHE and kind == READ:
-                    fine = done_before(clocks, n, number, NONE)
+                    fine = done_before(clocks, n, number, -1)
                     fine = fine or tag_orders(clocks, cells, n, number, tier, cell, cell + 1)
                 else:
                     fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
@@ -121,7 +121,7 @@ def _with_readers(
 ) -> int:
     """Note the races of one access with reads or additions of one key; return where they end, -1: no room."""
     kind, tier, space = blocks[low, KIND], blocks[low, TIER], blocks[low, SPACE]
-    at, other, own = first, wide(cells.keys[key, KEY_KIND]), wide(cells.keys[key, KEY_TIER])
+    at, other, own = first, cells.keys[key, KEY_KIND], cells.keys[key, KEY_TIER]
     for b in range(low, high):
         for run in range(blocks[b, OUTER]):
             begin = blocks[b, BEGIN] + run * blocks[b, STRIDE]
@@ -159,7 +159,7 @@ def _races_on_chip(
         while high < end and blocks[high, ACCESS] == blocks[low, ACCESS]:
             high += 1
         at = _with_writers(clocks, cells, n, blocks, low, high, races, at)
-        keys, key = clocks.now[COUNTS, 2], NONE
+        keys, key = clocks.now[COUNTS, 2], -1
         while at >= 0:
             key = _next_key(cells, keys, blocks[low, SPACE], key)
             if key < 0:

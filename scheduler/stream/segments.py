@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Format, LoadDest, Opcode, StoreFormat
 from hdl.isa.legality import LIST_ENTRY_BYTES
-from scheduler.stream.compiled import ZERO, compiled, constant
+from scheduler.stream.compiled import compiled
 from scheduler.stream.lists import TokenLists, route_of
 from scheduler.stream.machine import Machine
 from scheduler.stream.table import COL, Rows
@@ -51,7 +51,7 @@ instruction of all segments below, and of the latest that covers all below."""
 NEAR = 8
 """Bounds that are looked at one by one."""
 
-STORES, LOADS = constant(0), constant(2)
+STORES, LOADS = 0, 2
 """First rows of the trees."""
 
 
@@ -173,7 +173,7 @@ def _extents(rows: Rows, machine: Machine, found: Spans, low: Int64, high: Int64
     """Write down first byte and end of each store; return how many there are."""
     many = 0
     for r in range(len(rows)):
-        if rows[r, COL.opcode] == Opcode.STORE and spans(rows, r, machine, ZERO, found, ZERO):
+        if rows[r, COL.opcode] == Opcode.STORE and spans(rows, r, machine, 0, found, 0):
             low[many] = found[0, 0]
             high[many] = found[0, 0] + (found[0, 3] - 1) * found[0, 2] + found[0, 1]
             many += 1
@@ -185,7 +185,7 @@ def _cuts(rows: Rows, machine: Machine, ranges: Ranges, found: Spans, cuts: Int6
     """Write down, as far as there is room, where runs of spans begin and end; return how many places there are."""
     many = 0
     for r in range(len(rows)):
-        for s in range(spans(rows, r, machine, machine.expert_slots, found, ZERO)):
+        for s in range(spans(rows, r, machine, machine.expert_slots, found, 0)):
             begin, width, step, runs = found[s, 0], found[s, 1], found[s, 2], found[s, 3]
             if not _stored(ranges, begin, begin + (runs - 1) * step + width):
                 continue

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.stream.blocks import Blocks, most_blocks
-from scheduler.stream.compiled import ZERO, compiled
+from scheduler.stream.compiled import compiled
 from scheduler.stream.footprints import footprint
 from scheduler.stream.lists import TokenLists, apply_lists, route_of
 from scheduler.stream.machine import Machine
@@ -70,7 +70,7 @@ def touch(rows: Rows, first: int, end: int, machine: Machine, lists: TokenLists,
         Blocks that an instruction can have.
     """
     blocks, reach, routes, part = touched.blocks, touched.spans, touched.routes, touched.part
-    at, span, n = ZERO, ZERO, first
+    at, span, n = 0, 0, first
     part[0], part[2] = first, 0
     while n < end and n - first < PART and at + most <= len(blocks):
         place = n - first

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from scheduler.stream.compiled import compiled
@@ -75,6 +76,25 @@ def test_no_function_inside() -> None:
 
     with pytest.raises(ValueError, match="cannot have another one inside"):
         compiled(around)
+
+
+def test_a_function_is_compiled_once_for_all_integers() -> None:
+    """Whatever their size, and whether they are constants of the caller or not."""
+    source = """
+from scheduler.stream.compiled import compiled
+@compiled
+def inner(value: int, more: int) -> int:
+    return value + more
+@compiled
+def outer(narrow: object, value: int) -> int:
+    return inner(narrow[0], 1) + inner(value, -1) + inner(3, value)
+"""
+    made = ModuleType("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "made", made)
+        exec(compile(source, "made.py", "exec"), vars(made))
+    assert made.outer(np.array([10], np.int32), 1 << 40) == 2 * (1 << 40) + 13
+    assert len(made.inner.overloads) == 1
 
 
 SCRIPT = """
