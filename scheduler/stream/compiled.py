@@ -47,7 +47,7 @@ def _announce() -> None:
     event.register("numba:compile", _Announcement())
 
 
-class _Announcement(event.Listener):  # type: ignore[misc]
+class _Announcement(event.Listener):
     """Says once what the user is waiting for."""
 
     said = False
