@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from hdl.array.tier import Tier
 from hdl.config import MachineConfig
+from hdl.emit.hierarchy import parameter_key
 from hdl.errors import A3dError
 from hdl.generate import generate
 from hdl.isa import Instruction, encode
@@ -306,7 +307,7 @@ def machine_sources(config: MachineConfig, folder: Path, memory_bits: int, simul
     bench = _written(folder / "bench" / f"bench_{capacity}.v", render_bench(config, design, capacity))
     sources = [*(folder / path for path in design.files), *memory_sources(), bench]
     if simulator == "verilator" and config.pes >= BLOCK_PES:
-        text = f'`verilator_config\nhier_block -module "{Tier(config).module_key()}"\n'
+        text = f'`verilator_config\nhier_block -module "{parameter_key("tier", config, Tier.PARAMETERS)}"\n'
         sources.append(_written(folder / "bench" / "blocks.vlt", text))
     return sources
 
