@@ -104,18 +104,20 @@ def plane_fields(job: TierJob, high: Symbol, low: Symbol) -> dict[str, int]:
     return fields if job.high else {**fields, "addr_low": low.addr}
 
 
-def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: int, tag: int) -> None:
-    """Emit the loads of a piece of an expert's weights to V-Cache tiles from `base` on."""
+def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: int, tag: int) -> int:
+    """Emit the loads of a piece of an expert's weights to V-Cache from `base` on; return when they are expected."""
+    ready = 0
     expert = tiling_of(work, job.layer)
     for run in piece.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
         high, low = work.experts.planes(job.layer, run.part, job.expert, run.first * slices)
         stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, run.part)} if job.slot else {}
-        work.emitter.load(
+        ready = work.emitter.load(
             f"{job.name} {run.part}", **plane_fields(job, high, low), dest_tiers=1 << tier, dest_base=base,
             count=run.count * slices, tag=tag, **stride,
         )  # fmt: skip
         base += run.count * slices
+    return ready
 
 
 def _common(tier: int, job: TierJob, first: int, count: int, tag: int) -> dict[str, int]:
@@ -125,30 +127,37 @@ def _common(tier: int, job: TierJob, first: int, count: int, tag: int) -> dict[s
     }  # fmt: skip
 
 
-def up(work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
-    """Emit some output tiles of an up projection."""
+def up(
+    work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int,
+    ready: int | None = None,
+) -> None:  # fmt: skip
+    """Emit some output tiles of an up projection, which can begin in cycle `ready`."""
     places, expert = work.places, tiling_of(work, job.layer)
     constants, words = work.constants_of(job.layer).expert(job.expert), places.words["experts"]
     h = words["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
     work.emitter.gemm(
-        f"{job.name} up", **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices, n_tiles=run.count,
-        vcache_base=base, act_base=words["x"], act_list=1, mode=Mode.SWIGLU, shift=constants.up_shift,
-        post_mult=constants.post_mult, post_shift=constants.post_shift, param_base=job.words + run.first,
-        dest_kind=Dest.ACTIVATION, dest_base=h + run.first * work.config.columns // 2 // work.config.rows,
+        f"{job.name} up", ready=ready, **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices,
+        n_tiles=run.count, vcache_base=base, act_base=words["x"], act_list=1, mode=Mode.SWIGLU,
+        shift=constants.up_shift, post_mult=constants.post_mult, post_shift=constants.post_shift,
+        param_base=job.words + run.first, dest_kind=Dest.ACTIVATION,
+        dest_base=h + run.first * work.config.columns // 2 // work.config.rows,
         dest_stride=expert.inner_words,
     )  # fmt: skip
 
 
-def down(work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
-    """Emit some output tiles of a down projection."""
+def down(
+    work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int,
+    ready: int | None = None,
+) -> int:  # fmt: skip
+    """Emit some output tiles of a down projection, which can begin in cycle `ready`; return when they are expected."""
     places, expert = work.places, tiling_of(work, job.layer)
     h = places.words["experts"]["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
-    work.emitter.gemm(
-        f"{job.name} down", **_common(tier, job, first, count, tag), k_slices=expert.inner_words, n_tiles=run.count,
-        vcache_base=base, act_base=h, act_stride=expert.inner_words, dest_list=1, mode=Mode.REQUANT16,
-        shift=work.constants_of(job.layer).expert(job.expert).down_shift,
+    return work.emitter.gemm(
+        f"{job.name} down", ready=ready, **_common(tier, job, first, count, tag), k_slices=expert.inner_words,
+        n_tiles=run.count, vcache_base=base, act_base=h, act_stride=expert.inner_words, dest_list=1,
+        mode=Mode.REQUANT16, shift=work.constants_of(job.layer).expert(job.expert).down_shift,
         param_base=job.words + expert.up.n_tiles + run.first, dest_kind=Dest.COMBINE, dest_base=run.first,
         accumulate=1,
     )  # fmt: skip

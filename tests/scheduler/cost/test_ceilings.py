@@ -24,7 +24,6 @@ from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.lower import default_key_block, lower_step
-from sim.machine.generator import slot_counts
 from sim.stimulus.moe_demo import DEMO_MODEL
 
 SMALL = PRESETS["small"]
@@ -68,7 +67,7 @@ def cycles_of(step: str, routing: str) -> int:
         experts = np.argsort(rng.random((tokens, layer.mlp.count)), axis=1)[:, : layer.mlp.chosen]
         drawn.append(Routing(experts, np.full(experts.shape, 1 << 14, dtype=np.uint16)))
     program = lower_step(constants, memory, chunks, drawn if routing == "host" else None, key_block=block)
-    counts = slot_counts(program, drawn) if routing == "slots" else []
+    counts = program.slot_counts(drawn) if routing == "slots" else []
     return simulate(SMALL, program.table, slot_counts=counts).cycles
 
 
