@@ -366,7 +366,7 @@ def lower_step(
     plans, tried = own.plans(residence, chunks, routing is None), list[Tried]()
     if len(plans) > 1:
         tried = lowering.time(plans)
-        plans = [own.learn(chunks, routing is None, tried)]
+        plans = [own.learn(chunks, routing is None, tried)] if tried else plans
     return lowering.program(plans[0], tuple(tried))
 
 
@@ -391,9 +391,10 @@ class _Lowering:
         self._routing = routing
         self._block = block
         self._config = memory.tiling.config
+        self._last: tuple[tuple[int, ...], _Emitted] | None = None
 
     def time(self, plans: Sequence[Plan]) -> list[Tried]:
-        """Return the plans that can be, with their cycles; of a long stream the first only."""
+        """Return the plans that can be, with their cycles; nothing for a stream that takes too long to try others."""
         tried: list[Tried] = []
         for cuts in dict.fromkeys(plan.cuts for plan in plans):
             try:
@@ -402,23 +403,25 @@ class _Lowering:
                 if not cuts:
                     raise
                 continue
-            for plan in plans:
-                if plan.cuts == cuts and (not plan.listed or len(emitted.stream) <= MOST_LISTED):
-                    try:
-                        table, _ = self._order(emitted, plan.listed)
-                    except SyncError:
-                        if plan == plans[0]:
-                            raise
-                        continue
-                    tried.append(Tried(plan, simulate(self._config, table, slot_counts=self._counts(emitted)).cycles))
             if len(emitted.stream) > MOST_LISTED:
                 break
+            for plan in plans:
+                if plan.cuts != cuts:
+                    continue
+                try:
+                    table, _ = self._order(emitted, plan.listed)
+                except SyncError:
+                    if plan == plans[0]:
+                        raise
+                    continue
+                tried.append(Tried(plan, simulate(self._config, table, slot_counts=self._counts(emitted)).cycles))
         return tried
 
     def program(self, plan: Plan, tried: tuple[Tried, ...]) -> StepProgram:
         """Return the stream of a plan."""
         tiling, memory = self._memory.tiling, self._memory
         parts, stream, labels = emitted = self._emit(plan.cuts)
+        self._last = None  # its rows become the stream's
         table, marks = self._order(emitted, plan.listed, stream)
         binary = memory.add(table.to_binary())
         size = sum(len(part.outputs) for part in parts) * tiling.logit_rows * tiling.config.columns * 2
@@ -429,6 +432,13 @@ class _Lowering:
         )  # fmt: skip
 
     def _emit(self, cuts: tuple[int, ...]) -> _Emitted:
+        """Return a plan's instructions; the memory's step area has their lists until others are emitted."""
+        if self._last is None or self._last[0] != cuts:
+            self._last = None
+            self._last = cuts, self._emit_anew(cuts)
+        return self._last[1]
+
+    def _emit_anew(self, cuts: tuple[int, ...]) -> _Emitted:
         parts = parts_of(self._memory.residence, self._chunks, self._block, self._routing is None)
         if cuts:
             return self._emit_cut(parts, cuts)

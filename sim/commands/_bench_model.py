@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hdl.config import load_config
+from scheduler.plan.policy import policy_of
 from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
+    add_policy_option,
     count,
     print_table,
     progress,
@@ -51,6 +53,7 @@ def add_benches(kinds: Subparsers) -> None:
     )
     exactness.add_argument("--steps", type=count(1), default=128, help="decode steps; default 128")
     exactness.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
+    add_policy_option(exactness)
     add_json_option(exactness)
     model = kinds.add_parser("model", help="steps of a language model on the RTL, against the roofline")
     model.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
@@ -58,6 +61,7 @@ def add_benches(kinds: Subparsers) -> None:
     model.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
     model.add_argument("--prefill", type=count(1), default=128, metavar="N", help="tokens of the prompt; default 128")
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
+    add_policy_option(model)
     add_json_option(model)
 
 
@@ -91,6 +95,7 @@ def _exactness(args: argparse.Namespace) -> int:
         prefill=args.prefill,
         steps=args.steps,
         routing=args.routing,
+        policy=policy_of(args.policy),
         announce=announce_compiling(config),
     )
     for _ in progress(bench.run(), "tokens", bench.total):
@@ -113,6 +118,7 @@ def _model(args: argparse.Namespace) -> int:
         batches=args.batches,
         prefill=args.prefill,
         routing=args.routing,
+        policy=policy_of(args.policy),
         announce=announce_compiling(config),
     )  # fmt: skip
     for _ in progress(bench.run(), "tokens", bench.total):
@@ -132,7 +138,8 @@ def _model(args: argparse.Namespace) -> int:
             "phase", "batch", "tokens", "cycles", "cycle model", "roofline", "bound", "of roofline %", "PE util %",
             "bytes",
         ),
-        title=f"Steps of {result['model']} on {config.name} (RTL simulation, routing: {result['routing']})",
+        title=f"Steps of {result['model']} on {config.name} (RTL simulation; routing {result['routing']}, policy "
+        f"{args.policy})",
     )  # fmt: skip
     print_table(
         [

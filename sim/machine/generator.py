@@ -408,9 +408,7 @@ class Generator:
                 raise LoweringError(
                     f"batch: {count} sequences of up to {position + 1} tokens; run fewer with --batch ({error})"
                 ) from error
-            least = max(
-                least, program.patch.size + program.patch.size // 2
-            )  # other plans take more
+            least = max(least, program.patch.size + program.patch.size // 2)  # other plans take more
         return least
 
     def _least_step(self, count: int) -> int:

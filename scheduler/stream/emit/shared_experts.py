@@ -12,7 +12,7 @@ import numpy as np
 from hdl.isa import LoadDest
 from scheduler.ops.batch import Routing
 from scheduler.plan.residence import Run
-from scheduler.stream.emit.experts import RoutedJob, routed_jobs, take_entries
+from scheduler.stream.emit.experts import ListsFullError, RoutedJob, routed_jobs, take_entries
 from scheduler.stream.emit.job_table import NEVER
 from scheduler.stream.emit.tiers import down, load_piece, load_words, pieces_of, tiling_of, up
 from scheduler.stream.emit.work import Work
@@ -63,10 +63,11 @@ class Weights:
 
 @dataclass(eq=False)
 class _Job:
-    """A micro-batch's tokens of an expert."""
+    """A micro-batch's tokens of an expert; `done` when its last GEMM is emitted."""
 
     job: RoutedJob
     weights: Weights
+    done: bool = False
 
 
 @dataclass(eq=False)
@@ -76,7 +77,6 @@ class _Queue:
     ups: deque[tuple[_Job, int]] = field(default_factory=deque)
     downs: deque[tuple[_Job, int, int]] = field(default_factory=deque)
     open: deque[tuple[bool, _Job, int, int, Run, bool]] = field(default_factory=deque)
-    chunks: int = 0
 
 
 class SharedExperts:
@@ -97,6 +97,9 @@ class SharedExperts:
         tiers, self._places = work.config.tiers, len(work.places.piece_buffers)
         self._held: list[list[Weights | None]] = [[None] * self._places for _ in range(tiers)]
         self._coming: deque[Weights] = deque()
+        self._lists: list[list[tuple[range, list[_Job]]]] = [[] for _ in range(tiers)]
+        self.halves = [[0, 1] for _ in range(tiers)]
+        """Of each tier, the free halves of the place for what lies between the projections."""
         self._jobs: list[list[list[list[_Job]]]] = []  # by layer, micro-batch, tier
         for layer in range(len(work.tiling.model.layers)):
             own = [
@@ -195,7 +198,7 @@ class SharedExperts:
             count = sum(one.job.count for one in queue)
             if not count:
                 continue
-            first = take_entries(work, tier, layer, count)
+            first = self._take_entries(tier, layer, count, queue)
             symbol = work.area.add(np.concatenate(entries).tobytes())
             work.emitter.load(
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
@@ -204,6 +207,15 @@ class SharedExperts:
             for one in queue:
                 one.job.entry = first
                 first += one.job.count
+
+    def _take_entries(self, tier: int, layer: int, count: int, jobs: list[_Job]) -> int:
+        """Return the first of some entries of a tier's list, none of which a GEMM that is to come still needs."""
+        held = self._lists[tier] = [one for one in self._lists[tier] if not all(job.done for job in one[1])]
+        first = take_entries(self._work, tier, layer, count)
+        if any(first < entries.stop and entries.start < first + count for entries, _ in held):
+            raise ListsFullError(f"token lists of layer {layer}: those of several micro-batches do not fit tier {tier}")
+        held.append((range(first, first + count), jobs))
+        return first
 
     def waves(self, layer: int, batch: int) -> ExpertWaves:
         """Return the GEMMs of a layer's experts for a micro-batch."""
@@ -239,7 +251,7 @@ class ExpertWaves:
         free = self._work.emitter.clock.tiers[tier] - WAVES_AHEAD
         if queue.open:
             return max(free, queue.open[0][1].weights.ready - WAVES_AHEAD)
-        if not queue.ups and not queue.downs:
+        if not queue.downs and not (queue.ups and self._experts.halves[tier]):
             return NEVER
         weights = queue.downs[0][0].weights if queue.downs else queue.ups[0][0].weights
         if not weights.loaded:
@@ -268,21 +280,24 @@ class ExpertWaves:
             base += up_run.count * expert.up.k_slices + run.first * expert.down.k_slices
             end = down(work, tier, one.job, first, parity, run, base, weights.tag, weights.ready)
             self.end, weights.end = max(self.end, end), max(weights.end, end)
+            if last:
+                self._experts.halves[tier].append(parity)
             if last and first + work.places.chunk >= one.job.count:
                 weights.users -= 1
+                one.done = True
         work.emitter.layer = before
 
     def _open(self, tier: int) -> None:
         """Choose what a tier does next, and cut it so that what attention wants of the tier does not wait long."""
         work, queue = self._work, self._queues[tier]
-        is_up = bool(queue.ups) and (not queue.downs or (len(queue.downs) == 1 and self._is_there(tier)))
+        halves = self._experts.halves[tier]
+        is_up = bool(queue.ups and halves) and (not queue.downs or self._is_there(tier))
         if is_up:
             one, first = queue.ups.popleft()
             self._experts.load_until(one.weights)
             one.job.words = one.weights.words
-            parity = queue.chunks % 2
+            parity = halves.pop(0)
             queue.downs.append((one, first, parity))
-            queue.chunks += 1
         else:
             one, first, parity = queue.downs.popleft()
         run, expert = pieces_of(work, self._layer)[0].runs[0 if is_up else 1], tiling_of(work, self._layer)

@@ -99,6 +99,29 @@ def test_any_cuts(data: st.DataObject) -> None:
     run(model, plans)
 
 
+@pytest.mark.parametrize("cuts", [(32, 32, 32, 26, 6), (16,) * 8, (100, 28), (1, 127)], ids=str)
+def test_the_experts_of_several_micro_batches_are_under_way_at_once(cuts: tuple[int, ...]) -> None:
+    """Long prompts of several sequences on `small`."""
+    model = small_model(
+        "mixtral", hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=64, vocabulary=20, context=160
+    )
+    one = LanguageRun(
+        PRESETS["small"], varied(model, 3), step_bytes=1 << 20, sequences=6, chooser=Forced([Plan(cuts)] * 2)
+    )
+    chunks = [prompt(0, 0, 30), prompt(1, 0, 34), prompt(2, 0, 40), prompt(3, 0, 18), prompt(4, 0, 6)]
+    one.step(chunks)
+    chunks = [prompt(5, 0, 124), *(Chunk(c.sequence, len(c.tokens), (1,)) for c in chunks[:4])]
+    one.step(chunks)
+
+
+def test_lists_that_do_not_fit_are_no_plan() -> None:
+    model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
+    narrow = ROOMY.replace(list_depth=32)
+    one = LanguageRun(narrow, varied(model, 3), step_bytes=1 << 19, chooser=Chooser(FUSED))
+    program = one.step(STEPS[0])
+    assert program.plan in [tried.plan for tried in program.tried]
+
+
 def test_weights_are_loaded_once_for_all_micro_batches() -> None:
     model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
     loads = []
