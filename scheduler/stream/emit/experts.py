@@ -19,7 +19,7 @@ from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.tiers import TierJob, load_piece, load_words, pieces_of, run_whole, tiling_of
 from scheduler.stream.emit.work import Work
 
-__all__ = ["ExpertQueues", "ListsFullError", "RoutedJob", "load_list", "routed_jobs", "take_entries"]
+__all__ = ["ExpertQueues", "ListsFullError", "RoutedJob", "RoutedLists", "load_list", "routed_jobs", "take_entries"]
 
 
 class ListsFullError(LoweringError):
@@ -77,6 +77,35 @@ def load_list(work: Work, tiers: int, job: RoutedJob) -> None:
         f"{job.name} list", dest_kind=LoadDest.LIST, dest_tiers=tiers, group=symbol.group, dest_base=job.entry,
         count=job.count, addr=symbol.addr,
     )  # fmt: skip
+
+
+class RoutedLists:
+    """Token lists of experts on single tiers; what lies there stays until its expert's last GEMM is emitted.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._held: list[list[tuple[range, RoutedJob]]] = [[] for _ in range(work.config.tiers)]
+
+    def fits(self, tier: int, job: TierJob) -> bool:
+        """Return whether a job's list would overwrite none that a GEMM which is to come needs."""
+        held = self._held[tier] = [one for one in self._held[tier] if not one[1].done]
+        ring = self._work.lists[tier]
+        if not held or job.count > ring.size:  # what is too long is refused when it is loaded
+            return not held
+        first = ring.following(job.count)
+        return not any(first < entries.stop and entries.start < first + job.count for entries, _ in held)
+
+    def load(self, tier: int, job: TierJob) -> None:
+        """Emit its load."""
+        assert isinstance(job, RoutedJob)
+        load_list(self._work, 1 << tier, job)
+        self._held[tier].append((range(job.entry, job.entry + job.count), job))
 
 
 def take_entries(work: Work, tier: int, layer: int, count: int) -> int:
