@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hdl.config import load_config
-from scheduler.plan.policy import policy_of
+from scheduler.plan.policy import POLICIES, policy_of
 from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
     add_policy_option,
     count,
+    picture_file,
     print_table,
     progress,
     write_json,
@@ -24,6 +25,9 @@ from sim.stimulus.moe_demo import DEMO_MODEL
 
 __all__ = ["BENCHES", "add_benches"]
 
+FUSION_COLUMNS = (
+    "step", "routing", "policy", "plan", "cycles", "compute", "memory", "vector", "of roofline", "sequential / cycles",
+)  # fmt: skip
 MOST_LOSS = 1.0
 """Percent of the float model's bits per byte that the integers may cost."""
 
@@ -63,6 +67,52 @@ def add_benches(kinds: Subparsers) -> None:
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_policy_option(model)
     add_json_option(model)
+    _add_fusion(kinds)
+
+
+def _add_fusion(kinds: Subparsers) -> None:
+    fusion = kinds.add_parser("fusion", help="steps of serving on the RTL by each policy of the planner")
+    fusion.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(fusion, "small")
+    fusion.add_argument("--routing", choices=ROUTINGS, nargs="+", default=list(ROUTINGS), help="default both")
+    fusion.add_argument(
+        "--policy", choices=list(POLICIES), nargs="+", default=list(POLICIES), help="default all, sequential first"
+    )
+    fusion.add_argument("--picture", type=picture_file, default="build/bench/fusion.png", metavar="FILE")
+    add_json_option(fusion)
+
+
+def _fusion(args: argparse.Namespace) -> int:
+    from sim.measure.fusion import FusionBench
+    from sim.measure.fusion import draw as draw_fusion
+
+    config = load_config(args.config)
+    require_simulator("verilator")
+    bench = FusionBench(
+        args.model, config, routings=list(dict.fromkeys(args.routing)), policies=list(dict.fromkeys(args.policy)),
+        announce=announce_compiling(config),
+    )  # fmt: skip
+    for _ in progress(bench.run(), "steps", bench.total):
+        pass
+    result = bench.result()
+    print_table(
+        [
+            [
+                p["case"], p["routing"], p["policy"], p["plan"], p["cycles"], round(p["compute_cycles"]),
+                round(p["memory_cycles"]), round(p["vector_cycles"]), f"{100 * p['roofline_fraction']:.1f} %",
+                "-" if p["speedup"] is None else f"{p['speedup']:.2f}",
+            ]
+            for p in result["points"]
+        ],
+        FUSION_COLUMNS, left=("plan",),
+        title=f"Steps of {result['model']} on {config.name} (RTL simulation)",
+    )  # fmt: skip
+    print(f"cycle model: mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %")
+    print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
+    draw_fusion(result, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, result)
+    return 1 if result["mismatched_bytes"] else 0
 
 
 def _quality(args: argparse.Namespace) -> int:
@@ -160,6 +210,7 @@ def _shares(cycles: dict[str, int]) -> str:
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "quality": _quality,
     "exactness": _exactness,
+    "fusion": _fusion,
     "model": _model,
 }
 """What runs each of them."""
