@@ -12,13 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import VectorDest, VectorOp, VectorSum
+from hdl.isa import Format, LoadDest, VectorDest, VectorOp, VectorSum
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.work import gemm_waves, makes_scalars, reads_scalars, route_work, vector_cycles
+from scheduler.cost.work import (
+    gemm_waves,
+    load_cycles,
+    load_steps,
+    makes_scalars,
+    reads_scalars,
+    route_work,
+    vector_cycles,
+)  # fmt: skip
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
-__all__ = ["FREE", "Clock", "State", "take_gemm", "take_vector"]
+__all__ = ["DONE", "FREE", "MEMORY_LATENCY", "Clock", "State", "take_gemm", "take_load", "take_loads", "take_vector"]
 
 State = npt.NDArray[np.int64]
 """Shape [TIERS + tiers]: the forecast."""
@@ -30,10 +38,19 @@ which it asks for a row, when the one before it is complete, and what the next o
 are the combine rows that it writes (none: `HIGH` is below), `SCALARS` those that it writes from `FIRST` on, in `CYCLES`
 for `VECTORS` vectors; `ALONE`: nothing runs beside it."""
 
-PAUSE, GAP, ROW_DRAIN, SCALAR_DRAIN, PASS = range(11, 16)
+PAUSE, GAP, ROW_DRAIN, SCALAR_DRAIN, PASS, ROWS, COLUMNS, GROUP_BYTES, LOAD_PASS, LEAD = range(11, 21)
 """Places of what depends on the machine alone."""
 
-TIERS = 16
+LOADS = 21
+"""Place of the cycle in which the first load engine's data side can begin something new; the other's follows."""
+
+MEMORY_LATENCY = 40
+"""Cycles that a load's first bytes take, by the forecast."""
+
+LOAD_LEAD = 300
+"""Cycles by which loads run ahead of the vector unit: they leave the dispatcher earlier."""
+
+TIERS = 23
 """Place of the cycle in which the first tier can begin something new; those of the others follow."""
 
 
@@ -46,6 +63,9 @@ def _new_state(config: MachineConfig) -> State:
     state[ROW_DRAIN], state[SCALAR_DRAIN] = b.row_write + told, b.scalar_write + told
     state[PASS] = b.result + b.post + b.posted
     state[HIGH], state[VECTORS] = -1, 1
+    state[ROWS], state[COLUMNS], state[GROUP_BYTES] = config.rows, config.columns, config.group_bytes
+    state[LOAD_PASS] = load_cycles(b, MEMORY_LATENCY, LoadDest.ACTIVATION, Format.BYTES, 1) - 1
+    state[LEAD] = LOAD_LEAD
     return state
 
 
@@ -131,10 +151,33 @@ def _take_route(state: State, rows: Rows, n: int, ready: int) -> None:
 
 
 @compiled
-def take_gemm(state: State, rows: Rows, n: int) -> int:
-    """Let a gang's tiers work on the GEMM in row `n`, not before the vector unit; return when its rows are there."""
+def take_load(state: State, rows: Rows, n: int, ready: int) -> int:
+    """Let load engines work on the LOAD in row `n`, whose place is free in cycle `ready`; return when it is done."""
+    steps = load_steps(
+        state[ROWS], state[COLUMNS], state[GROUP_BYTES], rows[n, COL.dest_kind], rows[n, COL.format],
+        rows[n, COL.count],
+    )  # fmt: skip
+    pair = rows[n, COL.format] == Format.PAIR
+    low, high = (LOADS, LOADS + 1) if pair else (LOADS + rows[n, COL.group], LOADS + rows[n, COL.group])
+    end = max(state[low], state[high], ready - state[LEAD]) + steps
+    state[low], state[high] = end, end
+    return int(end + state[LOAD_PASS])
+
+
+@compiled
+def take_loads(state: State, rows: Rows, first: int, end: int, ready: int) -> int:
+    """Do the same with the LOADs in rows `first` to `end` - 1; return when the last one is done."""
+    done = ready
+    for n in range(first, end):
+        done = take_load(state, rows, n, ready)
+    return done
+
+
+@compiled
+def take_gemm(state: State, rows: Rows, n: int, ready: int) -> int:
+    """Let a gang's tiers work on the GEMM in row `n`, not before cycle `ready`; return when its rows are there."""
     begin = TIERS + rows[n, COL.tier_base]
-    start = state[DONE]
+    start = ready
     for tier in range(begin, begin + rows[n, COL.tier_count]):
         start = max(start, state[tier])
     end = start + gemm_waves(rows[n, COL.tokens], rows[n, COL.k_slices], rows[n, COL.n_tiles])
@@ -182,6 +225,18 @@ class Clock:
         """Let the vector unit work on the ROUTE in row `n`."""
         _take_route(self.state, rows, n, 0)
 
-    def add_gemm(self, rows: Rows, n: int) -> int:
-        """Let a gang's tiers work on the GEMM in row `n`; return when its rows are there."""
-        return take_gemm(self.state, rows, n)
+    def add_loads(self, rows: Rows, first: int, end: int) -> int:
+        """Let load engines work on the LOADs in rows `first` to `end` - 1; return when the last one is done."""
+        return int(take_loads(self.state, rows, first, end, self.vector))
+
+    def add_gemm(self, rows: Rows, n: int, ready: int | None = None) -> int:
+        """Let a gang's tiers work on the GEMM in row `n`; return when its rows are there.
+
+        It begins in cycle `ready` or later; without one, when the vector unit is done.
+        """
+        return take_gemm(self.state, rows, n, self.done if ready is None else ready)
+
+    @property
+    def loads(self) -> int:
+        """Cycle in which both load engines can begin something new."""
+        return int(max(self.state[LOADS : LOADS + 2]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chunk", "Piece", "Routing", "blocks_of"]
+__all__ = ["Chunk", "MicroBatch", "Piece", "Routing", "blocks_of"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,26 @@ class Chunk:
     def end(self) -> int:
         """Length of the sequence after the step."""
         return self.position + len(self.tokens)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some of a step's tokens that go through a layer together.
+
+    Attributes
+    ----------
+    chunks : tuple of Chunk
+    first : int
+        Number of the first token in the step.
+    """
+
+    chunks: tuple[Chunk, ...]
+    first: int
+
+    @property
+    def end(self) -> int:
+        """Number of the token after the last."""
+        return self.first + sum(len(chunk.tokens) for chunk in self.chunks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +94,14 @@ class Piece:
     count: int
 
 
-def blocks_of(chunks: Sequence[Chunk], block: int) -> list[list[Piece]]:
-    """Cut a step's tokens into blocks of at most `block` tokens, and each block at the ends of sequences."""
+def blocks_of(chunks: Sequence[Chunk], block: int, first: int = 0) -> list[list[Piece]]:
+    """Cut tokens, numbered from `first` on, into blocks of at most `block`, and each block at the ends of sequences."""
     blocks: list[list[Piece]] = []
-    first = 0
+    begin = first
     for chunk in chunks:
         done = 0
         while done < len(chunk.tokens):
-            used = first % block
+            used = (first - begin) % block
             if used == 0:
                 blocks.append([])
             count = min(block - used, len(chunk.tokens) - done)

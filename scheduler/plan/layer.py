@@ -24,7 +24,7 @@ __all__ = ["LayerPlan", "Way", "experts_alone", "plan_layer"]
 
 MOST_WHOLE = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
-PIECES = (6, 4, 3, 2)
+PIECES = (6, 4, 3, 2, 1)
 """Pieces of experts that a tier holds at a time, in the order in which they are tried."""
 LEAST_SHARES, MOST_SHARES = 4, 16
 """Shares of experts that all tiers hold together: what V-Cache is cut into at least, and most that are loaded."""

@@ -186,7 +186,9 @@ def _fit(residence: Residence, size: StepSize, sizes: Sizes, choice: Choice) -> 
         choices = -(-choices // 2)
     rows = row_pools(residence, size, sizes, choice, choices)
     scalars = scalar_pools(size, sizes, choice, choices)
-    left = config.activation_words - size.tokens * tiling.hidden_words
+    left = config.activation_words - end_of(word_pools(tiling, size, sizes, choice, 0))
+    if not size.beside:  # attention is over when the experts begin
+        left = config.activation_words - size.tokens * tiling.hidden_words
     chunk = min(size.tokens, left // (2 * sizes.inner_words), config.accumulator_depth)
     if choice.job_vectors * sizes.value_rows > config.accumulator_depth:
         return None

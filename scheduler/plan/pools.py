@@ -42,6 +42,8 @@ class StepSize:
         Keys that are scored at once.
     slots : bool
         The machine finds the routing.
+    beside : bool
+        Experts of some tokens run beside the attention of others.
     """
 
     tokens: int
@@ -50,6 +52,7 @@ class StepSize:
     keys: int
     key_block: int
     slots: bool = False
+    beside: bool = False
 
 
 class Ring:
@@ -201,7 +204,7 @@ def word_pools(tiling: Tiling, size: StepSize, sizes: Sizes, choice: Choice, chu
     }
     if sizes.latent_words:
         attention["latent"] = choice.copies * choice.block * sizes.latent_words
-    experts = {"x": x, "h": 2 * chunk * sizes.inner_words}
+    experts = {"x": x, "beside": sum(attention.values()) - x if size.beside else 0, "h": 2 * chunk * sizes.inner_words}
     head = {"x": size.outputs * tiling.hidden_words}
     return {"attention": Pool(0, attention), "experts": Pool(0, experts), "head": Pool(0, head)}
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hdl.config import MachineConfig
+from hdl.config import ADDRESS_UNIT, MachineConfig
 from scheduler.models.description import (
     Attention,
     DenseMlp,
@@ -381,8 +381,9 @@ class Tiling:
 
     @cached_property
     def key_alignment(self) -> int:
-        """Granularity in keys of what is loaded and scored: whole tiles of keys and of values."""
-        return max(self.config.rows, self.config.columns)
+        """Granularity in keys of what is loaded and scored: whole tiles of keys and of values, at whole addresses."""
+        rows, columns = self.config.rows, self.config.columns
+        return max(rows, columns, ADDRESS_UNIT // min(rows, columns))
 
     @cached_property
     def key_block(self) -> int:

@@ -19,9 +19,11 @@ from scheduler.ops.graph import step_operations
 from scheduler.ops.operation import Operation
 from scheduler.ops.steps_file import Step
 from scheduler.plan.estimate import Estimate, Roofline, estimate, roofline
+from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.schedule.routing import RoutingSource
+from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, lower_step
 
 __all__ = ["Planned", "Scheduler"]
@@ -83,6 +85,8 @@ class Scheduler:
         Weights; without them streams have legal constants that mean nothing, and memory has addresses only.
     seed : int
         Of tokens that the file does not give.
+    policy : Policy
+        What the planner may do to a step.
 
     Attributes
     ----------
@@ -105,11 +109,13 @@ class Scheduler:
         *,
         quantised: QuantisedModel | None = None,
         seed: int = 0,
+        policy: Policy = SEQUENTIAL,
     ) -> None:
         self.model = model
         self.has_weights = quantised is not None
         self.steps = steps
         self._source = source
+        self._chooser = Chooser(policy)
         self._rng = np.random.default_rng(seed)
         self._places = _cache_places(steps)
         tiling = Tiling(config, model)
@@ -137,7 +143,7 @@ class Scheduler:
                 for own, place in zip(step.sequences, places, strict=True)
             )
             routing = self._source.routing(step)
-            program = lower_step(self.constants, self.memory, chunks, routing)
+            program = lower_step(self.constants, self.memory, chunks, routing, chooser=self._chooser)
             yield Planned(step, chunks, routing, program, step_operations(self.model, chunks, routing))
 
     def _draw(self, count: int) -> tuple[int, ...]:

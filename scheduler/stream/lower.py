@@ -3,30 +3,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Instruction
+from scheduler.cost.model import simulate
 from scheduler.memory.image import Symbol
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
-from scheduler.ops.batch import Chunk, Routing
+from scheduler.ops.batch import Chunk, MicroBatch, Routing
 from scheduler.plan.estimate import estimate
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.places import Places, plan_places
 from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import Tiling
+from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, expected_routing, slot_counts
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.head import logit_parts
 from scheduler.stream.emit.labels import Label, Labels
+from scheduler.stream.emit.micro_batches import emit_micro_batches
 from scheduler.stream.emit.step import emit_step
-from scheduler.stream.synchronise import synchronise
+from scheduler.stream.list_schedule import list_schedule
+from scheduler.stream.synchronise import SyncError, synchronise
 from scheduler.stream.table import Builder, Table
 
 __all__ = [
@@ -89,6 +95,10 @@ class StepProgram:
         Output windows of the groups: first byte and end.
     logits : Symbol
         Where the logits appear, see :meth:`read_logits`.
+    plan : Plan
+        How the step is emitted.
+    tried : tuple of Tried
+        What it was chosen from.
     """
 
     parts: tuple[Part, ...]
@@ -100,6 +110,8 @@ class StepProgram:
     patch: Symbol
     window: tuple[tuple[int, int], tuple[int, int]]
     logits: Symbol
+    plan: Plan
+    tried: tuple[Tried, ...]
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -125,6 +137,10 @@ class StepProgram:
         """Return the logits [sequences, vocabulary] from the groups' memories after the step."""
         config = self.tiling.config
         return gather_logits(memory, self.logits, self.logit_blocks, config.columns, self.tiling.model.vocabulary)
+
+    def slot_counts(self, routing: Sequence[Routing | None]) -> list[list[int]]:
+        """Return the tokens of each slot after each ROUTE, as the machine's router fills them with a routing."""
+        return slot_counts([part.tokens for part in self.parts], routing)
 
     @property
     def logit_blocks(self) -> list[LogitBlock]:
@@ -210,16 +226,22 @@ def _size(chunks: Sequence[Chunk], outputs: int, key_block: int, slots: bool) ->
     )  # fmt: skip
 
 
-def _cut(chunks: Sequence[Chunk], most: int) -> list[tuple[tuple[Chunk, ...], tuple[int, ...]]]:
-    """Cut a step's tokens into parts of at most `most`; each with the numbers of its chunks that end a sequence's."""
-    parts: list[tuple[list[Chunk], list[int]]] = [([], [])]
-    room = most
+def cut_chunks(chunks: Sequence[Chunk], sizes: Iterable[int]) -> list[tuple[tuple[Chunk, ...], tuple[int, ...]]]:
+    """Cut a step's tokens into parts of at most some sizes, one after the other.
+
+    Returns
+    -------
+    list of (chunks, outputs)
+        Parts, each with the numbers of its chunks that end a sequence's.
+    """
+    parts: list[tuple[list[Chunk], list[int]]] = []
+    room, more = 0, iter(sizes)
     for chunk in chunks:
         done = 0
         while done < len(chunk.tokens):
             if not room:
                 parts.append(([], []))
-                room = most
+                room = next(more)
             count = min(room, len(chunk.tokens) - done)
             own, outputs = parts[-1]
             if done + count == len(chunk.tokens):
@@ -261,7 +283,7 @@ def parts_of(
         if count > 1 and most == -(-total // (count - 1)):
             continue
         try:
-            parts = _plan_parts(residence, _cut(chunks, most), key_block, slots)
+            parts = _plan_parts(residence, cut_chunks(chunks, repeat(most)), key_block, slots)
         except LoweringError as error:
             reason = reason or error
             continue
@@ -301,6 +323,7 @@ def lower_step(
     routing: Sequence[Routing | None] | None,
     *,
     key_block: int | None = None,
+    chooser: Chooser | None = None,
 ) -> StepProgram:
     """Return the stream of a step.
 
@@ -319,6 +342,8 @@ def lower_step(
         depend on the routing, which the machine finds (:mod:`scheduler.stream.emit.slots`).
     key_block : int, optional
         Keys that are scored at once; default: :func:`default_key_block`.
+    chooser : Chooser, optional
+        Who says which plans are tried; default: the sequential one.
 
     Raises
     ------
@@ -336,29 +361,139 @@ def lower_step(
             f"key_block: {block}; the model was quantised for blocks of up to {constants.key_block} keys: use a "
             "smaller block, or quantise with a larger one"
         )
-    parts = parts_of(residence, chunks, block, routing is None)
-    while True:
-        try:
-            labels = Labels()
-            stream = _emit(constants, memory, parts, routing, labels)
-            break
-        except ListsFullError:  # the routing is known now, and so is what the lists take
-            most = max(part.tokens for part in parts)
-            if most == 1:
-                raise
-            parts = parts_of(residence, chunks, block, routing is None, -(-most // 2))
-    done = sum(len(part.outputs) for part in parts)
-    config = tiling.config
-    marks = stream.marks[: len(stream)].copy()
-    table, origin = synchronise(stream, config, memory.images, carriers(config), end=True)
-    binary = memory.add(table.to_binary())
-    size = done * tiling.logit_rows * tiling.config.columns * 2
-    return StepProgram(
-        parts=parts, chunks=tuple(chunks), table=table,
-        marks=np.append(marks[origin], labels.mark(-1, "end")), label_texts=labels,
-        stream_base=binary.address, patch=memory.step, window=memory.window,
-        logits=Symbol(memory.logits.group, memory.logits.address, size),
-    )  # fmt: skip
+    own = chooser or Chooser()
+    lowering = _Lowering(constants, memory, chunks, routing, block)
+    plans, tried = own.plans(residence, chunks, routing is None), list[Tried]()
+    if len(plans) > 1:
+        tried = lowering.time(plans)
+        plans = [own.learn(chunks, routing is None, tried)] if tried else plans
+    return lowering.program(plans[0], tuple(tried))
+
+
+class _Emitted(NamedTuple):
+    """A step's instructions without semaphores, and what they are for."""
+
+    parts: tuple[Part, ...]
+    stream: Builder
+    labels: Labels
+
+
+class _Lowering:
+    """A step whose plans are tried."""
+
+    def __init__(
+        self, constants: Constants, memory: ModelMemory, chunks: Sequence[Chunk],
+        routing: Sequence[Routing | None] | None, block: int,
+    ) -> None:  # fmt: skip
+        self._constants = constants
+        self._memory = memory
+        self._chunks = chunks
+        self._routing = routing
+        self._block = block
+        self._config = memory.tiling.config
+        self._last: tuple[tuple[int, ...], _Emitted] | None = None
+
+    def time(self, plans: Sequence[Plan]) -> list[Tried]:
+        """Return the plans that can be, with their cycles; nothing for a stream that takes too long to try others."""
+        tried: list[Tried] = []
+        for cuts in dict.fromkeys(plan.cuts for plan in plans):
+            try:
+                emitted = self._emit(cuts)
+            except LoweringError:
+                if not cuts:
+                    raise
+                continue
+            if len(emitted.stream) > MOST_LISTED:
+                break
+            for plan in plans:
+                if plan.cuts != cuts:
+                    continue
+                try:
+                    table, _ = self._order(emitted, plan.listed)
+                except SyncError:
+                    if plan == plans[0]:
+                        raise
+                    continue
+                tried.append(Tried(plan, simulate(self._config, table, slot_counts=self._counts(emitted)).cycles))
+        return tried
+
+    def program(self, plan: Plan, tried: tuple[Tried, ...]) -> StepProgram:
+        """Return the stream of a plan."""
+        tiling, memory = self._memory.tiling, self._memory
+        parts, stream, labels = emitted = self._emit(plan.cuts)
+        self._last = None  # its rows become the stream's
+        table, marks = self._order(emitted, plan.listed, stream)
+        binary = memory.add(table.to_binary())
+        size = sum(len(part.outputs) for part in parts) * tiling.logit_rows * tiling.config.columns * 2
+        return StepProgram(
+            parts=parts, chunks=tuple(self._chunks), table=table, marks=np.append(marks, labels.mark(-1, "end")),
+            label_texts=labels, stream_base=binary.address, patch=memory.step, window=memory.window,
+            logits=Symbol(memory.logits.group, memory.logits.address, size), plan=plan, tried=tried,
+        )  # fmt: skip
+
+    def _emit(self, cuts: tuple[int, ...]) -> _Emitted:
+        """Return a plan's instructions; the memory's step area has their lists until others are emitted."""
+        if self._last is None or self._last[0] != cuts:
+            self._last = None
+            self._last = cuts, self._emit_anew(cuts)
+        return self._last[1]
+
+    def _emit_anew(self, cuts: tuple[int, ...]) -> _Emitted:
+        parts = parts_of(self._memory.residence, self._chunks, self._block, self._routing is None)
+        if cuts:
+            return self._emit_cut(parts, cuts)
+        while True:
+            try:
+                labels = Labels()
+                return _Emitted(parts, _emit(self._constants, self._memory, parts, self._routing, labels), labels)
+            except ListsFullError:  # the routing is known now, and so is what the lists take
+                most = max(part.tokens for part in parts)
+                if most == 1:
+                    raise
+                parts = parts_of(
+                    self._memory.residence, self._chunks, self._block, self._routing is None, -(-most // 2)
+                )
+
+    def _emit_cut(self, parts: tuple[Part, ...], cuts: tuple[int, ...]) -> _Emitted:
+        """Emit micro-batches, which have to fit the chip together."""
+        if len(parts) > 1:
+            raise LoweringError("micro-batches: the step does not fit the chip as a whole")
+        assert self._routing is not None
+        self._memory.begin_step()
+        size = replace(parts[0].places.size, beside=True)
+        part, labels = replace(parts[0], places=plan_places(self._memory.residence, size)), Labels()
+        batches, outputs, first, before = [], [], 0, 0
+        for own, ends in cut_chunks(self._chunks, cuts):
+            batches.append(MicroBatch(own, first))
+            outputs += [before + number for number in ends]
+            first, before = batches[-1].end, before + len(own)
+        emitter = emit_micro_batches(
+            self._constants, self._memory, part.places, batches, self._routing, outputs, labels
+        )  # fmt: skip
+        return _Emitted((part,), emitter.stream, labels)
+
+    def _order(
+        self, emitted: _Emitted, listed: bool, stream: Builder | None = None
+    ) -> tuple[Table, npt.NDArray[np.int64]]:
+        """Return the stream with its semaphores, and the marks of its instructions but the last.
+
+        Without `stream`, which becomes the result, what was emitted stays as it is.
+        """
+        many, memory = len(emitted.stream), self._memory.images
+        plain, marks = emitted.stream.table(), emitted.stream.marks[:many].copy()
+        if listed:
+            order = list_schedule(plain, self._config, memory)
+            plain, marks = Table(plain.rows[order]), marks[order]
+        own = Builder.of(plain) if stream is None or listed else stream
+        table, origin = synchronise(own, self._config, memory, carriers(self._config), end=True)
+        return table, marks[origin]
+
+    def _counts(self, emitted: _Emitted) -> list[list[int]]:
+        """Return the tokens of slots that can be expected."""
+        if self._routing is not None:
+            return []
+        tokens = [part.tokens for part in emitted.parts]
+        return slot_counts(tokens, expected_routing(self._memory.residence, sum(tokens)))
 
 
 def _emit(

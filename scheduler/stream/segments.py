@@ -23,7 +23,8 @@ from scheduler.stream.table import COL, Rows
 
 __all__ = [
     "GROUP", "LOADS", "MOST_SPANS", "STORES", "Bounds", "Ranges", "Segments", "Spans", "Trees", "element_bytes",
-    "experts_of", "latest_overlap", "load_bytes", "near_overlap", "new_spans", "note_spans", "segments_of", "spans",
+    "experts_of", "latest_overlap", "load_bytes", "near_overlap", "near_range", "new_spans", "note_spans",
+    "segments_of", "spans",
 ]  # fmt: skip
 
 Int64 = npt.NDArray[np.int64]
@@ -278,6 +279,15 @@ def near_overlap(found: Spans, low: int, high: int, segments: Segments, tree: in
         if _stored(segments.ranges, begin, end):
             most = max(most, _latest(segments.trees, tree, _place(bounds, begin) - 1, _place(bounds, end - 1)))
     return most
+
+
+@compiled
+def near_range(found: Spans, low: int, high: int, segments: Segments) -> bool:
+    """Return whether spans come near a range that holds stores."""
+    for s in range(low, high):
+        if _stored(segments.ranges, found[s, 0], found[s, 0] + (found[s, 3] - 1) * found[s, 2] + found[s, 1]):
+            return True
+    return False
 
 
 @compiled

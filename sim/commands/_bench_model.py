@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hdl.config import load_config
+from scheduler.plan.policy import POLICIES, policy_of
 from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
+    add_policy_option,
     count,
+    picture_file,
     print_table,
     progress,
     write_json,
@@ -22,6 +25,9 @@ from sim.stimulus.moe_demo import DEMO_MODEL
 
 __all__ = ["BENCHES", "add_benches"]
 
+FUSION_COLUMNS = (
+    "step", "routing", "policy", "plan", "cycles", "compute", "memory", "vector", "of roofline", "sequential / cycles",
+)  # fmt: skip
 MOST_LOSS = 1.0
 """Percent of the float model's bits per byte that the integers may cost."""
 
@@ -51,6 +57,7 @@ def add_benches(kinds: Subparsers) -> None:
     )
     exactness.add_argument("--steps", type=count(1), default=128, help="decode steps; default 128")
     exactness.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
+    add_policy_option(exactness)
     add_json_option(exactness)
     model = kinds.add_parser("model", help="steps of a language model on the RTL, against the roofline")
     model.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
@@ -58,7 +65,54 @@ def add_benches(kinds: Subparsers) -> None:
     model.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
     model.add_argument("--prefill", type=count(1), default=128, metavar="N", help="tokens of the prompt; default 128")
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
+    add_policy_option(model)
     add_json_option(model)
+    _add_fusion(kinds)
+
+
+def _add_fusion(kinds: Subparsers) -> None:
+    fusion = kinds.add_parser("fusion", help="steps of serving on the RTL by each policy of the planner")
+    fusion.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(fusion, "small")
+    fusion.add_argument("--routing", choices=ROUTINGS, nargs="+", default=list(ROUTINGS), help="default both")
+    fusion.add_argument(
+        "--policy", choices=list(POLICIES), nargs="+", default=list(POLICIES), help="default all, sequential first"
+    )
+    fusion.add_argument("--picture", type=picture_file, default="build/bench/fusion.png", metavar="FILE")
+    add_json_option(fusion)
+
+
+def _fusion(args: argparse.Namespace) -> int:
+    from sim.measure.fusion import FusionBench
+    from sim.measure.fusion import draw as draw_fusion
+
+    config = load_config(args.config)
+    require_simulator("verilator")
+    bench = FusionBench(
+        args.model, config, routings=list(dict.fromkeys(args.routing)), policies=list(dict.fromkeys(args.policy)),
+        announce=announce_compiling(config),
+    )  # fmt: skip
+    for _ in progress(bench.run(), "steps", bench.total):
+        pass
+    result = bench.result()
+    print_table(
+        [
+            [
+                p["case"], p["routing"], p["policy"], p["plan"], p["cycles"], round(p["compute_cycles"]),
+                round(p["memory_cycles"]), round(p["vector_cycles"]), f"{100 * p['roofline_fraction']:.1f} %",
+                "-" if p["speedup"] is None else f"{p['speedup']:.2f}",
+            ]
+            for p in result["points"]
+        ],
+        FUSION_COLUMNS, left=("plan",),
+        title=f"Steps of {result['model']} on {config.name} (RTL simulation)",
+    )  # fmt: skip
+    print(f"cycle model: mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %")
+    print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
+    draw_fusion(result, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, result)
+    return 1 if result["mismatched_bytes"] else 0
 
 
 def _quality(args: argparse.Namespace) -> int:
@@ -91,6 +145,7 @@ def _exactness(args: argparse.Namespace) -> int:
         prefill=args.prefill,
         steps=args.steps,
         routing=args.routing,
+        policy=policy_of(args.policy),
         announce=announce_compiling(config),
     )
     for _ in progress(bench.run(), "tokens", bench.total):
@@ -113,6 +168,7 @@ def _model(args: argparse.Namespace) -> int:
         batches=args.batches,
         prefill=args.prefill,
         routing=args.routing,
+        policy=policy_of(args.policy),
         announce=announce_compiling(config),
     )  # fmt: skip
     for _ in progress(bench.run(), "tokens", bench.total):
@@ -132,7 +188,8 @@ def _model(args: argparse.Namespace) -> int:
             "phase", "batch", "tokens", "cycles", "cycle model", "roofline", "bound", "of roofline %", "PE util %",
             "bytes",
         ),
-        title=f"Steps of {result['model']} on {config.name} (RTL simulation, routing: {result['routing']})",
+        title=f"Steps of {result['model']} on {config.name} (RTL simulation; routing {result['routing']}, policy "
+        f"{args.policy})",
     )  # fmt: skip
     print_table(
         [
@@ -153,6 +210,7 @@ def _shares(cycles: dict[str, int]) -> str:
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "quality": _quality,
     "exactness": _exactness,
+    "fusion": _fusion,
     "model": _model,
 }
 """What runs each of them."""

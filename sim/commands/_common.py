@@ -23,11 +23,12 @@ from hdl.errors import A3dError, one_line
 from hdl.isa import Instruction
 from hdl.isa.asm import AsmError, from_binary
 from hdl.scratch import probe_folder, whole_file
+from scheduler.plan.policy import POLICIES
 
 __all__ = [
-    "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "check_distinct", "check_files",
-    "check_folder", "check_page", "count", "fraction", "new_parser", "output_file", "output_folder", "picture_file",
-    "print_table", "progress", "read_limited", "read_stream", "seconds", "write_json",
+    "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "add_policy_option", "check_distinct",
+    "check_files", "check_folder", "check_page", "count", "fraction", "new_parser", "output_file", "output_folder",
+    "picture_file", "print_table", "progress", "read_limited", "read_stream", "seconds", "write_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -418,6 +419,14 @@ def print_table(
     # In a pipe there is no terminal to be narrow: rows stay on one line, for grep.
     console = _Console(highlight=False, width=None if sys.stdout.isatty() else 240)
     console.print(table)
+
+
+def add_policy_option(parser: argparse.ArgumentParser, default: str = "fused") -> None:
+    """Add the option that says what the planner may do."""
+    parser.add_argument(
+        "--policy", choices=list(POLICIES), default=default,
+        help=f"what the planner may do to a step, if that makes it shorter: {', '.join(POLICIES)}; default {default}",
+    )  # fmt: skip
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -13,7 +13,8 @@ from typing import Any
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.scratch import keep, scratch_folder
-from sim.commands._common import check_files, count, fraction, output_file, print_table, read_limited
+from scheduler.plan.policy import policy_of
+from sim.commands._common import add_policy_option, check_files, count, fraction, output_file, print_table, read_limited
 from sim.commands._stream import TokenStream
 from sim.machine.byte_model import ByteModel, to_tokens
 from sim.machine.engines import ENGINES, IsaEngine, RtlEngine
@@ -77,6 +78,7 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         default="slots",
         help="who finds the experts: host, or the machine; default slots",
     )
+    add_policy_option(parser)
     parser.add_argument(
         "--ignore-eos", action="store_true",
         help="go on after the token that ends a text (eos_token_id of the model's config.json)",
@@ -151,8 +153,9 @@ def make_generator(
         prompts = [prompts[n % len(prompts)] for n in range(batch)]
     stop = () if args.ignore_eos else model.model.description.end_tokens
     return Generator(
-        model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler, stop=stop
-    )
+        model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler, stop=stop,
+        policy=policy_of(args.policy),
+    )  # fmt: skip
 
 
 def generate(

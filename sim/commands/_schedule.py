@@ -16,6 +16,7 @@ from sim.commands._common import count, print_table
 __all__ = ["add_model_options", "explain", "model_of", "step_rows"]
 
 STEP_COLUMNS = ("step", "sequences", "tokens", "parts", "instructions", "cycles", "roofline", "bound", "of it")
+PLAN_COLUMNS = ("plan", "cycles", "sequential / cycles")
 OPERATION_COLUMNS = ("operation", "tiers", "places", "cycles", "bound", "waves", "bytes", "rows", "padding")
 
 
@@ -66,6 +67,13 @@ def explain(planned: Planned) -> None:
         title = f"step of line {planned.step.line}{name}: {part.tokens} tokens, blocks of {part.places.block}, "
         title += f"{part.places.size.key_block} keys scored at once"
         print_table([_row(one, times) for one, times in _distinct(estimates)], OPERATION_COLUMNS, title=title)
+    if planned.program.tried:
+        best, first = planned.program.plan, planned.program.tried[0].cycles
+        rows: list[list[Any]] = [
+            [str(one.plan) + (" (taken)" if one.plan == best else ""), one.cycles, round(first / one.cycles, 3)]
+            for one in sorted(planned.program.tried, key=lambda one: one.cycles)
+        ]
+        print_table(rows, PLAN_COLUMNS, title=f"step of line {planned.step.line}: plans, by the cycle model")
 
 
 def _distinct(estimates: Sequence[Estimate]) -> list[tuple[Estimate, int]]:

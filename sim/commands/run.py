@@ -38,7 +38,8 @@ byte of both memories is compared with the instruction executor's after every st
 
 OF_PROMPTS: Mapping[str, object] = {
     "model": DEMO_MODEL, "prompt": [], "prompt_file": [], "tokens": 32, "batch": None, "routing": "slots",
-    "ignore_eos": False, "temperature": 0.0, "seed": 0, "clock_mhz": None, "trace": None, "calibration": None,
+    "policy": "fused", "ignore_eos": False, "temperature": 0.0, "seed": 0, "clock_mhz": None, "trace": None,
+    "calibration": None,
 }  # fmt: skip
 """Options that do not go with ``--schedule``, and their defaults."""
 

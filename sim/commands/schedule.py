@@ -13,6 +13,7 @@ from scheduler.models.description import Model
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.models.random_model import random_model
 from scheduler.ops.steps_file import Step, read_steps
+from scheduler.plan.policy import policy_of
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.files import check_target, save_schedule
 from scheduler.schedule.routing import MachineRouting, RoutingSource, TraceRouting, UniformRouting
@@ -20,6 +21,7 @@ from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
+    add_policy_option,
     count,
     new_parser,
     output_folder,
@@ -49,6 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="experts of tokens that FILE gives none for: uniform (default; a draw), machine (its own router, slots), "
         "or a .npy file [tokens, layers, chosen]",
     )  # fmt: skip
+    add_policy_option(parser)
     parser.add_argument("--seed", type=count(0), default=0, metavar="N", help="of draws; default 0")
     parser.add_argument(
         "--random-weights", type=count(0), metavar="SEED", help="weights for a shape, so that it runs on the machine"
@@ -79,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
         _say_unwritten(steps)
     elif Path(args.model).is_dir() and not args.no_weights:
         say(f"{args.model}: no model.safetensors there; addresses only, as with --no-weights")
-    scheduler = Scheduler(config, model, steps, source, quantised=quantised, seed=args.seed)
+    scheduler = Scheduler(
+        config, model, steps, source, quantised=quantised, seed=args.seed, policy=policy_of(args.policy)
+    )  # fmt: skip
 
     def each(planned: Planned, entry: dict[str, Any]) -> None:
         say(f"{entry['name']}: {entry['tokens']} tokens, {entry['instructions']:,} instructions")

@@ -20,8 +20,10 @@ from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.ops.graph import step_operations
 from scheduler.plan.limits import LoweringError
+from scheduler.plan.policy import FUSED, Policy
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
+from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step, parts_of
 from scheduler.stream.synchronise import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
@@ -29,7 +31,7 @@ from sim.machine.engines import Engine
 from sim.machine.sampling import Sampler
 from sim.view.timeline import TracedStep
 
-__all__ = ["ROUTINGS", "TRACES", "Generator", "StepRecord", "slot_counts"]
+__all__ = ["ROUTINGS", "TRACES", "Generator", "StepRecord"]
 
 ROUTINGS = ("host", "slots")
 """Who finds the experts of a step: ``host``, the integer model beside the machine, before the stream is written (as a
@@ -153,6 +155,8 @@ class Generator:
         Most new tokens of a step.
     stop : collection of int
         Tokens that end a sequence before it has all its tokens; default: none.
+    policy : Policy
+        What the planner may do to a step.
 
     Attributes
     ----------
@@ -185,6 +189,7 @@ class Generator:
         sampler: Sampler | None = None,
         step_tokens: int = STEP_TOKENS,
         stop: Collection[int] = (),
+        policy: Policy = FUSED,
     ) -> None:
         self.model = model
         self.config = config
@@ -196,6 +201,7 @@ class Generator:
         self.key_block = default_key_block(self.tiling, model.key_block)
         self.step_tokens = step_tokens
         self.stop = frozenset(stop)
+        self._chooser = Chooser(policy)
         self._sequences = [_Sequence(number, tuple(int(t) for t in p)) for number, p in enumerate(prompts)]
         self._check_request(routing)
         self.batch = len(self._sequences) if batch is None else min(batch, len(self._sequences))
@@ -296,7 +302,7 @@ class Generator:
 
     def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
         """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
-        counts = slot_counts(program, routing) if self.routing == "slots" else []
+        counts = program.slot_counts(routing) if self.routing == "slots" else []
         return simulate(self.config, program.table, slot_counts=counts).cycles
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:
@@ -326,7 +332,9 @@ class Generator:
         expected = self._integer.step(batch)
         try:
             routing = None if slots else expected.routing
-            program = lower_step(self._constants, self.memory, chunks, routing, key_block=self.key_block)
+            program = lower_step(
+                self._constants, self.memory, chunks, routing, key_block=self.key_block, chooser=self._chooser
+            )  # fmt: skip
         except A3dError:
             for (cache, _), chunk in zip(batch, chunks, strict=True):
                 cache.length = chunk.position
@@ -400,7 +408,7 @@ class Generator:
                 raise LoweringError(
                     f"batch: {count} sequences of up to {position + 1} tokens; run fewer with --batch ({error})"
                 ) from error
-            least = max(least, program.patch.size + program.patch.size // 4)  # other routings take a little more
+            least = max(least, program.patch.size + program.patch.size // 2)  # other plans take more
         return least
 
     def _least_step(self, count: int) -> int:
@@ -430,15 +438,6 @@ class Generator:
                 f"batch: {count} sequences with room for {self._context} tokens each do not fit the memory; at most "
                 f"{fitting} do: use --batch {fitting} ({error})"
             ) from error
-
-
-def slot_counts(program: StepProgram, routing: Sequence[Routing]) -> list[list[int]]:
-    """Return the tokens of each slot after each ROUTE of a step, as the machine's router fills them."""
-    counts = []
-    for part in program.parts:
-        own = slice(part.first, part.first + part.tokens)
-        counts += [sorted(np.bincount(r.experts[own].ravel()).tolist())[::-1] for r in routing if r.experts.size]
-    return counts
 
 
 def _made_up(tokens: int, mlp: Experts) -> Routing:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
+from scheduler.plan.policy import FUSED, Policy
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import RtlEngine
 from sim.machine.generator import Generator, StepRecord
@@ -36,6 +37,8 @@ class ExactnessBench:
         Decode steps.
     routing : str
         One of ``sim.machine.generator.ROUTINGS``.
+    policy : Policy
+        What the planner may do to a step.
     announce : callable, optional
         Called before a simulator is compiled.
 
@@ -59,6 +62,7 @@ class ExactnessBench:
         prefill: int,
         steps: int,
         routing: str = "slots",
+        policy: Policy = FUSED,
         announce: Callable[[], None] | None = None,
     ) -> None:
         model = read_byte_model(folder, config)
@@ -80,7 +84,7 @@ class ExactnessBench:
         self._announce = announce
         self.prefill = sum(len(prompt) for prompt in prompts)
         # The step that ends a prompt gives the first token; the others take a decode step each.
-        self.generator = Generator(model.model, config, prompts, steps + 1, routing=routing)
+        self.generator = Generator(model.model, config, prompts, steps + 1, routing=routing, policy=policy)
         self.total = self.prefill + steps * batch
         self._sums: Counter[str] = Counter()
         self._lengths: dict[int, int] = {}

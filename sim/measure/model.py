@@ -10,6 +10,7 @@ from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
+from scheduler.plan.policy import FUSED, Policy
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import RtlEngine, simulated_memory_bits
 from sim.machine.generator import Generator, StepRecord
@@ -73,6 +74,8 @@ class ModelBench:
         Shortest and longest prompt of the decode batches.
     routing : str
         One of ``sim.machine.generator.ROUTINGS``.
+    policy : Policy
+        What the planner may do to a step.
     announce : callable, optional
         Called before a simulator is compiled.
 
@@ -96,6 +99,7 @@ class ModelBench:
         prefill: int = 128,
         context: tuple[int, int] = (24, 64),
         routing: str = "host",
+        policy: Policy = FUSED,
         announce: Callable[[], None] | None = None,
     ) -> None:
         model = read_byte_model(folder, config)
@@ -108,9 +112,13 @@ class ModelBench:
         self.routing = routing
         self.model_name = model.name
         self._announce = announce
-        self._generators = [Generator(model.model, config, model.excerpts(1, prefill, prefill), 1, routing=routing)]
+        self._generators = [
+            Generator(model.model, config, model.excerpts(1, prefill, prefill), 1, routing=routing, policy=policy)
+        ]
         self._generators += [
-            Generator(model.model, config, model.excerpts(batch, *context), DECODE_STEPS + 1, routing=routing)
+            Generator(
+                model.model, config, model.excerpts(batch, *context), DECODE_STEPS + 1, routing=routing, policy=policy
+            )
             for batch in batches
         ]
         self.total = sum(sum(len(p) for p in g.prompts) for g in self._generators) + DECODE_STEPS * sum(batches)

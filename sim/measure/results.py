@@ -15,6 +15,7 @@ __all__ = ["SOURCES", "render_results"]
 SOURCES = {
     "demo": ("demo/report.json", "a3d demo"),
     "model": ("bench/model.json", "a3d bench model --json build/bench/model.json"),
+    "fusion": ("bench/fusion.json", "a3d bench fusion --json build/bench/fusion.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
     "cycle_model": (
         "bench/cycle_model.json",
@@ -125,6 +126,27 @@ def _utilisation(data: dict[str, Any]) -> list[str]:
         for p in data["from_memory"]
     ]
     return lines + _table(("M", "bytes", "cycles", "bound (cycles)", "bound / cycles"), memory)
+
+
+def _fusion(data: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            p["case"], p["routing"], p["policy"], p["plan"], p["cycles"], round(p["compute_cycles"]),
+            round(p["memory_cycles"]), round(p["vector_cycles"]), _percent(p["roofline_fraction"]),
+            f"{p['speedup']:.2f}" if p["speedup"] else "-",
+        ]
+        for p in data["points"]
+    ]  # fmt: skip
+    columns = (
+        "prefill + decode", "routing", "policy", "plan", "cycles", "compute", "memory", "vector", "of the roofline",
+        "sequential / cycles",
+    )  # fmt: skip
+    lines = [
+        f"Configuration `{data['config']['name']}`, model {data['model']}, RTL simulation. The three bounds are cycles "
+        f"of the compulsory work. Bytes compared: {data['compared_bytes']:,}; differ: {data['mismatched_bytes']}. "
+        f"Cycle model: mean error {100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %.", "",
+    ]  # fmt: skip
+    return lines + _table(columns, rows)
 
 
 def _experts(data: dict[str, Any]) -> list[str]:
@@ -272,6 +294,7 @@ def _facts(data: dict[str, Any]) -> list[str]:
 _SECTIONS = {
     "model": ("Steps of the language model, routing known to the host", _model),
     "slots": ("Steps of the language model, routed by the machine", _model),
+    "fusion": ("Steps of serving by each policy of the planner", _fusion),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
     "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),
     "exactness": ("The RTL against the executor", _facts),

@@ -28,7 +28,7 @@ from scheduler.stream.program import Program
 from scheduler.stream.table import Table
 from sim.golden.integer_model import IntegerModel
 from sim.machine.engines import simulated_memory_bits
-from sim.machine.generator import ROUTINGS, slot_counts
+from sim.machine.generator import ROUTINGS
 from sim.machine.system import Job
 from sim.measure.experts import draw_works
 from sim.stimulus.moe_demo import DEMO_MODEL, memory_bits
@@ -170,7 +170,7 @@ class Steps:
                     max_cycles=MOST_CYCLES,
                 )  # fmt: skip
                 first = False
-                counts = slot_counts(program, routing) if slots else []
+                counts = program.slot_counts(routing) if slots else []
                 yield TimedStream(
                     name=f"{self._model.family} {phase.name}", routing=name, table=program.table, slot_counts=counts,
                     job=job,

@@ -207,6 +207,8 @@ OUTPUTS = [
     (["bench", "primitives"], "--picture"),
     (["bench", "layers"], "--json"),
     (["bench", "scheduler"], "--json"),
+    (["bench", "fusion"], "--json"),
+    (["bench", "fusion"], "--picture"),
     (["bench", "scheduler"], "--picture"),
     (["report"], "--docs"),
     (["asm", "in.asm"], ""),

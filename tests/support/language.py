@@ -22,6 +22,7 @@ from scheduler.plan.limits import LoweringError
 from scheduler.plan.places import SPARE_ROWS
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
+from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step
 from scheduler.stream.prove import prove
 from sim.golden.executor import Executor
@@ -71,10 +72,12 @@ class LanguageRun:
         key_block: int | None = None,
         step_bytes: int = 1 << 17,
         placement: Placement = Placement.EVEN_ODD,
+        chooser: Chooser | None = None,
     ) -> None:
         self.config = config
         self.model = model
         self.slots = slots
+        self.chooser = chooser or Chooser()
         self.tiling = Tiling(config, model.description)
         self.block = key_block or default_key_block(self.tiling, model.key_block)
         self.constants = constants_of(model)
@@ -93,7 +96,9 @@ class LanguageRun:
 
     def lower(self, chunks: list[Chunk], routing: tuple[Routing, ...] | None) -> StepProgram:
         """Return the stream of a step."""
-        return lower_step(self.constants, self.memory, chunks, routing, key_block=self.block)
+        return lower_step(
+            self.constants, self.memory, chunks, routing, key_block=self.block, chooser=self.chooser
+        )  # fmt: skip
 
     def step(self, chunks: list[Chunk], *, alone: bool = False) -> StepProgram:
         """Lower a step, prove its stream, run it, and compare its logits; `alone`: with each sequence run by itself."""

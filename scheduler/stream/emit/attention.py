@@ -19,14 +19,14 @@ from scheduler.models.description import LatentAttention
 from scheduler.ops.batch import Piece
 from scheduler.plan.places import AHEAD
 from scheduler.stream.emit.dense import Dense, Group
-from scheduler.stream.emit.job_table import JOB, PIECE, Int64
-from scheduler.stream.emit.jobs import Chain, JobPipeline, Span
+from scheduler.stream.emit.job_table import JOB, NEVER, PIECE, Int64
+from scheduler.stream.emit.jobs import Beside, Chain, JobPipeline, Span
 from scheduler.stream.emit.labels import HEAD_MARK, job_mark
 from scheduler.stream.emit.latent import expand_contexts, project_latent
 from scheduler.stream.emit.project import Appends, BlockPlace, project_block
 from scheduler.stream.emit.work import Work
 
-__all__ = ["emit_attention"]
+__all__ = ["Attention", "Segment", "emit_attention"]
 
 SECTION = 16
 """Tokens of a block that norms, resident matrices and rotations take at a time."""
@@ -37,9 +37,9 @@ EDGE = 4
 
 
 def emit_attention(
-    work: Work, dense: Dense, layer: int, blocks: Sequence[Sequence[Piece]], route: Callable[[int, int], Iterator[int]]
-) -> None:
-    """Emit the attention of a layer: residual rows in, residual rows out.
+    work: Work, dense: Dense, segments: Sequence[Segment], loads: Beside | None = None
+) -> None:  # fmt: skip
+    """Emit the attention of some segments one after the other: residual rows in, residual rows out.
 
     Parameters
     ----------
@@ -47,17 +47,58 @@ def emit_attention(
         What a step's emission shares.
     dense : Dense
         Dense matrices.
+    segments : sequence of Segment
+        Layers whose heads have the same sizes.
+    loads : Beside, optional
+        Loads of weights that go on beside all of it, and behind it.
+    """
+    Attention(work, dense, segments, loads).run()
+
+
+class Segment:
+    """The attention of some tokens in a layer.
+
+    Parameters
+    ----------
     layer : int
         Layer number.
     blocks : sequence of sequences of Piece
-        The step's tokens, block by block.
+        The tokens, block by block.
     route : callable
         ``route(first, count)`` emits what follows for some tokens whose residual is complete, as the steps of a chain.
+    start : callable, optional
+        ``start()`` returns the cycle in which the residual is complete, `NEVER` as long as it is not known; default:
+        it is.
+    begin : callable, optional
+        ``begin()`` emits what comes before the first job.
+    finish : callable, optional
+        ``finish()`` emits what follows when all tokens are routed, as the steps of a chain.
     """
-    _Attention(work, dense, layer, blocks, route).run()
+
+    def __init__(
+        self, layer: int, blocks: Sequence[Sequence[Piece]], route: Callable[[int, int], Iterator[int]],
+        start: Callable[[], int] | None = None, begin: Callable[[], None] | None = None,
+        finish: Callable[[], Iterator[int]] | None = None,
+    ) -> None:  # fmt: skip
+        self.layer = layer
+        self.blocks = blocks
+        self.start = start
+        self.finish = finish
+        self.begin = begin
+        self._route = route
+        self._left = sum(piece.count for pieces in blocks for piece in pieces)
+
+    def route(self, first: int, count: int) -> Iterator[int]:
+        """Emit what follows for some tokens."""
+        yield from self._route(first, count)
+        self._left -= count
+
+    def routed(self) -> int:
+        """Return 0 when all tokens are routed, `NEVER` before."""
+        return NEVER if self._left else 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeyTiles:
     """Where a sequence's keys and values of one head lie in V-Cache.
 
@@ -71,6 +112,8 @@ class KeyTiles:
         Fill tag.
     first : int
         Key that the first tile begins with.
+    ready : int
+        Cycle in which the keys are expected.
     """
 
     tiers: tuple[int, ...]
@@ -78,56 +121,66 @@ class KeyTiles:
     values: int
     tag: int
     first: int
+    ready: int = 0
 
 
-def load_keys(work: Work, layer: int, sequence: int, head: int, tiles: KeyTiles, first: int, end: int) -> None:
-    """Load the keys and values from `first`, a whole alignment, up to `end` - 1 and to the end of its alignment."""
+def load_keys(work: Work, layer: int, sequence: int, head: int, tiles: KeyTiles, first: int, end: int) -> int:
+    """Load the keys and values from `first`, a whole alignment, up to `end` - 1 and to the end of its alignment.
+
+    Returns
+    -------
+    int
+        The cycle in which they are expected.
+    """
     heads, tiling = work.heads(layer), work.tiling
-    mask = sum(1 << tier for tier in tiles.tiers)
+    mask, ready = sum(1 << tier for tier in tiles.tiers), 0
     for what, form, base, count in (
         ("keys", Format.COLUMNS, tiles.keys, tiling.key_tiles),
         ("values", Format.BYTES, tiles.values, tiling.value_tiles),
     ):  # fmt: skip
         area = work.memory.cache(layer, sequence, head, what)
         before = count(heads, first)
-        work.emitter.load(
+        ready = work.emitter.load(
             f"{what} of sequence {sequence} head {head}", format=form, group=area.group, dest_tiers=mask,
             dest_base=base + before - count(heads, tiles.first), count=count(heads, end) - before, tag=tiles.tag,
             addr=(area.address + before * work.config.tile_bytes) // 32,
         )  # fmt: skip
+    return ready
 
 
-class _Attention:
+class Attention:
     """Attention of a layer while it is emitted."""
 
     def __init__(
         self,
         work: Work,
         dense: Dense,
-        layer: int,
-        blocks: Sequence[Sequence[Piece]],
-        route: Callable[[int, int], Iterator[int]],
+        segments: Sequence[Segment],
+        loads: Beside | None,
     ) -> None:
         self.work = work
         self.dense = dense
-        self.layer = layer
-        self.blocks = blocks
-        self.route = route
-        self.heads = work.heads(layer)
-        self.latent = isinstance(work.layer(layer).attention, LatentAttention)
-        counts = [self._counts(piece) for pieces in blocks for piece in pieces]
-        self.pipeline = JobPipeline(work, dense, layer, sum(jobs for jobs, _ in counts), sum(n for _, n in counts))
+        self.segments = segments
+        self.layer = segments[0].layer
+        self.blocks = [pieces for segment in segments for pieces in segment.blocks]
+        self._segment_of = [segment for segment in segments for _ in segment.blocks]
+        self.heads = work.heads(self.layer)
+        self.latent = isinstance(work.layer(self.layer).attention, LatentAttention)
+        counts = [self._counts(piece) for pieces in self.blocks for piece in pieces]
+        self.pipeline = JobPipeline(
+            work, dense, self.layer, sum(jobs for jobs, _ in counts), sum(n for _, n in counts), loads
+        )
         self.cached: list[KeyTiles] = []  # of the sequence that is prefilled, by head
         kv_heads = np.arange(self.heads.kv_heads)
-        self._of_heads = self.pipeline.rows_of_heads(np.repeat(kv_heads, self.heads.group))
+        self._kv_of_head = np.repeat(kv_heads, self.heads.group)
         size = min(work.places.job_vectors, self.heads.group)
         self._firsts = np.array([h * self.heads.group + f for h in kv_heads for f in range(0, self.heads.group, size)])
         self.projections: list[Chain] = []
         self._places: dict[int, BlockPlace] = {}
-        self.appends = Appends(work, layer)
+        self._appends = {id(segment): Appends(work, segment.layer) for segment in segments}
         resident = work.residence.resident
         copies = work.places.copies  # what is projected ahead must not overwrite what is attended to
-        self.ahead = min(AHEAD, len(blocks) if copies >= len(blocks) else copies - 1)
+        self.ahead = min(AHEAD, len(self.blocks) if copies >= len(self.blocks) else copies - 1)
         self.section = SECTION if resident else work.places.block
         self.edge = EDGE if resident else work.places.block
 
@@ -152,18 +205,26 @@ class _Attention:
             scalar=places.scalars["attention"]["norm"] + own * places.block,
             context_rows=rows["context"] + number % contexts * places.block * heads.context_rows,
             context_words=words["context"] + number % contexts * places.block * heads.context_words,
-            section=self.edge if number == 0 else self.section,
+            section=self.edge if self._begins(number) else self.section,
         )  # fmt: skip
+
+    def _begins(self, number: int) -> bool:
+        """Return whether a block is the first of its segment."""
+        return number == 0 or self._segment_of[number - 1] is not self._segment_of[number]
 
     def run(self) -> None:
         """Emit everything."""
-        work, pipeline, clock = self.work, self.pipeline, self.work.emitter.clock
-        clock.wait(max(clock.tiers))  # the layer before is complete
+        work, pipeline = self.work, self.pipeline
         run: list[int] = []
         for number in range(self.ahead):
             self._project(number)
         contexts = min(2, work.places.copies)
         for number, pieces in enumerate(self.blocks):
+            segment = self._segment_of[number]
+            self.layer, appends = segment.layer, self._appends[id(segment)]
+            pipeline.layer(self.layer)
+            if self._begins(number) and segment.begin is not None:
+                segment.begin()
             if not self.ahead:
                 pipeline.flush()
                 self._project(number)
@@ -173,7 +234,7 @@ class _Attention:
                 self._project(number + self.ahead)
             first = pieces[0].first
             for place, piece in enumerate(pieces):
-                self.appends.emit(pieces[min(place + APPENDED, len(pieces) - 1)].first)
+                appends.emit(pieces[min(place + APPENDED, len(pieces) - 1)].first)
                 emit = self._decode if len(piece.chunk.tokens) == 1 else self._prefill
                 for end in emit(piece, number):
                     if end - first >= self.section or (piece is pieces[-1] and end == piece.first + piece.count):
@@ -184,28 +245,38 @@ class _Attention:
 
     def _project(self, number: int) -> None:
         if number < len(self.blocks):
-            project = project_latent if self.latent else project_block
-            steps = project(self.work, self.dense, self.layer, self.blocks[number], self.place(number), self.appends)
-            self.projections.append(Chain(self.work.emitter.clock.vector, steps))
+            project, segment = project_latent if self.latent else project_block, self._segment_of[number]
+            steps = project(
+                self.work, self.dense, segment.layer, self.blocks[number], self.place(number),
+                self._appends[id(segment)],
+            )  # fmt: skip
+            self.projections.append(Chain(self.work.emitter, segment.layer, steps, start=segment.start))
             self.pipeline.add(self.projections[-1])
 
     def _finish(self, section: tuple[int, int], number: int) -> None:
         first, count = section
-        size = self.edge if number + 1 == len(self.blocks) else self.section
+        segment, emitter = self._segment_of[number], self.work.emitter
+        last = number + 1 == len(self.blocks) or self._begins(number + 1)
+        size = self.edge if last else self.section
         for at in range(first, first + count, size):
             part = min(size, first + count - at)
+            before, emitter.layer = emitter.layer, segment.layer
             ready = self._output(at, part, number)
-            self.pipeline.add(Chain(ready, self.route(at, part)))
+            emitter.layer = before
+            self.pipeline.add(Chain(emitter, segment.layer, segment.route(at, part), ready))
+        tokens = self.blocks[number][-1]
+        if last and first + count == tokens.first + tokens.count and segment.finish is not None:
+            self.pipeline.add(Chain(emitter, segment.layer, segment.finish(), start=segment.routed))
 
     def _output(self, first: int, count: int, number: int) -> int:
         """Emit the output projection of some tokens, added to the residual; return when it is complete."""
-        work, place, heads = self.work, self.place(number), self.heads
+        work, place, heads, layer = self.work, self.place(number), self.heads, self._segment_of[number].layer
         act, stride = place.context_words + (first - place.first) * heads.context_words, heads.context_words
         if self.latent:
-            act, stride = expand_contexts(work, self.dense, self.layer, place, first - place.first, count)
+            act, stride = expand_contexts(work, self.dense, layer, place, first - place.first, count)
         return self.dense.project(
-            self.layer, "output", [Group(count, act, first * work.tiling.hidden_rows)], act_stride=stride,
-            shift=work.constants_of(self.layer).shifts["output"],
+            layer, "output", [Group(count, act, first * work.tiling.hidden_rows)], act_stride=stride,
+            shift=work.constants_of(layer).shifts["output"],
             dest_kind=Dest.COMBINE, dest_list=1, accumulate=1,
         )  # fmt: skip
 
@@ -230,7 +301,7 @@ class _Attention:
     def _jobs(self, number: int, at: int, sequence: int, query_heads: Int64) -> Int64:
         """Return jobs whose first query is each that of a query head of the block's token `at`."""
         place, heads = self.place(number), self.heads
-        jobs = self._of_heads[query_heads]
+        jobs = self.pipeline.rows_of_heads(self._kv_of_head[query_heads])
         jobs[:, JOB.query] = place.query + at * heads.query_words + query_heads * heads.key_words
         jobs[:, JOB.context] = place.context_rows + at * heads.context_rows + query_heads * heads.value_rows
         jobs[:, JOB.output] = place.context_words + at * heads.context_words + query_heads * heads.value_words
@@ -269,7 +340,7 @@ class _Attention:
                 for head in range(heads.heads):
                     tiles = self.cached[head // heads.group]
                     jobs[head, JOB.tier] = tiles.tiers[head % heads.group % len(tiles.tiers)]
-                    jobs[head, JOB.pieces : JOB.pieces + PIECE] = tiles.keys, tiles.values, tiles.tag
+                    jobs[head, JOB.pieces : JOB.pieces + PIECE] = tiles.keys, tiles.values, tiles.tag, tiles.ready
             else:
                 jobs[:, JOB.tier] = work.next_tiers(len(jobs))
             jobs[:, JOB.vectors], jobs[:, JOB.position], jobs[:, JOB.step] = count, position, 1
@@ -301,5 +372,5 @@ class _Attention:
         if not begins and first < piece.position:
             pipeline.settle()
         for head, tiles in enumerate(self.cached):
-            load_keys(work, self.layer, sequence, head, tiles, first, piece.position + piece.count)
+            tiles.ready = load_keys(work, self.layer, sequence, head, tiles, first, piece.position + piece.count)
         return True

@@ -43,6 +43,8 @@ class Emitter:
     labels : Labels, optional
     stream : Builder, optional
         Those of the step.
+    times_loads : bool
+        Whether the forecast knows loads.
 
     Attributes
     ----------
@@ -55,32 +57,41 @@ class Emitter:
     clock : Clock
     """
 
-    def __init__(self, config: MachineConfig, labels: Labels | None = None, stream: Builder | None = None) -> None:
+    def __init__(
+        self, config: MachineConfig, labels: Labels | None = None, stream: Builder | None = None,
+        times_loads: bool = True,
+    ) -> None:  # fmt: skip
         self.layer = -1
         self.labels = Labels() if labels is None else labels
         self.stream = Builder() if stream is None else stream
         self.clock = Clock(config)
+        self._times_loads = times_loads
 
     def _emit(self, opcode: Opcode, operation: str, fields: dict[str, int]) -> int:
         return self.stream.add(opcode, fields, self.labels.mark(self.layer, operation))
 
-    def load(self, operation: str, **fields: int) -> None:
-        """Emit a LOAD."""
-        self._emit(Opcode.LOAD, operation, fields)
+    def load(self, operation: str, **fields: int) -> int:
+        """Emit a LOAD; return the cycle in which it is expected to be done."""
+        number = self._emit(Opcode.LOAD, operation, fields)
+        return self.clock.add_loads(self.stream.rows, number, number + 1) if self._times_loads else 0
 
-    def loads(self, operation: str, columns: Mapping[str, npt.NDArray[np.int64]], **fields: int) -> None:
-        """Emit LOADs that are alike but for some fields, which `columns` have."""
-        self.load(operation, **fields)
+    def loads(self, operation: str, columns: Mapping[str, npt.NDArray[np.int64]], **fields: int) -> int:
+        """Emit LOADs that are alike but for some fields, which `columns` have; return when they are expected."""
+        number = self._emit(Opcode.LOAD, operation, fields)
         self.stream.repeat(columns)
+        return self.clock.add_loads(self.stream.rows, number, self.stream.count) if self._times_loads else 0
 
     def store(self, operation: str, **fields: int) -> None:
         """Emit a STORE."""
         self._emit(Opcode.STORE, operation, fields)
 
-    def gemm(self, operation: str, **fields: int) -> int:
-        """Emit a GEMM; return the cycle in which its rows are expected."""
+    def gemm(self, operation: str, ready: int | None = None, **fields: int) -> int:
+        """Emit a GEMM that can begin in cycle `ready`; return the cycle in which its rows are expected.
+
+        Without `ready` it begins when the vector unit is done.
+        """
         number = self._emit(Opcode.GEMM, operation, fields)
-        return self.clock.add_gemm(self.stream.rows, number)
+        return self.clock.add_gemm(self.stream.rows, number, ready)
 
     def vector(self, operation: str, **fields: int) -> None:
         """Emit a VECTOR."""

@@ -19,7 +19,7 @@ from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.tiers import TierJob, load_piece, load_words, pieces_of, run_whole, tiling_of
 from scheduler.stream.emit.work import Work
 
-__all__ = ["ExpertQueues", "ListsFullError", "RoutedJob", "load_list", "routed_jobs"]
+__all__ = ["ExpertQueues", "ListsFullError", "RoutedJob", "RoutedLists", "load_list", "routed_jobs", "take_entries"]
 
 
 class ListsFullError(LoweringError):
@@ -51,8 +51,11 @@ class RoutedJob(TierJob):
         return table
 
 
-def routed_jobs(layer: int, routing: Routing, high_only: Collection[int] = ()) -> list[RoutedJob]:
-    """Return a job for each expert that some token chose, by number; some run on their high nibbles only."""
+def routed_jobs(layer: int, routing: Routing, high_only: Collection[int] = (), first: int = 0) -> list[RoutedJob]:
+    """Return a job for each expert that some token chose, by number; some run on their high nibbles only.
+
+    The tokens are numbered from `first` on.
+    """
     jobs = []
     for expert in np.unique(routing.experts).tolist():
         tokens, places = np.nonzero(routing.experts == expert)
@@ -60,7 +63,7 @@ def routed_jobs(layer: int, routing: Routing, high_only: Collection[int] = ()) -
         jobs.append(
             RoutedJob(
                 layer=layer, name=f"expert {expert}", expert=expert, count=tokens.size, high=expert in high_only,
-                tokens=tokens, gates=gates,
+                tokens=first + tokens, gates=gates,
             )
         )  # fmt: skip
     return jobs
@@ -68,7 +71,7 @@ def routed_jobs(layer: int, routing: Routing, high_only: Collection[int] = ()) -
 
 def load_list(work: Work, tiers: int, job: RoutedJob) -> None:
     """Emit the load of a job's token list into the tiers of a mask; what lay there before is overwritten in turn."""
-    job.entry = _take(work, (tiers & -tiers).bit_length() - 1, job.layer, job.count)
+    job.entry = take_entries(work, (tiers & -tiers).bit_length() - 1, job.layer, job.count)
     symbol = work.area.add(job.entries(work).tobytes())
     work.emitter.load(
         f"{job.name} list", dest_kind=LoadDest.LIST, dest_tiers=tiers, group=symbol.group, dest_base=job.entry,
@@ -76,7 +79,36 @@ def load_list(work: Work, tiers: int, job: RoutedJob) -> None:
     )  # fmt: skip
 
 
-def _take(work: Work, tier: int, layer: int, count: int) -> int:
+class RoutedLists:
+    """Token lists of experts on single tiers; what lies there stays until its expert's last GEMM is emitted.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._held: list[list[tuple[range, RoutedJob]]] = [[] for _ in range(work.config.tiers)]
+
+    def fits(self, tier: int, job: TierJob) -> bool:
+        """Return whether a job's list would overwrite none that a GEMM which is to come needs."""
+        held = self._held[tier] = [one for one in self._held[tier] if not one[1].done]
+        ring = self._work.lists[tier]
+        if not held or job.count > ring.size:  # what is too long is refused when it is loaded
+            return not held
+        first = ring.following(job.count)
+        return not any(first < entries.stop and entries.start < first + job.count for entries, _ in held)
+
+    def load(self, tier: int, job: TierJob) -> None:
+        """Emit its load."""
+        assert isinstance(job, RoutedJob)
+        load_list(self._work, 1 << tier, job)
+        self._held[tier].append((range(job.entry, job.entry + job.count), job))
+
+
+def take_entries(work: Work, tier: int, layer: int, count: int) -> int:
     """Return the first of some entries of a tier's list."""
     ring = work.lists[tier]
     if count > ring.size:
@@ -169,7 +201,7 @@ class ExpertQueues:
                 count += job.count
             if not count:
                 continue
-            first = _take(work, tier, layer, count)
+            first = take_entries(work, tier, layer, count)
             symbol = work.area.add(np.concatenate(entries).tobytes())
             work.emitter.load(
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 from hdl.isa import Dest, Format, Mode, Opcode, Order, VectorBits, VectorDest, VectorFn, VectorOp, VectorSum, most_of
-from scheduler.cost.clock import FREE, State, take_gemm, take_vector
+from scheduler.cost.clock import DONE, FREE, State, take_gemm, take_load, take_vector
 from scheduler.models.fixed_point import PROBABILITY_MULT, PROBABILITY_SHIFT
 from scheduler.plan.places import TAGS
 from scheduler.stream.compiled import compiled
-from scheduler.stream.emit.job_table import BLOCK, JOB, OP, PIECE, STATE, STOP, TURN, UNTIL, Int64, Loop, Sizes
+from scheduler.stream.emit.job_table import BLOCK, JOB, NEVER, OP, PIECE, STATE, STOP, TURN, UNTIL, Int64, Loop, Sizes
 from scheduler.stream.emit.labels import CONTEXT, DIVIDE, EXP, KEYS, MAX, RESCALE, SCORES, VALUES
 from scheduler.stream.table import COL, Rows
 
@@ -31,16 +31,59 @@ def _gemm(loop: Loop, job: int, rows: Rows, n: int) -> None:
 
 
 @compiled
-def _scores(
-    sizes: Sizes, loop: Loop, turns: Int64, clock: State, rows: Rows, marks: Int64, ops: Int64, op: int
-) -> None:
-    """Emit the scores of a block of keys, which has to wait for its softmax then."""
+def _overlaps(first: int, count: int, other: int, many: int) -> bool:
+    return first < other + many and other < first + count
+
+
+@compiled
+def _place_scores(sizes: Sizes, loop: Loop, turns: Int64, ops: Int64, op: int) -> bool:
+    """Give a block rows, words and, if it is its job's first, scalars, those next in turn, if they are free.
+
+    Returns
+    -------
+    bool
+        Whether they are.
+    """
+    jobs, state, job, blocks = loop.jobs, loop.state, ops[op, OP.job], loop.pending
+    vectors, tier = jobs[job, JOB.vectors], jobs[job, JOB.tier]
+    if state[STATE.pending] == len(blocks):
+        return False
+    count = vectors * ops[op, OP.rows]
+    first = turns[TURN.region] if turns[TURN.region] + count <= sizes.region_rows else 0
+    for number in range(state[STATE.pending]):
+        block = (state[STATE.pending_at] + number) % len(blocks)
+        own = blocks[block, BLOCK.rows] * jobs[blocks[block, BLOCK.job], JOB.vectors]
+        if _overlaps(first, count, blocks[block, BLOCK.region] - sizes.region_base, own):
+            return False
+    if ops[op, OP.is_first]:
+        if state[STATE.undivided] + state[STATE.pending] >= len(loop.undivided):
+            return False
+        scalar = turns[TURN.scalar] if turns[TURN.scalar] + 2 * vectors <= sizes.scalars else 0
+        for other in range(state[STATE.divided], state[STATE.started]):
+            if jobs[other, JOB.divided]:
+                continue
+            if _overlaps(
+                scalar, 2 * vectors, jobs[other, JOB.scalar] - sizes.scalar_base, 2 * jobs[other, JOB.vectors]
+            ):
+                return False
+        turns[TURN.scalar] = scalar + 2 * vectors
+        jobs[job, JOB.scalar], state[STATE.started] = sizes.scalar_base + scalar, job + 1
+    turns[TURN.region] = first + count
+    count = count * sizes.columns // sizes.rows
+    words = turns[TURN.words + tier] if turns[TURN.words + tier] + count <= sizes.words else 0
+    turns[TURN.words + tier] = words + count
+    at = (state[STATE.pending_at] + state[STATE.pending]) % len(blocks)
+    blocks[at, BLOCK.region], blocks[at, BLOCK.words] = sizes.region_base + first, sizes.words_base + words
+    return True
+
+
+@compiled
+def _scores(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64, ops: Int64, op: int) -> None:
+    """Emit the scores of a block of keys that has its place; it has to wait for its softmax then."""
     jobs, state, job = loop.jobs, loop.state, ops[op, OP.job]
-    n, tier, piece = state[STATE.instructions], jobs[job, JOB.tier], JOB.pieces + PIECE * ops[op, OP.piece]
-    turns[TURN.region] = (turns[TURN.region] + 1) % sizes.regions
-    turns[TURN.words + tier] = (turns[TURN.words + tier] + 1) % sizes.turns
-    tall = ops[op, OP.rows]
-    region = sizes.region_base + turns[TURN.region] * sizes.region_rows
+    n, piece = state[STATE.instructions], JOB.pieces + PIECE * ops[op, OP.piece]
+    at, blocks = (state[STATE.pending_at] + state[STATE.pending]) % len(loop.pending), loop.pending
+    tall, region = ops[op, OP.rows], blocks[at, BLOCK.region]
     _gemm(loop, job, rows, n)
     rows[n, COL.k_slices], rows[n, COL.n_tiles] = sizes.key_words, tall
     rows[n, COL.vcache_base], rows[n, COL.tag] = jobs[job, piece] + ops[op, OP.key_place], jobs[job, piece + 2]
@@ -49,11 +92,11 @@ def _scores(
     rows[n, COL.dest_base], rows[n, COL.dest_stride] = region, tall
     marks[n] = jobs[job, JOB.mark] + SCORES
     state[STATE.instructions] = n + 1
-    at, blocks = (state[STATE.pending_at] + state[STATE.pending]) % len(loop.pending), loop.pending
+    ready = take_gemm(clock, rows, n, max(clock[DONE], jobs[job, piece + 3]))
     state[STATE.pending] += 1
-    blocks[at, BLOCK.ready], blocks[at, BLOCK.job], blocks[at, BLOCK.maxed] = take_gemm(clock, rows, n), job, 0
-    blocks[at, BLOCK.region], blocks[at, BLOCK.rows] = region, tall
-    blocks[at, BLOCK.words] = sizes.words_base + turns[TURN.words + tier] * sizes.words
+    state[STATE.pending_rows] += tall * jobs[job, JOB.vectors]
+    blocks[at, BLOCK.ready], blocks[at, BLOCK.job], blocks[at, BLOCK.maxed] = ready, job, 0
+    blocks[at, BLOCK.rows] = tall
     valid = jobs[job, JOB.position] + 1 - ops[op, OP.first]
     blocks[at, BLOCK.valid] = min(valid, MOST_LENGTH - jobs[job, JOB.vectors]) & 0xFFFF
     blocks[at, BLOCK.is_first], blocks[at, BLOCK.is_last] = ops[op, OP.is_first], ops[op, OP.is_last]
@@ -110,6 +153,7 @@ def _softmax(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) -
     job = blocks[block, BLOCK.job]
     state[STATE.pending_at] = (block + 1) % len(blocks)
     state[STATE.pending] -= 1
+    state[STATE.pending_rows] -= blocks[block, BLOCK.rows] * jobs[job, JOB.vectors]
     _max(loop, clock, rows, marks, block)
     for ahead in range(min(sizes.maxima, state[STATE.pending])):
         _max(loop, clock, rows, marks, (block + 1 + ahead) % len(blocks))
@@ -121,7 +165,7 @@ def _softmax(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) -
     rows[n, COL.op], rows[n, COL.fn], rows[n, COL.sum] = VectorOp.MAP, VectorFn.EXP2, VectorSum.SUM
     if last:
         rows[n, COL.sum], rows[n, COL.imm] = VectorSum.SUM_RECIP, jobs[job, JOB.context_mult]
-    rows[n, COL.d_scalar] = jobs[job, JOB.scalar] + sizes.job_vectors
+    rows[n, COL.d_scalar] = jobs[job, JOB.scalar] + jobs[job, JOB.vectors]
     rows[n, COL.mult], rows[n, COL.shift], rows[n, COL.bits] = PROBABILITY_MULT, PROBABILITY_SHIFT, VectorBits.BITS8
     rows[n, COL.dest_kind], rows[n, COL.dest_tiers] = VectorDest.ACTIVATION, 1 << jobs[job, JOB.tier]
     rows[n, COL.dest_base], rows[n, COL.dest_stride] = blocks[block, BLOCK.words], words
@@ -140,7 +184,7 @@ def _softmax(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) -
     rows[n, COL.accumulate] = 1 - blocks[block, BLOCK.is_first]
     marks[n] = jobs[job, JOB.mark] + CONTEXT
     state[STATE.instructions] = n + 1
-    ready = take_gemm(clock, rows, n)
+    ready = take_gemm(clock, rows, n, clock[DONE])
     if last:
         at = (state[STATE.undivided_at] + state[STATE.undivided]) % len(loop.undivided)
         loop.undivided[at, 0], loop.undivided[at, 1], loop.undivided[at, 2] = ready, job, jobs[job, JOB.scalar]
@@ -152,7 +196,7 @@ def _divide(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) ->
     """Emit the division of the oldest context."""
     jobs, state, n = loop.jobs, loop.state, loop.state[STATE.instructions]
     job = loop.undivided[state[STATE.undivided_at], 1]
-    scalar = loop.undivided[state[STATE.undivided_at], 2] + sizes.job_vectors
+    scalar = loop.undivided[state[STATE.undivided_at], 2] + jobs[job, JOB.vectors]
     state[STATE.undivided_at] = (state[STATE.undivided_at] + 1) % len(loop.undivided)
     state[STATE.undivided] -= 1
     rows[n, COL.opcode], rows[n, COL.op], rows[n, COL.bits] = Opcode.VECTOR, VectorOp.SCALE, VectorBits.BITS8
@@ -174,18 +218,22 @@ def _emit_one(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) 
     """Emit what is ready, or else what will be first; return why the loop has to stop, if it has to."""
     state, now = loop.state, clock[FREE]
     some, best, first, chosen = False, now, now, -3
-    late = state[STATE.undivided] > sizes.delay
+    late = state[STATE.undivided] > loop.state[STATE.delay]
     if state[STATE.undivided]:
         first = 0 if late else loop.undivided[state[STATE.undivided_at], 0]
         some, best, chosen = True, max(first, now), -2
     for chain in range(state[STATE.chains]):
         ready = loop.chains[chain]
+        if ready == NEVER:
+            continue
         if not some or max(ready, now) < best:
             some, best, first, chosen = True, max(ready, now), ready, chain
     if state[STATE.pending] and not late:
         ready = loop.pending[state[STATE.pending_at], BLOCK.ready]
         if not some or max(ready, now) < best:
             some, best, first, chosen = True, max(ready, now), ready, -1
+    if not some:
+        return int(STOP.end)
     clock[FREE] = max(now, first)
     if chosen >= 0:
         state[STATE.chosen] = chosen
@@ -203,7 +251,7 @@ def _emit_one(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) 
 
 
 @compiled
-def _load(sizes: Sizes, loop: Loop, turns: Int64, rows: Rows, marks: Int64, ops: Int64, op: int) -> bool:
+def _load(sizes: Sizes, loop: Loop, turns: Int64, clock: State, rows: Rows, marks: Int64, ops: Int64, op: int) -> bool:
     """Emit the loads of a piece of keys and values, unless a softmax that is to come needs what lies in its place."""
     jobs, state, job = loop.jobs, loop.state, ops[op, OP.job]
     tier, n = jobs[job, JOB.tier], state[STATE.instructions]
@@ -225,9 +273,29 @@ def _load(sizes: Sizes, loop: Loop, turns: Int64, rows: Rows, marks: Int64, ops:
         rows[n, COL.count], rows[n, COL.tag] = ops[op, many], jobs[job, piece + 2]
         rows[n, COL.addr] = (where + place * sizes.tile_bytes) // 32
         marks[n] = jobs[job, JOB.key_mark] + (VALUES if kind else KEYS)
+        there = take_load(clock, rows, n, clock[FREE])
+        if not kind:
+            jobs[job, piece + 3] = there
         n += 1
     state[STATE.instructions] = n
     return True
+
+
+@compiled
+def _too_early(loop: Loop, clock: State, ops: Int64, op: int) -> bool:
+    """Return whether the keys of a block come later than other work that could go on: the tier would wait for them."""
+    state, job = loop.state, ops[op, OP.job]
+    there = loop.jobs[job, JOB.pieces + PIECE * ops[op, OP.piece] + 3]
+    if there <= clock[FREE]:
+        return False
+    if state[STATE.pending] and loop.pending[state[STATE.pending_at], BLOCK.ready] < there:
+        return True
+    if state[STATE.undivided] and loop.undivided[state[STATE.undivided_at], 0] < there:
+        return True
+    for chain in range(state[STATE.chains]):
+        if loop.chains[chain] < there:
+            return True
+    return False
 
 
 @compiled
@@ -260,11 +328,21 @@ def emit_jobs(
                 if state[STATE.op] == len(ops):
                     return int(STOP.end)
                 op = state[STATE.op]
-                if ops[op, OP.scores]:
-                    _scores(sizes, loop, turns, clock, rows, marks, ops, op)
+                if sizes.patient and ops[op, OP.scores] and _too_early(loop, clock, ops, op):
+                    stop = _emit_one(sizes, loop, clock, rows, marks)
+                    if stop != STOP.end:
+                        return int(stop)
+                elif ops[op, OP.scores]:
+                    if not _place_scores(sizes, loop, turns, ops, op):
+                        stop = _emit_one(sizes, loop, clock, rows, marks)
+                        if stop != STOP.end:
+                            return int(stop)
+                        continue
+                    state[STATE.delay] = sizes.delay * sizes.job_vectors // loop.jobs[ops[op, OP.job], JOB.vectors]
+                    _scores(sizes, loop, clock, rows, marks, ops, op)
                     state[STATE.op] += 1
-                    state[STATE.advancing] = state[STATE.pending] > sizes.ahead
-                elif _load(sizes, loop, turns, rows, marks, ops, op):
+                    state[STATE.advancing] = state[STATE.pending_rows] > sizes.ahead
+                elif _load(sizes, loop, turns, clock, rows, marks, ops, op):
                     state[STATE.op] += 1
                 else:
                     state[STATE.advancing] = 1
@@ -275,7 +353,7 @@ def emit_jobs(
                 state[STATE.advancing] = 1
             elif until == UNTIL.closed and state[STATE.divided] >= state[STATE.close]:
                 return int(STOP.end)
-            elif until == UNTIL.flushed and not (state[STATE.pending] or state[STATE.undivided] or state[STATE.chains]):
+            elif until == UNTIL.flushed and not (state[STATE.pending] or state[STATE.undivided] or state[STATE.needed]):
                 return int(STOP.end)
         stop = _emit_one(sizes, loop, clock, rows, marks)
         if stop != STOP.end:

@@ -25,8 +25,9 @@ def _columns(name: str, text: str) -> Any:
     return kind(*range(len(kind._fields)))
 
 
-PIECE = 3
-"""Columns of `JOB` for a piece of keys that is on the chip: first tile of keys, of values, fill tag."""
+PIECE = 4
+"""Columns of `JOB` for a piece of keys that is on the chip: first tile of keys, of values, fill tag, and the cycle in
+which the keys are expected."""
 
 JOB: Any = _columns(
     "JOB",
@@ -49,18 +50,24 @@ loads, from that of the cache."""
 BLOCK: Any = _columns("BLOCK", "ready job region words rows valid is_first is_last keys value_tile tag maxed")
 """Columns of the blocks of keys whose scores are out and whose softmax is not."""
 
+NEVER = 1 << 60
+"""Cycle in which a chain is ready that waits for other work."""
+
 STATE: Any = _columns(
     "STATE",
-    "instructions op pending_at pending undivided_at undivided chains chosen advancing background divided behind close",
+    "instructions op pending_at pending undivided_at undivided chains chosen advancing background divided behind close "
+    "needed started pending_rows delay",
 )
 """Places in the loop's state: instructions so far, the next row of `OP`, the rings of blocks whose softmax is to come
 and of jobs whose division is, chains and the one to step, whether the oldest block's softmax is wanted, loads in the
-background, jobs before which all are divided, and the numbers of jobs that something, or `UNTIL.closed`, waits
-for."""
+background, jobs before which all are divided, the numbers of jobs that something, or `UNTIL.closed`, waits
+for, the chains that have to come to an end, jobs that have begun, rows of scores whose softmax is to come, and jobs
+whose division may wait."""
 
-_TURN: Any = namedtuple("_TURN", "tag region words buffers many")
-TURN: Any = _TURN(0, 1, 2, 2 + TIERS, 2 + 2 * TIERS)
-"""Places of what is used in turn: tags, regions of scores, words of each tier, buffers of keys of each tier."""
+_TURN: Any = namedtuple("_TURN", "tag region scalar words buffers many")
+TURN: Any = _TURN(0, 1, 2, 3, 3 + TIERS, 3 + 2 * TIERS)
+"""Places of what is used in turn: tags, rows of scores, scalars of jobs, words of each tier, buffers of keys of each
+tier."""
 
 
 UNTIL: Any = _columns("UNTIL", "operated settled closed flushed asked")
@@ -78,8 +85,10 @@ class Sizes(NamedTuple):
     Attributes
     ----------
     ahead, delay, maxima : int
-        Blocks whose scores come before the softmax of an earlier one, jobs whose division waits behind a later softmax,
-        maxima that come before an exponential.
+        Rows of scores that come before the softmax of an earlier block, jobs of `job_vectors` queries whose division
+        waits behind a later softmax, maxima that come before an exponential.
+    patient : int
+        1: scores wait for their keys while other work can go on, by the forecast.
     """
 
     rows: int
@@ -91,15 +100,16 @@ class Sizes(NamedTuple):
     buffers: int
     buffer_base: int
     buffer_tiles: int
-    regions: int
     region_base: int
     region_rows: int
-    turns: int
     words_base: int
     words: int
+    scalar_base: int
+    scalars: int
     ahead: int
     delay: int
     maxima: int
+    patient: int
 
 
 class Loop(NamedTuple):
@@ -108,9 +118,9 @@ class Loop(NamedTuple):
     Attributes
     ----------
     jobs : int64 array [jobs, JOB_COLUMNS]
-    pending : int64 array [ahead + 2, len(BLOCK)]
+    pending : int64 array [MOST_PENDING, len(BLOCK)]
         Ring of blocks.
-    undivided : int64 array [delay + 2, 3]
+    undivided : int64 array [MOST_UNDIVIDED, 3]
         Ring of jobs: when the division can come, the job, its first scalar.
     chains : int64 array [16 or more]
         When the next step of each can come.
@@ -129,18 +139,17 @@ class Loop(NamedTuple):
 
 def new_turns() -> Int64:
     """Return what is used in turn before anything is."""
-    turns = np.zeros(TURN.many, np.int64)
-    turns[TURN.region] = -1
-    return turns
+    return np.zeros(TURN.many, np.int64)
 
 
 UNDIVIDED = 3
+MOST_PENDING, MOST_UNDIVIDED = 64, 128
 
 
 def new_loop(sizes: Sizes, jobs: int, rate: float) -> Loop:
     """Return the loop of a layer of up to `jobs` jobs; `rate`: loads in the background for each softmax."""
     return Loop(
-        np.zeros((jobs, JOB_COLUMNS), np.int64), np.zeros((sizes.ahead + 2, len(BLOCK)), np.int64),
-        np.zeros((sizes.delay + 2, UNDIVIDED), np.int64), np.zeros(16, np.int64),
+        np.zeros((jobs, JOB_COLUMNS), np.int64), np.zeros((MOST_PENDING, len(BLOCK)), np.int64),
+        np.zeros((MOST_UNDIVIDED, UNDIVIDED), np.int64), np.zeros(16, np.int64),
         np.zeros(len(STATE), np.int64), np.array([0.0, rate]),
     )  # fmt: skip

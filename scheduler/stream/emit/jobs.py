@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from scheduler.plan.tiling import HeadTiling
 from scheduler.stream.emit.dense import Dense
+from scheduler.stream.emit.emitter import Emitter
 from scheduler.stream.emit.job_loop import emit_jobs
 from scheduler.stream.emit.job_table import JOB, JOB_COLUMNS, OP, STATE, STOP, UNTIL, Int64, Sizes, new_loop
 from scheduler.stream.emit.work import Work
 
-__all__ = ["Chain", "JobPipeline", "Span"]
+__all__ = ["Beside", "Chain", "JobPipeline", "Span"]
 
 MAXIMA = 3
 """Maxima that come before an exponential, on large arrays: it waits for its own, whose latency they fill."""
@@ -27,27 +29,64 @@ MOST_DELAY = 4
 NO_OPERATIONS = np.zeros((0, len(OP)), np.int64)
 
 
+class Beside(Protocol):
+    """Work that goes on beside the jobs, step by step."""
+
+    @property
+    def ready(self) -> int:
+        """Cycle in which the next step can begin; `NEVER` as long as it waits for other work."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left."""
+        ...
+
+    def step(self) -> None:
+        """Emit the next step."""
+        ...
+
+
 class Chain:
     """Work that goes on beside the jobs: steps, each of which says when the next one can begin.
 
     Parameters
     ----------
-    ready : int
-        Cycle in which the first step can begin.
+    emitter : Emitter
+    layer : int
+        What the instructions are for.
     steps : iterator of int
         Emits a step and yields the cycle in which the next can begin.
+    ready : int
+        Cycle in which the first step can begin.
+    start : callable, optional
+        The same, and `NEVER` as long as it waits for other work.
     """
 
-    def __init__(self, ready: int, steps: Iterator[int]) -> None:
-        self.ready = ready
+    def __init__(
+        self, emitter: Emitter, layer: int, steps: Iterator[int], ready: int = 0,
+        start: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
         self.done = False
+        self._emitter = emitter
+        self._layer = layer
         self._steps = steps
+        self._ready = ready
+        self._start = start
+
+    @property
+    def ready(self) -> int:
+        """Cycle in which the next step can begin."""
+        return self._ready if self._start is None else self._start()
 
     def step(self) -> None:
         """Emit the next step."""
+        emitter, self._start = self._emitter, None
+        before, emitter.layer = emitter.layer, self._layer
         following = next(self._steps, None)
+        emitter.layer = before
         self.done = following is None
-        self.ready = self.ready if following is None else following
+        self._ready = self._ready if following is None else following
 
 
 @dataclass(frozen=True)
@@ -86,30 +125,42 @@ class JobPipeline:
         Jobs to come and their blocks of keys: weights that are loaded in the background are spread over them.
     """
 
-    def __init__(self, work: Work, dense: Dense, layer: int, jobs: int, blocks: int) -> None:
+    def __init__(
+        self, work: Work, dense: Dense, layer: int, jobs: int, blocks: int, loads: Beside | None = None
+    ) -> None:
         self.work = work
         self.heads: HeadTiling = work.heads(layer)
         self._emitter = work.emitter
-        self._chains: list[Chain] = []
+        self._chains: list[Beside] = [] if loads is None else [loads]
+        self._loads = loads
         regions, tiers = work.places.regions, work.config.tiers
         many = regions > 2 * tiers
         delay = regions // 4 if many else min(MOST_DELAY, regions - 1)
         self.group = max(1, min(2 * tiers if many else tiers, regions - delay))
-        self._sizes = _sizes(work, self.heads, regions // 2 if many else min(regions - 1, tiers), delay, many)
+        ahead = regions // 2 if many else min(regions - 1, tiers)
+        self._sizes = _sizes(work, self.heads, ahead * work.places.score_rows, delay, many)
         self._loop = new_loop(self._sizes, jobs, len(work.background) / max(1, blocks))
         self._state = self._loop.state
         self._state[STATE.behind] = np.iinfo(np.int64).max
         self._jobs = 0
         self._behind: list[tuple[int, Callable[[], None]]] = []
-        self._heads = _head_columns(work, dense, layer, self.heads)
+        self._dense = dense
+        self._heads: dict[int, Int64] = {}
+        self.layer(layer)
 
-    def add(self, chain: Chain) -> None:
+    def layer(self, layer: int) -> None:
+        """Let the jobs that come be those of a layer whose heads have the same sizes."""
+        if layer not in self._heads:
+            self._heads = {layer: _head_columns(self.work, self._dense, layer, self.heads)}
+        self._rows = self._heads[layer]
+
+    def add(self, chain: Beside) -> None:
         """Let other work go on beside the jobs."""
         self._chains.append(chain)
 
     def rows_of_heads(self, heads: Int64) -> Int64:
         """Return a table of jobs, one of each of some key/value heads, with what depends on the head alone."""
-        return self._heads[heads]
+        return self._rows[heads]
 
     def run(self, jobs: Int64, span: Span) -> None:
         """Emit the scores of jobs over the same keys, `group` at a time, and what earlier jobs have left to do.
@@ -124,7 +175,6 @@ class JobPipeline:
         span : Span
         """
         first, self._jobs = self._jobs, self._jobs + len(jobs)
-        jobs[:, JOB.scalar] = self.work.next_scalars(len(jobs))
         self._loop.jobs[first : self._jobs] = jobs
         group = self.group if span.held is not None else self._loading_group(span)
         key = (self.heads, len(jobs), group, span)
@@ -159,10 +209,12 @@ class JobPipeline:
         """Finish the softmax of all jobs: their keys and values may be overwritten."""
         self._go(UNTIL.settled)
 
-    def finish(self, chain: Chain) -> None:
+    def finish(self, chain: Beside) -> None:
         """Emit work until a chain is done."""
         while not chain.done:
-            self._once(UNTIL.asked, NO_OPERATIONS)
+            before = self._emitter.stream.count
+            if not self._once(UNTIL.asked, NO_OPERATIONS):
+                assert before != self._emitter.stream.count, "work that waits for itself"
 
     @property
     def jobs(self) -> int:
@@ -186,6 +238,7 @@ class JobPipeline:
         """Run the loop until it stops, and do what it stopped for; return whether there was anything."""
         state, stream, chains, work = self._state, self._emitter.stream, self._chains, self.work
         state[STATE.instructions], state[STATE.chains] = stream.count, len(chains)
+        state[STATE.needed] = len(chains) - (self._loads is not None)
         state[STATE.background] = len(work.background)
         if len(chains) > len(self._loop.chains):
             self._loop = self._loop._replace(chains=np.zeros(2 * len(chains), np.int64))
@@ -198,7 +251,7 @@ class JobPipeline:
         if stop == STOP.chain:
             chain = chains[state[STATE.chosen]]
             chain.step()
-            if chain.done:
+            if chain.done and chain is not self._loads:
                 chains.remove(chain)
         elif stop == STOP.behind:
             while self._behind and self._behind[0][0] <= state[STATE.divided]:
@@ -218,10 +271,11 @@ def _sizes(work: Work, heads: HeadTiling, ahead: int, delay: int, many: bool) ->
     return Sizes(
         rows=config.rows, columns=config.columns, key_words=heads.key_words, value_rows=heads.value_rows,
         job_vectors=places.job_vectors, tile_bytes=config.tile_bytes, buffers=work.key_buffers,
-        buffer_base=places.keys[0], buffer_tiles=work.key_buffer_tiles, regions=places.regions,
-        region_base=places.rows["attention"]["scores"], region_rows=places.score_rows, turns=places.turns,
-        words_base=places.words["attention"]["scores"], words=places.score_words, ahead=ahead, delay=delay,
-        maxima=MAXIMA if many else 0,
+        buffer_base=places.keys[0], buffer_tiles=work.key_buffer_tiles,
+        region_base=places.rows["attention"]["scores"], region_rows=places.rows["attention"].sizes["scores"],
+        words_base=places.words["attention"]["scores"], words=places.words["attention"].sizes["scores"],
+        scalar_base=places.scalars["attention"]["jobs"], scalars=places.scalars["attention"].sizes["jobs"],
+        ahead=ahead, delay=delay, maxima=MAXIMA if many else 0, patient=int(work.residence.resident),
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -15,10 +14,10 @@ from scheduler.models.quantise import GATE_BITS
 from scheduler.ops.batch import Routing
 from scheduler.plan.layer import LayerPlan, Way
 from scheduler.stream.emit.emitter import carriers
-from scheduler.stream.emit.experts import RoutedJob, load_list, routed_jobs
+from scheduler.stream.emit.experts import RoutedJob, RoutedLists, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.pieces import PieceRunner
-from scheduler.stream.emit.tiers import TierJob, TierRunner, tiling_of
+from scheduler.stream.emit.tiers import TierRunner, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["emit_layer"]
@@ -52,7 +51,7 @@ def emit_layer(
     work.emitter.layer = 0
     counts = [len(own.experts) for own in routing]
     by_tier = _by_tier(work, plan, routing)
-    runner = TierRunner(work, partial(_load_list, work)) if plan.whole else None
+    runner = TierRunner(work, RoutedLists(work)) if plan.whole else None
     rows = max(counts) * work.tiling.hidden_rows
     work.emitter.store("clear", format=StoreFormat.DISCARD, rows=rows, clear=1)
     _post_to(work, by_tier)
@@ -93,14 +92,9 @@ def _run_alone(work: Work, runner: TierRunner | None, queues: list[list[RoutedJo
     if runner is not None:
         runner.run(queues)
         return
-    pieces = PieceRunner(work, partial(_load_list, work))
+    pieces = PieceRunner(work, RoutedLists(work))
     pieces.add(queues)
     pieces.run(0)
-
-
-def _load_list(work: Work, tier: int, job: TierJob) -> None:
-    assert isinstance(job, RoutedJob)
-    load_list(work, 1 << tier, job)
 
 
 def _by_tier(work: Work, plan: LayerPlan, routing: Sequence[Routing]) -> list[list[int]]:

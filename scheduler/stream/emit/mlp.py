@@ -105,8 +105,8 @@ def _sigmoid(work: Work, logits: dict[str, int], mlp: Experts) -> dict[str, int]
     return {**size, "a_base": rows["biased"]}
 
 
-def emit_mlp(work: Work, dense: Dense, layer: int) -> None:
-    """Emit the gated MLP that all tokens use: a layer's shared experts, or its dense MLP."""
+def emit_mlp(work: Work, dense: Dense, layer: int, start: int, end: int) -> None:
+    """Emit the gated MLP that tokens `start` to `end` - 1 use: a layer's shared experts, or its dense MLP."""
     mlp = work.layer(layer).mlp
     inner = mlp.intermediate if isinstance(mlp, DenseMlp) else mlp.shared
     if not inner:
@@ -116,10 +116,9 @@ def emit_mlp(work: Work, dense: Dense, layer: int) -> None:
     expert, words = tiling.expert(inner), places.words["experts"]
     size = min(places.block, work.config.accumulator_depth)  # the residual's list has as many entries
     room = max(1, words.sizes["h"] // expert.inner_words)
-    tokens = places.size.tokens
-    for begin in range(0, tokens, room):
-        firsts = range(begin, min(begin + room, tokens), size)
-        counts = [min(size, tokens - first, begin + room - first) for first in firsts]
+    for begin in range(start, end, room):
+        firsts = range(begin, min(begin + room, end), size)
+        counts = [min(size, end - first, begin + room - first) for first in firsts]
         h = [words["h"] + (first - begin) * expert.inner_words for first in firsts]
         dense.project(
             layer, "mlp.up",

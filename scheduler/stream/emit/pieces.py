@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.memory.placement import Part
 from scheduler.plan.residence import ExpertPiece
-from scheduler.stream.emit.tiers import TierJob, down, load_piece, load_words, pieces_of, tiling_of, up
+from scheduler.stream.emit.tiers import TierJob, TokenLists, down, load_piece, load_words, pieces_of, tiling_of, up
 from scheduler.stream.emit.work import Work
 
 __all__ = ["PieceRunner"]
@@ -45,13 +45,13 @@ class PieceRunner:
     ----------
     work : Work
         What a step's emission shares.
-    loads : callable, optional
-        ``loads(tier, job)`` emits what else a job needs, before its weights.
+    lists : TokenLists, optional
+        Loads a job's token list before its weights.
     """
 
-    def __init__(self, work: Work, loads: Callable[[int, TierJob], None] | None = None) -> None:
+    def __init__(self, work: Work, lists: TokenLists | None = None) -> None:
         self._work = work
-        self._loads = loads
+        self._lists = lists
         tiers = work.config.tiers
         self._steps: list[deque[_Step]] = [deque() for _ in range(tiers)]  # not loaded yet
         self._ready: list[deque[tuple[_Step, int, int]]] = [deque() for _ in range(tiers)]  # with base and tag
@@ -79,11 +79,13 @@ class PieceRunner:
             oldest = ready[0][0].number if ready else step.number
             if step.number - oldest >= len(places.expert_words):
                 return
+            if self._lists is not None and not step.job.loaded and not self._lists.fits(tier, step.job):
+                return
             steps.popleft()
             if not step.job.loaded:
                 step.job.words = places.expert_words[step.number % len(places.expert_words)]
-                if self._loads is not None:
-                    self._loads(tier, step.job)
+                if self._lists is not None:
+                    self._lists.load(tier, step.job)
                 load_words(self._work, tier, step.job)
             base, tag = places.piece_buffers[self._turn[tier] % len(places.piece_buffers)], self._work.next_tag()
             self._turn[tier] += 1
@@ -107,4 +109,8 @@ class PieceRunner:
                 emit(self._work, tier, step.job, step.first, step.parity, run, base, tag)
                 expert = tiling_of(self._work, layer)
                 base += run.count * (expert.up if run.part == Part.UP else expert.down).k_slices
+            following = (
+                self._ready[tier][0][0] if self._ready[tier] else self._steps[tier][0] if self._steps[tier] else None
+            )
+            step.job.done = following is None or following.job is not step.job
             self.fill(tier)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from scheduler.memory.model import ModelMemory
@@ -11,7 +11,7 @@ from scheduler.models.constants import Constants
 from scheduler.models.description import Experts
 from scheduler.ops.batch import Chunk, Routing, blocks_of
 from scheduler.plan.places import Places
-from scheduler.stream.emit.attention import emit_attention
+from scheduler.stream.emit.attention import Segment, emit_attention
 from scheduler.stream.emit.dense import Dense
 from scheduler.stream.emit.emitter import Emitter
 from scheduler.stream.emit.experts import ExpertQueues, routed_jobs
@@ -81,7 +81,8 @@ def emit_step(
     for number, layer in enumerate(layers):
         work.emitter.layer = number
         queues.load_lists(number)
-        emit_attention(work, dense, number, blocks, _router(work, dense, number))
+        work.emitter.clock.wait(max(work.emitter.clock.tiers))  # the layer before is complete
+        emit_attention(work, dense, [Segment(number, blocks, partial(emit_router, work, dense, number))])
         if number + 1 < len(layers):
             dense.load_layer(number + 1)
         else:
@@ -90,14 +91,10 @@ def emit_step(
             size = places.choice_tokens
             for first in range(0, places.size.tokens, size):
                 emit_choices(work, number, first, min(size, places.size.tokens - first))
-        emit_mlp(work, dense, number)
+        emit_mlp(work, dense, number, 0, places.size.tokens)
         dense.prefetch_after(number, bool(outputs))
         queues.run(number)
     work.emitter.layer = -1
     if outputs:
         emit_head(work, dense, chunks, outputs, done)
     return work.emitter
-
-
-def _router(work: Work, dense: Dense, layer: int) -> partial[Iterator[int]]:
-    return partial(emit_router, work, dense, layer)

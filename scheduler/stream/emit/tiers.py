@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from hdl.isa import Dest, Format, LoadDest, Mode
 from scheduler.memory.image import Symbol
@@ -19,6 +19,7 @@ from scheduler.stream.emit.work import Work
 __all__ = [
     "TierJob",
     "TierRunner",
+    "TokenLists",
     "down",
     "load_piece",
     "load_words",
@@ -57,6 +58,8 @@ class TierJob:
         Whole experts: fill tag.
     loaded : bool
         Whether its first loads have been emitted.
+    done : bool
+        Whether its last GEMM has been emitted.
     """
 
     layer: int
@@ -70,6 +73,7 @@ class TierJob:
     place: int = 0
     tag: int = 0
     loaded: bool = False
+    done: bool = False
 
 
 Job = TypeVar("Job", bound=TierJob)
@@ -104,18 +108,20 @@ def plane_fields(job: TierJob, high: Symbol, low: Symbol) -> dict[str, int]:
     return fields if job.high else {**fields, "addr_low": low.addr}
 
 
-def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: int, tag: int) -> None:
-    """Emit the loads of a piece of an expert's weights to V-Cache tiles from `base` on."""
+def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: int, tag: int) -> int:
+    """Emit the loads of a piece of an expert's weights to V-Cache from `base` on; return when they are expected."""
+    ready = 0
     expert = tiling_of(work, job.layer)
     for run in piece.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
         high, low = work.experts.planes(job.layer, run.part, job.expert, run.first * slices)
         stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, run.part)} if job.slot else {}
-        work.emitter.load(
+        ready = work.emitter.load(
             f"{job.name} {run.part}", **plane_fields(job, high, low), dest_tiers=1 << tier, dest_base=base,
             count=run.count * slices, tag=tag, **stride,
         )  # fmt: skip
         base += run.count * slices
+    return ready
 
 
 def _common(tier: int, job: TierJob, first: int, count: int, tag: int) -> dict[str, int]:
@@ -125,30 +131,37 @@ def _common(tier: int, job: TierJob, first: int, count: int, tag: int) -> dict[s
     }  # fmt: skip
 
 
-def up(work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
-    """Emit some output tiles of an up projection."""
+def up(
+    work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int,
+    ready: int | None = None,
+) -> None:  # fmt: skip
+    """Emit some output tiles of an up projection, which can begin in cycle `ready`."""
     places, expert = work.places, tiling_of(work, job.layer)
     constants, words = work.constants_of(job.layer).expert(job.expert), places.words["experts"]
     h = words["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
     work.emitter.gemm(
-        f"{job.name} up", **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices, n_tiles=run.count,
-        vcache_base=base, act_base=words["x"], act_list=1, mode=Mode.SWIGLU, shift=constants.up_shift,
-        post_mult=constants.post_mult, post_shift=constants.post_shift, param_base=job.words + run.first,
-        dest_kind=Dest.ACTIVATION, dest_base=h + run.first * work.config.columns // 2 // work.config.rows,
+        f"{job.name} up", ready=ready, **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices,
+        n_tiles=run.count, vcache_base=base, act_base=words["x"], act_list=1, mode=Mode.SWIGLU,
+        shift=constants.up_shift, post_mult=constants.post_mult, post_shift=constants.post_shift,
+        param_base=job.words + run.first, dest_kind=Dest.ACTIVATION,
+        dest_base=h + run.first * work.config.columns // 2 // work.config.rows,
         dest_stride=expert.inner_words,
     )  # fmt: skip
 
 
-def down(work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int) -> None:
-    """Emit some output tiles of a down projection."""
+def down(
+    work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int,
+    ready: int | None = None,
+) -> int:  # fmt: skip
+    """Emit some output tiles of a down projection, which can begin in cycle `ready`; return when they are expected."""
     places, expert = work.places, tiling_of(work, job.layer)
     h = places.words["experts"]["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
-    work.emitter.gemm(
-        f"{job.name} down", **_common(tier, job, first, count, tag), k_slices=expert.inner_words, n_tiles=run.count,
-        vcache_base=base, act_base=h, act_stride=expert.inner_words, dest_list=1, mode=Mode.REQUANT16,
-        shift=work.constants_of(job.layer).expert(job.expert).down_shift,
+    return work.emitter.gemm(
+        f"{job.name} down", ready=ready, **_common(tier, job, first, count, tag), k_slices=expert.inner_words,
+        n_tiles=run.count, vcache_base=base, act_base=h, act_stride=expert.inner_words, dest_list=1,
+        mode=Mode.REQUANT16, shift=work.constants_of(job.layer).expert(job.expert).down_shift,
         param_base=job.words + expert.up.n_tiles + run.first, dest_kind=Dest.COMBINE, dest_base=run.first,
         accumulate=1,
     )  # fmt: skip
@@ -195,9 +208,22 @@ def run_whole(
                 base = work.places.piece_buffers[done.place] + runs[0].count * tiling_of(work, done.layer).up.k_slices
                 down(work, tier, done, first, (place - 1) % 2, runs[1], base, done.tag)
                 if place == len(own) or own[place][0] is not done:
+                    done.done = True
                     finished(tier, done)
             if place < len(own) and not ahead:  # its place has only now become free
                 emit_up(tier, *own[place], place % 2)
+
+
+class TokenLists(Protocol):
+    """Loads the token lists of jobs, one after the other, into each tier's memory."""
+
+    def fits(self, tier: int, job: TierJob) -> bool:
+        """Return whether a job's list would overwrite none that a GEMM which is to come needs."""
+        ...
+
+    def load(self, tier: int, job: TierJob) -> None:
+        """Emit its load."""
+        ...
 
 
 class TierRunner:
@@ -207,13 +233,13 @@ class TierRunner:
     ----------
     work : Work
         What a step's emission shares.
-    loads : callable, optional
-        ``loads(tier, job)`` emits what else a job needs, before its weights.
+    lists : TokenLists, optional
+        Loads a job's token list before its weights.
     """
 
-    def __init__(self, work: Work, loads: Callable[[int, TierJob], None] | None = None) -> None:
+    def __init__(self, work: Work, lists: TokenLists | None = None) -> None:
         self._work = work
-        self._loads = loads
+        self._lists = lists
         tiers, places = work.config.tiers, len(work.places.piece_buffers)
         self._held: list[list[TierJob | None]] = [[None] * places for _ in range(tiers)]
         self._users = [[0] * places for _ in range(tiers)]
@@ -247,6 +273,8 @@ class TierRunner:
     def _place(self, tier: int, job: TierJob) -> bool:
         """Bring a job's weights to a place, if one is free or has them; return whether there is one."""
         work, held, users = self._work, self._held[tier], self._users[tier]
+        if self._lists is not None and not self._lists.fits(tier, job):
+            return False
         known = None if job.slot else next((n for n, one in enumerate(held) if one and _same(one, job)), None)
         if known is None:
             places = [(self._turn[tier] + n) % len(held) for n in range(len(held))]
@@ -260,8 +288,8 @@ class TierRunner:
             job.place, job.tag, job.words = known, held[known].tag, work.places.expert_words[known]  # type: ignore[union-attr]
         users[job.place] += 1
         job.loaded = True
-        if self._loads is not None:
-            self._loads(tier, job)
+        if self._lists is not None:
+            self._lists.load(tier, job)
         if known is None:
             load_words(work, tier, job)
             load_piece(work, tier, job, pieces_of(work, job.layer)[0], work.places.piece_buffers[job.place], job.tag)

@@ -50,7 +50,7 @@ class Work:
         self.tiling = places.tiling
         self.config = places.config
         self.residence = places.residence
-        self.emitter = Emitter(places.config, labels, stream)
+        self.emitter = Emitter(places.config, labels, stream, places.residence.resident)
         self.every_tier = (1 << self.config.tiers) - 1
         tiles = [
             self.tiling.key_tiles(h, places.key_piece) + self.tiling.value_tiles(h, places.key_piece)

@@ -16,6 +16,7 @@ from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.limits import LoweringError
+from scheduler.plan.tiling import Tiling
 from scheduler.stream.lower import StepProgram
 from scheduler.stream.synchronise import SyncError
 from tests.support.checkpoints import small_model
@@ -72,6 +73,16 @@ def test_streamed_weights(family: str, slots: bool) -> None:
         assert not residence.resident
         assert bool(residence.gangs) == (config.vertical_links and config.tiers > 1)
         assert any(len(units) > 1 for units in residence.pieces.values()) or config is not NANO
+
+
+def test_keys_begin_at_whole_addresses() -> None:
+    """A tile of 4x4 is half an address: what is loaded of a sequence in two blocks begins at a whole one."""
+    model = small_model(
+        "mixtral", hidden=14, heads=6, kv_heads=2, head_dim=4, layers=1, vocabulary=52, experts=4, chosen=1
+    )
+    config = NANO.replace(list_depth=32, activation_words=512, vcache_tiles=256)
+    one = run(config, model, slots=True, steps=[[prompt(0, 0, 10), prompt(2, 0, 7)]])
+    assert one.programs[0].places.block < 10
 
 
 @MODES
@@ -203,7 +214,7 @@ def check_case(case: Case) -> str:
     """Run a case; return how it went."""
     config, model = case.config, varied(case.model, case.seed)
     try:
-        unit = max(config.rows, config.columns)
+        unit = Tiling(config, case.model).key_alignment
         one = LanguageRun(
             config, model, slots=case.slots, sequences=3, key_block=case.key_units * unit or None, step_bytes=1 << 20
         )

@@ -13,7 +13,7 @@ from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, VectorOp
 from scheduler.models.description import GroupedAttention, Model
 from scheduler.ops.batch import Chunk, blocks_of
-from scheduler.stream.emit.attention import emit_attention
+from scheduler.stream.emit.attention import Segment, emit_attention
 from scheduler.stream.emit.dense import Dense
 from scheduler.stream.emit.work import Work
 from tests.support.emitting import ODD, STREAMED, TINY, VCache, emitted, work_of
@@ -33,7 +33,7 @@ def emit(chunks: list[Chunk], config: MachineConfig, model: Model = ODD) -> tupl
         routed.append((first, count))
         yield 0
 
-    emit_attention(work, dense, 0, blocks_of(chunks, work.places.block), route)
+    emit_attention(work, dense, [Segment(0, blocks_of(chunks, work.places.block), route)])
     return work, routed
 
 

@@ -133,7 +133,7 @@ def test_what_waits_for_jobs_comes_when_they_are_divided() -> None:
             done.append(f"step {ready}")
             yield ready
 
-    added = Chain(0, chain())
+    added = Chain(work.emitter, 0, chain())
     pipeline.add(added)
     pipeline.flush()
     assert done[0] == "nothing runs" and set(done[1:]) == {"behind a", "step 5", "step 7"}

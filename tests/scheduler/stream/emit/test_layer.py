@@ -214,3 +214,11 @@ def test_wrong_shapes_are_refused() -> None:
         lower_layer(TINY, layer, x, chosen[:, :0], gates[:, :0])
     with pytest.raises(LoweringError, match="experts: 0 to 2; the layer has 0 to 1"):
         lower_layer(TINY, layer, x, np.full((4, 2), 2) - np.eye(4, 2, dtype=int) * 2, gates)
+
+
+@pytest.mark.parametrize(("hidden", "intermediate", "experts"), [(1, 1, 2), (5, 33, 1)])
+def test_a_list_stays_until_its_experts_last_gemm(hidden: int, intermediate: int, experts: int) -> None:
+    """Two lists of 45 tokens do not fit `nano`; and a piece of an expert takes more than half of its V-Cache."""
+    rng = np.random.default_rng(2)
+    layer = random_layer(rng, experts, hidden, intermediate)
+    run_and_compare(NANO, layer, *batch(rng, layer, 45, experts), LayerOptions())

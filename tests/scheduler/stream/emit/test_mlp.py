@@ -106,7 +106,7 @@ def test_an_mlp_of_all_tokens_goes_in_parts_that_h_has_room_for() -> None:
         work = work_of(chunks, TINY.replace(accumulator_depth=depth), model)
         dense = Dense(work)
         dense.load_layer(0)
-        emit_mlp(work, dense, 0)
+        emit_mlp(work, dense, 0, 0, work.places.size.tokens)
         pool = work.places.words["experts"]
         assert -(-23 // (pool.sizes["h"] // 4)) == parts
         written: dict[int, int] = {}
@@ -134,10 +134,10 @@ def test_an_mlp_of_all_tokens_goes_in_parts_that_h_has_room_for() -> None:
 
 def test_experts_alone_have_no_common_mlp() -> None:
     work = work_of(CHUNKS)
-    emit_mlp(work, Dense(work), 0)
+    emit_mlp(work, Dense(work), 0, 0, work.places.size.tokens)
     assert not emitted(work)
     work = work_of(CHUNKS, model=with_router(shared=9))
     dense = Dense(work)
     dense.load_layer(0)
-    emit_mlp(work, dense, 0)
+    emit_mlp(work, dense, 0, 0, work.places.size.tokens)
     assert {label for label, one in emitted(work) if one.opcode == Opcode.GEMM} == {"mlp.up", "mlp.down"}

@@ -86,7 +86,15 @@ def test_only_the_layers_own_pieces_run() -> None:
 def test_what_a_job_needs_comes_before_its_weights() -> None:
     work = work_of(CHUNKS, SMALL)
     called: list[tuple[int, str, int]] = []
-    runner = PieceRunner(work, lambda tier, own: called.append((tier, own.name, len(emitted(work)))))
+
+    class Lists:
+        def fits(self, tier: int, job: TierJob) -> bool:
+            return True
+
+        def load(self, tier: int, job: TierJob) -> None:
+            called.append((tier, job.name, len(emitted(work))))
+
+    runner = PieceRunner(work, Lists())
     runner.add([jobs_of(0, [9]), jobs_of(1, [1])])
     runner.run(0)
     assert sorted(name for _, name, _ in called) == ["t0e0", "t1e0"], "once a job"

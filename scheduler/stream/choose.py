@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which plans of a step are tried, and which of them is the shortest by the cycle model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.models.description import Experts
+from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.policy import SEQUENTIAL, Policy
+from scheduler.plan.residence import Residence
+
+__all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "expected_routing", "slot_counts"]
+
+MOST_LISTED = 1 << 14
+"""Instructions of the longest stream that other plans are tried for: more take longer than they are worth."""
+LEAST_CUT = 32
+"""New tokens of a sequence below which it is not cut."""
+BUCKET = 64
+"""Keys and new tokens that differ by less make no other step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to emit a step.
+
+    Attributes
+    ----------
+    cuts : tuple of int
+        Tokens of each micro-batch; none: the sequential plan.
+    listed : bool
+        Whether list scheduling orders the instructions.
+    """
+
+    cuts: tuple[int, ...] = ()
+    listed: bool = False
+
+    def __str__(self) -> str:
+        if not self.cuts:
+            name = "sequential"
+        elif len(self.cuts) == 1:
+            name = "one batch, experts beside attention"
+        else:
+            name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
+        return name + (", list schedule" if self.listed else "")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan, and the cycles that the cycle model says."""
+
+    plan: Plan
+    cycles: int
+
+
+class Chooser:
+    """Names the plans that are worth a try, and learns from steps that differ little.
+
+    Parameters
+    ----------
+    policy : Policy
+    """
+
+    def __init__(self, policy: Policy = SEQUENTIAL) -> None:
+        self.policy = policy
+        self._known: dict[tuple[object, ...], Plan] = {}
+
+    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:
+        """Return the plans to try, the sequential one first; more than that only if there is a choice.
+
+        Parameters
+        ----------
+        residence : Residence
+        chunks : sequence of Chunk
+            New tokens of each sequence.
+        slots : bool
+            The machine finds the routing.
+        """
+        if self.policy == SEQUENTIAL:
+            return [Plan()]
+        known = self._known.get(_key(chunks, slots))
+        if known is not None:
+            return list(dict.fromkeys([Plan(), known]))
+        cuts = [()] if slots or not self.policy.micro_batches or not _can_share(residence) else [(), *_cuts(chunks)]
+        listed = (False, True) if self.policy.list_schedule else (False,)
+        return [Plan(own, order) for own in cuts for order in listed]
+
+    def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried]) -> Plan:
+        """Return the shortest plan, and try only it for the next steps like this one."""
+        best = min(tried, key=lambda one: one.cycles).plan
+        self._known[_key(chunks, slots)] = best
+        return best
+
+
+def _key(chunks: Sequence[Chunk], slots: bool) -> tuple[object, ...]:
+    """Return what steps that differ little have in common."""
+    sizes = tuple(len(chunk.tokens) for chunk in chunks if len(chunk.tokens) > 1)
+    decoded = [chunk.end for chunk in chunks if len(chunk.tokens) == 1]
+    return slots, sizes, len(decoded), sum(decoded) // max(1, len(decoded)) // BUCKET
+
+
+def _can_share(residence: Residence) -> bool:
+    """Return whether micro-batches can use the same weights: experts on single tiers, as a whole."""
+    tiling = residence.tiling
+    if not residence.resident or residence.gangs or len({tiling.heads(kind) for kind in tiling.kinds}) > 1:
+        return False
+    return all(len(pieces) == 1 for pieces in residence.pieces.values())
+
+
+def _cuts(chunks: Sequence[Chunk]) -> list[tuple[int, ...]]:
+    """Return the tokens of micro-batches that may pay, in the order of the step's tokens."""
+    runs: list[int] = []  # tokens of sequences that are prefilled, of sequences that are decoded, and so on
+    kinds: list[bool] = []
+    for chunk in chunks:
+        many = len(chunk.tokens) > 1
+        if kinds and kinds[-1] == many and not many:
+            runs[-1] += 1
+        else:
+            runs.append(len(chunk.tokens))
+            kinds.append(many)
+    total = sum(runs)
+    halves = [size for run, many in zip(runs, kinds, strict=True) for size in (_halves(run) if many else [run])]
+    found = [(total,), tuple(runs), tuple(halves)]
+    if len(runs) == 1 and total > 1:
+        found.append((total - total // 2, total // 2))
+    return list(dict.fromkeys(found))
+
+
+def _halves(count: int) -> list[int]:
+    if count < LEAST_CUT:
+        return [count]
+    first = -(-count // 32) * 16
+    return [first, count - first]
+
+
+def slot_counts(tokens: Sequence[int], routing: Sequence[Routing | None]) -> list[list[int]]:
+    """Return the tokens of each slot after each ROUTE of a step, as the machine's router fills them.
+
+    Parameters
+    ----------
+    tokens : sequence of int
+        New tokens of each part of the step.
+    routing : sequence of Routing or None
+        Of all tokens, for each layer (None, or no experts: a layer without).
+    """
+    counts, first = [], 0
+    for count in tokens:
+        for route in routing:
+            if route is not None and route.experts.size:
+                counts.append(sorted(np.bincount(route.experts[first : first + count].ravel()).tolist())[::-1])
+        first += count
+    return counts
+
+
+def expected_routing(residence: Residence, tokens: int) -> list[Routing | None]:
+    """Return a routing as likely as any other, for a step whose own is not known."""
+    rng, found = np.random.default_rng(0), list[Routing | None]()
+    for layer in residence.tiling.model.layers:
+        if not isinstance(layer.mlp, Experts):
+            found.append(None)
+            continue
+        experts = np.argsort(rng.random((tokens, layer.mlp.count)), axis=1)[:, : layer.mlp.chosen]
+        found.append(Routing(experts, np.zeros(experts.shape, np.uint16)))
+    return found

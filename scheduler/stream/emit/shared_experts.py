@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Experts of one micro-batch beside the attention of another; weights stay on the chip until both have used them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hdl.isa import LoadDest
+from scheduler.ops.batch import Routing
+from scheduler.plan.residence import Run
+from scheduler.stream.emit.experts import ListsFullError, RoutedJob, routed_jobs, take_entries
+from scheduler.stream.emit.job_table import NEVER
+from scheduler.stream.emit.tiers import down, load_piece, load_words, pieces_of, tiling_of, up
+from scheduler.stream.emit.work import Work
+
+__all__ = ["ExpertWaves", "SharedExperts"]
+
+LOADS_AHEAD = 0
+"""Cycles of loads that wait in the queues, by the forecast, before more weights are asked for: what attention loads
+comes behind them."""
+WAVES_AHEAD = 256
+"""The same for the waves of a tier."""
+MOST_WAVES = 512
+"""Most waves of one GEMM."""
+
+
+@dataclass(eq=False)
+class Weights:
+    """An expert's weights on a tier, from their load to their last use.
+
+    Attributes
+    ----------
+    layer, tier : int
+    users : int
+        Jobs that still need them.
+    job : RoutedJob
+        The first of these.
+    loaded : bool
+        Whether the loads were emitted.
+    place, tag, words : int
+        Where they lie then.
+    ready : int
+        Cycle in which they are expected.
+    end : int
+        Cycle in which the last job so far is expected to be done.
+    """
+
+    layer: int
+    tier: int
+    users: int
+    job: RoutedJob
+    loaded: bool = False
+    place: int = 0
+    tag: int = 0
+    words: int = 0
+    ready: int = 0
+    end: int = 0
+
+
+@dataclass(eq=False)
+class _Job:
+    """A micro-batch's tokens of an expert; `done` when its last GEMM is emitted."""
+
+    job: RoutedJob
+    weights: Weights
+    done: bool = False
+
+
+@dataclass(eq=False)
+class _Queue:
+    """What a tier has to do for a micro-batch in a layer."""
+
+    ups: deque[tuple[_Job, int]] = field(default_factory=deque)
+    downs: deque[tuple[_Job, int, int]] = field(default_factory=deque)
+    open: deque[tuple[bool, _Job, int, int, Run, bool]] = field(default_factory=deque)
+
+
+class SharedExperts:
+    """Experts of all layers and micro-batches.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    routing : sequence of sequences of Routing or None
+        Of every micro-batch, of every layer.
+    firsts : sequence of int
+        Number of each micro-batch's first token.
+    """
+
+    def __init__(self, work: Work, routing: Sequence[Sequence[Routing | None]], firsts: Sequence[int]) -> None:
+        self._work = work
+        tiers, self._places = work.config.tiers, len(work.places.piece_buffers)
+        self._held: list[list[Weights | None]] = [[None] * self._places for _ in range(tiers)]
+        self._coming: deque[Weights] = deque()
+        self._lists: list[list[tuple[range, list[_Job]]]] = [[] for _ in range(tiers)]
+        self.halves = [[0, 1] for _ in range(tiers)]
+        """Of each tier, the free halves of the place for what lies between the projections."""
+        self._jobs: list[list[list[list[_Job]]]] = []  # by layer, micro-batch, tier
+        for layer in range(len(work.tiling.model.layers)):
+            own = [
+                routed_jobs(layer, known, first=first) if (known := route[layer]) is not None else []
+                for route, first in zip(routing, firsts, strict=True)
+            ]
+            self._jobs.append(self._deal(layer, own))
+
+    def _deal(self, layer: int, jobs: list[list[RoutedJob]]) -> list[list[list[_Job]]]:
+        """Give experts to tiers, those with the most tokens first, and bring their weights into an order."""
+        tiers = self._work.config.tiers
+        tokens = np.zeros((len(jobs), 1 + max((j.expert for own in jobs for j in own), default=0)), np.int64)
+        for number, own in enumerate(jobs):
+            for job in own:
+                tokens[number, job.expert] = job.count
+        load = np.zeros((tiers, len(jobs)))
+        experts: list[list[int]] = [[] for _ in range(tiers)]
+        share = 1 / np.maximum(1, tokens.sum(axis=1))
+        for expert in sorted(np.flatnonzero(tokens.sum(axis=0)).tolist(), key=lambda e: (-int(tokens[:, e].sum()), e)):
+            open_ = [t for t in range(tiers) if len(experts[t]) < self._places] or list(range(tiers))
+            tier = min(open_, key=lambda t: (float(((load[t] + tokens[:, expert]) * share).max()), t))
+            load[tier] += tokens[:, expert]
+            experts[tier].append(expert)
+        by_expert = [{job.expert: job for job in own} for own in jobs]
+        found: list[list[list[_Job]]] = [[[] for _ in range(tiers)] for _ in jobs]
+        kept: list[list[Weights]] = [[] for _ in range(tiers)]
+        passing: list[list[list[Weights]]] = [[[] for _ in range(tiers)] for _ in jobs]
+        for tier, own_experts in enumerate(experts):
+            many = len(own_experts) if len(own_experts) <= self._places else self._places - 1
+            for place, expert in enumerate(own_experts):
+                users = [n for n, own in enumerate(by_expert) if expert in own]
+                shared: Weights | None = None
+                for number in users:
+                    job = by_expert[number][expert]
+                    if place >= many:
+                        weights = Weights(layer, tier, 1, job)
+                        passing[number][tier].append(weights)
+                    elif shared is None:
+                        weights = shared = Weights(layer, tier, len(users), job)
+                        kept[tier].append(weights)
+                    else:
+                        weights = shared
+                    found[number][tier].append(_Job(job, weights))
+        for group in (kept, *passing):
+            for place in range(max(map(len, group), default=0)):
+                self._coming.extend(own[place] for own in group if place < len(own))
+        return found
+
+    # Loads.
+
+    done = False
+    """The loads of weights are a chain that goes on beside all layers."""
+
+    @property
+    def ready(self) -> int:
+        """Cycle in which the next weights can be loaded."""
+        if not self._coming:
+            return NEVER
+        place = self._free_place(self._coming[0].tier)
+        if place is None:
+            return NEVER
+        held = self._held[self._coming[0].tier][place]
+        return max(self._work.emitter.clock.loads - LOADS_AHEAD, held.end if held else 0)
+
+    def _free_place(self, tier: int) -> int | None:
+        held = self._held[tier]
+        free = [place for place, own in enumerate(held) if own is None or not own.users]
+        return min(free, key=lambda place: own.end if (own := held[place]) else -1, default=None)
+
+    def step(self) -> None:
+        """Emit the loads of the next weights."""
+        work, weights = self._work, self._coming.popleft()
+        place = self._free_place(weights.tier)
+        assert place is not None
+        self._held[weights.tier][place] = weights
+        job, before = weights.job, work.emitter.layer
+        weights.place, weights.tag, weights.loaded = place, work.next_tag(), True
+        weights.words = job.words = work.places.expert_words[place]
+        work.emitter.layer = weights.layer
+        load_words(work, weights.tier, job)
+        weights.ready = load_piece(
+            work, weights.tier, job, pieces_of(work, job.layer)[0], work.places.piece_buffers[place], weights.tag
+        )
+        work.emitter.layer = before
+
+    def load_until(self, weights: Weights) -> None:
+        """Emit the loads of weights and of all that come before."""
+        while not weights.loaded:
+            self.step()
+
+    def load_lists(self, layer: int, batch: int) -> None:
+        """Emit the loads of a layer's token lists."""
+        work = self._work
+        for tier, queue in enumerate(self._jobs[layer][batch]):
+            entries = [one.job.entries(work) for one in queue]
+            count = sum(one.job.count for one in queue)
+            if not count:
+                continue
+            first = self._take_entries(tier, layer, count, queue)
+            symbol = work.area.add(np.concatenate(entries).tobytes())
+            work.emitter.load(
+                "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
+                count=count, addr=symbol.addr,
+            )  # fmt: skip
+            for one in queue:
+                one.job.entry = first
+                first += one.job.count
+
+    def _take_entries(self, tier: int, layer: int, count: int, jobs: list[_Job]) -> int:
+        """Return the first of some entries of a tier's list, none of which a GEMM that is to come still needs."""
+        held = self._lists[tier] = [one for one in self._lists[tier] if not all(job.done for job in one[1])]
+        first = take_entries(self._work, tier, layer, count)
+        if any(first < entries.stop and entries.start < first + count for entries, _ in held):
+            raise ListsFullError(f"token lists of layer {layer}: those of several micro-batches do not fit tier {tier}")
+        held.append((range(first, first + count), jobs))
+        return first
+
+    def waves(self, layer: int, batch: int) -> ExpertWaves:
+        """Return the GEMMs of a layer's experts for a micro-batch."""
+        return ExpertWaves(self._work, self, layer, self._jobs[layer][batch])
+
+
+class ExpertWaves:
+    """The GEMMs of a layer's experts for one micro-batch, as a chain.
+
+    Attributes
+    ----------
+    end : int
+        Cycle in which all are expected to be done.
+    """
+
+    def __init__(self, work: Work, experts: SharedExperts, layer: int, jobs: list[list[_Job]]) -> None:
+        self._work = work
+        self._experts = experts
+        self._layer = layer
+        self.end = 0
+        self._queues = [
+            _Queue(deque((one, first) for one in own for first in range(0, one.job.count, work.places.chunk)))
+            for own in jobs
+        ]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left."""
+        return not any(queue.ups or queue.downs or queue.open for queue in self._queues)
+
+    def _ready(self, tier: int) -> int:
+        queue = self._queues[tier]
+        free = self._work.emitter.clock.tiers[tier] - WAVES_AHEAD
+        if queue.open:
+            return max(free, queue.open[0][1].weights.ready - WAVES_AHEAD)
+        if not queue.downs and not (queue.ups and self._experts.halves[tier]):
+            return NEVER
+        weights = queue.downs[0][0].weights if queue.downs else queue.ups[0][0].weights
+        if not weights.loaded:
+            return max(free, self._experts.ready)
+        return max(free, weights.ready - WAVES_AHEAD)
+
+    @property
+    def ready(self) -> int:
+        """Cycle in which the next GEMM can be emitted."""
+        return min(map(self._ready, range(len(self._queues))))
+
+    def step(self) -> None:
+        """Emit the next GEMM."""
+        tier = min(range(len(self._queues)), key=self._ready)
+        work, queue = self._work, self._queues[tier]
+        before, work.emitter.layer = work.emitter.layer, self._layer
+        if not queue.open:
+            self._open(tier)
+        is_up, one, first, parity, run, last = queue.open.popleft()
+        expert, (up_run, _) = tiling_of(work, self._layer), pieces_of(work, self._layer)[0].runs
+        base, weights = work.places.piece_buffers[one.weights.place], one.weights
+        if is_up:
+            base += run.first * expert.up.k_slices
+            up(work, tier, one.job, first, parity, run, base, weights.tag, weights.ready)
+        else:
+            base += up_run.count * expert.up.k_slices + run.first * expert.down.k_slices
+            end = down(work, tier, one.job, first, parity, run, base, weights.tag, weights.ready)
+            self.end, weights.end = max(self.end, end), max(weights.end, end)
+            if last:
+                self._experts.halves[tier].append(parity)
+            if last and first + work.places.chunk >= one.job.count:
+                weights.users -= 1
+                one.done = True
+        work.emitter.layer = before
+
+    def _open(self, tier: int) -> None:
+        """Choose what a tier does next, and cut it so that what attention wants of the tier does not wait long."""
+        work, queue = self._work, self._queues[tier]
+        halves = self._experts.halves[tier]
+        is_up = bool(queue.ups and halves) and (not queue.downs or self._is_there(tier))
+        if is_up:
+            one, first = queue.ups.popleft()
+            self._experts.load_until(one.weights)
+            one.job.words = one.weights.words
+            parity = halves.pop(0)
+            queue.downs.append((one, first, parity))
+        else:
+            one, first, parity = queue.downs.popleft()
+        run, expert = pieces_of(work, self._layer)[0].runs[0 if is_up else 1], tiling_of(work, self._layer)
+        each = min(one.job.count - first, work.places.chunk) * (expert.up if is_up else expert.down).k_slices
+        size = max(2, MOST_WAVES // each // 2 * 2)
+        for at in range(0, run.count, size):
+            many = min(size, run.count - at)
+            part = Run(run.part, run.first + at, many)
+            queue.open.append((is_up, one, first, parity, part, at + many == run.count))
+
+    def _is_there(self, tier: int) -> bool:
+        """Return whether a tier's next weights are, by the forecast."""
+        weights = self._queues[tier].ups[0][0].weights
+        return weights.loaded and weights.ready <= self._work.emitter.clock.tiers[tier] + WAVES_AHEAD
