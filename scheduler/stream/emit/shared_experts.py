@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from hdl.isa import LoadDest
+from scheduler.models.description import Experts
 from scheduler.ops.batch import Routing
 from scheduler.plan.residence import Run
 from scheduler.stream.emit.experts import ListsFullError, RoutedJob, routed_jobs, take_entries
@@ -94,6 +96,7 @@ class SharedExperts:
 
     def __init__(self, work: Work, routing: Sequence[Sequence[Routing | None]], firsts: Sequence[int]) -> None:
         self._work = work
+        self._tokens = [max((len(r.experts) for r in own if r is not None), default=0) for own in routing]
         tiers, self._places = work.config.tiers, len(work.places.piece_buffers)
         self._held: list[list[Weights | None]] = [[None] * self._places for _ in range(tiers)]
         self._coming: deque[Weights] = deque()
@@ -108,6 +111,19 @@ class SharedExperts:
             ]
             self._jobs.append(self._deal(layer, own))
 
+    def _dense_load(self, layer: int) -> npt.NDArray[np.float64]:
+        """Return what dense matrices keep each tier busy with, in tokens of an expert, for each micro-batch."""
+        work, kind = self._work, self._work.layer(layer)
+        found = np.zeros((work.config.tiers, len(self._tokens)))
+        if not isinstance(kind.mlp, Experts):
+            return found
+        for name, shares in work.residence.shares[kind].items():
+            for share in shares:
+                slices = work.residence.matrices[kind][name].k_slices
+                found[: share.tiers] += np.array(self._tokens) * slices * share.each
+        found /= tiling_of(work, layer).tiles
+        return found
+
     def _deal(self, layer: int, jobs: list[list[RoutedJob]]) -> list[list[list[_Job]]]:
         """Give experts to tiers, those with the most tokens first, and bring their weights into an order."""
         tiers = self._work.config.tiers
@@ -115,7 +131,7 @@ class SharedExperts:
         for number, own in enumerate(jobs):
             for job in own:
                 tokens[number, job.expert] = job.count
-        load = np.zeros((tiers, len(jobs)))
+        load = self._dense_load(layer)
         experts: list[list[int]] = [[] for _ in range(tiers)]
         share = 1 / np.maximum(1, tokens.sum(axis=1))
         for expert in sorted(np.flatnonzero(tokens.sum(axis=0)).tolist(), key=lambda e: (-int(tokens[:, e].sum()), e)):
