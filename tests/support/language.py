@@ -33,7 +33,7 @@ from tests.support.checkpoints import small_model
 TINY = PRESETS["tiny"]
 NANO = PRESETS["nano"].replace(
     name="nano_lm", vcache_tiles=256, activation_words=512, combine_rows=1024, scalar_depth=256, parameter_words=128,
-    list_depth=128, accumulator_depth=64,
+    list_depth=128, accumulator_depth=64, semaphores=32,  # 16 do not do for every model in slots mode
 )  # fmt: skip
 WIDE = PRESETS["tiny"].replace(name="wide_lm", columns=4, row_fifo_depth=64, combine_rows=1024, result_lanes=2)
 CONFIGS = {"tiny": TINY, "nano": NANO, "wide": WIDE}
