@@ -33,10 +33,13 @@ class Plan:
         Tokens of each micro-batch; none: the sequential plan.
     listed : bool
         Whether list scheduling orders the instructions.
+    early_keys : bool
+        Whether keys that the step does not write are loaded apart from those that it does: they need not wait for them.
     """
 
     cuts: tuple[int, ...] = ()
     listed: bool = False
+    early_keys: bool = False
 
     def __str__(self) -> str:
         if not self.cuts:
@@ -45,7 +48,7 @@ class Plan:
             name = "one batch, experts beside attention"
         else:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
-        return name + (", list schedule" if self.listed else "")
+        return name + (", list schedule" if self.listed else "") + (", old keys early" if self.early_keys else "")
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,10 @@ class Chooser:
         if known is not None:
             return list(dict.fromkeys([Plan(), known]))
         cuts = [()] if slots or not self.policy.micro_batches or not _can_share(residence) else [(), *_cuts(chunks)]
-        listed = (False, True) if self.policy.list_schedule else (False,)
-        return [Plan(own, order) for own in cuts for order in listed]
+        ways = [(False, False)]
+        if self.policy.list_schedule:  # only another order makes use of keys that can come early
+            ways += [(True, early) for early in (False, True) if not early or any(c.position for c in chunks)]
+        return [Plan(own, *way) for own in cuts for way in ways]
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried]) -> Plan:
         """Return the shortest plan, and try only it for the next steps like this one."""

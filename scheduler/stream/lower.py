@@ -391,36 +391,28 @@ class _Lowering:
         self._routing = routing
         self._block = block
         self._config = memory.tiling.config
-        self._last: tuple[tuple[int, ...], _Emitted] | None = None
+        self._last: tuple[Plan, _Emitted] | None = None
 
     def time(self, plans: Sequence[Plan]) -> list[Tried]:
         """Return the plans that can be, with their cycles; nothing for a stream that takes too long to try others."""
         tried: list[Tried] = []
-        for cuts in dict.fromkeys(plan.cuts for plan in plans):
+        for plan in plans:
             try:
-                emitted = self._emit(cuts)
-            except LoweringError:
-                if not cuts:
+                emitted = self._emit(plan)
+                if len(emitted.stream) > MOST_LISTED:
+                    break
+                table, _ = self._order(emitted, plan.listed)
+            except (LoweringError, SyncError):
+                if plan == plans[0]:
                     raise
                 continue
-            if len(emitted.stream) > MOST_LISTED:
-                break
-            for plan in plans:
-                if plan.cuts != cuts:
-                    continue
-                try:
-                    table, _ = self._order(emitted, plan.listed)
-                except SyncError:
-                    if plan == plans[0]:
-                        raise
-                    continue
-                tried.append(Tried(plan, simulate(self._config, table, slot_counts=self._counts(emitted)).cycles))
+            tried.append(Tried(plan, simulate(self._config, table, slot_counts=self._counts(emitted)).cycles))
         return tried
 
     def program(self, plan: Plan, tried: tuple[Tried, ...]) -> StepProgram:
         """Return the stream of a plan."""
         tiling, memory = self._memory.tiling, self._memory
-        parts, stream, labels = emitted = self._emit(plan.cuts)
+        parts, stream, labels = emitted = self._emit(plan)
         self._last = None  # its rows become the stream's
         table, marks = self._order(emitted, plan.listed, stream)
         binary = memory.add(table.to_binary())
@@ -431,21 +423,23 @@ class _Lowering:
             logits=Symbol(memory.logits.group, memory.logits.address, size), plan=plan, tried=tried,
         )  # fmt: skip
 
-    def _emit(self, cuts: tuple[int, ...]) -> _Emitted:
+    def _emit(self, plan: Plan) -> _Emitted:
         """Return a plan's instructions; the memory's step area has their lists until others are emitted."""
-        if self._last is None or self._last[0] != cuts:
+        key = replace(plan, listed=False)  # the order comes later
+        if self._last is None or self._last[0] != key:
             self._last = None
-            self._last = cuts, self._emit_anew(cuts)
+            self._last = key, self._emit_anew(plan)
         return self._last[1]
 
-    def _emit_anew(self, cuts: tuple[int, ...]) -> _Emitted:
+    def _emit_anew(self, plan: Plan) -> _Emitted:
         parts = parts_of(self._memory.residence, self._chunks, self._block, self._routing is None)
-        if cuts:
-            return self._emit_cut(parts, cuts)
+        if plan.cuts:
+            return self._emit_cut(parts, plan)
         while True:
             try:
                 labels = Labels()
-                return _Emitted(parts, _emit(self._constants, self._memory, parts, self._routing, labels), labels)
+                stream = _emit(self._constants, self._memory, parts, self._routing, labels, plan.early_keys)
+                return _Emitted(parts, stream, labels)
             except ListsFullError:  # the routing is known now, and so is what the lists take
                 most = max(part.tokens for part in parts)
                 if most == 1:
@@ -454,7 +448,7 @@ class _Lowering:
                     self._memory.residence, self._chunks, self._block, self._routing is None, -(-most // 2)
                 )
 
-    def _emit_cut(self, parts: tuple[Part, ...], cuts: tuple[int, ...]) -> _Emitted:
+    def _emit_cut(self, parts: tuple[Part, ...], plan: Plan) -> _Emitted:
         """Emit micro-batches, which have to fit the chip together."""
         if len(parts) > 1:
             raise LoweringError("micro-batches: the step does not fit the chip as a whole")
@@ -463,12 +457,12 @@ class _Lowering:
         size = replace(parts[0].places.size, beside=True)
         part, labels = replace(parts[0], places=plan_places(self._memory.residence, size)), Labels()
         batches, outputs, first, before = [], [], 0, 0
-        for own, ends in cut_chunks(self._chunks, cuts):
+        for own, ends in cut_chunks(self._chunks, plan.cuts):
             batches.append(MicroBatch(own, first))
             outputs += [before + number for number in ends]
             first, before = batches[-1].end, before + len(own)
         emitter = emit_micro_batches(
-            self._constants, self._memory, part.places, batches, self._routing, outputs, labels
+            self._constants, self._memory, part.places, batches, self._routing, outputs, labels, plan.early_keys
         )  # fmt: skip
         return _Emitted((part,), emitter.stream, labels)
 
@@ -498,14 +492,14 @@ class _Lowering:
 
 def _emit(
     constants: Constants, memory: ModelMemory, parts: Sequence[Part], routing: Sequence[Routing | None] | None,
-    labels: Labels,
+    labels: Labels, early_keys: bool,
 ) -> Builder:  # fmt: skip
     """Return the instructions of all parts without semaphores."""
     memory.begin_step()
     stream, done = Builder(), 0
     for part in parts:
         own = None if routing is None else [_slice(route, part) for route in routing]
-        emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done, labels, stream)
+        emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done, labels, stream, early_keys)
         done += len(part.outputs)
     return stream
 

@@ -254,22 +254,23 @@ def _emit_one(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) 
 def _load(sizes: Sizes, loop: Loop, turns: Int64, clock: State, rows: Rows, marks: Int64, ops: Int64, op: int) -> bool:
     """Emit the loads of a piece of keys and values, unless a softmax that is to come needs what lies in its place."""
     jobs, state, job = loop.jobs, loop.state, ops[op, OP.job]
-    tier, n = jobs[job, JOB.tier], state[STATE.instructions]
+    tier, n, piece = jobs[job, JOB.tier], state[STATE.instructions], JOB.pieces + PIECE * ops[op, OP.piece]
     base = sizes.buffer_base + turns[TURN.buffers + tier] % sizes.buffers * sizes.buffer_tiles
-    for number in range(state[STATE.pending]):
-        block = (state[STATE.pending_at] + number) % len(loop.pending)
-        if jobs[loop.pending[block, BLOCK.job], JOB.tier] == tier and loop.pending[block, BLOCK.keys] == base:
-            return False
-    turns[TURN.buffers + tier] += 1
-    turns[TURN.tag] += 1
-    piece = JOB.pieces + PIECE * ops[op, OP.piece]
-    jobs[job, piece], jobs[job, piece + 1] = base, base + ops[op, OP.key_tiles]
-    jobs[job, piece + 2] = turns[TURN.tag] % TAGS
+    if not ops[op, OP.again]:
+        for number in range(state[STATE.pending]):
+            block = (state[STATE.pending_at] + number) % len(loop.pending)
+            if jobs[loop.pending[block, BLOCK.job], JOB.tier] == tier and loop.pending[block, BLOCK.keys] == base:
+                return False
+        turns[TURN.buffers + tier] += 1
+        turns[TURN.tag] += 1
+        jobs[job, piece], jobs[job, piece + 1] = base, base + ops[op, OP.rows]
+        jobs[job, piece + 2] = turns[TURN.tag] % TAGS
     for kind in range(2):
         where, place, many = jobs[job, JOB.keys + kind], ops[op, OP.key_place + 2 * kind], OP.key_tiles + 2 * kind
         rows[n, COL.opcode], rows[n, COL.group] = Opcode.LOAD, jobs[job, JOB.group]
         rows[n, COL.format] = Format.BYTES if kind else Format.COLUMNS
-        rows[n, COL.dest_tiers], rows[n, COL.dest_base] = 1 << tier, jobs[job, piece + kind]
+        begin = jobs[job, piece + kind] + (ops[op, OP.is_last] if kind else ops[op, OP.is_first])
+        rows[n, COL.dest_tiers], rows[n, COL.dest_base] = 1 << tier, begin
         rows[n, COL.count], rows[n, COL.tag] = ops[op, many], jobs[job, piece + 2]
         rows[n, COL.addr] = (where + place * sizes.tile_bytes) // 32
         marks[n] = jobs[job, JOB.key_mark] + (VALUES if kind else KEYS)

@@ -42,10 +42,13 @@ the two pieces of keys that are on the chip."""
 
 JOB_COLUMNS = len(JOB) - 1 + 2 * PIECE
 
-OP: Any = _columns("OP", "scores job piece first rows is_first is_last key_place key_tiles value_place value_tiles")
+OP: Any = _columns(
+    "OP", "scores job piece first rows is_first is_last key_place key_tiles value_place value_tiles again"
+)
 """Columns of what has to be emitted in order: with `scores` a block of keys of a job, which begins with key `first` and
-takes `rows` rows of scores; without, the loads of a piece of keys. Places are tiles from the begin of the piece, or, of
-loads, from that of the cache."""
+takes `rows` rows of scores; without, the loads of a piece of keys, or with `again` of the rest of it: `rows` are all
+tiles of its keys then, `is_first` and `is_last` those of keys and of values before what is loaded. Places are tiles
+from the begin of the piece, or, of loads, from that of the cache."""
 
 BLOCK: Any = _columns("BLOCK", "ready job region words rows valid is_first is_last keys value_tile tag maxed")
 """Columns of the blocks of keys whose scores are out and whose softmax is not."""

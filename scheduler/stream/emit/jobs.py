@@ -293,8 +293,10 @@ def _head_columns(work: Work, dense: Dense, layer: int, heads: HeadTiling) -> In
 def _operations(work: Work, heads: HeadTiling, jobs: int, group: int, span: Span) -> Int64:
     """Return what jobs over the same keys have to emit, in order: loads of pieces of keys, and blocks of keys.
 
-    The next piece is loaded ahead of its use where there is room for two.
+    The next piece is loaded ahead of its use where there is room for two. With `Work.early_keys` what the step does not
+    write is loaded apart: it does not have to wait.
     """
+    early = work.early_keys
     tiling, size, piece = work.tiling, work.places.size.key_block, work.places.key_piece
     loaded, found = [0] * jobs, []
 
@@ -302,9 +304,17 @@ def _operations(work: Work, heads: HeadTiling, jobs: int, group: int, span: Span
         while loaded[job] <= most and span.start + loaded[job] * piece < span.end:
             first = span.start + loaded[job] * piece
             end = min(span.end, first + piece)
-            keys, values = tiling.key_tiles(heads, first), tiling.value_tiles(heads, first)
-            many = tiling.key_tiles(heads, end) - keys, tiling.value_tiles(heads, end) - values
-            found.append((0, job, loaded[job] % 2, 0, 0, 0, 0, keys, many[0], values, many[1]))
+            old = max(first, (span.end - 1) // tiling.key_alignment * tiling.key_alignment) if early else first
+            before = tiling.key_tiles(heads, first), tiling.value_tiles(heads, first)
+            total = tiling.key_tiles(heads, end) - before[0]
+            for begin, stop in ((first, min(old, end)), (min(old, end), end)):
+                keys, values = tiling.key_tiles(heads, begin), tiling.value_tiles(heads, begin)
+                many = tiling.key_tiles(heads, stop) - keys, tiling.value_tiles(heads, stop) - values
+                if stop > begin:
+                    found.append(
+                        (0, job, loaded[job] % 2, 0, total, keys - before[0], values - before[1], keys, many[0],
+                         values, many[1], int(begin > first))
+                    )  # fmt: skip
             loaded[job] += 1
 
     ahead = int(work.key_buffers > 1)
@@ -325,6 +335,6 @@ def _operations(work: Work, heads: HeadTiling, jobs: int, group: int, span: Span
                 last = int(first + keys >= span.end)
                 places = tiling.key_tiles(heads, first - base), tiling.value_tiles(heads, first - base)
                 found.append(
-                    (1, job, number % 2, first, rows, int(first == span.start), last, places[0], 0, places[1], 0)
+                    (1, job, number % 2, first, rows, int(first == span.start), last, places[0], 0, places[1], 0, 0)
                 )
     return np.array(found, np.int64)

@@ -36,6 +36,7 @@ def emit_micro_batches(
     routing: Sequence[Routing | None],
     outputs: Sequence[int],
     labels: Labels,
+    early_keys: bool = False,
 ) -> Emitter:
     """Return the emitter with the instructions of a step.
 
@@ -54,8 +55,12 @@ def emit_micro_batches(
     outputs : sequence of int
         Numbers of the chunks, those of all micro-batches together, whose last token's logits are wanted.
     labels : Labels
+    early_keys : bool
+        Keys that the step does not write are loaded apart.
     """
-    step = _Step(Work(constants, memory, places, labels), batches, routing)
+    work = Work(constants, memory, places, labels)
+    work.early_keys = early_keys
+    step = _Step(work, batches, routing)
     step.emit()
     if outputs:
         emit_head(step.work, step.dense, step.chunks, outputs, 0)

@@ -37,6 +37,7 @@ def emit_step(
     done: int = 0,
     labels: Labels | None = None,
     stream: Builder | None = None,
+    early_keys: bool = False,
 ) -> Emitter:
     """Return the emitter with the instructions of a step, or of a part of one.
 
@@ -59,8 +60,11 @@ def emit_step(
     labels : Labels, optional
     stream : Builder, optional
         Those of the step, when earlier parts have some.
+    early_keys : bool
+        Keys that the step does not write are loaded apart.
     """
     work = Work(constants, memory, places, labels, stream)
+    work.early_keys = early_keys
     dense = Dense(work)
     blocks = blocks_of(chunks, places.block)
     layers = work.tiling.model.layers

@@ -64,6 +64,8 @@ class Work:
         self.lists = [Ring(*places.list_entries) for _ in range(self.config.tiers)]
         self.background: deque[Callable[[], None]] = deque()
         """Loads of weights, in order, that may come between the loads of attention."""
+        self.early_keys = False
+        """Whether the last keys of a sequence, which the step writes, are loaded apart from the others."""
         self._tier = -1
         self._scalars = -1
 

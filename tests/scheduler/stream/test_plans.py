@@ -70,15 +70,16 @@ def test_micro_batches_compute_the_same(family: str, cuts: tuple[tuple[int, ...]
     dense = small_model(
         family, hidden=16, heads=2, kv_heads=1, head_dim=8, intermediate=16, vocabulary=21, dense=(1,)
     )  # fmt: skip
-    run(model, [Plan(own, False) for own in cuts])
-    run(dense, [Plan(own, True) for own in cuts])
+    run(model, [Plan(own, False, True) for own in cuts])
+    run(dense, [Plan(own, True, True) for own in cuts])
 
 
 @pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])
 @pytest.mark.parametrize("family", ["mixtral", "olmoe"])
 def test_a_list_schedule_computes_the_same(family: str, slots: bool) -> None:
     model = small_model(family, hidden=24, heads=4, kv_heads=2, head_dim=8, vocabulary=24)
-    one = run(model, [Plan((), True)] * len(STEPS), slots=slots)
+    run(model, [Plan((), True)] * len(STEPS), slots=slots)
+    one = run(model, [Plan((), True, True)] * len(STEPS), slots=slots)
     plain = run(model, [Plan()] * len(STEPS), slots=slots)
     assert any(
         own.marks.tolist() != other.marks.tolist() for own, other in zip(one.programs, plain.programs, strict=True)
@@ -95,7 +96,13 @@ def test_any_cuts(data: st.DataObject) -> None:
         while left:
             cuts.append(data.draw(st.integers(1, left)))
             left -= cuts[-1]
-        plans.append(Plan(tuple(cuts[:8]) if sum(cuts[:8]) == sum(cuts) else (sum(cuts),), data.draw(st.booleans())))
+        plans.append(
+            Plan(
+                tuple(cuts[:8]) if sum(cuts[:8]) == sum(cuts) else (sum(cuts),),
+                data.draw(st.booleans()),
+                data.draw(st.booleans()),
+            )
+        )
     run(model, plans)
 
 
@@ -106,7 +113,11 @@ def test_the_experts_of_several_micro_batches_are_under_way_at_once(cuts: tuple[
         "mixtral", hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=64, vocabulary=20, context=160
     )
     one = LanguageRun(
-        PRESETS["small"], varied(model, 3), step_bytes=1 << 20, sequences=6, chooser=Forced([Plan(cuts)] * 2)
+        PRESETS["small"],
+        varied(model, 3),
+        step_bytes=1 << 20,
+        sequences=6,
+        chooser=Forced([Plan(cuts), Plan(cuts, True, True)]),
     )
     chunks = [prompt(0, 0, 30), prompt(1, 0, 34), prompt(2, 0, 40), prompt(3, 0, 18), prompt(4, 0, 6)]
     one.step(chunks)
@@ -149,7 +160,7 @@ def test_the_shortest_plan_is_taken_and_remembered() -> None:
     later = [prompt(0, 0, 40), *(prompt(slot, 71, 1) for slot in range(1, 4))]
     assert chooser.plans(residence, later, False) == [Plan(), plans[-1]]
     assert len(chooser.plans(residence, later[1:], False)) > 2
-    assert chooser.plans(residence, later, True) == [Plan(), Plan((), True)]
+    assert chooser.plans(residence, later, True) == [Plan(), Plan((), True), Plan((), True, True)]
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
