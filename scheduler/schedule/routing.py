@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hdl.errors import A3dError, one_line
 from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Routing
+from scheduler.ops.draw import draw_routing
 from scheduler.ops.steps_file import Q15, Step
 
 __all__ = ["MachineRouting", "RoutingSource", "TraceRouting", "UniformRouting", "given_routing"]
@@ -56,13 +57,7 @@ class UniformRouting:
     def routing(self, step: Step) -> list[Routing | None]:
         """Return what the file gives, or a draw."""
         given = given_routing(self._model, step)
-        return given if given is not None else [self._draw(layer.mlp, step.tokens) for layer in self._model.layers]
-
-    def _draw(self, mlp: object, tokens: int) -> Routing | None:
-        if not isinstance(mlp, Experts):
-            return None
-        order = np.argsort(self._rng.random((tokens, mlp.count)), axis=1)[:, : mlp.chosen]
-        return Routing(order.astype(np.int64), np.full(order.shape, Q15 // mlp.chosen, dtype=np.uint16))
+        return given if given is not None else draw_routing(self._model, step.tokens, self._rng)
 
 
 class TraceRouting:

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.models.description import Experts
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import Residence
 
-__all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "expected_routing", "slot_counts"]
+__all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "slot_counts"]
 
 MOST_LISTED = 1 << 14
 """Instructions of the longest stream that other plans are tried for: more take longer than they are worth."""
 LEAST_CUT = 32
 """New tokens of a sequence below which it is not cut."""
 BUCKET = 64
-"""Keys and new tokens that differ by less make no other step."""
+"""Decoded sequences whose mean lengths lie in the same range of so many keys make no other step."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +157,3 @@ def slot_counts(tokens: Sequence[int], routing: Sequence[Routing | None]) -> lis
                 counts.append(sorted(np.bincount(route.experts[first : first + count].ravel()).tolist())[::-1])
         first += count
     return counts
-
-
-def expected_routing(residence: Residence, tokens: int) -> list[Routing | None]:
-    """Return a routing as likely as any other, for a step whose own is not known."""
-    rng, found = np.random.default_rng(0), list[Routing | None]()
-    for layer in residence.tiling.model.layers:
-        if not isinstance(layer.mlp, Experts):
-            found.append(None)
-            continue
-        experts = np.argsort(rng.random((tokens, layer.mlp.count)), axis=1)[:, : layer.mlp.chosen]
-        found.append(Routing(experts, np.zeros(experts.shape, np.uint16)))
-    return found

@@ -18,13 +18,14 @@ from scheduler.memory.image import Symbol
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, MicroBatch, Routing
+from scheduler.ops.draw import draw_routing
 from scheduler.plan.estimate import estimate
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.places import Places, plan_places
 from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import Tiling
-from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, expected_routing, slot_counts
+from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, slot_counts
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.head import logit_parts
@@ -487,7 +488,8 @@ class _Lowering:
         if self._routing is not None:
             return []
         tokens = [part.tokens for part in emitted.parts]
-        return slot_counts(tokens, expected_routing(self._memory.residence, sum(tokens)))
+        drawn = draw_routing(self._memory.tiling.model, sum(tokens), np.random.default_rng(0))
+        return slot_counts(tokens, drawn)
 
 
 def _emit(

@@ -94,17 +94,25 @@ class RoutedLists:
 
     def fits(self, tier: int, job: TierJob) -> bool:
         """Return whether a job's list would overwrite none that a GEMM which is to come needs."""
+        return self.room(tier, job.count)
+
+    def room(self, tier: int, count: int) -> bool:
+        """Return the same of some entries; what is too long for the list has room as soon as nothing is held."""
         held = self._held[tier] = [one for one in self._held[tier] if not one[1].done]
         ring = self._work.lists[tier]
-        if not held or job.count > ring.size:  # what is too long is refused when it is loaded
+        if not held or count > ring.size:  # what is too long is refused when it is loaded
             return not held
-        first = ring.following(job.count)
-        return not any(first < entries.stop and entries.start < first + job.count for entries, _ in held)
+        first = ring.following(count)
+        return not any(first < entries.stop and entries.start < first + count for entries, _ in held)
 
     def load(self, tier: int, job: TierJob) -> None:
         """Emit its load."""
         assert isinstance(job, RoutedJob)
         load_list(self._work, 1 << tier, job)
+        self.hold(tier, job)
+
+    def hold(self, tier: int, job: RoutedJob) -> None:
+        """Keep a job's entries until it is done."""
         self._held[tier].append((range(job.entry, job.entry + job.count), job))
 
 

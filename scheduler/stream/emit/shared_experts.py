@@ -14,7 +14,7 @@ from hdl.isa import LoadDest
 from scheduler.models.description import Experts
 from scheduler.ops.batch import Routing
 from scheduler.plan.residence import Run
-from scheduler.stream.emit.experts import ListsFullError, RoutedJob, routed_jobs, take_entries
+from scheduler.stream.emit.experts import ListsFullError, RoutedJob, RoutedLists, routed_jobs, take_entries
 from scheduler.stream.emit.job_table import NEVER
 from scheduler.stream.emit.tiers import down, load_piece, load_words, pieces_of, tiling_of, up
 from scheduler.stream.emit.work import Work
@@ -65,11 +65,10 @@ class Weights:
 
 @dataclass(eq=False)
 class _Job:
-    """A micro-batch's tokens of an expert; `done` when its last GEMM is emitted."""
+    """A micro-batch's tokens of an expert."""
 
     job: RoutedJob
     weights: Weights
-    done: bool = False
 
 
 @dataclass(eq=False)
@@ -100,7 +99,7 @@ class SharedExperts:
         tiers, self._places = work.config.tiers, len(work.places.piece_buffers)
         self._held: list[list[Weights | None]] = [[None] * self._places for _ in range(tiers)]
         self._coming: deque[Weights] = deque()
-        self._lists: list[list[tuple[range, list[_Job]]]] = [[] for _ in range(tiers)]
+        self._lists = RoutedLists(work)
         self.halves = [[0, 1] for _ in range(tiers)]
         """Of each tier, the free halves of the place for what lies between the projections."""
         self._jobs: list[list[list[list[_Job]]]] = []  # by layer, micro-batch, tier
@@ -214,7 +213,11 @@ class SharedExperts:
             count = sum(one.job.count for one in queue)
             if not count:
                 continue
-            first = self._take_entries(tier, layer, count, queue)
+            if not self._lists.room(tier, count):
+                raise ListsFullError(
+                    f"token lists of layer {layer}: tier {tier} has no room beside those that are still needed"
+                )
+            first = take_entries(work, tier, layer, count)
             symbol = work.area.add(np.concatenate(entries).tobytes())
             work.emitter.load(
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
@@ -223,15 +226,7 @@ class SharedExperts:
             for one in queue:
                 one.job.entry = first
                 first += one.job.count
-
-    def _take_entries(self, tier: int, layer: int, count: int, jobs: list[_Job]) -> int:
-        """Return the first of some entries of a tier's list, none of which a GEMM that is to come still needs."""
-        held = self._lists[tier] = [one for one in self._lists[tier] if not all(job.done for job in one[1])]
-        first = take_entries(self._work, tier, layer, count)
-        if any(first < entries.stop and entries.start < first + count for entries, _ in held):
-            raise ListsFullError(f"token lists of layer {layer}: those of several micro-batches do not fit tier {tier}")
-        held.append((range(first, first + count), jobs))
-        return first
+                self._lists.hold(tier, one.job)
 
     def waves(self, layer: int, batch: int) -> ExpertWaves:
         """Return the GEMMs of a layer's experts for a micro-batch."""
@@ -300,7 +295,7 @@ class ExpertWaves:
                 self._experts.halves[tier].append(parity)
             if last and first + work.places.chunk >= one.job.count:
                 weights.users -= 1
-                one.done = True
+                one.job.done = True
         work.emitter.layer = before
 
     def _open(self, tier: int) -> None:

@@ -126,11 +126,14 @@ def test_the_experts_of_several_micro_batches_are_under_way_at_once(cuts: tuple[
 
 
 def test_lists_that_do_not_fit_are_no_plan() -> None:
-    model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
-    narrow = ROOMY.replace(list_depth=32)
-    one = LanguageRun(narrow, varied(model, 3), step_bytes=1 << 19, chooser=Chooser(FUSED))
-    program = one.step(STEPS[0])
-    assert program.plan in [tried.plan for tried in program.tried]
+    """Lists of two layers are under way at once."""
+    model = varied(small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, vocabulary=20), 3)
+    narrow = ROOMY.replace(list_depth=64)
+    with pytest.raises(LoweringError, match="token lists of layer 1: tier 0 has no room beside"):
+        LanguageRun(narrow, model, step_bytes=1 << 19, chooser=Forced([Plan((20,))])).step(STEPS[0])
+    program = LanguageRun(narrow, model, step_bytes=1 << 19, chooser=Chooser(FUSED)).step(STEPS[0])
+    cuts = {tried.plan.cuts for tried in program.tried}
+    assert (20,) not in cuts and () in cuts
 
 
 def test_weights_are_loaded_once_for_all_micro_batches() -> None:
