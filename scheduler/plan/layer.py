@@ -183,9 +183,9 @@ def _places(residence: Residence, inner: int, tokens: int, chunk: int) -> Places
     align = memory_alignment(config)
     return Places(
         residence=residence, size=StepSize(tokens=tokens, outputs=0, longest=0, keys=0, key_block=0), block=0, copies=0,
-        job_vectors=0, chunk=chunk, choice_tokens=0, regions=0, turns=0,
+        job_vectors=0, chunk=chunk, choice_tokens=0, regions=0,
         rows={}, words={"experts": Pool(0, {"x": tokens * tiling.hidden_words, "h": 2 * chunk * expert.inner_words})},
-        scalars={}, score_rows=0, score_words=0, head_tiles=0,
+        scalars={}, score_rows=0, head_tiles=0,
         piece_buffers=tuple(n * residence.piece_tiles for n in range(residence.piece_buffers)), keys=(0, 0),
         key_piece=0, words_base=0, attention_base=0,
         expert_words=tuple(n * words for n in range(_word_places(residence, inner, words, align))),

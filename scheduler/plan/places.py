@@ -21,7 +21,6 @@ from scheduler.plan.pools import (
     head_tiles_of,
     row_pools,
     scalar_pools,
-    turns_of,
     word_pools,
 )
 from scheduler.plan.residence import Residence, attention_words
@@ -61,12 +60,10 @@ class Places:
         Tokens whose experts are chosen together.
     regions : int
         Score regions, used in turn.
-    turns : int
-        Regions of probabilities of a tier, used in turn.
     rows, words, scalars : dict of str to Pool
         By phase: ``attention``, ``experts``, ``head``; `rows` besides the residual, which starts at row 0.
-    score_rows, score_words : int
-        Sizes of one score region and of one region of probabilities.
+    score_rows : int
+        Size of one score region.
     head_tiles : int
         Output tiles of the head whose logits are on the chip at a time.
     piece_buffers : tuple of int
@@ -93,12 +90,10 @@ class Places:
     chunk: int
     choice_tokens: int
     regions: int
-    turns: int
     rows: dict[str, Pool]
     words: dict[str, Pool]
     scalars: dict[str, Pool]
     score_rows: int
-    score_words: int
     head_tiles: int
     piece_buffers: tuple[int, ...]
     keys: tuple[int, int]
@@ -218,9 +213,9 @@ def _fit(residence: Residence, size: StepSize, sizes: Sizes, choice: Choice) -> 
     return Places(
         residence=residence, size=size, block=choice.block, copies=choice.copies, job_vectors=choice.job_vectors,
         chunk=chunk, choice_tokens=choices, regions=choice.regions,
-        turns=turns_of(choice, config), rows=rows, words=words, scalars=scalars,
+        rows=rows, words=words, scalars=scalars,
         score_rows=choice.job_vectors * size.key_block // config.columns,
-        score_words=choice.job_vectors * size.key_block // config.rows, head_tiles=head_tiles_of(residence, size),
+        head_tiles=head_tiles_of(residence, size),
         piece_buffers=piece_buffers, keys=keys, key_piece=piece, words_base=words_base, attention_base=0,
         expert_words=expert_words, list_entries=(choice.block, config.list_depth - choice.block),
     )  # fmt: skip

@@ -93,9 +93,9 @@ class Chooser:
         return [Plan(own, *way) for own in cuts for way in ways]
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried]) -> Plan:
-        """Return the shortest plan, and try only it for the next steps like this one."""
+        """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential."""
         best = min(tried, key=lambda one: one.cycles).plan
-        self._known[_key(chunks, slots)] = best
+        self._known.setdefault(_key(chunks, slots), best)
         return best
 
 

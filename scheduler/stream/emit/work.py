@@ -67,7 +67,6 @@ class Work:
         self.early_keys = False
         """Whether the last keys of a sequence, which the step writes, are loaded apart from the others."""
         self._tier = -1
-        self._scalars = -1
 
     @property
     def memory(self) -> ModelMemory:
@@ -104,12 +103,6 @@ class Work:
         for tier in tiers:
             self.turns[TURN.buffers + tier] = place + 1
         return self.places.keys[0] + place % self.key_buffers * self.key_buffer_tiles
-
-    def next_scalars(self, count: int) -> Int64:
-        """Return the first of each of some jobs' scalars in turn: maxima, then sums."""
-        found = (self._scalars + 1 + np.arange(count)) % self.places.regions
-        self._scalars += count
-        return self.places.scalars["attention"]["jobs"] + 2 * self.places.job_vectors * found
 
     def tiers_of(self, layer: int, head: int) -> tuple[int, ...]:
         """Return the tiers that hold a key/value head of a prefilled sequence."""

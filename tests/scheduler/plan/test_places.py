@@ -61,7 +61,8 @@ def test_everything_has_its_place(size: StepSize, tiles: int, slots: bool) -> No
     assert max(pool.end for pool in places.scalars.values()) <= config.scalar_depth - SPARE_SCALARS
     assert max(pool.end for pool in places.words.values()) <= config.activation_words
     assert places.rows["attention"].sizes["scores"] == places.regions * places.score_rows
-    assert places.words["attention"].sizes["scores"] == places.turns * places.score_words
+    words = places.job_vectors * places.size.key_block // places.config.rows
+    assert places.words["attention"].sizes["scores"] in (2 * words, 4 * words)
     assert places.words["experts"].sizes["h"] == 2 * places.chunk * 2
     assert 1 <= places.block <= min(size.tokens, most_block(places.residence))
     # V-Cache: dense matrices, experts, keys, in this order.

@@ -26,14 +26,8 @@ def test_a_tag_comes_again_after_all_others() -> None:
     assert sorted(tags[:TAGS]) == list(range(TAGS)) and tags[TAGS:] == tags[:TAGS]
 
 
-def test_scalars_of_jobs_in_turn_do_not_meet() -> None:
+def test_jobs_go_to_the_tiers_in_turn() -> None:
     work = work_of(CHUNKS)
-    places = work.places
-    count, size, pool = places.regions, 2 * places.job_vectors, places.scalars["attention"]
-    found = [int(work.next_scalars(1)[0]) for _ in range(count)]
-    found += work.next_scalars(count).tolist()
-    assert sorted(found[:count]) == [pool["jobs"] + n * size for n in range(count)] and found[count:] == found[:count]
-    assert max(found) + size <= pool["jobs"] + pool.sizes["jobs"]
     assert [*work.next_tiers(3), *work.next_tiers(1)] == [0, 1, 0, 1]
 
 
