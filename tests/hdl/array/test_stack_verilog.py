@@ -53,8 +53,15 @@ def check(config: MachineConfig, traffic: list[Cycle], folder: Path) -> list[lis
     return expected
 
 
-@pytest.mark.parametrize("feed", ["vertical", "edge"])
-@pytest.mark.parametrize("preset", ["nano", "tiny"])
+@pytest.mark.parametrize(
+    ("preset", "feed"),
+    [
+        ("nano", "vertical"),
+        ("nano", "edge"),
+        ("tiny", "vertical"),
+        pytest.param("tiny", "edge", marks=pytest.mark.slow),
+    ],
+)
 def test_random_traffic(preset: str, feed: Any, tmp_path: Path) -> None:
     """The same traffic as in Amaranth's simulator, through the Verilog that users get."""
     config = PRESETS[preset].replace(stationary_feed=feed)

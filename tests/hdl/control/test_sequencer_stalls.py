@@ -48,7 +48,7 @@ def check_tiles(bench: Bench, streaming: Streaming) -> None:
 
 @pytest.mark.parametrize("feed", ["vertical", "edge"])
 @pytest.mark.parametrize("tiers", [1, 2, 4])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_everything_late(feed: str, tiers: int, seed: int) -> None:
     rng = rng_of("late", feed, tiers, seed)
     config = small_config(tiers, vcache_tiles=128, stationary_feed=feed, row_fifo_depth=tiers * 5 + 16, queue_depth=4)

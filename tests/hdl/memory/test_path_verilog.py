@@ -32,7 +32,7 @@ def play(config: MachineConfig, folder: Path, sim: str, testcase: str | None = N
     )
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "wide"])
+@pytest.mark.parametrize("name", ["nano", "tiny", pytest.param("wide", marks=pytest.mark.slow)])
 def test_traffic(name: str, tmp_path: Path) -> None:
     play(CONFIGS[name], tmp_path, "verilator")
 
@@ -41,7 +41,7 @@ def test_traffic_icarus(icarus: str, tmp_path: Path) -> None:
     play(CONFIGS["nano"], tmp_path, icarus, testcase="random_traffic_with_stalls")
 
 
-@pytest.mark.parametrize("name", ["tiny", "wide", "small"])
+@pytest.mark.parametrize("name", ["tiny", "wide", pytest.param("small", marks=pytest.mark.slow)])
 def test_bandwidth(name: str, tmp_path: Path) -> None:
     """Long V-Cache loads reach 97 % of the peak at a latency of 40 cycles."""
     config = (CONFIGS.get(name) or PRESETS[name]).replace(burst_beats=16)
