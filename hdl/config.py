@@ -15,7 +15,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from hdl.config_file import ENDING, LONGEST_NAME, ConfigError, is_name, read_fields
+from hdl.config_file import ENDING, LONGEST_NAME, ConfigError, is_name, read_sections
 from hdl.errors import one_line, shown
 
 __all__ = ["FEEDS", "PRESETS", "ConfigError", "MachineConfig", "field_words", "load_config"]
@@ -448,6 +448,8 @@ a tier. What a simulation has to hold of it is 40 MB."""
 def load_config(name_or_path: str | Path) -> MachineConfig:
     """Return a preset, or read a TOML file of fields (``preset = "small"`` names the base; others override).
 
+    A file with sections describes a whole system (`scheduler.system`); its machine is the section ``[machine]``.
+
     Parameters
     ----------
     name_or_path : str or Path
@@ -466,7 +468,7 @@ def load_config(name_or_path: str | Path) -> MachineConfig:
         raise ConfigError(
             f"config: {shown(text)} is no preset; use one of {', '.join(PRESETS)} or a path to a {ENDING} file"
         )
-    values, file = read_fields(path), one_line(path)
+    values, file = read_sections(path)["machine"], one_line(path)
     base_name = values.pop("preset", None)
     if base_name is not None and (not isinstance(base_name, str) or base_name not in PRESETS):
         raise ConfigError(f"config preset: {shown(base_name)} in {file}; use one of {', '.join(PRESETS)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a TOML file of configuration fields, and makes a configuration's name of the file's."""
+"""Reads a TOML file of configuration fields or of sections of them, and makes a configuration's name of the file's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 
 from hdl.errors import A3dError, one_line, shown
 
-__all__ = ["ENDING", "LONGEST_NAME", "ConfigError", "is_name", "name_of", "read_fields"]
+__all__ = ["ENDING", "LONGEST_NAME", "SECTIONS", "ConfigError", "is_name", "name_of", "read_sections"]
 
 ENDING = ".toml"
 """How the name of a configuration file ends, in small or capital letters."""
 
 LONGEST_NAME = 128
 """Characters of the longest name: it becomes part of file names."""
+
+SECTIONS = ("machine", "memory", "clock", "policy")
+"""Sections of a file that describes a whole system; what generates and synthesizes reads the first one only."""
 
 _LONGEST_GIVEN = 64
 """Characters of the longest name that a file gives: variants of its machine have longer ones."""
@@ -47,8 +50,10 @@ def name_of(path: Path) -> str:
     return ("c" + stem if stem[0].isdigit() else stem)[:_LONGEST_GIVEN]
 
 
-def read_fields(path: Path) -> dict[str, Any]:
-    """Return the fields of a TOML file, among them a name.
+def read_sections(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the sections of a TOML file, of which ``machine`` is always there and has a name.
+
+    A file without sections has the fields of ``machine`` alone.
 
     Parameters
     ----------
@@ -58,7 +63,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        It cannot be read, is not text or is not TOML.
+        It cannot be read, is not text or is not TOML; something stands outside of its sections.
     """
     file = one_line(path)
     text = _text(_bytes(path, file), file)
@@ -67,13 +72,36 @@ def read_fields(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config: {file} is not TOML: {one_line(error)}; fix that line") from error
     except RecursionError as error:
-        raise ConfigError(f"config: {file} is nested too deeply; a configuration has fields and no tables") from error
+        raise ConfigError(f"config: {file} is nested too deeply; a configuration has fields and sections") from error
     except ValueError as error:  # an integer of thousands of digits, a date such as 2024-02-31
         raise ConfigError(f"config: {file} has a value that cannot be read: {one_line(error)}; correct it") from error
-    given = fields.setdefault("name", name_of(path))
+    sections = _sections(fields, file)
+    given = sections["machine"].setdefault("name", name_of(path))
     if isinstance(given, str) and len(given) > _LONGEST_GIVEN:
         raise ConfigError(f"config name: {shown(given)} in {file}; use at most {_LONGEST_GIVEN} characters")
+    return sections
+
+
+def _sections(fields: dict[str, Any], file: str) -> dict[str, dict[str, Any]]:
+    if not any(key in SECTIONS for key in fields):
+        return {"machine": fields}
+    for key, value in fields.items():
+        if key not in SECTIONS:
+            name = key if is_name(key) else shown(key)
+            raise ConfigError(
+                f"config {name}: stands outside of the sections of {file}; put it into one of {_list_of_sections()}"
+            )
+        if not isinstance(value, dict):
+            raise ConfigError(f"config {key}: {shown(value)} in {file}; write [{key}], and its fields below")
+    if "machine" not in fields:
+        raise ConfigError(
+            f'config machine: missing in {file}; write [machine], and below it preset = "small" or fields'
+        )
     return fields
+
+
+def _list_of_sections() -> str:
+    return ", ".join(f"[{name}]" for name in SECTIONS)
 
 
 def _bytes(path: Path, file: str) -> bytes:

@@ -23,39 +23,17 @@ from hdl.errors import A3dError
 from hdl.isa import Instruction, Opcode
 from scheduler.cost.blocks import blocks_of
 from scheduler.cost.engine import notes_of, run, segments_of, slices_of
+from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.stalls import stalls_of, unit_names
 from scheduler.cost.state import NEVER, NOTE, SLICE, B, Int, M, N, S, new_state
 from scheduler.cost.work import fetch_beats
 from scheduler.stream.table import COL, Rows, Table
 
-__all__ = ["Forecast", "MemoryTiming", "ModelDeadlockError", "Slices", "simulate"]
+__all__ = ["Forecast", "ModelDeadlockError", "Slices", "simulate"]
 
 
 class ModelDeadlockError(A3dError):
     """A stream that the cycle model cannot bring to its end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryTiming:
-    """How the memories behave; the benches' memories have the same knobs.
-
-    Attributes
-    ----------
-    latency : int
-        Cycles from a read request to its first beat, and from the last written beat of a burst to its response.
-    random_latency : int
-        Largest random addition to it; with one, memories send data and instructions in turns.
-    stall_rate : int
-        Chance in 1/256 that a channel is not ready, or has no data, in a cycle.
-    seed : int
-        Of the random additions and stalls, 1 to 2**32 - 1. They are not those of a simulation with the same seed, but
-        come as often.
-    """
-
-    latency: int = 40
-    random_latency: int = 0
-    stall_rate: int = 0
-    seed: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,13 +25,18 @@ class Policy:
     micro_batches: bool
     list_schedule: bool
 
+    @property
+    def name(self) -> str:
+        """The name in `POLICIES`."""
+        return next(name for name, policy in POLICIES.items() if policy == self)
+
 
 SEQUENTIAL, FUSED = Policy(False, False), Policy(True, True)
 
 POLICIES = {
     "sequential": SEQUENTIAL, "micro-batches": Policy(True, False), "list": Policy(False, True), "fused": FUSED,
 }  # fmt: skip
-"""By name: nothing, each part alone, all of it."""
+"""By name: nothing, each part alone, all of it; every policy has a name."""
 
 
 def policy_of(name: str) -> Policy:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hdl.config import MachineConfig
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants, constants_of, placeholders
@@ -19,12 +18,12 @@ from scheduler.ops.graph import step_operations
 from scheduler.ops.operation import Operation
 from scheduler.ops.steps_file import Step
 from scheduler.plan.estimate import Estimate, Roofline, estimate, roofline
-from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.schedule.routing import RoutingSource
 from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, lower_step
+from scheduler.system import SystemConfig
 
 __all__ = ["Planned", "Scheduler"]
 
@@ -77,7 +76,7 @@ class Scheduler:
 
     Parameters
     ----------
-    config : MachineConfig
+    system : SystemConfig
     model : Model
     steps : sequence of Step
     source : RoutingSource
@@ -85,11 +84,10 @@ class Scheduler:
         Weights; without them streams have legal constants that mean nothing, and memory has addresses only.
     seed : int
         Of tokens that the file does not give.
-    policy : Policy
-        What the planner may do to a step.
 
     Attributes
     ----------
+    system : SystemConfig
     has_weights : bool
     memory : ModelMemory
     constants : Constants
@@ -102,23 +100,23 @@ class Scheduler:
 
     def __init__(
         self,
-        config: MachineConfig,
+        system: SystemConfig,
         model: Model,
         steps: Sequence[Step],
         source: RoutingSource,
         *,
         quantised: QuantisedModel | None = None,
         seed: int = 0,
-        policy: Policy = SEQUENTIAL,
     ) -> None:
+        self.system = system
         self.model = model
         self.has_weights = quantised is not None
         self.steps = steps
         self._source = source
-        self._chooser = Chooser(policy)
+        self._chooser = Chooser(system.policy, system.memory)
         self._rng = np.random.default_rng(seed)
         self._places = _cache_places(steps)
-        tiling = Tiling(config, model)
+        tiling = Tiling(system.machine, model)
         most = max(len(step.sequences) for step in steps)
         tokens = max(step.tokens for step in steps)
         context = max(s.cached + s.new for step in steps for s in step.sequences)

@@ -2,8 +2,8 @@
 """A schedule as a directory of files, and back.
 
 ``schedule.json``
-    configuration, model, memory (regions by name), and for each step what it works on, where stream, lists and logits
-    lie, its work and its roofline.
+    configuration, memory timing, clock, policy, model, memory (regions by name), and for each step what it works on,
+    where stream, lists and logits lie, its work and its roofline.
 ``stepN.bin``, ``stepN.asm``
     the stream, as the machine reads it and as text.
 ``stepN.patch.bin``
@@ -33,17 +33,20 @@ from hdl.errors import A3dError, one_line
 from hdl.isa import Instruction
 from hdl.isa.asm import from_binary, to_text
 from hdl.scratch import scratch_folder
+from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.memory.image import Symbol
 from scheduler.models.description import Model
+from scheduler.plan.policy import policy_of
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.index import FILES, check_index
 from scheduler.stream.emit.labels import Label
 from scheduler.stream.lower import LogitBlock, gather_logits
 from scheduler.stream.table import Table
+from scheduler.system import SystemConfig
 
 __all__ = ["SavedSchedule", "SavedStep", "ScheduleError", "check_target", "load_schedule", "save_schedule"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the directory format."""
 INDEX = "schedule.json"
 
@@ -100,7 +103,8 @@ class SavedSchedule:
     Attributes
     ----------
     folder : Path
-    config : MachineConfig
+    system : SystemConfig
+        What it was made for.
     about : mapping
         ``schedule.json``.
     images : tuple of two uint8 arrays, or None
@@ -108,9 +112,14 @@ class SavedSchedule:
     """
 
     folder: Path
-    config: MachineConfig
+    system: SystemConfig
     about: Mapping[str, Any]
     images: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] | None
+
+    @property
+    def config(self) -> MachineConfig:
+        """The machine."""
+        return self.system.machine
 
     def __len__(self) -> int:
         return len(self.about["steps"])
@@ -184,7 +193,10 @@ def load_schedule(folder: Path) -> SavedSchedule:
         raise ScheduleError(f"{name}: {INDEX} is not of format {FORMAT}; schedule it again")
     try:
         check_index(about)
-        config = MachineConfig(**about["config"])
+        system = SystemConfig(
+            machine=MachineConfig(**about["config"]), memory=MemoryTiming(**about["system"]["memory"]),
+            clock_mhz=about["system"]["clock_mhz"], policy=policy_of(about["system"]["policy"]),
+        )  # fmt: skip
     except (A3dError, ValueError, TypeError) as error:
         raise ScheduleError(f"{name}: {INDEX} is damaged ({one_line(error)}); schedule it again") from error
     images = None
@@ -199,7 +211,7 @@ def load_schedule(folder: Path) -> SavedSchedule:
             raise ScheduleError(
                 f"{name}: group0.bin and group1.bin have {sizes} bytes, expected {expected}; schedule it again"
             )
-    return SavedSchedule(folder, config, about, images)
+    return SavedSchedule(folder, system, about, images)
 
 
 def save_schedule(
@@ -238,6 +250,7 @@ def save_schedule(
     about: dict[str, Any] = {
         "format": FORMAT,
         "config": memory.config.to_dict(),
+        "system": scheduler.system.to_dict(),
         "model": describe_model(scheduler.model),
         "weights": scheduler.has_weights,
         "memory": {"bytes": memory.sizes, "symbols": {n: asdict(s) for n, s in memory.symbols.items()}},

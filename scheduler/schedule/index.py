@@ -22,7 +22,8 @@ _STEP = {
     "roofline": {"cycles": float, "bound": str},
 }  # fmt: skip
 _INDEX = {
-    "config": {}, "model": {"name": str}, "weights": bool, "memory": {"bytes": [int]}, "steps": [_STEP],
+    "config": {}, "system": {"memory": {}, "policy": str}, "model": {"name": str}, "weights": bool,
+    "memory": {"bytes": [int]}, "steps": [_STEP],
 }  # fmt: skip
 """Tables by their keys, lists by what their elements are, and types; numbers are not negative."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import Residence
@@ -64,10 +65,13 @@ class Chooser:
     Parameters
     ----------
     policy : Policy
+    timing : MemoryTiming, optional
+        How the memories behave for the cycle model that compares plans.
     """
 
-    def __init__(self, policy: Policy = SEQUENTIAL) -> None:
+    def __init__(self, policy: Policy = SEQUENTIAL, timing: MemoryTiming | None = None) -> None:
         self.policy = policy
+        self.timing = timing or MemoryTiming()
         self._known: dict[tuple[object, ...], Plan] = {}
 
     def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Instruction
+from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
 from scheduler.memory.image import Symbol
 from scheduler.memory.model import ModelMemory
@@ -363,7 +364,7 @@ def lower_step(
             "smaller block, or quantise with a larger one"
         )
     own = chooser or Chooser()
-    lowering = _Lowering(constants, memory, chunks, routing, block)
+    lowering = _Lowering(constants, memory, chunks, routing, block, own.timing)
     plans, tried = own.plans(residence, chunks, routing is None), list[Tried]()
     if len(plans) > 1:
         tried = lowering.time(plans)
@@ -384,13 +385,14 @@ class _Lowering:
 
     def __init__(
         self, constants: Constants, memory: ModelMemory, chunks: Sequence[Chunk],
-        routing: Sequence[Routing | None] | None, block: int,
+        routing: Sequence[Routing | None] | None, block: int, timing: MemoryTiming,
     ) -> None:  # fmt: skip
         self._constants = constants
         self._memory = memory
         self._chunks = chunks
         self._routing = routing
         self._block = block
+        self._timing = timing
         self._config = memory.tiling.config
         self._last: tuple[Plan, _Emitted] | None = None
 
@@ -407,7 +409,8 @@ class _Lowering:
                 if plan == plans[0]:
                     raise
                 continue
-            tried.append(Tried(plan, simulate(self._config, table, slot_counts=self._counts(emitted)).cycles))
+            counts = self._counts(emitted)
+            tried.append(Tried(plan, simulate(self._config, table, memory=self._timing, slot_counts=counts).cycles))
         return tried
 
     def program(self, plan: Plan, tried: tuple[Tried, ...]) -> StepProgram:

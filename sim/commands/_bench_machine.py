@@ -12,6 +12,7 @@ from sim.commands._common import (
     add_config_option,
     add_json_option,
     count,
+    machine_of,
     picture_file,
     print_table,
     write_json,
@@ -75,7 +76,7 @@ def add_benches(kinds: Subparsers) -> None:
 
 
 def _utilisation(args: argparse.Namespace) -> int:
-    config = load_config(args.config)
+    config = machine_of(args, "bench utilisation")
     require_simulator("verilator")
     feeds = ("vertical", "edge") if args.feed == "both" else (args.feed,)
     points = []
@@ -113,7 +114,7 @@ def _utilisation(args: argparse.Namespace) -> int:
 def _experts(args: argparse.Namespace) -> int:
     from sim.measure.experts import draw_works, measure_experts
 
-    config = load_config(args.config)
+    config = machine_of(args, "bench experts")
     if args.chosen > args.experts:
         raise A3dError(f"bench experts: --chosen {args.chosen} of --experts {args.experts}; use at most {args.experts}")
     require_simulator("verilator")

@@ -5,8 +5,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hdl.config import load_config
-from scheduler.plan.policy import POLICIES, policy_of
+from scheduler.plan.policy import POLICIES
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -16,6 +15,7 @@ from sim.commands._common import (
     picture_file,
     print_table,
     progress,
+    system_of,
     write_json,
 )
 from sim.commands._generation import announce_compiling
@@ -86,11 +86,11 @@ def _fusion(args: argparse.Namespace) -> int:
     from sim.measure.fusion import FusionBench
     from sim.measure.fusion import draw as draw_fusion
 
-    config = load_config(args.config)
+    system = system_of(argparse.Namespace(config=args.config))
     require_simulator("verilator")
     bench = FusionBench(
-        args.model, config, routings=list(dict.fromkeys(args.routing)), policies=list(dict.fromkeys(args.policy)),
-        announce=announce_compiling(config),
+        args.model, system, routings=list(dict.fromkeys(args.routing)), policies=list(dict.fromkeys(args.policy)),
+        announce=announce_compiling(system.machine),
     )  # fmt: skip
     for _ in progress(bench.run(), "steps", bench.total):
         pass
@@ -105,7 +105,7 @@ def _fusion(args: argparse.Namespace) -> int:
             for p in result["points"]
         ],
         FUSION_COLUMNS, left=("plan",),
-        title=f"Steps of {result['model']} on {config.name} (RTL simulation)",
+        title=f"Steps of {result['model']} on {system.machine.name} (RTL simulation)",
     )  # fmt: skip
     print(f"cycle model: mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %")
     print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
@@ -136,23 +136,22 @@ def _quality(args: argparse.Namespace) -> int:
 def _exactness(args: argparse.Namespace) -> int:
     from sim.measure.exactness import ExactnessBench
 
-    config = load_config(args.config)
+    system = system_of(args)
     require_simulator("verilator")
     bench = ExactnessBench(
         args.model,
-        config,
+        system,
         batch=args.batch,
         prefill=args.prefill,
         steps=args.steps,
         routing=args.routing,
-        policy=policy_of(args.policy),
-        announce=announce_compiling(config),
+        announce=announce_compiling(system.machine),
     )
     for _ in progress(bench.run(), "tokens", bench.total):
         pass
     result = bench.result()
-    rows = [[k, v] for k, v in result.items() if k != "config"]
-    print_table(rows, ("quantity", "value"), left=("value",), title=f"{result['model']} on {config.name}")
+    rows = [[k, v] for k, v in result.items() if k not in ("config", "system")]
+    print_table(rows, ("quantity", "value"), left=("value",), title=f"{result['model']} on {system.machine.name}")
     write_json(args.json, result)
     return 1 if result["mismatched_bytes"] else 0
 
@@ -160,16 +159,15 @@ def _exactness(args: argparse.Namespace) -> int:
 def _model(args: argparse.Namespace) -> int:
     from sim.measure.model import ModelBench
 
-    config = load_config(args.config)
+    system = system_of(args)
     require_simulator("verilator")
     bench = ModelBench(
         args.model,
-        config,
+        system,
         batches=args.batches,
         prefill=args.prefill,
         routing=args.routing,
-        policy=policy_of(args.policy),
-        announce=announce_compiling(config),
+        announce=announce_compiling(system.machine),
     )  # fmt: skip
     for _ in progress(bench.run(), "tokens", bench.total):
         pass
@@ -188,8 +186,8 @@ def _model(args: argparse.Namespace) -> int:
             "phase", "batch", "tokens", "cycles", "cycle model", "roofline", "bound", "of roofline %", "PE util %",
             "bytes",
         ),
-        title=f"Steps of {result['model']} on {config.name} (RTL simulation; routing {result['routing']}, policy "
-        f"{args.policy})",
+        title=f"Steps of {result['model']} on {system.machine.name} (RTL simulation; routing {result['routing']}, "
+        f"policy {system.policy.name})",
     )  # fmt: skip
     print_table(
         [

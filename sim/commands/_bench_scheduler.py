@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hdl.config import PRESETS, load_config
+from hdl.config import PRESETS
 from scheduler.models.shapes import shape_names
 from sim.commands._common import (
     Subparsers,
@@ -13,6 +13,7 @@ from sim.commands._common import (
     add_json_option,
     check_page,
     count,
+    machine_of,
     picture_file,
     print_table,
     progress,
@@ -71,7 +72,7 @@ def _scheduler(args: argparse.Namespace) -> int:
     from sim.measure.scheduler import ENOUGH, SchedulerBench
     from sim.measure.scheduler import draw as draw_scheduler
 
-    config = load_config(args.config)
+    config = machine_of(args, "bench scheduler")
     check_page(args.docs)
     bench = SchedulerBench(config, args.shapes, layers=args.layers)
     for _ in progress(bench.run(), "scheduling", bench.total):

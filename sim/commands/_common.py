@@ -19,16 +19,19 @@ import rich.markup
 import rich.progress
 import rich.table
 
+from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
 from hdl.isa import Instruction
 from hdl.isa.asm import AsmError, from_binary
 from hdl.scratch import probe_folder, whole_file
-from scheduler.plan.policy import POLICIES
+from scheduler.plan.policy import POLICIES, policy_of
+from scheduler.system import SystemConfig, load_system
 
 __all__ = [
     "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "add_policy_option", "check_distinct",
-    "check_files", "check_folder", "check_page", "count", "fraction", "new_parser", "output_file", "output_folder",
-    "picture_file", "print_table", "progress", "read_limited", "read_stream", "seconds", "write_json",
+    "check_files", "check_folder", "check_page", "count", "fraction", "machine_of", "new_parser", "output_file",
+    "output_folder", "picture_file", "print_table", "progress", "read_limited", "read_stream", "seconds", "system_of",
+    "write_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -339,7 +342,7 @@ def add_config_option(parser: argparse.ArgumentParser, default: str | None = "ti
         "--config",
         metavar="NAME_OR_TOML",
         default=default,
-        help="machine configuration: a preset (nano, tiny, small, medium, large) or a TOML file"
+        help="a preset (nano, tiny, small, medium, large) or a TOML file, of the machine alone or with sections"
         + (f"; default {default}" if default else ""),
     )
 
@@ -421,12 +424,45 @@ def print_table(
     console.print(table)
 
 
-def add_policy_option(parser: argparse.ArgumentParser, default: str = "fused") -> None:
-    """Add the option that says what the planner may do."""
+def add_policy_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what the planner may do; `system_of` reads it."""
     parser.add_argument(
-        "--policy", choices=list(POLICIES), default=default,
-        help=f"what the planner may do to a step, if that makes it shorter: {', '.join(POLICIES)}; default {default}",
+        "--policy", choices=list(POLICIES),
+        help=f"what the planner may do to a step, if that makes it shorter: {', '.join(POLICIES)}; default: what the "
+        "configuration's file says, or fused",
     )  # fmt: skip
+
+
+def system_of(args: argparse.Namespace) -> SystemConfig:
+    """Return what ``--config`` names, with what ``--policy`` and ``--clock-mhz`` say instead.
+
+    Raises
+    ------
+    ConfigError
+        See `load_system`.
+    """
+    system = load_system(args.config)
+    if getattr(args, "policy", None) is not None:
+        system = dataclasses.replace(system, policy=policy_of(args.policy))
+    if getattr(args, "clock_mhz", None) is not None:
+        system = dataclasses.replace(system, clock_mhz=args.clock_mhz)
+    return system
+
+
+def machine_of(args: argparse.Namespace, command: str) -> MachineConfig:
+    """Return the machine that ``--config`` names, for a measurement whose memories, clock and plans are its own.
+
+    Raises
+    ------
+    A3dError
+        The file says something that would have no effect.
+    """
+    system = load_system(args.config)
+    default = SystemConfig(machine=system.machine)
+    for section, name in (("memory", "memory"), ("clock", "clock_mhz"), ("policy", "policy")):
+        if getattr(system, name) != getattr(default, name):
+            raise A3dError(f"--config {args.config}: [{section}] has no effect on a3d {command}; leave it out")
+    return system.machine
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -13,7 +13,7 @@ from typing import Any
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.scratch import keep, scratch_folder
-from scheduler.plan.policy import policy_of
+from scheduler.system import SystemConfig
 from sim.commands._common import add_policy_option, check_files, count, fraction, output_file, print_table, read_limited
 from sim.commands._stream import TokenStream
 from sim.machine.byte_model import ByteModel, to_tokens
@@ -141,7 +141,7 @@ def check_options(args: argparse.Namespace, files: Sequence[str] = ()) -> Sample
 
 
 def make_generator(
-    args: argparse.Namespace, config: MachineConfig, model: ByteModel, prompts: list[tuple[int, ...]], sampler: Sampler
+    args: argparse.Namespace, system: SystemConfig, model: ByteModel, prompts: list[tuple[int, ...]], sampler: Sampler
 ) -> Generator:
     """Return the generator of the prompts, repeated or replaced by excerpts as the options say."""
     batch = args.batch or max(1, len(prompts))
@@ -153,14 +153,15 @@ def make_generator(
         prompts = [prompts[n % len(prompts)] for n in range(batch)]
     stop = () if args.ignore_eos else model.model.description.end_tokens
     return Generator(
-        model.model, config, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler, stop=stop,
-        policy=policy_of(args.policy),
+        model.model, system.machine, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler,
+        stop=stop, policy=system.policy, timing=system.memory,
     )  # fmt: skip
 
 
 def generate(
     generator: Generator,
     args: argparse.Namespace,
+    system: SystemConfig,
     *,
     machine: SimulatedMachine | None = None,
     waves_to: Path | None = None,
@@ -175,6 +176,8 @@ def generate(
         What to run.
     args : argparse.Namespace
         The options of `add_generation_options`.
+    system : SystemConfig
+        What the generator was made for.
     machine : SimulatedMachine, optional
         For the engine rtl; default: one is compiled.
     waves_to : path, optional
@@ -199,6 +202,7 @@ def generate(
                     waves=waves_to is not None,
                     work_dir=scratch,
                     announce=announce_compiling(config),
+                    timing=system.memory,
                 )
             )
         stream = TokenStream(generator)
@@ -219,7 +223,7 @@ def generate(
                 say(waves_line(waves_to / wave.name))
     if timeline is not None:
         print(f"timeline: {trace} (open it in https://ui.perfetto.dev)")
-    report = tally.report(clock_mhz=args.clock_mhz)
+    report = tally.report(clock_mhz=system.clock_mhz if args.engine == "rtl" else None)
     for number, sequence in enumerate(report["sequences"]):
         if sequence["stopped"]:
             own = sequence["tokens"]

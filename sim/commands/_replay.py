@@ -34,7 +34,13 @@ def run_schedule(folder: Path, engine: str, *, waves_to: Path | None = None) -> 
     """
     saved = load_schedule(folder)
     config = saved.config
-    rtl = RtlEngine(config, waves=waves_to is not None, work_dir=waves_to, announce=announce_compiling(config))
+    rtl = RtlEngine(
+        config,
+        waves=waves_to is not None,
+        work_dir=waves_to,
+        announce=announce_compiling(config),
+        timing=saved.system.memory,
+    )
     entries: list[dict[str, Any]] = []
     with rtl if engine == "rtl" else IsaEngine(config, verify=True) as machine:
         for step, outcome in replay(saved, machine):

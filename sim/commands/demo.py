@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hdl.config import MachineConfig, load_config
 from scheduler.models.checkpoint import read_config
+from scheduler.system import SystemConfig
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -18,6 +18,7 @@ from sim.commands._common import (
     new_parser,
     output_folder,
     print_table,
+    system_of,
     write_json,
 )  # fmt: skip
 from sim.commands._generation import (
@@ -77,17 +78,18 @@ def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     sampler = check_options(args, ["utilisation.png"])
     require_simulator("verilator")  # for the experts alone, whatever the engine
-    config = load_config(args.config)
+    system = system_of(args)
+    config = system.machine
     if not (args.prompt or args.prompt_file or args.batch):
         args.prompt = list(PROMPTS)
     prompts = prompts_of(args, read_config(args.model).vocabulary)
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
-    generator = make_generator(args, config, model, prompts, sampler)
+    generator = make_generator(args, system, model, prompts, sampler)
     size = args.layer_tokens if args.layer_tokens is not None else min(LAYER_TOKENS, model.text.shape[1])
     works = layer_works(model.model, model.excerpts(1, size, size)[0])
-    report, tally = _measure(args, config, generator, works)
-    report = {"model": model.name, **report}
+    report, tally = _measure(args, system, generator, works)
+    report = {"model": model.name, "system": system.to_dict(), **report}
     print_report(report, f"{model.name} on {config.name} ({args.engine})")
     _print_layers(report, args.out / "utilisation.png")
     write_files(report, tally, config, args.out)
@@ -98,9 +100,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(
-    args: argparse.Namespace, config: MachineConfig, generator: Generator, works: list[LayerWork]
+    args: argparse.Namespace, system: SystemConfig, generator: Generator, works: list[LayerWork]
 ) -> tuple[dict[str, Any], Tally]:
     """Run the generation, and the experts alone on the machine and on its control."""
+    config = system.machine
     programs = lower_layers(config, works)
     bits = max(simulated_memory_bits(generator.memory), memory_bits(programs))
     with contextlib.ExitStack() as stack:
@@ -111,7 +114,7 @@ def _measure(
         machine = SimulatedMachine(config, memory_bits=bits, announce=lambda: say(COMPILING.format(config.name)))
         if control is not None:
             stack.enter_context(control)
-        report, tally = generate(generator, args, machine=machine)
+        report, tally = generate(generator, args, system, machine=machine)
         say(f"{config.name}: the experts of {len(works)} layers alone")
         layers, mismatched = measure_layers(machine, works)
         if control is not None:

@@ -5,7 +5,6 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from hdl.config import load_config
 from hdl.errors import A3dError
 from scheduler.models.checkpoint import read_config
 from sim.commands._common import (
@@ -14,6 +13,7 @@ from sim.commands._common import (
     add_json_option,
     new_parser,
     output_folder,
+    system_of,
     write_json,
 )  # fmt: skip
 from sim.commands._generation import (
@@ -38,7 +38,7 @@ byte of both memories is compared with the instruction executor's after every st
 
 OF_PROMPTS: Mapping[str, object] = {
     "model": DEMO_MODEL, "prompt": [], "prompt_file": [], "tokens": 32, "batch": None, "routing": "slots",
-    "policy": "fused", "ignore_eos": False, "temperature": 0.0, "seed": 0, "clock_mhz": None, "trace": None,
+    "policy": None, "ignore_eos": False, "temperature": 0.0, "seed": 0, "clock_mhz": None, "trace": None,
     "calibration": None,
 }  # fmt: skip
 """Options that do not go with ``--schedule``, and their defaults."""
@@ -71,15 +71,15 @@ def run(args: argparse.Namespace) -> int:
         report = run_schedule(args.schedule, args.engine, waves_to=args.out if args.waves else None)
         write_json(args.json or args.out / "report.json", report)
         return 0
-    config = load_config(args.config)
+    system = system_of(args)
     prompts = prompts_of(args, read_config(args.model).vocabulary)
     say(f"{args.model}: reading and quantising")
-    model = read_byte_model(args.model, config, calibration=args.calibration)
-    generator = make_generator(args, config, model, prompts, sampler)
-    report, tally = generate(generator, args, waves_to=args.out if args.waves else None)
-    report = {"model": model.name, **report}
-    print_report(report, f"{model.name} on {config.name} ({args.engine})")
-    write_files(report, tally, config, args.out)
+    model = read_byte_model(args.model, system.machine, calibration=args.calibration)
+    generator = make_generator(args, system, model, prompts, sampler)
+    report, tally = generate(generator, args, system, waves_to=args.out if args.waves else None)
+    report = {"model": model.name, "system": system.to_dict(), **report}
+    print_report(report, f"{model.name} on {system.machine.name} ({args.engine})")
+    write_files(report, tally, system.machine, args.out)
     target = args.json or args.out / "report.json"
     write_json(target, report)
     say(f"report: {target}")

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hdl.config import load_config
+from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from scheduler.models.checkpoint import has_weights
 from scheduler.models.description import Model
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.models.random_model import random_model
 from scheduler.ops.steps_file import Step, read_steps
-from scheduler.plan.policy import policy_of
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.files import check_target, save_schedule
 from scheduler.schedule.routing import MachineRouting, RoutingSource, TraceRouting, UniformRouting
@@ -26,6 +25,7 @@ from sim.commands._common import (
     new_parser,
     output_folder,
     print_table,
+    system_of,
     write_json,
 )  # fmt: skip
 from sim.commands._generation import say
@@ -71,11 +71,11 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
     check_target(args.out)
-    config = load_config(args.config)
+    system = system_of(args)
     model = model_of(args)
     steps = read_steps(args.steps, model)
     source = _source(args, model)
-    quantised = _weights(args, model)
+    quantised = _weights(args, model, system.machine)
     if model.missing:
         say(f"{model.name}: planned and timed only; not implemented are {model.missing}")
     if quantised is not None:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     elif Path(args.model).is_dir() and not args.no_weights:
         say(f"{args.model}: no model.safetensors there; addresses only, as with --no-weights")
     scheduler = Scheduler(
-        config, model, steps, source, quantised=quantised, seed=args.seed, policy=policy_of(args.policy)
+        system, model, steps, source, quantised=quantised, seed=args.seed
     )  # fmt: skip
 
     def each(planned: Planned, entry: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             explain(planned)
 
     about = save_schedule(scheduler, args.out, assembler=not args.no_assembler, each=each)
-    print_table(step_rows(about["steps"]), STEP_COLUMNS, title=f"{model.name} on {config.name}")
+    print_table(step_rows(about["steps"]), STEP_COLUMNS, title=f"{model.name} on {system.machine.name}")
     if args.json:
         write_json(args.json, about)
     say(f"schedule: {args.out}")
@@ -109,7 +109,7 @@ def _source(args: argparse.Namespace, model: Model) -> RoutingSource:
     return TraceRouting(model, Path(args.routing))
 
 
-def _weights(args: argparse.Namespace, model: Model) -> QuantisedModel | None:
+def _weights(args: argparse.Namespace, model: Model, config: MachineConfig) -> QuantisedModel | None:
     """Return the weights that the options ask for."""
     if args.random_weights is not None:
         if args.no_weights:
@@ -123,7 +123,7 @@ def _weights(args: argparse.Namespace, model: Model) -> QuantisedModel | None:
         return None
     if args.layers is not None:
         raise A3dError("--layers: a model with weights runs whole; add --no-weights or --random-weights SEED")
-    return read_byte_model(folder, load_config(args.config), calibration=args.calibration).model
+    return read_byte_model(folder, config, calibration=args.calibration).model
 
 
 def _refuse_calibration(args: argparse.Namespace, what: str) -> None:

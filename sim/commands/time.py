@@ -2,13 +2,12 @@
 """``a3d time``: how long a stream or a schedule takes by the cycle model."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hdl.config import MachineConfig, load_config
 from hdl.errors import A3dError, one_line
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
@@ -16,6 +15,7 @@ from scheduler.cost.model import simulate
 from scheduler.schedule.files import load_schedule
 from scheduler.stream.legal import illegal, why_illegal
 from scheduler.stream.table import COL, Table
+from scheduler.system import SystemConfig, load_system
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -49,15 +49,19 @@ def run(args: argparse.Namespace) -> int:
     if args.path.is_dir():
         result = _schedule(args.path)
         print_table(step_rows(result["steps"]), STEP_COLUMNS, title=f"{result['model']} on {result['config']['name']}")
+        _say_times(result["system"]["clock_mhz"], {entry["name"]: entry["ms"] for entry in result["steps"]})
     else:
-        config = load_config(args.config)
+        system = load_system(args.config)
+        config = system.machine
         stream = read_stream(args.path)
         if not stream:
             raise A3dError(f"{args.path}: no instructions; name a binary stream or a schedule's directory")
         result = {
-            "config": config.to_dict(), "instructions": len(stream), **_time(config, Table.of(stream), args.path)
+            "config": config.to_dict(), "system": system.to_dict(), "instructions": len(stream),
+            **_time(system, Table.of(stream), args.path),
         }  # fmt: skip
         print(f"{result['cycles']:,} cycles on {config.name}, {len(stream):,} instructions")
+        _say_times(system.clock_mhz, {str(args.path): result["ms"]})
         rows = [[name, busy, f"{100 * busy / result['cycles']:.1f} %"] for name, busy in result["busy"].items()]
         print_table(rows, UNIT_COLUMNS, title="busy cycles")
     if args.json:
@@ -65,8 +69,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _time(config: MachineConfig, table: Table, path: Path) -> dict[str, Any]:
-    """Return a stream's cycles, the busy cycles of each unit, and why each stood still.
+def _say_times(clock_mhz: float | None, times: Mapping[str, float]) -> None:
+    if clock_mhz is not None:
+        print(f"at {clock_mhz:g} MHz: " + ", ".join(f"{name} {ms:.4g} ms" for name, ms in times.items()))
+
+
+def _time(system: SystemConfig, table: Table, path: Path) -> dict[str, Any]:
+    """Return a stream's cycles, its time if the system has a clock, and each unit's busy cycles and stalls.
 
     Raises
     ------
@@ -77,6 +86,7 @@ def _time(config: MachineConfig, table: Table, path: Path) -> dict[str, Any]:
     if ends != [len(table) - 1]:
         where = f"END is instruction {ends[0]} of {len(table)}" if ends else "has no END"
         raise A3dError(f"{one_line(path)}: {where}; a stream has it once, as the last instruction")
+    config = system.machine
     limits = Limits.whole(config)
     wrong = illegal(table, config, limits)
     if len(wrong):
@@ -85,8 +95,9 @@ def _time(config: MachineConfig, table: Table, path: Path) -> dict[str, Any]:
             f"{one_line(path)}: instruction {wrong[0]} is not legal on {config.name}: {why}; name the configuration "
             "that the stream was made for with --config"
         )
-    forecast = simulate(config, table)
-    return {"cycles": forecast.cycles, "busy": forecast.busy(), "stalls": forecast.stalls()}
+    forecast = simulate(config, table, memory=system.memory)
+    ms = None if system.clock_mhz is None else forecast.cycles / system.clock_mhz / 1e3
+    return {"cycles": forecast.cycles, "ms": ms, "busy": forecast.busy(), "stalls": forecast.stalls()}
 
 
 def _schedule(folder: Path) -> dict[str, Any]:
@@ -96,9 +107,14 @@ def _schedule(folder: Path) -> dict[str, Any]:
     def each() -> Iterator[None]:
         for number in range(len(saved)):
             step = saved.step(number)
-            entries.append({**step.about, **_time(saved.config, step.table, folder / f"{step.name}.bin")})
+            entries.append({**step.about, **_time(saved.system, step.table, folder / f"{step.name}.bin")})
             yield
 
     for _ in progress(each(), "timing steps", len(saved)):
         pass
-    return {"config": saved.config.to_dict(), "model": saved.about["model"]["name"], "steps": entries}
+    return {
+        "config": saved.config.to_dict(),
+        "system": saved.system.to_dict(),
+        "model": saved.about["model"]["name"],
+        "steps": entries,
+    }

@@ -17,13 +17,14 @@ from hdl.config import MachineConfig
 from hdl.errors import CheckError
 from hdl.isa import Instruction, Opcode, StoreFormat, store_span, store_step
 from hdl.isa.legality import Limits
+from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.memory.image import Symbol
 from scheduler.stream.emit.labels import Label
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor
 from sim.machine.session import MachineSession
-from sim.machine.system import Job, JobResult, SimulatedMachine
+from sim.machine.system import Job, JobResult, MemoryKnobs, SimulatedMachine
 from sim.measure.crosscheck import MismatchError, compare_counters
 from sim.view.trace import Trace
 
@@ -217,6 +218,8 @@ class RtlEngine:
         Where the generated Verilog goes.
     announce : callable, optional
         Called before a simulator is compiled.
+    timing : MemoryTiming, optional
+        How the simulated memories behave.
     """
 
     name = "rtl"
@@ -231,8 +234,10 @@ class RtlEngine:
         verify: bool = True,
         build_root: Path = Path("build"),
         announce: Callable[[], None] | None = None,
+        timing: MemoryTiming | None = None,
     ) -> None:
         self.config = config
+        self._knobs = MemoryKnobs(**(timing or MemoryTiming()).to_dict())
         self._machine = machine
         self._waves = waves
         self._work_dir = work_dir
@@ -301,7 +306,7 @@ class RtlEngine:
             images=(images[0].tobytes(), images[1].tobytes()) if first else None,
             patches=() if first else [(patch.group, patch.address, data)],
             stream_base=program.stream_base, limits=self._reference.limits(program), max_cycles=MOST_CYCLES,
-            trace=trace,
+            trace=trace, knobs=self._knobs,
         )  # fmt: skip
 
     def _check(self, program: Step, expected: Outcome, result: JobResult) -> int:

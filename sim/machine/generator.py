@@ -11,6 +11,7 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
+from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
@@ -157,6 +158,8 @@ class Generator:
         Tokens that end a sequence before it has all its tokens; default: none.
     policy : Policy
         What the planner may do to a step.
+    timing : MemoryTiming, optional
+        How the memories behave, for the planner and for forecasts.
 
     Attributes
     ----------
@@ -190,6 +193,7 @@ class Generator:
         step_tokens: int = STEP_TOKENS,
         stop: Collection[int] = (),
         policy: Policy = FUSED,
+        timing: MemoryTiming | None = None,
     ) -> None:
         self.model = model
         self.config = config
@@ -201,7 +205,7 @@ class Generator:
         self.key_block = default_key_block(self.tiling, model.key_block)
         self.step_tokens = step_tokens
         self.stop = frozenset(stop)
-        self._chooser = Chooser(policy)
+        self._chooser = Chooser(policy, timing)
         self._sequences = [_Sequence(number, tuple(int(t) for t in p)) for number, p in enumerate(prompts)]
         self._check_request(routing)
         self.batch = len(self._sequences) if batch is None else min(batch, len(self._sequences))
@@ -303,7 +307,7 @@ class Generator:
     def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
         """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
         counts = program.slot_counts(routing) if self.routing == "slots" else []
-        return simulate(self.config, program.table, slot_counts=counts).cycles
+        return simulate(self.config, program.table, memory=self._chooser.timing, slot_counts=counts).cycles
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:
         """Lower as much of the prompts, in order, as one step takes."""

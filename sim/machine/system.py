@@ -21,6 +21,7 @@ from hdl.isa import Instruction, encode
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits
 from hdl.scratch import scratch_folder, whole_file
+from scheduler.cost.memory_timing import MemoryTiming
 from sim.simulator import runner
 from sim.simulator.bench_top import BENCH_TOP, capacity_bits, memory_sources, render_bench
 from sim.simulator.hexfile import read_dump, write_hex, write_hex_patches
@@ -56,27 +57,15 @@ def stream_bytes(instructions: Sequence[Instruction]) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryKnobs:
-    """How the simulated memories behave.
+class MemoryKnobs(MemoryTiming):
+    """How the simulated memories behave: their timing, and where they answer with an error.
 
     Attributes
     ----------
-    latency : int
-        Cycles from a read request to its first data beat.
-    random_latency : int
-        Largest random addition to it, 0 = none.
-    stall_rate : int
-        Chance in 1/256 that a channel is not ready, or has no data, in a cycle.
-    seed : int
-        Of the random stalls; 1 to 2**32 - 1.
     read_error, write_error : (group, first byte, end) or None
         Range that answers SLVERR.
     """
 
-    latency: int = 40
-    random_latency: int = 0
-    stall_rate: int = 0
-    seed: int = 1
     read_error: tuple[int, int, int] | None = None
     write_error: tuple[int, int, int] | None = None
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
-from scheduler.cost.model import MemoryTiming, simulate
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.model import simulate
 from sim.machine.session import MachineSession
 from sim.machine.system import MemoryKnobs, SimulatedMachine
 from sim.measure.timed_streams import TimedStream, groups_of
@@ -77,7 +78,7 @@ class CycleModelBench:
     def _measure(self, config: MachineConfig, session: MachineSession, stream: TimedStream) -> Iterator[None]:
         job = stream.job
         for memory, timing in MEMORIES.items():
-            result = session.run(dataclasses.replace(job, knobs=MemoryKnobs(**dataclasses.asdict(timing))))
+            result = session.run(dataclasses.replace(job, knobs=MemoryKnobs(**timing.to_dict())))
             if not result.done:
                 raise CheckError(
                     f"{config.name}, {stream.name}, routing {stream.routing}: the machine stopped with "

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from scheduler.plan.policy import FUSED, Policy
+from scheduler.system import SystemConfig
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import RtlEngine
 from sim.machine.generator import Generator, StepRecord
@@ -27,8 +26,7 @@ class ExactnessBench:
     ----------
     folder : path
         Model directory with ``heldout.txt``.
-    config : MachineConfig
-        The machine.
+    system : SystemConfig
     batch : int
         Sequences.
     prefill : int
@@ -37,8 +35,6 @@ class ExactnessBench:
         Decode steps.
     routing : str
         One of ``sim.machine.generator.ROUTINGS``.
-    policy : Policy
-        What the planner may do to a step.
     announce : callable, optional
         Called before a simulator is compiled.
 
@@ -56,15 +52,15 @@ class ExactnessBench:
     def __init__(
         self,
         folder: Path,
-        config: MachineConfig,
+        system: SystemConfig,
         *,
         batch: int,
         prefill: int,
         steps: int,
         routing: str = "slots",
-        policy: Policy = FUSED,
         announce: Callable[[], None] | None = None,
     ) -> None:
+        config = system.machine
         model = read_byte_model(folder, config)
         mean = -(-prefill // max(1, batch))
         longest = mean + mean // 2 + 1
@@ -79,12 +75,14 @@ class ExactnessBench:
                 f" text have at most {size}: use a smaller number, or a larger --batch"
             )
         prompts = model.excerpts(batch, max(1, mean // 2), longest)
-        self.config = config
+        self.system, self.config = system, config
         self.model_name = model.name
         self._announce = announce
         self.prefill = sum(len(prompt) for prompt in prompts)
         # The step that ends a prompt gives the first token; the others take a decode step each.
-        self.generator = Generator(model.model, config, prompts, steps + 1, routing=routing, policy=policy)
+        self.generator = Generator(
+            model.model, config, prompts, steps + 1, routing=routing, policy=system.policy, timing=system.memory
+        )
         self.total = self.prefill + steps * batch
         self._sums: Counter[str] = Counter()
         self._lengths: dict[int, int] = {}
@@ -98,7 +96,7 @@ class ExactnessBench:
         MismatchError
             The first differing byte or counter, with the instruction that should have written it.
         """
-        with RtlEngine(self.config, announce=self._announce) as engine:
+        with RtlEngine(self.config, announce=self._announce, timing=self.system.memory) as engine:
             engine.start(self.generator.memory)
             for record in self.generator.run(engine):
                 self._add(record)
@@ -116,6 +114,7 @@ class ExactnessBench:
         """
         return {
             "config": self.config.to_dict(),
+            "system": self.system.to_dict(),
             "model": self.model_name,
             "routing": self.generator.routing,
             "batch": self.generator.batch,

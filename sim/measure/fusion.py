@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
 from hdl.scratch import whole_file
 from scheduler.cost.model import simulate
@@ -30,6 +29,7 @@ from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step
+from scheduler.system import SystemConfig
 from sim.golden.integer_model import IntegerModel, StepResult
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import Outcome, RtlEngine, simulated_memory_bits
@@ -101,15 +101,16 @@ class FusionBench:
     def __init__(
         self,
         folder: Path,
-        config: MachineConfig,
+        system: SystemConfig,
         *,
         cases: Sequence[Case] = CASES,
         routings: Sequence[str] = ROUTINGS,
         policies: Sequence[str] = tuple(POLICIES),
         announce: Callable[[], None] | None = None,
     ) -> None:
+        config = system.machine
         model = read_byte_model(folder, config)
-        self.config = config
+        self.system, self.config = system, config
         self.model_name = model.name
         self._cases, self._routings, self._policies = cases, routings, policies
         self._announce = announce
@@ -144,7 +145,7 @@ class FusionBench:
         """
         bits = simulated_memory_bits(self._memory)
         machine = SimulatedMachine(self.config, memory_bits=bits, announce=self._announce)
-        with RtlEngine(self.config, machine=machine) as engine:
+        with RtlEngine(self.config, machine=machine, timing=self.system.memory) as engine:
             engine.start(self._memory)
             for case in self._cases:
                 chunks = self._chunks(case)
@@ -178,7 +179,7 @@ class FusionBench:
         self, chunks: Sequence[Chunk], known: Sequence[Routing], routing: str, policy: str
     ) -> StepProgram:  # fmt: skip
         own = None if routing == "slots" else known
-        chooser = Chooser(POLICIES[policy])
+        chooser = Chooser(POLICIES[policy], self.system.memory)
         return lower_step(self._constants, self._memory, chunks, own, key_block=self._block, chooser=chooser)
 
     def _note(
@@ -194,7 +195,9 @@ class FusionBench:
         self._points.append({
             "case": case.name, "prefill": case.prefill, "decode": case.decode, "keys": list(case.keys),
             "routing": routing, "policy": policy, "plan": str(program.plan), "cycles": outcome.cycles,
-            "model_cycles": simulate(self.config, program.table, slot_counts=counts).cycles,
+            "model_cycles": simulate(
+                self.config, program.table, memory=self.system.memory, slot_counts=counts
+            ).cycles,
             "compute_cycles": line.compute, "memory_cycles": line.memory, "vector_cycles": line.vector,
             "bound": line.bound, "roofline_fraction": line.cycles / outcome.cycles,
             "instructions": len(program.table),
@@ -211,7 +214,8 @@ class FusionBench:
             point["speedup"] = None if sequential is None else sequential / point["cycles"]
         errors = [abs(p["model_cycles"] / p["cycles"] - 1) for p in self._points]
         return {
-            "config": self.config.to_dict(), "model": self.model_name, "points": self._points,
+            "config": self.config.to_dict(), "memory": self.system.memory.to_dict(), "model": self.model_name,
+            "points": self._points,
             "compared_bytes": self._compared, "mismatched_bytes": self._wrong,
             "mean_error": float(np.mean(errors)), "worst_error": max(errors),
         }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
-from scheduler.plan.policy import FUSED, Policy
+from scheduler.system import SystemConfig
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import RtlEngine, simulated_memory_bits
 from sim.machine.generator import Generator, StepRecord
@@ -64,8 +64,7 @@ class ModelBench:
     ----------
     folder : path
         Model directory with ``heldout.txt``.
-    config : MachineConfig
-        The machine.
+    system : SystemConfig
     batches : sequence of int
         Batch sizes of decode.
     prefill : int
@@ -74,8 +73,6 @@ class ModelBench:
         Shortest and longest prompt of the decode batches.
     routing : str
         One of ``sim.machine.generator.ROUTINGS``.
-    policy : Policy
-        What the planner may do to a step.
     announce : callable, optional
         Called before a simulator is compiled.
 
@@ -93,31 +90,45 @@ class ModelBench:
     def __init__(
         self,
         folder: Path,
-        config: MachineConfig,
+        system: SystemConfig,
         *,
         batches: Sequence[int] = (1, 8, 32),
         prefill: int = 128,
         context: tuple[int, int] = (24, 64),
         routing: str = "host",
-        policy: Policy = FUSED,
         announce: Callable[[], None] | None = None,
     ) -> None:
+        config = system.machine
         model = read_byte_model(folder, config)
         windows, size = model.text.shape
         if max(batches) > windows:
             raise A3dError(f"--batches {max(batches)}: the held-out text has {windows} excerpts; use at most {windows}")
         if prefill > size:
             raise A3dError(f"--prefill {prefill}: excerpts of the held-out text have {size} bytes; use at most {size}")
-        self.config = config
+        self.system, self.config = system, config
         self.routing = routing
         self.model_name = model.name
         self._announce = announce
         self._generators = [
-            Generator(model.model, config, model.excerpts(1, prefill, prefill), 1, routing=routing, policy=policy)
+            Generator(
+                model.model,
+                config,
+                model.excerpts(1, prefill, prefill),
+                1,
+                routing=routing,
+                policy=system.policy,
+                timing=system.memory,
+            )
         ]
         self._generators += [
             Generator(
-                model.model, config, model.excerpts(batch, *context), DECODE_STEPS + 1, routing=routing, policy=policy
+                model.model,
+                config,
+                model.excerpts(batch, *context),
+                DECODE_STEPS + 1,
+                routing=routing,
+                policy=system.policy,
+                timing=system.memory,
             )
             for batch in batches
         ]
@@ -136,7 +147,7 @@ class ModelBench:
         bits = max(simulated_memory_bits(generator.memory) for generator in self._generators)
         machine = SimulatedMachine(self.config, memory_bits=bits, announce=self._announce)
         for generator in self._generators:
-            with RtlEngine(self.config, machine=machine) as engine:
+            with RtlEngine(self.config, machine=machine, timing=self.system.memory) as engine:
                 engine.start(generator.memory)
                 records = []
                 for record in generator.run(engine, forecast=True):
@@ -148,6 +159,7 @@ class ModelBench:
         """Return ``config, model, routing`` and the list ``points`` of :func:`point_of`."""
         return {
             "config": self.config.to_dict(),
+            "system": self.system.to_dict(),
             "model": self.model_name,
             "routing": self.routing,
             "points": self._points,

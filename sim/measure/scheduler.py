@@ -23,12 +23,14 @@ from scheduler.models.shapes import load_shape
 from scheduler.ops.batch import Chunk
 from scheduler.ops.steps_file import Step, StepSequence
 from scheduler.plan.limits import LoweringError
+from scheduler.plan.policy import SEQUENTIAL
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.routing import UniformRouting
 from scheduler.stream.lower import default_key_block, parts_of
 from scheduler.stream.prove import check
+from scheduler.system import SystemConfig
 
 __all__ = ["PHASES", "Phase", "SchedulerBench", "draw", "layer_plan_seconds", "some_layers"]
 
@@ -145,7 +147,8 @@ class SchedulerBench:
 
     def _measure(self, model: Model, phase: Phase) -> tuple[Planned, Forecast, float, float]:
         """Return a step, its forecast, and the seconds of lowering with its proof, and of the cycle model."""
-        scheduler = Scheduler(self.config, model, [phase.step()], UniformRouting(model, 1))
+        system = SystemConfig(machine=self.config, policy=SEQUENTIAL)
+        scheduler = Scheduler(system, model, [phase.step()], UniformRouting(model, 1))
         started = time.perf_counter()
         planned = next(scheduler.run())
         program, memory = planned.program, scheduler.memory

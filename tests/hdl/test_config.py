@@ -203,7 +203,12 @@ def test_a_file_may_be_spelled_in_several_ways(tmp_path: Path) -> None:
         (b'preset = "tiny"\nrows = 8.0', "config rows: 8.0; use an integer"),
         (b'preset = "tiny"\nrows = nan', "config rows: nan; use an integer"),
         (b'preset = "tiny"\n[rows]\nx = 1', "config rows: {'x': 1}; use an integer"),
-        (b'preset = "tiny"\n[machine]\nrows = 8', r"config machine: no such field \(in "),
+        (
+            b'preset = "tiny"\n[machine]\nrows = 8',
+            r"config preset: stands outside of the sections of .*; put it into one of \[machine\], \[memory\]",
+        ),
+        (b'machine = "tiny"', r"config machine: 'tiny' in .*; write \[machine\], and its fields below"),
+        (b"[memory]\nlatency = 3", r"config machine: missing in .*; write \[machine\]"),
         (b'preset = "tiny"\n"a\\nb" = 8', r"config 'a\\nb': no such field \(in "),
         (b'preset = ["tiny"]', r"config preset: \['tiny'\] in .*; use one of nano, tiny"),
         (b"preset = 3", "config preset: 3 in .*; use one of nano, tiny"),
@@ -219,6 +224,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, data: bytes, messag
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_machine_of_a_system_is_its_section(tmp_path: Path) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text('[machine]\npreset = "nano"\nqueue_depth = 8\n[memory]\nlatency = 90\n')
+    assert load_config(path) == PRESETS["nano"].replace(name="board", queue_depth=8)
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:

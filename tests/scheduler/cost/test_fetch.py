@@ -8,7 +8,8 @@ import pytest
 from hdl.config import INSTRUCTION_BYTES, PRESETS
 from hdl.isa import Instruction, LoadDest, Opcode
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.model import MemoryTiming, simulate
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.model import simulate
 
 NOP = Instruction(Opcode.NOP, {})
 VECTOR = Instruction(Opcode.VECTOR, {"vectors": 64, "rows": 8})

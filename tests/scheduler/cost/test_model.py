@@ -9,7 +9,8 @@ import pytest
 from hdl.config import PRESETS
 from hdl.isa import Instruction, LoadDest, Opcode, StoreFormat
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.model import Forecast, MemoryTiming, ModelDeadlockError, simulate
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.model import Forecast, ModelDeadlockError, simulate
 from scheduler.cost.work import gemm_cycles, load_cycles, store_cycles
 
 TINY = PRESETS["tiny"]

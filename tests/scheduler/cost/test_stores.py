@@ -6,7 +6,8 @@ from __future__ import annotations
 from hdl.config import PRESETS
 from hdl.isa import Instruction, Opcode, StoreFormat
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.model import Forecast, MemoryTiming, simulate
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.model import Forecast, simulate
 
 SMALL = PRESETS["small"]
 B = blocks_of(SMALL)

@@ -25,7 +25,8 @@ from hdl.isa.legality import beats, load_item_bytes, store_beats
 from hdl.isa.vector_access import reads_scalar, writes_scalar
 from scheduler.cost import work
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.model import MemoryTiming, simulate
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.model import simulate
 
 CONFIGS = [PRESETS[name] for name in ("nano", "tiny", "small", "medium", "large")]
 

@@ -8,9 +8,11 @@ import pytest
 from hdl.config import PRESETS
 from hdl.isa.legality import Limits
 from scheduler.models.shapes import load_shape, shape_names
+from scheduler.plan.policy import SEQUENTIAL
 from scheduler.schedule.build import Scheduler
 from scheduler.schedule.routing import UniformRouting
 from scheduler.stream.prove import check
+from scheduler.system import SystemConfig
 from sim.measure.scheduler import Phase, some_layers
 
 LARGE = PRESETS["large"]
@@ -34,7 +36,9 @@ def test_many_layers_share_the_semaphores() -> None:
 
 def lower_and_prove(name: str, phase: Phase, layers: int) -> None:
     model = some_layers(load_shape(name), layers)
-    scheduler = Scheduler(LARGE, model, [phase.step()], UniformRouting(model, 1))
+    scheduler = Scheduler(
+        SystemConfig(machine=LARGE, policy=SEQUENTIAL), model, [phase.step()], UniformRouting(model, 1)
+    )
     (planned,) = scheduler.run()
     memory = scheduler.memory
     check(planned.program.table, LARGE, memory.images, Limits(memory.sizes, planned.program.window))

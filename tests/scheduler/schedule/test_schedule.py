@@ -14,9 +14,11 @@ from scheduler.models.description import DenseMlp, Experts, GroupedAttention, La
 from scheduler.models.random_model import random_model
 from scheduler.ops.steps_file import parse_steps
 from scheduler.plan.limits import LoweringError
+from scheduler.plan.policy import SEQUENTIAL
 from scheduler.schedule.build import Scheduler
 from scheduler.schedule.files import ScheduleError, load_schedule, save_schedule
 from scheduler.schedule.routing import MachineRouting, TraceRouting, UniformRouting, given_routing
+from scheduler.system import SystemConfig
 from sim.machine.engines import IsaEngine
 from sim.machine.replay import replay
 
@@ -36,10 +38,14 @@ LINES = [
 ]
 
 
+def system_of(config):
+    return SystemConfig(machine=config, policy=SEQUENTIAL)
+
+
 def scheduler(**options):
     steps = parse_steps(LINES, MODEL)
     source = options.pop("source", None) or UniformRouting(MODEL, 3)
-    return Scheduler(CONFIG, MODEL, steps, source, **options)
+    return Scheduler(system_of(CONFIG), MODEL, steps, source, **options)
 
 
 def test_a_sequence_keeps_its_place_in_the_cache_and_gives_it_up():
@@ -77,7 +83,7 @@ def test_nothing_is_written_when_a_step_does_not_fit(tmp_path):
     steps = parse_steps(LINES, MODEL)
     config = CONFIG.replace(activation_words=16, name="narrow")
     with pytest.raises(LoweringError):
-        save_schedule(Scheduler(config, MODEL, steps, UniformRouting(MODEL, 3)), tmp_path / "new" / "out")
+        save_schedule(Scheduler(system_of(config), MODEL, steps, UniformRouting(MODEL, 3)), tmp_path / "new" / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,7 +234,7 @@ def test_a_model_with_more_layers_than_fit_memory_is_refused():
     many = dataclasses.replace(MODEL, layers=MODEL.layers * 2000)
     steps = parse_steps(LINES, many)
     with pytest.raises(LoweringError, match="address_bits.*fewer layers"):
-        Scheduler(CONFIG.replace(address_bits=20, name="less"), many, steps, UniformRouting(many, 1))
+        Scheduler(system_of(CONFIG.replace(address_bits=20, name="less")), many, steps, UniformRouting(many, 1))
 
 
 def test_weights_of_other_sizes_are_refused(tmp_path):

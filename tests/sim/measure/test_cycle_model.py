@@ -8,7 +8,8 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.isa import Opcode
-from scheduler.cost.model import MemoryTiming, simulate
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.model import simulate
 from scheduler.stream.table import COL
 from sim.commands import _bench_scheduler as command
 from sim.measure import timed_streams

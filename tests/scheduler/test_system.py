@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file describes machine, memories, clock and policy; what is wrong in it is named."""
+
+from pathlib import Path
+
+import pytest
+
+from hdl.config import PRESETS, ConfigError, load_config
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, Policy
+from scheduler.system import SystemConfig, load_system
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "board.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_preset_has_the_default_of_all_else():
+    assert load_system("tiny") == SystemConfig(machine=PRESETS["tiny"])
+    assert load_system("tiny").policy == FUSED and load_system("tiny").clock_mhz is None
+
+
+def test_a_file_of_the_machine_alone_is_a_system(tmp_path):
+    path = written(tmp_path, 'preset = "tiny"\nqueue_depth = 8')
+    assert load_system(path) == SystemConfig(machine=load_config(path))
+
+
+def test_sections_say_all(tmp_path):
+    path = written(
+        tmp_path,
+        '[machine]\npreset = "tiny"\n[memory]\nlatency = 90\nstall_rate = 8\n[clock]\nmhz = 800\n'
+        '[policy]\nname = "fused"\nmicro_batches = false',
+    )
+    assert load_system(path) == SystemConfig(
+        machine=PRESETS["tiny"].replace(name="board"), memory=MemoryTiming(latency=90, stall_rate=8), clock_mhz=800,
+        policy=Policy(micro_batches=False, list_schedule=True),
+    )  # fmt: skip
+    assert load_system(path).to_dict() == {
+        "memory": {"latency": 90, "random_latency": 0, "stall_rate": 8, "seed": 1}, "clock_mhz": 800, "policy": "list",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_has_its_name(tmp_path, name):
+    path = written(tmp_path, f'[machine]\npreset = "tiny"\n[policy]\nname = "{name}"')
+    assert load_system(path).policy == POLICIES[name] and POLICIES[name].name == name
+
+
+def test_parts_of_a_policy_give_one_with_a_name(tmp_path):
+    path = written(tmp_path, '[machine]\npreset = "tiny"\n[policy]\nmicro_batches = false\nlist_schedule = false')
+    assert load_system(path).policy == SEQUENTIAL
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[memory]\nlatency = 1", "config memory.latency: 1; use a whole number from 2 to 4,096"),
+        ('[memory]\nlatency = "slow"', "config memory.latency: 'slow'; use a whole number"),
+        ("[memory]\nlatency = true", "config memory.latency: True; use a whole number"),
+        ("[memory]\nstall_rate = 251", "config memory.stall_rate: 251; use a whole number from 0 to 250"),
+        ("[memory]\nseed = 0", "config memory.seed: 0; use a whole number from 1 to 4,294,967,295"),
+        ("[memory]\nlatenzy = 4", r"config memory.latenzy: no such field \(in .*board.toml\); use one of latency, "),
+        ("[clock]\nmhz = 0", "config clock.mhz: 0; use a number above 0"),
+        ("[clock]\nmhz = inf", "config clock.mhz: inf; use a number above 0"),
+        ("[clock]\nmhz = nan", "config clock.mhz: nan; use a number above 0"),
+        ("[clock]\nghz = 1", "config clock.ghz: no such field"),
+        ('[policy]\nname = "best"', "config policy.name: 'best' in .*; use sequential, micro-batches, list, fused"),
+        ("[policy]\nname = 3", "config policy.name: 3 in "),
+        ("[policy]\nlist_schedule = 1", "config policy.list_schedule: 1 in .*; use true or false"),
+        ("[policy]\nfusion = true", "config policy.fusion: no such field"),
+        ("[energy]\nx = 1", r"config energy: stands outside of the sections of .*; put it into one of \[machine\]"),
+        ("memory = 3", "config machine.memory|config memory"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_system(written(tmp_path, f'[machine]\npreset = "tiny"\n{text}'))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_clock_is_checked_without_a_file_too():
+    with pytest.raises(ConfigError, match="config clock.mhz: -1; use a number above 0"):
+        SystemConfig(machine=PRESETS["tiny"], clock_mhz=-1)
