@@ -144,7 +144,7 @@ def changed(table, *path):
     ("file", "change", "message"),
     [
         ("schedule.json", "{", "schedule.json is damaged"),
-        ("schedule.json", '{"format": 99}', "not of format 1"),
+        ("schedule.json", '{"format": 99}', "not of format 2"),
         ("schedule.json", '{"format": 1}', "damaged"),
         ("schedule.json", "[" * 100_000, "schedule.json is damaged"),
         ("schedule.json", ("model", "name", None), "damaged .model.name is missing"),
