@@ -190,7 +190,6 @@ class Machine(StructuralComponent):
         s.connect(b.vector.list_ready, b.sequencers.route_ready)
         for unit in (b.sequencers, b.loads):
             s.connect(unit.slot_write, b.vector.slot_write)
-            s.connect(unit.active, b.vector.active)
         for name in ("list_write_valid", "list_write_tiers", "list_write_addr", "list_write_entry"):
             s.connect(getattr(b.sequencers, name), getattr(b.loads, name))
 
@@ -208,6 +207,7 @@ class Machine(StructuralComponent):
         s.connect(supervisor.overflow, b.semaphores.overflow)
         s.connect(supervisor.ended, b.dispatcher.ended)
         s.connect(supervisor.tags_ready, b.sequencers.tags_ready)
+        s.connect(supervisor.slots_ready, b.vector.slots_ready)
         for name in ("quiet", "idle", "progress", "stuck_pc"):
             s.connect(getattr(supervisor, name), getattr(glue, name))
         s.connect(b.fetch.start, supervisor.fetch_start)

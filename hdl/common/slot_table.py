@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,7 +16,7 @@ __all__ = ["SlotTable"]
 
 
 class SlotTable(wiring.Component):
-    """Slots as the last ROUTE wrote them; those from ``active`` on are empty, whatever the memory holds.
+    """Slots as ROUTEs wrote them; the route unit clears them after a reset.
 
     Latency: the slot's fields show in the cycle after ``read_en`` and stay until the next read.
 
@@ -24,8 +24,6 @@ class SlotTable(wiring.Component):
     -------
     write : In(slot_write_layout)
         Broadcast of the route unit.
-    active : In(slot_bits + 1)
-        Slots that are not empty; they come first.
     read_en : In(1), slot : In(slot_bits)
     count : Out(list_bits + 1), base : Out(list_bits), expert : Out(slot_bits)
         Tokens (0: empty), first list entry, expert.
@@ -36,7 +34,6 @@ class SlotTable(wiring.Component):
         super().__init__(
             {
                 "write": In(slot_write_layout(config)),
-                "active": In(config.slot_bits + 1),
                 "read_en": In(1),
                 "slot": In(config.slot_bits),
                 "count": Out(config.list_bits + 1),
@@ -50,21 +47,16 @@ class SlotTable(wiring.Component):
         return f"slot_table_{digest(self.config.list_depth, self.config.expert_slots)}"
 
     def elaborate(self, platform: object) -> Module:
-        """Build the memory and the comparison."""
+        """Build the memory."""
         m = Module()
         width = len(self.count) + len(self.base) + len(self.expert)
         memory = instantiate(m, platform, "memory", Sram(width, self.config.expert_slots))
-        filled = Signal()
-        with m.If(self.read_en):
-            m.d.sync += filled.eq(self.slot < self.active)
-        count = Signal.like(self.count)
         m.d.comb += [
             memory.write_en.eq(self.write.valid),
             memory.write_addr.eq(self.write.slot),
             memory.write_data.eq(Cat(self.write.count, self.write.base, self.write.expert)),
             memory.read_en.eq(self.read_en),
             memory.read_addr.eq(self.slot),
-            Cat(count, self.base, self.expert).eq(memory.read_data),
-            self.count.eq(Mux(filled, count, 0)),
+            Cat(self.count, self.base, self.expert).eq(memory.read_data),
         ]
         return m

@@ -211,7 +211,7 @@ class InstructionScan(wiring.Component):
             | (route.choices == 0)
             | _above(route.choices, min(MAX_CHOICES, config.columns))
             | (route.experts == 0)
-            | _above(route.experts, config.expert_slots)
+            | _above(route.slot_base + route.experts, config.expert_slots)
         )
         return field, Const(0)
 

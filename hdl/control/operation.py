@@ -145,7 +145,7 @@ class OperationSetup(wiring.Component):
         Semaphore waits, by the leader only; a transfer is the grant.
     hold : In(1)
         Ask for no semaphores and look no slot up: an earlier operation of a gang has not begun.
-    slot_write, active : In
+    slot_write : In
         The routing table, see `SlotTable`.
     start : Out(stream of start_layout)
         The operation, ready to run.
@@ -169,7 +169,6 @@ class OperationSetup(wiring.Component):
                 "wait": Out(stream.Signature(wait_layout(config))),
                 "hold": In(1),
                 "slot_write": In(slot_write_layout(config)),
-                "active": In(config.slot_bits + 1),
                 "start": Out(stream.Signature(start_layout(config))),
                 "held": Out(1),
                 "waiting": Out(1),
@@ -297,7 +296,6 @@ class OperationSetup(wiring.Component):
         # A count is at most 4,096, list_base at most 4,095.
         m.d.comb += [
             table.write.eq(self.slot_write),
-            table.active.eq(self.active),
             table.read_en.eq(may_look & (step == 0)),
             table.slot.eq(gemm.slot),
             left.eq(table.count - gemm.list_base - 1),

@@ -76,7 +76,7 @@ class TierSequencer(wiring.Component):
     index : In(3)
         Number of this tier (a constant outside).
     queue, chained, wait : see `OperationSetup`
-    slot_write, active : In
+    slot_write : In
         The routing table, see `SlotTable`.
     list_en, list_addr : Out
         Read of the token list; the entry comes one cycle later.
@@ -124,7 +124,6 @@ class TierSequencer(wiring.Component):
                 "chained": In(1),
                 "wait": Out(stream.Signature(wait_layout(config))),
                 "slot_write": In(slot_write_layout(config)),
-                "active": In(config.slot_bits + 1),
                 "list_en": Out(1),
                 "list_addr": Out(config.list_bits),
                 "list_entry": In(list_entry_layout()),
@@ -168,7 +167,7 @@ class TierSequencer(wiring.Component):
         connect(m, flipped(self.queue), setup.queue)
         connect(m, setup.wait, flipped(self.wait))
         m.d.comb += [setup.index.eq(self.index), setup.chained.eq(self.chained), self.waiting.eq(setup.waiting)]
-        m.d.comb += [setup.slot_write.eq(self.slot_write), setup.active.eq(self.active)]
+        m.d.comb += [setup.slot_write.eq(self.slot_write)]
 
         nest = instantiate(m, platform, "nest", LoopNest(config))
         edge = self.config.stationary_feed == "edge"

@@ -86,7 +86,7 @@ class SequencerBlock(wiring.Component):
         Token-list writes of loads, always accepted.
     route_valid, route_addr, route_entry : In / route_ready : Out(1)
         Token-list writes of the route unit, in every tier; they give way to those of loads.
-    slot_write, active : In
+    slot_write : In
         The routing table, see `SlotTable`.
     loads_pending : In(1)
         Some LOAD is queued or in flight.
@@ -128,7 +128,6 @@ class SequencerBlock(wiring.Component):
                 "route_addr": In(config.list_bits),
                 "route_entry": In(list_entry_layout()),
                 "slot_write": In(slot_write_layout(config)),
-                "active": In(config.slot_bits + 1),
                 "loads_pending": In(1),
                 "halt": In(1),
                 "tags_clear": In(1),
@@ -172,7 +171,6 @@ class SequencerBlock(wiring.Component):
                 sequencer.index.eq(tier),
                 sequencer.chained.eq(history.chained[tier]),
                 sequencer.slot_write.eq(self.slot_write),
-                sequencer.active.eq(self.active),
                 tokens.write_en.eq(routed | (self.list_write_valid & self.list_write_tiers[tier])),
                 tokens.write_addr.eq(Mux(self.list_write_valid, self.list_write_addr, self.route_addr)),
                 tokens.write_data.eq(Mux(self.list_write_valid, self.list_write_entry, self.route_entry.as_value())),

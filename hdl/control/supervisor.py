@@ -64,8 +64,9 @@ class Supervisor(wiring.Component):
     error : In(error_layout()).array(ERROR_SOURCES)
     overflow : In(1)
         Semaphore overflow.
-    ended, idle, quiet, tags_ready, progress : In(1)
-        END dispatched; all units idle; no AXI transaction outstanding; tag sweep finished; something moved this cycle.
+    ended, idle, quiet, tags_ready, slots_ready, progress : In(1)
+        END dispatched; all units idle; no AXI transaction outstanding; tag sweep finished; routing table cleared;
+        something moved this cycle.
     watchdog : In(32)
         Cycles without progress that count as deadlock, 0 = off.
     stuck_pc : In(PC_BITS)
@@ -95,6 +96,7 @@ class Supervisor(wiring.Component):
                 "idle": In(1),
                 "quiet": In(1),
                 "tags_ready": In(1),
+                "slots_ready": In(1),
                 "progress": In(1),
                 "watchdog": In(32),
                 "stuck_pc": In(PC_BITS),
@@ -144,7 +146,7 @@ class Supervisor(wiring.Component):
             with m.State("CLEAR"):
                 m.d.comb += [self.soft_reset.eq(1), self.tags_clear.eq(1)]
                 m.next = "SWEEP"
-            with m.State("SWEEP"), m.If(self.tags_ready):
+            with m.State("SWEEP"), m.If(self.tags_ready & self.slots_ready):
                 m.next = "READY"
             with m.State("READY"):
                 m.d.comb += self.ready.eq(1)

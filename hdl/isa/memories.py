@@ -25,7 +25,7 @@ class Memory(Enum):
     COMBINE = "combine"
     SCALAR = "scalar"
     SLOTS = "slots"
-    """The routing table, which a ROUTE replaces as a whole."""
+    """The routing table."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ MEMORIES: Mapping[Memory, OnChip] = {
     Memory.PARAMETER: OnChip("requantisation memory", "requantisation words", lambda c: c.parameter_words),
     Memory.COMBINE: OnChip("combine buffer", "combine rows", lambda c: c.combine_rows, per_tier=False),
     Memory.SCALAR: OnChip("scalars", "scalars", lambda c: c.scalar_depth, per_tier=False),
-    Memory.SLOTS: OnChip("routing table", "routing tables", lambda c: 1, per_tier=False),
+    Memory.SLOTS: OnChip("routing table", "slots of the routing table", lambda c: c.expert_slots, per_tier=False),
 }
 """The on-chip memories, in the order in which tools number their cells."""
 

@@ -29,14 +29,17 @@ MAX_CHOICES = (1 << _CHOICES_BITS) - 1
 _BODY = (
     Field("tokens", 10, "tokens, 1 or more"),
     Field("choices", _CHOICES_BITS, f"experts of each token, 1 to {MAX_CHOICES} and at most columns"),
-    Field("experts", 9, "experts, 1 to expert_slots: a choice is below it"),
+    Field("experts", 9, "experts, 1 to expert_slots - slot_base: a choice is below it"),
     Field("s_base", 12, "first scalar: choice j of token t at s_base + j*tokens + t, as ARGMAX writes them"),
     Field("a_base", 16, "combine row with the gates of token 0: lane j of a row is that of choice j (low 16 bits)"),
     Field("a_stride", 10, "combine rows from one token's gates to the next"),
     Field("list_base", 12, "first token-list entry that is written, in every tier"),
-    Field("source_stride", 10, "activation words from one token to the next: source is t*source_stride"),
+    Field("source_stride", 10, "activation words from one token to the next: source is source_base + t*source_stride"),
     Field("dest_base", 16, "dest of token 0"),
     Field("dest_stride", 10, "combine rows from one token to the next: dest is dest_base + t*dest_stride"),
+    Field("source_base", 16, "source of token 0"),
+    Field("slot_base", 8, "first slot that is written; `experts` slots are, those without tokens as empty"),
+    Field("by_number", 1, "slots by the experts' numbers instead of by falling number of tokens"),
 )
 
 
@@ -60,7 +63,7 @@ def gate_rows(instruction: Instruction) -> Int:
 
 def route_sources(instruction: Instruction) -> Int:
     """Return the list entries' `source` of each token: shape [tokens]."""
-    sources: Int = np.arange(instruction["tokens"]) * instruction["source_stride"]
+    sources: Int = instruction["source_base"] + np.arange(instruction["tokens"]) * instruction["source_stride"]
     return sources
 
 
@@ -79,6 +82,8 @@ def check_route_fields(instruction: Instruction, config: MachineConfig) -> Viola
         return field_violation(instruction, "choices", f"1 to {most}")
     if not 1 <= instruction["experts"] <= config.expert_slots:
         return field_violation(instruction, "experts", f"1 to {config.expert_slots}")
+    if instruction["slot_base"] + instruction["experts"] > config.expert_slots:
+        return field_violation(instruction, "slot_base", f"at most {config.expert_slots} less experts")
     return None
 
 
@@ -89,7 +94,7 @@ def check_route_ranges(instruction: Instruction, config: MachineConfig) -> Viola
         ("s_base", i["s_base"] + entries, Memory.SCALAR),
         ("a_base", i["a_base"] + last * i["a_stride"] + 1, Memory.COMBINE),
         ("list_base", i["list_base"] + entries, Memory.LIST),
-        ("source_stride", last * i["source_stride"] + 1, Memory.ACTIVATION),
+        ("source_base", i["source_base"] + last * i["source_stride"] + 1, Memory.ACTIVATION),
         ("dest_base", i["dest_base"] + last * i["dest_stride"] + 1, Memory.COMBINE),
     ):
         wrong = memory_violation(i, name, end, memory, config)
@@ -106,8 +111,9 @@ def _explain(i: Instruction, config: MachineConfig) -> str:
     entries = route_entries(i)
     return (
         f"routes {count_of(i['tokens'], 'token')} to {i['choices']} of {count_of(i['experts'], 'expert')} each, chosen "
-        f"in scalars {span_of(i['s_base'], entries)}, with gates in combine rows from {i['a_base']} on: fills the "
-        "routing table (slots by falling number of tokens) and entries "
+        f"in scalars {span_of(i['s_base'], entries)}, with gates in combine rows from {i['a_base']} on: fills slots "
+        f"{span_of(i['slot_base'], i['experts'])} of the routing table "
+        f"({'by number' if i['by_number'] else 'by falling number of tokens'}) and entries "
         f"{span_of(i['list_base'], entries)} of all token lists"
     )
 
@@ -122,7 +128,7 @@ ROUTE = OpcodeDescription(
         Access(Memory.SCALAR, "read", "`tokens` x `choices` choices from `s_base` on"),
         Access(Memory.COMBINE, "read", "a row of gates for each token from `a_base` on"),
         Access(Memory.LIST, "write", "`tokens` x `choices` entries from `list_base` on, in every tier"),
-        Access(Memory.SLOTS, "write", "all of it"),
+        Access(Memory.SLOTS, "write", "`experts` slots from `slot_base` on"),
     ),
     check=_check,
     explain=_explain,

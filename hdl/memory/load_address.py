@@ -68,7 +68,7 @@ class LoadAddress(wiring.Component):
     wait : Out(stream of wait_layout)
     jobs : Out(stream of job_layout)
     request : Out(stream of address_layout)
-    slot_write, active : In
+    slot_write : In
         The routing table, see `SlotTable`.
     limit : In(address_bits + 1)
         Bytes of the group's memory.
@@ -110,7 +110,6 @@ class LoadAddress(wiring.Component):
                 "jobs": Out(stream.Signature(job_layout(config))),
                 "request": Out(stream.Signature(address_layout(config))),
                 "slot_write": In(slot_write_layout(config)),
-                "active": In(config.slot_bits + 1),
                 "limit": In(config.address_bits + 1),
                 "stop": In(1),
                 "released": In(1),
@@ -270,7 +269,6 @@ class LoadAddress(wiring.Component):
         m.d.comb += [
             looks.eq(may_look & second.slot_en & (step != 4)),
             table.write.eq(self.slot_write),
-            table.active.eq(self.active),
             table.read_en.eq(looks & (step == 0)),
             table.slot.eq(second.slot),
             expert.eq(Mux(is_pair, table.expert >> 1, table.expert)),

@@ -99,7 +99,7 @@ class LoadUnit(StructuralComponent):
         Rows of the combine buffer, numbered in the whole buffer: int16 elements shifted left, as int32.
     list_write_valid, list_write_tiers, list_write_addr, list_write_entry : Out
         A token-list entry; always accepted.
-    slot_write, active : In
+    slot_write : In
         The routing table, see `SlotTable`.
     limit : In(address_bits + 1).array(2)
         Bytes of each group's memory.
@@ -136,7 +136,6 @@ class LoadUnit(StructuralComponent):
                 "list_write_addr": Out(config.list_bits),
                 "list_write_entry": Out(64),
                 "slot_write": In(slot_write_layout(config)),
-                "active": In(config.slot_bits + 1),
                 "limit": In(config.address_bits + 1).array(2),
                 "halt": In(1),
                 "soft_reset": In(1),
@@ -186,7 +185,6 @@ class LoadUnit(StructuralComponent):
             other = address[1 - g]
             s.connect(address[g].limit, self.limit[g])
             s.connect(address[g].slot_write, self.slot_write)
-            s.connect(address[g].active, self.active)
             s.connect(address[g].stop, launch.stop)
             s.connect(address[g].released, mux.released[g])
             s.connect(address[g].answered, mux.answered[g])

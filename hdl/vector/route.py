@@ -44,15 +44,17 @@ class RouteTiming(NamedTuple):
     check : int
         From an instruction's transfer to the first cycle in which it asks for semaphores, or begins without.
     phases : int
-        From the begin to the post, beside those that `RouteUnit` counts by tokens, choices and experts; two less when
-        the last expert has no tokens.
+        From the begin to the post, beside those that `RouteUnit` counts by tokens, choices and experts.
+    sort : int
+        Of these, those that there are not with slots by number.
     """
 
     check: int
     phases: int
+    sort: int
 
 
-TIMING: Final = RouteTiming(check=CHECKS + 3, phases=16)
+TIMING: Final = RouteTiming(check=CHECKS + 3, phases=16, sort=5)
 """The holding register, the products and the last comparison; the begin, and the pipeline that runs dry after each
 phase: three cycles, two in ORDER, four in LIST."""
 
@@ -68,11 +70,12 @@ class _Phase(IntEnum):
     COUNT = 2
     """Each choice: its expert's counter goes up. The other memory is cleared meanwhile."""
     COMPARE = 3
-    """Each expert: the experts with as many tokens go up by one, and their tokens by its own."""
+    """Each expert: the experts with as many tokens go up by one, and their tokens by its own. Not by number."""
     ORDER = 4
-    """From the largest number of tokens down: the first slot and the first list entry of its experts."""
+    """From the largest number of tokens down: the first slot and the first list entry of its experts. Not by number."""
     PLACE = 5
-    """Each expert: its slot is written, and its counter becomes its next list entry."""
+    """Each expert: its slot is written, and its counter becomes its next list entry. Experts without tokens come
+    behind the others, or at their number."""
     LIST = 6
     """Each choice: its list entry is written."""
     POST = 7
@@ -87,8 +90,9 @@ class RouteUnit(wiring.Component):
     """Runs one ROUTE at a time; the vector unit lends it scalars and rows while nothing else runs there.
 
     Cycles for T tokens, k choices, E experts and a largest count of m, when no request is held up:
-    ``T*k + 2*E + m + T*(k + 2)`` and about 20. After it and after a reset the counters are cleared in `expert_slots`
-    cycles, beside other instructions of the vector unit.
+    ``T*k + 2*E + m + T*(k + 2)`` and about 20, with slots by number ``T*k + E + T*(k + 2)`` and about 15. After it the
+    counters are cleared in `expert_slots` cycles, beside other instructions of the vector unit; after a reset the slots
+    are, too.
 
     Members
     -------
@@ -101,8 +105,10 @@ class RouteUnit(wiring.Component):
         Request of a combine row; its lanes' low halves one cycle after it was accepted.
     list_valid : Out(1), list_ready : In(1), list_addr : Out(list_bits), list_entry : Out(list_entry_layout)
         Write of an entry in the token list of every tier.
-    slot_write : Out(slot_write_layout), active : Out(slot_bits + 1)
-        Writes of the routing table, and how many of its slots are not empty (zero after a reset).
+    slot_write : Out(slot_write_layout)
+        Writes of the routing table.
+    ready : Out(1)
+        The slots have been cleared since the reset.
     halt : In(1)
         Start nothing more.
     busy, waiting : Out(1)
@@ -132,7 +138,7 @@ class RouteUnit(wiring.Component):
                 "list_addr": Out(config.list_bits),
                 "list_entry": Out(list_entry_layout()),
                 "slot_write": Out(slot_write_layout(config)),
-                "active": Out(config.slot_bits + 1),
+                "ready": Out(1),
                 "halt": In(1),
                 "busy": Out(1),
                 "waiting": Out(1),
@@ -185,7 +191,7 @@ class RouteUnit(wiring.Component):
                 with m.Case(_Phase.COUNT):
                     with m.If(through):
                         m.d.comb += fault.eq(no_expert)
-                        m.d.sync += phase.eq(_Phase.COMPARE)
+                        m.d.sync += phase.eq(Mux(word.by_number, _Phase.PLACE, _Phase.COMPARE))
                 with m.Case(_Phase.POST):
                     with m.If(~self.post.valid | self.post.ready):
                         m.d.comb += self.ended.eq(1)
@@ -226,7 +232,7 @@ class RouteUnit(wiring.Component):
                     m.d.sync += bad.eq(bad | over(word.a_base, config.combine_rows))
                 with m.Case(3):
                     m.d.comb += factor_b.eq(word.dest_stride)
-                    m.d.sync += bad.eq(bad | over(0, config.activation_words))
+                    m.d.sync += bad.eq(bad | over(word.source_base, config.activation_words))
                 with m.Case(4):
                     m.d.sync += [bad.eq(bad | over(word.dest_base, config.combine_rows)), checked.eq(1)]
         with m.If(~held):
@@ -284,7 +290,7 @@ class RouteUnit(wiring.Component):
         some = Signal()
         m.d.comb += [
             count2.eq(Mux(orders, most - index, counters.read_data)),
-            some.eq(Mux(orders, issue, second & (by_choice | counters.read_data.any()))),
+            some.eq(Mux(orders, issue, second & (by_choice | places | counters.read_data.any()))),
         ]
         no_expert = Signal()
         with m.If(~held):
@@ -300,10 +306,13 @@ class RouteUnit(wiring.Component):
         with m.If(step):
             m.d.sync += [third.eq(some), key.eq(number), expert3.eq(expert2), count3.eq(count2)]
             m.d.sync += [gate3.eq(gate2), source3.eq(source2), dest3.eq(dest2)]
+        empty = Signal()
+        m.d.comb += empty.eq(count3 == 0)
+        sorted_ = ~by_choice & ~empty & ~word.by_number  # the item has a place in `equals`
         width = len(equals.read_data)
         old, new, kept, kept_key, forward = Signal(width), Signal(width), Signal(width), Signal.like(key), Signal()
         with m.If(step):
-            m.d.sync += [kept.eq(new), kept_key.eq(key), forward.eq(third)]
+            m.d.sync += [kept.eq(new), kept_key.eq(key), forward.eq(third & (by_choice | sorted_))]
         m.d.comb += old.eq(Mux(forward & (kept_key == key), kept, Mux(by_choice, counters.read_data, equals.read_data)))
         old_low, old_high = old[:count_bits], old[count_bits:]  # tokens or list entry; experts or slot
         slots, entry = Signal(slot_bits + 1), Signal(count_bits)
@@ -317,15 +326,25 @@ class RouteUnit(wiring.Component):
             m.d.sync += most.eq(count3)
         with m.Elif(counts):
             m.d.sync += most.eq(0)
-        with m.If(compares):
-            m.d.sync += [slots.eq(0), entry.eq(word.list_base)]
+        with m.If(counts | compares):
+            m.d.sync += [slots.eq(word.slot_base), entry.eq(word.list_base)]
         with m.Elif(orders & third):
             m.d.sync += [slots.eq(slots + old_high), entry.eq(entry + old_low)]
-        with m.If(places & through):
-            m.d.sync += self.active.eq(slots)
+        with m.Elif(places & third):  # slots: the next one for an expert without tokens, or by number
+            m.d.sync += entry.eq(entry + count3)
+            with m.If(empty | word.by_number):
+                m.d.sync += slots.eq(slots + 1)
+        first_entry, slot = Signal(count_bits), Signal(slot_bits)
+        m.d.comb += [
+            first_entry.eq(Mux(word.by_number, entry, old_low)),
+            slot.eq(Mux(empty | word.by_number, slots, old_high)),
+        ]
 
-        # The memories' ports. The counters are swept when no instruction needs them.
+        # The memories' ports. The counters are swept when no instruction needs them, and after a reset the slots with
+        # them.
         sweep = Signal(slot_bits)
+        with m.If(cleared):
+            m.d.sync += self.ready.eq(1)
         m.d.comb += [
             counters.read_en.eq(step & Mux(by_choice, second, issue)),
             counters.read_addr.eq(Mux(by_choice, choice, index)),
@@ -339,7 +358,7 @@ class RouteUnit(wiring.Component):
             m.d.comb += [
                 counters.write_en.eq(third & step & (by_choice | places)),
                 counters.write_addr.eq(Mux(places, expert3, key)),
-                counters.write_data.eq(Mux(places, old_low, new[:count_bits])),
+                counters.write_data.eq(Mux(places, first_entry, new[:count_bits])),
             ]
         with m.If(names[_Phase.POST]):
             m.d.sync += cleared.eq(0)
@@ -347,17 +366,19 @@ class RouteUnit(wiring.Component):
             m.d.comb += [equals.write_en.eq(issue), equals.write_addr.eq(index)]
         with m.Else():
             m.d.comb += [
-                equals.write_en.eq(third & ~by_choice),
+                equals.write_en.eq(third & sorted_),
                 equals.write_addr.eq(key),
                 equals.write_data.eq(new),
             ]
 
         # What comes out, through registers.
         write = self.slot_write
-        m.d.sync += write.valid.eq(places & third)
-        with m.If(places & third):
+        m.d.sync += write.valid.eq((places & third) | (~self.ready & ~cleared))
+        with m.If(~self.ready):
+            m.d.sync += [write.slot.eq(sweep), write.count.eq(0)]
+        with m.Elif(places & third):
             m.d.sync += [
-                write.slot.eq(old_high), write.count.eq(count3), write.base.eq(old_low), write.expert.eq(expert3),
+                write.slot.eq(slot), write.count.eq(count3), write.base.eq(first_entry), write.expert.eq(expert3),
             ]  # fmt: skip
         with m.If(step):
             m.d.sync += self.list_valid.eq(lists & third)
@@ -391,7 +412,7 @@ class RouteUnit(wiring.Component):
         ]
         with m.If(~lists):
             m.d.sync += [
-                token.eq(0), choice.eq(0), row.eq(word.a_base), source.eq(0), dest.eq(word.dest_base),
+                token.eq(0), choice.eq(0), row.eq(word.a_base), source.eq(word.source_base), dest.eq(word.dest_base),
                 first.eq(word.s_base), scalar.eq(word.s_base), asked.eq(0), here.eq(0),
             ]  # fmt: skip
         with m.Elif(self.row_valid & self.row_ready):

@@ -122,7 +122,7 @@ class VectorUnit(wiring.Component):
     row_write : Out(stream of bank_write_layout).array(result_lanes)
     act_write : Out(stream of write_layout)
         Activation words.
-    list_valid, list_ready, list_addr, list_entry, slot_write, active : see `RouteUnit`
+    list_valid, list_ready, list_addr, list_entry, slot_write : see `RouteUnit`
         Token-list entries for all tiers, and the routing table.
     halt : In(1)
         Start nothing more; only a reset ends that.
@@ -153,7 +153,7 @@ class VectorUnit(wiring.Component):
                 "list_addr": Out(config.list_bits),
                 "list_entry": Out(list_entry_layout()),
                 "slot_write": Out(slot_write_layout(config)),
-                "active": Out(config.slot_bits + 1),
+                "slots_ready": Out(1),
                 "halt": In(1),
                 "busy": Out(1),
                 "error": Out(error_layout()),
@@ -293,9 +293,10 @@ class VectorUnit(wiring.Component):
             route.post.ready.eq(self.post.ready),
             route.halt.eq(self.halt | self.error.valid),
             route.list_ready.eq(self.list_ready),
+            self.slots_ready.eq(route.ready),
             *(
                 getattr(self, name).eq(getattr(route, name))
-                for name in ("list_valid", "list_addr", "list_entry", "slot_write", "active")
+                for name in ("list_valid", "list_addr", "list_entry", "slot_write")
             ),
         ]
 

@@ -91,8 +91,9 @@ class Blocks(NamedTuple):
         Vector unit: from the queue to the request for semaphores, from the grant to the start.
     vector_issue, lookup, row_write, scalar_write, add_pause, vector_next, vector_done, vector_post, results
         See ``hdl.vector.unit.VectorTiming``.
-    route_check, route : int
-        From the queue to a ROUTE's request for semaphores; cycles beside those by tokens, choices and experts.
+    route_check, route, route_sort : int
+        From the queue to a ROUTE's request for semaphores; cycles beside those by tokens, choices and experts; those of
+        them that there are not with slots by number.
     settle : int
         From the last event to the end of the stream.
     """
@@ -163,6 +164,7 @@ class Blocks(NamedTuple):
     results: int
     route_check: int
     route: int
+    route_sort: int
     settle: int
 
 
@@ -193,5 +195,5 @@ def blocks_of(config: MachineConfig) -> Blocks:
         vector_check=VECTOR_FRONT.check, vector_grant=VECTOR_FRONT.grant, vector_issue=vector.issue,
         lookup=vector.lookup, row_write=vector.row, scalar_write=vector.scalar, add_pause=vector.pause,
         vector_next=vector.next, vector_done=vector.done, vector_post=vector.post, results=vector.results,
-        route_check=ROUTE.check, route=ROUTE.phases, settle=SUPERVISOR.settle,
+        route_check=ROUTE.check, route=ROUTE.phases, route_sort=ROUTE.sort, settle=SUPERVISOR.settle,
     )  # fmt: skip

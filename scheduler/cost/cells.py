@@ -37,7 +37,7 @@ class StreamCells(NamedTuple):
         First cycle in which the bus of group 0 is free; group 1's follows.
     bus1 : int
     counts, counts_width, notes, segments, slices : int
-        First cells of the regions whose size depends on the stream; slot counts of a ROUTE.
+        First cells of the regions whose size depends on the stream; slots of the table, and of a ROUTE's counts.
     """
 
     latency: int

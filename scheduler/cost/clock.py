@@ -143,8 +143,7 @@ def take_vector(state: State, rows: Rows, n: int, ready: int) -> None:
 @compiled
 def _take_route(state: State, rows: Rows, n: int, ready: int) -> None:
     """Take up the ROUTE in row `n`, whose waits are granted in cycle `ready`."""
-    tokens = rows[n, COL.tokens]
-    cycles = route_work(tokens, rows[n, COL.choices], rows[n, COL.experts], tokens)
+    cycles = route_work(rows, n, rows[n, COL.tokens])
     _take(state, max(ready, state[FREE], state[BEFORE] + 1, state[DONE]), cycles, state[ROW_DRAIN])
     state[LOW], state[HIGH], state[FIRST], state[SCALARS] = 0, -1, 0, 0
     state[CYCLES], state[VECTORS], state[ALONE] = 1, 1, 1
@@ -229,12 +228,17 @@ class Clock:
         """Let load engines work on the LOADs in rows `first` to `end` - 1; return when the last one is done."""
         return int(take_loads(self.state, rows, first, end, self.vector))
 
-    def add_gemm(self, rows: Rows, n: int, ready: int | None = None) -> int:
+    def add_gemm(self, rows: Rows, n: int, ready: int | None = None, tokens: int | None = None) -> int:
         """Let a gang's tiers work on the GEMM in row `n`; return when its rows are there.
 
-        It begins in cycle `ready` or later; without one, when the vector unit is done.
+        It begins in cycle `ready` or later; without one, when the vector unit is done. With a slot, `tokens` are those
+        that can be expected.
         """
-        return take_gemm(self.state, rows, n, self.done if ready is None else ready)
+        row = rows[n : n + 1]
+        if tokens is not None:
+            row = row.copy()
+            row[0, COL.tokens] = tokens
+        return take_gemm(self.state, row, 0, self.done if ready is None else ready)
 
     @property
     def loads(self) -> int:

@@ -76,8 +76,7 @@ def slot_tokens(rows: Rows, s: Int, n: int, most: int) -> int:
     """Return how many tokens an instruction's slot has; without a slot, or when the counts are not known, `most`."""
     if not rows[n, COL.slot_en] or not s[M.counts_width]:
         return most
-    slot, width = rows[n, COL.slot], s[M.counts_width]
-    return s[s[M.counts] + width * max(s[M.routed] - 1, 0) + slot] if slot < width else 0
+    return int(s[s[M.counts] + rows[n, COL.slot]])
 
 
 @compiled

@@ -132,7 +132,7 @@ def simulate(
     memory : MemoryTiming, optional
         How the memories behave; default: without randomness.
     slot_counts : sequence of sequences of int, optional
-        Tokens of each slot, from slot 0 on, after each ROUTE of the stream; slots beyond are empty. Without them
+        Tokens of each slot that a ROUTE of the stream writes, in their order, for each ROUTE; without them
         instructions with a slot take as long as if it had the most tokens that they are planned for.
     fetch_room : int, optional
         Bytes from the stream's first one to the limit of group 0's memory, beyond which the machine fetches nothing;
@@ -148,9 +148,9 @@ def simulate(
     else:
         rows = (stream if isinstance(stream, Table) else Table.of(stream)).rows
     memory = memory or MemoryTiming()
-    counts = np.zeros((len(slot_counts), max((len(c) for c in slot_counts), default=0)), dtype=np.int64)
+    counts = np.zeros((1 + len(slot_counts), config.expert_slots if slot_counts else 0), dtype=np.int64)
     for number, count in enumerate(slot_counts):
-        counts[number, : len(count)] = count
+        counts[1 + number, : len(count)] = count
     notes, slices = notes_of(rows), slices_of(rows, config.tiers)
     segments = segments_of(rows, config.tiers, config.vcache_tiles, notes, slices)
     least = fetch_beats(config.group_bytes, len(rows))

@@ -211,8 +211,8 @@ def new_state(blocks: Blocks, memory: Sequence[int], notes: Int, segments: Int, 
         Cells `latency` to `fetch_room` of `StreamCells`.
     notes, segments, slices : int64 arrays
         Of the stream, see `scheduler.cost.engine`.
-    counts : int64 array [routes, slots]
-        Tokens of each slot after each ROUTE; no slots: not known.
+    counts : int64 array [1 + routes, slots]
+        Tokens of each slot, and of the slots that each ROUTE writes; no slots: not known.
     """
     tables = [notes, segments, slices, counts]
     places = _after(AT.end, [table.size for table in tables])

@@ -120,17 +120,29 @@ def finish_jobs(rows: Rows, s: Int, now: int) -> bool:
 
 
 @compiled
+def fill_slots(rows: Rows, s: Int, n: int) -> int:
+    """Fill the table with a ROUTE's counts; return the largest."""
+    most, own = 0, s[M.counts] + s[M.counts_width] * (1 + s[M.routed])
+    first = s[M.counts] + rows[n, COL.slot_base]
+    for number in range(rows[n, COL.experts]):
+        s[first + number] = s[own + number]
+        most = max(most, s[own + number])
+    return int(most)
+
+
+@compiled
 def run_route(rows: Rows, s: Int, n: int, now: int) -> None:
     """Run a ROUTE whose waits are granted."""
     unit = s[B.tiers] + 3
     x = AT.unit + RECORD * unit
-    tokens, choices, experts = rows[n, COL.tokens], rows[n, COL.choices], rows[n, COL.experts]
-    most = s[s[M.counts] + s[M.counts_width] * s[M.routed]] if s[M.counts_width] else tokens
-    done = now + route_cycles(s[B.route], tokens, choices, experts, most)
+    most = rows[n, COL.tokens]
+    if s[M.counts_width]:
+        most = fill_slots(rows, s, n)
+    done = now + route_cycles(rows, n, s[B.route], s[B.route_sort], most)
     at = slice_of(rows, s, n, unit)
     s[at + S.start] = now
     s[at + S.end] = done
-    s[at + S.work] = route_work(tokens, choices, experts, most)
+    s[at + S.work] = route_work(rows, n, most)
     s[s[M.notes] + NOTE * n + N.done] = done
     s[x + U.held] = -1
     s[x + U.free] = done + 1

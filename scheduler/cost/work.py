@@ -14,6 +14,7 @@ from hdl.isa import Format, LoadDest, Mapping3D, Order, StoreFormat, VectorDest,
 from hdl.isa.legality import LIST_ENTRY_BYTES
 from scheduler.cost.blocks import Blocks
 from scheduler.stream.compiled import compiled
+from scheduler.stream.table import COL, Rows
 
 __all__ = [
     "fetch_beats", "gemm_cycles", "gemm_waves", "load_beats", "load_cycles", "load_steps", "load_words", "makes_rows",
@@ -218,12 +219,14 @@ def vector_cycles(pause: int, op: int, vectors: int, rows: int, b_rows: int, len
 
 
 @compiled
-def route_work(tokens: int, choices: int, experts: int, most: int) -> int:
-    """Return the items that a ROUTE works on; `most`: tokens of the expert that has the most."""
-    return tokens * choices + 2 * experts + most + tokens * (choices + 2)
+def route_work(rows: Rows, n: int, most: int) -> int:
+    """Return the items that the ROUTE in row `n` works on; `most`: tokens of the expert that has the most."""
+    tokens, choices, experts = rows[n, COL.tokens], rows[n, COL.choices], rows[n, COL.experts]
+    sorting = 0 if rows[n, COL.by_number] else experts + most
+    return int(tokens * choices + experts + sorting + tokens * (choices + 2))
 
 
 @compiled
-def route_cycles(phases: int, tokens: int, choices: int, experts: int, most: int) -> int:
-    """Return the cycles from the begin of a ROUTE to its post; `phases` is `Blocks.route`."""
-    return route_work(tokens, choices, experts, most) + phases
+def route_cycles(rows: Rows, n: int, phases: int, sort: int, most: int) -> int:
+    """Return the cycles from the begin of a ROUTE to its post; see `Blocks.route` and `Blocks.route_sort`."""
+    return route_work(rows, n, most) + phases - (sort if rows[n, COL.by_number] else 0)

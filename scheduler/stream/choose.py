@@ -90,7 +90,7 @@ class Chooser:
         known = self._known.get(_key(chunks, slots))
         if known is not None:
             return list(dict.fromkeys([Plan(), known]))
-        cuts = [()] if slots or not self.policy.micro_batches or not _can_share(residence) else [(), *_cuts(chunks)]
+        cuts = [(), *_cuts(chunks)] if self.policy.micro_batches and _can_share(residence) else [()]
         ways = [(False, False)]
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
             ways += [(True, early) for early in (False, True) if not early or any(c.position for c in chunks)]
@@ -144,20 +144,25 @@ def _halves(count: int) -> list[int]:
     return [first, count - first]
 
 
-def slot_counts(tokens: Sequence[int], routing: Sequence[Routing | None]) -> list[list[int]]:
+def slot_counts(
+    tokens: Sequence[int], routing: Sequence[Routing | None], by_number: bool = False
+) -> list[list[int]]:  # fmt: skip
     """Return the tokens of each slot after each ROUTE of a step, as the machine's router fills them.
 
     Parameters
     ----------
     tokens : sequence of int
-        New tokens of each part of the step.
+        New tokens of each part of the step, or of each micro-batch.
     routing : sequence of Routing or None
         Of all tokens, for each layer (None, or no experts: a layer without).
+    by_number : bool
+        Of micro-batches: slots by the experts' numbers, and a layer of all micro-batches before the next layer.
     """
-    counts, first = [], 0
-    for count in tokens:
-        for route in routing:
-            if route is not None and route.experts.size:
-                counts.append(sorted(np.bincount(route.experts[first : first + count].ravel()).tolist())[::-1])
-        first += count
-    return counts
+    ends = np.cumsum(tokens)
+    runs = [(end - count, end) for count, end in zip(tokens, ends.tolist(), strict=True)]
+    known = [route.experts for route in routing if route is not None and route.experts.size]
+    by_expert = [np.bincount(experts[first:end].ravel()) for experts in known for first, end in runs]
+    if by_number:
+        return [counts.tolist() for counts in by_expert]
+    parts = [by_expert[number :: len(runs)] for number in range(len(runs))]
+    return [np.sort(counts)[::-1].tolist() for part in parts for counts in part]

@@ -80,7 +80,7 @@ def _load(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int:
             at = put_run(blocks, at, space, WRITE, -1, access, begin, many * parts)
     access += 1
     if rows[r, COL.slot_en]:
-        at = put_run(blocks, at, SLOTS, READ, -1, access, machine.slots, 1)
+        at = put_run(blocks, at, SLOTS, READ, -1, access, machine.slots + rows[r, COL.slot], 1)
     return at
 
 
@@ -141,7 +141,7 @@ def _route(rows: Rows, r: int, machine: Machine, blocks: Blocks, at: int) -> int
         begin = machine.lists + tier * machine.list_depth + rows[r, COL.list_base]
         at = put_run(blocks, at, LIST, WRITE, -1, access, begin, entries)
     access += 1
-    return put_run(blocks, at, SLOTS, WRITE, -1, access, machine.slots, 1)
+    return put_run(blocks, at, SLOTS, WRITE, -1, access, machine.slots + rows[r, COL.slot_base], rows[r, COL.experts])
 
 
 @compiled

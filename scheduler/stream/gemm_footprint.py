@@ -34,7 +34,11 @@ def _sources(
                 continue
             routes[number, 1] = routes[0, 1]
             route = routes[number, 0]
-            source, stride, outer = 0, rows[route, COL.source_stride], rows[route, COL.tokens]
+            source, stride, outer = (
+                rows[route, COL.source_base],
+                rows[route, COL.source_stride],
+                rows[route, COL.tokens],
+            )
         if base + source + (outer - 1) * stride + slices > machine.activation_words:
             return -1 - (READ + 3 * ACTIVATION)
         at = put(
@@ -115,7 +119,7 @@ def gemm_footprint(rows: Rows, r: int, machine: Machine, lists: TokenLists, bloc
     parts, by_list = machine.parts, rows[r, COL.act_list] or rows[r, COL.dest_list]
     access = 0
     if rows[r, COL.slot_en]:
-        at = put_run(blocks, at, SLOTS, READ, base, access, machine.slots, 1)
+        at = put_run(blocks, at, SLOTS, READ, base, access, machine.slots + rows[r, COL.slot], 1)
         access += 1
     for tier in range(base, holders):
         begin = machine.vcache + tier * machine.vcache_tiles + rows[r, COL.vcache_base]

@@ -184,14 +184,16 @@ def _gemm(rows: Rows, r: int, machine: Machine) -> bool:
 @compiled
 def _route(rows: Rows, r: int, machine: Machine) -> bool:
     tokens, choices, experts = rows[r, COL.tokens], rows[r, COL.choices], rows[r, COL.experts]
-    if not tokens or not 1 <= choices <= min(MAX_CHOICES, machine.columns) or not 1 <= experts <= machine.expert_slots:
+    if not tokens or not 1 <= choices <= min(MAX_CHOICES, machine.columns):
+        return False
+    if not experts or rows[r, COL.slot_base] + experts > machine.expert_slots:
         return False
     last, entries = tokens - 1, tokens * choices
     return bool(
         rows[r, COL.s_base] + entries <= machine.scalar_depth
         and rows[r, COL.a_base] + last * rows[r, COL.a_stride] + 1 <= machine.combine_rows
         and rows[r, COL.list_base] + entries <= machine.list_depth
-        and last * rows[r, COL.source_stride] + 1 <= machine.activation_words
+        and rows[r, COL.source_base] + last * rows[r, COL.source_stride] + 1 <= machine.activation_words
         and rows[r, COL.dest_base] + last * rows[r, COL.dest_stride] + 1 <= machine.combine_rows
     )
 

@@ -14,6 +14,7 @@ model knows, which has the last word (:mod:`scheduler.stream.choose`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,8 +105,7 @@ def _costs(rows: Rows, b: Blocks, steps: Int32, tasks: Int32) -> None:
             work = int(work * CONFLICTS) + b.vector_next + b.vector_issue - 1
             total = work + more + b.vector_done + b.vector_post + b.posted
         elif opcode == Opcode.ROUTE:
-            tokens = rows[n, COL.tokens]
-            work = total = route_cycles(b.route, tokens, rows[n, COL.choices], rows[n, COL.experts], tokens)
+            work = total = route_cycles(rows, n, b.route, b.route_sort, rows[n, COL.tokens])
         tasks[n, WORK], tasks[n, LATENCY] = work, max(0, total - work)
 
 
@@ -209,11 +209,13 @@ def _run(
 class _Problem:
     """The graph of a stream in both directions."""
 
-    def __init__(self, table: Table, config: MachineConfig, memory: Memory) -> None:
+    def __init__(
+        self, table: Table, config: MachineConfig, memory: Memory, slot_counts: Sequence[Sequence[int]]
+    ) -> None:  # fmt: skip
         many = len(table)
         forth = dependences(table, config, memory)
         tasks = np.zeros((many, 4), np.int32)
-        _costs(table.rows, blocks_of(config), np.zeros((1, 72), np.int32), tasks)
+        _costs(_expected(table.rows, slot_counts), blocks_of(config), np.zeros((1, 72), np.int32), tasks)
         back = forth.edges[np.argsort(forth.edges[:, LATER], kind="stable")][:, [LATER, EARLIER, KIND_OF]]
         back = np.ascontiguousarray(back)
         first = np.searchsorted(back[:, EARLIER], np.arange(many + 1)).astype(np.int32)
@@ -247,7 +249,26 @@ class _Problem:
         return best, begins
 
 
-def list_schedule(table: Table, config: MachineConfig, memory: Memory) -> npt.NDArray[np.intp]:
+def _expected(rows: Rows, slot_counts: Sequence[Sequence[int]]) -> Rows:
+    """Return the rows with the tokens that GEMMs with a slot can expect."""
+    slots = np.flatnonzero((rows[:, COL.slot_en] == 1) & (rows[:, COL.opcode] == Opcode.GEMM))
+    if not slot_counts or not slots.size:
+        return rows
+    rows, routes = rows.copy(), np.flatnonzero(rows[:, COL.opcode] == Opcode.ROUTE)
+    ends, table = [*routes[1:].tolist(), len(rows)], np.zeros(1 << 8, np.int64)
+    for route, end, counts in zip(routes.tolist(), ends, slot_counts, strict=True):
+        first = rows[route, COL.slot_base]
+        table[first : first + rows[route, COL.experts]] = 0
+        table[first : first + len(counts)] = counts
+        own = slots[(slots > route) & (slots < end)]
+        left = table[rows[own, COL.slot]] - rows[own, COL.list_base]
+        rows[own, COL.tokens] = np.clip(left, 1, rows[own, COL.tokens])
+    return rows
+
+
+def list_schedule(
+    table: Table, config: MachineConfig, memory: Memory, slot_counts: Sequence[Sequence[int]] = ()
+) -> npt.NDArray[np.intp]:
     """Return the numbers of the instructions of a plain stream in a better order.
 
     Parameters
@@ -258,13 +279,15 @@ def list_schedule(table: Table, config: MachineConfig, memory: Memory) -> npt.ND
         The machine.
     memory : Memory
         Where token lists are read from.
+    slot_counts : sequence of sequences of int, optional
+        Tokens of the slots that can be expected, as `scheduler.cost.model.simulate` takes them.
 
     Returns
     -------
     intp array [instructions]
         What depends on one another keeps its order.
     """
-    problem = _Problem(table, config, memory)
+    problem = _Problem(table, config, memory, slot_counts)
     tries = (
         problem.improve(*problem.run(problem.ways(serial), window), window) for serial in SERIAL for window in WINDOWS
     )

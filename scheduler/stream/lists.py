@@ -51,11 +51,14 @@ class TokenLists(NamedTuple):
     ----------
     contents, entries, routes
         See above.
+    slots : int32 array [expert_slots]
+        Number in `routes` of the ROUTE that wrote each slot last; 0: none has.
     """
 
     contents: Contents
     entries: Entries
     routes: Routes
+    slots: npt.NDArray[np.int32]
 
 
 def token_lists(table: Table, machine: Machine, memory: Memory) -> TokenLists:
@@ -90,15 +93,15 @@ def token_lists(table: Table, machine: Machine, memory: Memory) -> TokenLists:
     routes = int(np.count_nonzero(rows[:, COL.opcode] == Opcode.ROUTE))
     return TokenLists(
         np.concatenate(parts), np.zeros((machine.tiers * machine.list_depth, 5), np.int32),
-        np.zeros((1 + routes, 3), np.int32),
+        np.zeros((1 + routes, 3), np.int32), np.zeros(machine.expert_slots, np.int32),
     )  # fmt: skip
 
 
 @compiled
-def route_of(lists: TokenLists) -> int:
-    """Return the row of the ROUTE that made the routing table, or -1."""
-    many = lists.routes[0, 0]
-    return int(lists.routes[many, 0]) if many else -1
+def route_of(rows: Rows, r: int, lists: TokenLists) -> int:
+    """Return the row of the ROUTE that wrote the slot of the instruction in row `r` last, or -1."""
+    number = lists.slots[rows[r, COL.slot]]
+    return int(lists.routes[number, 0]) if number else -1
 
 
 @compiled
@@ -106,7 +109,7 @@ def listed(rows: Rows, r: int, lists: TokenLists) -> tuple[int, int]:
     """Return the first list entry that the GEMM in row `r` may read, in each tier, and how many it may."""
     if not rows[r, COL.slot_en]:
         return int(rows[r, COL.list_base]), int(rows[r, COL.tokens])
-    route = route_of(lists)
+    route = route_of(rows, r, lists)
     if route < 0:
         return 0, 0
     return int(rows[route, COL.list_base]), int(rows[route, COL.tokens] * rows[route, COL.choices])
@@ -119,6 +122,8 @@ def apply_lists(rows: Rows, r: int, machine: Machine, lists: TokenLists) -> None
     if rows[r, COL.opcode] == Opcode.ROUTE:
         routes[0, 0] += 1
         routes[routes[0, 0], 0] = r
+        first = rows[r, COL.slot_base]
+        lists.slots[first : first + rows[r, COL.experts]] = routes[0, 0]
         many = rows[r, COL.tokens] * rows[r, COL.choices]
         for tier in range(machine.tiers):
             first = tier * machine.list_depth + rows[r, COL.list_base]

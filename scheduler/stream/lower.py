@@ -45,6 +45,8 @@ __all__ = [
 
 MOST_PARTS = 8
 """Parts that are tried once something fits."""
+MEAN_OF = 8
+"""Routings that are drawn for what slots can expect."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class StepProgram:
 
     def slot_counts(self, routing: Sequence[Routing | None]) -> list[list[int]]:
         """Return the tokens of each slot after each ROUTE, as the machine's router fills them with a routing."""
+        if self.plan.cuts:
+            return slot_counts(self.plan.cuts, routing, by_number=True)
         return slot_counts([part.tokens for part in self.parts], routing)
 
     @property
@@ -404,12 +408,12 @@ class _Lowering:
                 emitted = self._emit(plan)
                 if len(emitted.stream) > MOST_LISTED:
                     break
-                table, _ = self._order(emitted, plan.listed)
+                table, _ = self._order(emitted, plan)
             except (LoweringError, SyncError):
                 if plan == plans[0]:
                     raise
                 continue
-            counts = self._counts(emitted)
+            counts = self._counts(emitted, plan)
             tried.append(Tried(plan, simulate(self._config, table, memory=self._timing, slot_counts=counts).cycles))
         return tried
 
@@ -418,7 +422,7 @@ class _Lowering:
         tiling, memory = self._memory.tiling, self._memory
         parts, stream, labels = emitted = self._emit(plan)
         self._last = None  # its rows become the stream's
-        table, marks = self._order(emitted, plan.listed, stream)
+        table, marks = self._order(emitted, plan, stream)
         binary = memory.add(table.to_binary())
         size = sum(len(part.outputs) for part in parts) * tiling.logit_rows * tiling.config.columns * 2
         return StepProgram(
@@ -456,7 +460,6 @@ class _Lowering:
         """Emit micro-batches, which have to fit the chip together."""
         if len(parts) > 1:
             raise LoweringError("micro-batches: the step does not fit the chip as a whole")
-        assert self._routing is not None
         self._memory.begin_step()
         size = replace(parts[0].places.size, beside=True)
         part, labels = replace(parts[0], places=plan_places(self._memory.residence, size)), Labels()
@@ -471,7 +474,7 @@ class _Lowering:
         return _Emitted((part,), emitter.stream, labels)
 
     def _order(
-        self, emitted: _Emitted, listed: bool, stream: Builder | None = None
+        self, emitted: _Emitted, plan: Plan, stream: Builder | None = None
     ) -> tuple[Table, npt.NDArray[np.int64]]:
         """Return the stream with its semaphores, and the marks of its instructions but the last.
 
@@ -479,20 +482,31 @@ class _Lowering:
         """
         many, memory = len(emitted.stream), self._memory.images
         plain, marks = emitted.stream.table(), emitted.stream.marks[:many].copy()
-        if listed:
-            order = list_schedule(plain, self._config, memory)
+        if plan.listed:
+            order = list_schedule(plain, self._config, memory, self._mean_counts(emitted, plan))
             plain, marks = Table(plain.rows[order]), marks[order]
-        own = Builder.of(plain) if stream is None or listed else stream
+        own = Builder.of(plain) if stream is None or plan.listed else stream
         table, origin = synchronise(own, self._config, memory, carriers(self._config), end=True)
         return table, marks[origin]
 
-    def _counts(self, emitted: _Emitted) -> list[list[int]]:
-        """Return the tokens of slots that can be expected."""
+    def _counts(self, emitted: _Emitted, plan: Plan, seed: int = 0) -> list[list[int]]:
+        """Return the tokens of slots with a routing that is drawn."""
         if self._routing is not None:
             return []
-        tokens = [part.tokens for part in emitted.parts]
-        drawn = draw_routing(self._memory.tiling.model, sum(tokens), np.random.default_rng(0))
-        return slot_counts(tokens, drawn)
+        tokens = plan.cuts or [part.tokens for part in emitted.parts]
+        drawn = draw_routing(self._memory.tiling.model, sum(tokens), np.random.default_rng(seed))
+        return slot_counts(tokens, drawn, by_number=bool(plan.cuts))
+
+    def _mean_counts(self, emitted: _Emitted, plan: Plan) -> list[list[int]]:
+        """Return the tokens of slots that can be expected: an order that is made for one routing fits no other."""
+        draws = [self._counts(emitted, plan, seed) for seed in range(1, 1 + MEAN_OF)]
+        means = []
+        for counts in zip(*draws, strict=True):
+            padded = np.zeros((len(counts), max(map(len, counts))))
+            for row, own in zip(padded, counts, strict=True):
+                row[: len(own)] = own
+            means.append(np.ceil(padded.mean(axis=0)).astype(int).tolist())
+        return means
 
 
 def _emit(

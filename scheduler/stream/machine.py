@@ -3,7 +3,7 @@
 
 A cell is the smallest thing that two instructions can share without meeting: a V-Cache tile, half a tile's width of
 an activation word (C/2 bytes), a token-list entry, a requantisation word, a combine row, a scalar of the vector unit.
-The routing table is one cell. Cells of a space follow each other, tier by tier.
+A slot of the routing table is one too. Cells of a space follow each other, tier by tier.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def machine_of(config: MachineConfig) -> Machine:
     sizes = (
         config.tiers * config.vcache_tiles, config.tiers * config.activation_words * parts,
         config.tiers * config.list_depth, config.tiers * config.parameter_words, config.combine_rows,
-        config.scalar_depth, 1,
+        config.scalar_depth, config.expert_slots,
     )  # fmt: skip
     whole = [-(-size // PAGE) * PAGE for size in sizes]  # a page has cells of one space
     first = [sum(whole[:number]) for number in range(len(sizes) + 1)]

@@ -163,9 +163,9 @@ def _stored(ranges: Ranges, low: int, high: int) -> bool:
 
 
 @compiled
-def experts_of(rows: Rows, machine: Machine, lists: TokenLists) -> int:
-    """Return how many experts the routing table may name now."""
-    route = route_of(lists)
+def experts_of(rows: Rows, r: int, machine: Machine, lists: TokenLists) -> int:
+    """Return how many experts the slot of the instruction in row `r` may name."""
+    route = route_of(rows, r, lists)
     return int(rows[route, COL.experts]) if route >= 0 else int(machine.expert_slots)
 
 

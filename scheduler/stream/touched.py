@@ -14,7 +14,7 @@ from scheduler.stream.footprints import footprint
 from scheduler.stream.lists import TokenLists, apply_lists, route_of
 from scheduler.stream.machine import Machine
 from scheduler.stream.segments import Spans, experts_of, new_spans, spans
-from scheduler.stream.table import Rows
+from scheduler.stream.table import COL, Rows
 
 __all__ = ["Touched", "new_touched", "touch"]
 
@@ -36,7 +36,7 @@ class Touched(NamedTuple):
     spans_at : int64 array [PART + 1]
         Where those of each instruction begin.
     routes : int64 array [PART, 2]
-        For each instruction the row of the ROUTE that made the routing table (-1: none), and how many there were.
+        For each instruction with a slot the row of the ROUTE that wrote the slot (-1: none), and its number.
     part : int64 array [3]
         First instruction of the part, its end, and what is wrong with the instruction there: 0, or one more than what
         :func:`scheduler.stream.footprints.footprint` says of an access through a list.
@@ -75,13 +75,14 @@ def touch(rows: Rows, first: int, end: int, machine: Machine, lists: TokenLists,
     while n < end and n - first < PART and at + most <= len(blocks):
         place = n - first
         touched.blocks_at[place], touched.spans_at[place] = at, span
-        routes[place, 0], routes[place, 1] = route_of(lists), lists.routes[0, 0]
+        if rows[n, COL.slot_en]:
+            routes[place, 0], routes[place, 1] = route_of(rows, n, lists), lists.slots[rows[n, COL.slot]]
         many = footprint(rows, n, machine, lists, blocks, at)
         if many < 0:
             part[2] = -many
             break
         at = many
-        span = spans(rows, n, machine, experts_of(rows, machine, lists), reach, span)
+        span = spans(rows, n, machine, experts_of(rows, n, machine, lists), reach, span)
         apply_lists(rows, n, machine, lists)
         n += 1
     touched.blocks_at[n - first], touched.spans_at[n - first] = at, span

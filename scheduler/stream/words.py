@@ -81,9 +81,9 @@ def _sentence(
         OPERAND_B: f"{name}: it writes rows of its operand B",
         SCALARS: f"{name}: it writes scalars that it also reads, other than in place",
         CHANGED_LIST: f"instruction {number} loads a token list from memory that the stream stores: not checkable",
-        NO_ROUTE: f"{name} has a slot, and no ROUTE comes before it in the stream: not checkable",
+        NO_ROUTE: f"{name} has a slot that no ROUTE before it in the stream writes: not checkable",
         WRONG_SLOT: f"{name} needs tile {second} of tier {first}, which is filled only if slot {third} is not empty: "
-        "use the same slot, and no ROUTE between",
+        "use the same slot, and no ROUTE that writes it between",
     }[code]
 
 
@@ -156,8 +156,10 @@ class _Memory:
             return [(number, instruction["group"], start, end, step, width)]
         loads = [instruction]
         if instruction["slot_en"]:
-            before = self._routes[self._routes < number]
-            experts = int(self._table.rows[before[-1], COL.experts]) if before.size else config.expert_slots
+            before, slot = self._routes[self._routes < number], instruction["slot"]
+            first, many = (self._table.rows[before, column] for column in (COL.slot_base, COL.experts))
+            own = many[(first <= slot) & (slot < first + many)]
+            experts = int(own[-1]) if own.size else config.expert_slots
             loads = [slot_load(instruction, expert) for expert in range(experts)]
         size = beats(instruction["count"] * load_item_bytes(instruction, config), config) * config.group_bytes
         return [(number, group, at, at + size, size, size) for load in loads for group, at in load_groups(load)]

@@ -41,11 +41,12 @@ def execute_route(machine: MachineState, instruction: Instruction, pc: int) -> N
         text = f"ROUTE.s_base: expert {choice.max()} is chosen; there are {experts} (0 to {experts - 1})"
         raise ExecutionError(ErrorCode.RANGE, pc, 0, text)
     counts = np.bincount(choice.reshape(-1), minlength=experts)
-    order = np.lexsort((np.arange(experts), -counts))
-    order = order[counts[order] > 0]
+    order = np.arange(experts) if instruction["by_number"] else np.lexsort((np.arange(experts), -counts))
     base = instruction["list_base"] + np.concatenate([[0], np.cumsum(counts[order])[:-1]])
-    machine.slots[:] = 0
-    machine.slots[: order.size] = np.stack([counts[order], base, order], axis=1)
+    table = np.stack([counts[order], base, order], axis=1)
+    table[counts[order] == 0] = 0  # an empty slot shows nothing else
+    first = instruction["slot_base"]
+    machine.slots[first : first + experts] = table
     # Entries expert by expert in slot order; of an expert, tokens ascending and of a token, choices ascending.
     rank = np.zeros(experts, dtype=np.int64)
     rank[order] = np.arange(order.size)

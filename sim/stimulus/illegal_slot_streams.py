@@ -35,6 +35,7 @@ def _route(base: StreamBase, route: Fields) -> Iterator[IllegalStream]:
     if c.columns < 15:
         yield base.change(op, route, FIELD, choices=c.columns + 1)
     yield base.change(op, route, FIELD, experts=c.expert_slots + 1)
+    yield base.change(op, route, FIELD, slot_base=c.expert_slots - 1)
     if c.scalar_depth < 1 << 12:
         yield base.change(op, route, REACH, s_base=c.scalar_depth - 3)
     if c.list_depth < 1 << 12:
@@ -44,6 +45,7 @@ def _route(base: StreamBase, route: Fields) -> Iterator[IllegalStream]:
     yield base.change(op, route, REACH, "far", dest_base=0xFFFF, dest_stride=1023)
     if c.activation_words < 1023:
         yield base.change(op, route, REACH, source_stride=c.activation_words)
+    yield base.change(op, route, REACH, source_base=c.activation_words - 1, source_stride=1)
     if 1023 * min(15, c.columns) > min(c.list_depth, c.scalar_depth):
         yield base.change(op, route, REACH, tokens=1023, choices=min(15, c.columns))
 

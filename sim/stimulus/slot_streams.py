@@ -20,7 +20,7 @@ class SlotDrawer:
     """Random routing.
 
     V-Cache tiles that loads with a slot fill lie behind those of the working set: only a GEMM with the same slot may
-    read them.
+    read them. Some GEMMs with a slot read what a load without one has filled.
 
     Parameters
     ----------
@@ -40,6 +40,7 @@ class SlotDrawer:
         self.tiles = range(draws.tiles, min(self.config.vcache_tiles, draws.tiles + 12))
         self.scalars = min(draws.rows // 2, self.config.scalar_depth, 24)  # as `VectorDrawer` has them
         self._other = other
+        self._written: dict[int, tuple[int, int]] = {}  # slots of the ROUTEs so far: their experts and tokens
 
     def emit(self) -> None:
         """Emit choices, a ROUTE and what uses its table, mixed with other instructions."""
@@ -58,18 +59,23 @@ class SlotDrawer:
             "a_stride": choose.randrange(min(4, self.draws.rows // tokens)),
             "list_base": choose.randrange(self.draws.entries - tokens * k + 1),
             "source_stride": choose.randrange(max(1, words // tokens)),
-            "dest_stride": choose.randrange(max(1, rows // tokens)),
+            "dest_stride": choose.randrange(max(1, rows // tokens)), "by_number": choose.randrange(2),
+            "slot_base": choose.randrange(c.expert_slots - experts + 1),
         }  # fmt: skip
+        values["source_base"] = choose.randrange(words - (tokens - 1) * values["source_stride"])
         values["a_base"] = choose.randrange(self.draws.rows - (tokens - 1) * values["a_stride"])
         values["dest_base"] = choose.randrange(rows - (tokens - 1) * values["dest_stride"])
         if not self.program.emit(instruction_of(Opcode.ROUTE, values)):
             return
+        self._written |= {values["slot_base"] + n: (experts, tokens) for n in range(experts)}
         for _ in range(choose.randint(1, 4)):
-            # Slots that are not empty more often than their number says.
-            slot = choose.choice((choose.randrange(min(experts, tokens * k)), choose.randrange(c.expert_slots)))
+            # With slots by falling counts those at the begin are not empty more often; slots of earlier ROUTEs stay.
+            slot = values["slot_base"] + choose.choice((choose.randrange(min(experts, tokens * k)), experts - 1))
+            if self._written and choose.random() < 0.2:
+                slot = choose.choice(sorted(self._written))
             if choose.random() < 0.3:
                 self._other()
-            self._use(slot, experts, tokens)
+            self._use(slot, *self._written[slot])
 
     def _choices(self, tokens: int, k: int, experts: int) -> int | None:
         """Emit ARGMAXes that leave k choices of each token; return the first scalar, or None."""
@@ -119,13 +125,15 @@ class SlotDrawer:
         self, slot: int, experts: int, dest: LoadDest, form: Format, base: int, count: int, mask: int, tag: int
     ) -> bool:
         choose, unit = self.random, self.draws.unit
+        follows = int(choose.random() < 0.8)
         values = {"format": int(form), "group": choose.randrange(2), "dest_kind": int(dest), "dest_tiers": mask,
-                  "dest_base": base, "count": count, "tag": tag, "slot_en": 1, "slot": slot}  # fmt: skip
+                  "dest_base": base, "count": count, "tag": tag, "slot_en": follows,
+                  "slot": slot * follows}  # fmt: skip
         load = instruction_of(Opcode.LOAD, values)
         size = beats(count * load_item_bytes(load, self.config), self.config) * self.config.group_bytes
         last = (experts - 1) >> 1 if form == Format.PAIR else experts - 1
         low, high = self.draws.data
-        stride = choose.choice((0, 1, -(-size // unit)))
+        stride = choose.choice((0, 1, -(-size // unit))) if follows else 0
         if low + size + last * stride * unit > high:
             stride = 0
         values["slot_stride"] = stride * unit // ADDRESS_UNIT

@@ -85,13 +85,13 @@ class Emitter:
         """Emit a STORE."""
         self._emit(Opcode.STORE, operation, fields)
 
-    def gemm(self, operation: str, ready: int | None = None, **fields: int) -> int:
+    def gemm(self, operation: str, ready: int | None = None, expected: int | None = None, **fields: int) -> int:
         """Emit a GEMM that can begin in cycle `ready`; return the cycle in which its rows are expected.
 
-        Without `ready` it begins when the vector unit is done.
+        Without `ready` it begins when the vector unit is done. With a slot, `expected` are its tokens.
         """
         number = self._emit(Opcode.GEMM, operation, fields)
-        return self.clock.add_gemm(self.stream.rows, number, ready)
+        return self.clock.add_gemm(self.stream.rows, number, ready, expected)
 
     def vector(self, operation: str, **fields: int) -> None:
         """Emit a VECTOR."""

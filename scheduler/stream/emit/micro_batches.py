@@ -18,6 +18,7 @@ from scheduler.plan.places import Places
 from scheduler.stream.emit.attention import Attention, Segment
 from scheduler.stream.emit.dense import Dense
 from scheduler.stream.emit.emitter import Emitter
+from scheduler.stream.emit.expert_jobs import NumberedRoutes, host_jobs
 from scheduler.stream.emit.head import emit_embeddings, emit_head, emit_rotations
 from scheduler.stream.emit.job_table import NEVER
 from scheduler.stream.emit.labels import Labels
@@ -33,7 +34,7 @@ def emit_micro_batches(
     memory: ModelMemory,
     places: Places,
     batches: Sequence[MicroBatch],
-    routing: Sequence[Routing | None],
+    routing: Sequence[Routing | None] | None,
     outputs: Sequence[int],
     labels: Labels,
     early_keys: bool = False,
@@ -50,8 +51,9 @@ def emit_micro_batches(
         Where the step's data lie on the chip.
     batches : sequence of MicroBatch
         The step's tokens.
-    routing : sequence of Routing or None
-        Experts of all tokens, for each layer (None for a layer without experts).
+    routing : sequence of Routing or None, or None
+        Experts of all tokens, for each layer (None for a layer without experts). None: slots mode, with slots by
+        number, so that weights can come before the routing is known.
     outputs : sequence of int
         Numbers of the chunks, those of all micro-batches together, whose last token's logits are wanted.
     labels : Labels
@@ -70,13 +72,16 @@ def emit_micro_batches(
 class _Step:
     """A step while it is emitted."""
 
-    def __init__(self, work: Work, batches: Sequence[MicroBatch], routing: Sequence[Routing | None]) -> None:
+    def __init__(
+        self, work: Work, batches: Sequence[MicroBatch], routing: Sequence[Routing | None] | None
+    ) -> None:  # fmt: skip
         self.work = work
         self.dense = Dense(work)
         self.chunks = [chunk for batch in batches for chunk in batch.chunks]
         self._batches = batches
-        own = [[_rows(route, batch) for route in routing] for batch in batches]
-        self._experts = SharedExperts(work, own, [batch.first for batch in batches])
+        self._routes = NumberedRoutes(work, batches) if routing is None else None
+        jobs = self._routes.jobs() if self._routes else host_jobs(batches, routing or ())
+        self._experts = SharedExperts(work, jobs, [batch.end - batch.first for batch in batches])
         self._waves: dict[tuple[int, int], ExpertWaves] = {}
         blocks = [blocks_of(batch.chunks, work.places.block, batch.first) for batch in batches]
         segments = [
@@ -109,7 +114,8 @@ class _Step:
         """Emit the loads of token lists: behind those of weights they would come late."""
         emitter = self.work.emitter
         before, emitter.layer = emitter.layer, layer
-        self._experts.load_lists(layer, batch)
+        if self._routes is None:
+            self._experts.load_lists(layer, batch)
         emitter.layer = before
 
     def _finish(self, layer: int, batch: int) -> Iterator[int]:
@@ -120,6 +126,8 @@ class _Step:
             for first in range(own.first, own.end, size):
                 emit_choices(work, layer, first, min(size, own.end - first))
                 yield work.emitter.clock.vector
+            if self._routes is not None:
+                self._routes.emit(layer, batch)
         emit_mlp(work, self.dense, layer, own.first, own.end)
         if batch == 0:  # the matrices of the layer before have done their work
             layers = len(work.tiling.model.layers)
@@ -127,9 +135,3 @@ class _Step:
         waves = self._waves[layer, batch] = self._experts.waves(layer, batch)
         if not waves.done:
             self._attention.pipeline.add(waves)
-
-
-def _rows(route: Routing | None, batch: MicroBatch) -> Routing | None:
-    if route is None or not route.experts.size:  # a layer without experts
-        return None
-    return Routing(route.experts[batch.first : batch.end], route.gates[batch.first : batch.end])

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from hdl.isa import LoadDest
 from scheduler.models.description import Experts
-from scheduler.ops.batch import Routing
 from scheduler.plan.residence import Run
-from scheduler.stream.emit.experts import ListsFullError, RoutedJob, RoutedLists, routed_jobs, take_entries
+from scheduler.stream.emit.expert_jobs import Jobs
+from scheduler.stream.emit.experts import ListsFullError, RoutedJob, RoutedLists, take_entries
 from scheduler.stream.emit.job_table import NEVER
-from scheduler.stream.emit.tiers import down, load_piece, load_words, pieces_of, tiling_of, up
+from scheduler.stream.emit.tiers import TierJob, down, load_piece, load_words, pieces_of, tiling_of, up
 from scheduler.stream.emit.work import Work
 
 __all__ = ["ExpertWaves", "SharedExperts"]
@@ -39,7 +39,7 @@ class Weights:
     layer, tier : int
     users : int
         Jobs that still need them.
-    job : RoutedJob
+    job : TierJob
         The first of these.
     loaded : bool
         Whether the loads were emitted.
@@ -54,7 +54,7 @@ class Weights:
     layer: int
     tier: int
     users: int
-    job: RoutedJob
+    job: TierJob
     loaded: bool = False
     place: int = 0
     tag: int = 0
@@ -67,7 +67,7 @@ class Weights:
 class _Job:
     """A micro-batch's tokens of an expert."""
 
-    job: RoutedJob
+    job: TierJob
     weights: Weights
 
 
@@ -87,15 +87,15 @@ class SharedExperts:
     ----------
     work : Work
         What a step's emission shares.
-    routing : sequence of sequences of Routing or None
-        Of every micro-batch, of every layer.
-    firsts : sequence of int
-        Number of each micro-batch's first token.
+    jobs : Jobs
+        Of every layer and micro-batch.
+    tokens : sequence of int
+        Of each micro-batch.
     """
 
-    def __init__(self, work: Work, routing: Sequence[Sequence[Routing | None]], firsts: Sequence[int]) -> None:
+    def __init__(self, work: Work, jobs: Jobs, tokens: Sequence[int]) -> None:
         self._work = work
-        self._tokens = [max((len(r.experts) for r in own if r is not None), default=0) for own in routing]
+        self._tokens = tokens
         tiers, self._places = work.config.tiers, len(work.places.piece_buffers)
         self._held: list[list[Weights | None]] = [[None] * self._places for _ in range(tiers)]
         self._coming: deque[Weights] = deque()
@@ -103,11 +103,7 @@ class SharedExperts:
         self.halves = [[0, 1] for _ in range(tiers)]
         """Of each tier, the free halves of the place for what lies between the projections."""
         self._jobs: list[list[list[list[_Job]]]] = []  # by layer, micro-batch, tier
-        for layer in range(len(work.tiling.model.layers)):
-            own = [
-                routed_jobs(layer, known, first=first) if (known := route[layer]) is not None else []
-                for route, first in zip(routing, firsts, strict=True)
-            ]
+        for layer, own in enumerate(jobs):
             self._jobs.append(self._deal(layer, own))
 
     def _dense_load(self, layer: int) -> npt.NDArray[np.float64]:
@@ -123,13 +119,13 @@ class SharedExperts:
         found /= tiling_of(work, layer).tiles
         return found
 
-    def _deal(self, layer: int, jobs: list[list[RoutedJob]]) -> list[list[list[_Job]]]:
+    def _deal(self, layer: int, jobs: Sequence[Sequence[TierJob]]) -> list[list[list[_Job]]]:
         """Give experts to tiers, those with the most tokens first, and bring their weights into an order."""
         tiers = self._work.config.tiers
         tokens = np.zeros((len(jobs), 1 + max((j.expert for own in jobs for j in own), default=0)), np.int64)
         for number, own in enumerate(jobs):
             for job in own:
-                tokens[number, job.expert] = job.count
+                tokens[number, job.expert] = job.expected or job.count
         load = self._dense_load(layer)
         experts: list[list[int]] = [[] for _ in range(tiers)]
         share = 1 / np.maximum(1, tokens.sum(axis=1))
@@ -206,11 +202,11 @@ class SharedExperts:
             self.step()
 
     def load_lists(self, layer: int, batch: int) -> None:
-        """Emit the loads of a layer's token lists."""
+        """Emit the loads of a layer's token lists, where the host knows the routing."""
         work = self._work
         for tier, queue in enumerate(self._jobs[layer][batch]):
-            entries = [one.job.entries(work) for one in queue]
-            count = sum(one.job.count for one in queue)
+            known = [one.job for one in queue if isinstance(one.job, RoutedJob)]
+            entries, count = [job.entries(work) for job in known], sum(job.count for job in known)
             if not count:
                 continue
             if not self._lists.room(tier, count):
@@ -223,10 +219,10 @@ class SharedExperts:
                 "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
                 count=count, addr=symbol.addr,
             )  # fmt: skip
-            for one in queue:
-                one.job.entry = first
-                first += one.job.count
-                self._lists.hold(tier, one.job)
+            for job in known:
+                job.entry = first
+                first += job.count
+                self._lists.hold(tier, job)
 
     def waves(self, layer: int, batch: int) -> ExpertWaves:
         """Return the GEMMs of a layer's experts for a micro-batch."""
@@ -312,7 +308,8 @@ class ExpertWaves:
         else:
             one, first, parity = queue.downs.popleft()
         run, expert = pieces_of(work, self._layer)[0].runs[0 if is_up else 1], tiling_of(work, self._layer)
-        each = min(one.job.count - first, work.places.chunk) * (expert.up if is_up else expert.down).k_slices
+        tokens = max(1, (one.job.expected or one.job.count) - first)
+        each = min(tokens, work.places.chunk) * (expert.up if is_up else expert.down).k_slices
         size = max(2, MOST_WAVES // each // 2 * 2)
         for at in range(0, run.count, size):
             many = min(size, run.count - at)

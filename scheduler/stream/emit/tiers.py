@@ -48,6 +48,10 @@ class TierJob:
         Of its weights only the high nibbles are loaded, half the bytes.
     slot : dict of str to int
         The fields that make an instruction follow a slot; empty where the routing is known.
+    slot_loads : bool
+        Whether its loads follow the slot too; slots by number have one expert's weights for all steps.
+    expected : int
+        Tokens that can be expected; 0: as many as `count`.
     entry : int
         First token-list entry; with a slot, counted from the slot's own.
     words : int
@@ -68,6 +72,8 @@ class TierJob:
     count: int
     high: bool = False
     slot: Mapping[str, int] = field(default_factory=dict)
+    slot_loads: bool = True
+    expected: int = 0
     entry: int = 0
     words: int = 0
     place: int = 0
@@ -91,11 +97,16 @@ def pieces_of(work: Work, layer: int) -> tuple[ExpertPiece, ...]:
     return work.residence.pieces[tiling_of(work, layer).down.inputs]
 
 
+def _slot_of(job: TierJob, stride: int) -> dict[str, int]:
+    """Return the fields of a load that follows a job's slot; none if it does not."""
+    return {**job.slot, "slot_stride": stride} if job.slot and job.slot_loads else {}
+
+
 def load_words(work: Work, tier: int, job: TierJob) -> None:
     """Emit the load of a job's requantisation words."""
     job.loaded = True
     words = work.experts.words(job.layer, job.expert)
-    stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, "words")} if job.slot else {}
+    stride = _slot_of(job, work.experts.stride(job.layer, "words"))
     work.emitter.load(
         f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
         dest_base=job.words, count=tiling_of(work, job.layer).words, addr=words.addr, **stride,
@@ -115,7 +126,7 @@ def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: in
     for run in piece.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
         high, low = work.experts.planes(job.layer, run.part, job.expert, run.first * slices)
-        stride = {**job.slot, "slot_stride": work.experts.stride(job.layer, run.part)} if job.slot else {}
+        stride = _slot_of(job, work.experts.stride(job.layer, run.part))
         ready = work.emitter.load(
             f"{job.name} {run.part}", **plane_fields(job, high, low), dest_tiers=1 << tier, dest_base=base,
             count=run.count * slices, tag=tag, **stride,
@@ -131,6 +142,11 @@ def _common(tier: int, job: TierJob, first: int, count: int, tag: int) -> dict[s
     }  # fmt: skip
 
 
+def _expected(job: TierJob, first: int, count: int) -> int | None:
+    """Return how many of `count` tokens from `first` on a GEMM with a slot can expect."""
+    return min(count, max(1, job.expected - first)) if job.expected else None
+
+
 def up(
     work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int,
     ready: int | None = None,
@@ -141,7 +157,8 @@ def up(
     h = words["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
     work.emitter.gemm(
-        f"{job.name} up", ready=ready, **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices,
+        f"{job.name} up", ready=ready, expected=_expected(job, first, count),
+        **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices,
         n_tiles=run.count, vcache_base=base, act_base=words["x"], act_list=1, mode=Mode.SWIGLU,
         shift=constants.up_shift, post_mult=constants.post_mult, post_shift=constants.post_shift,
         param_base=job.words + run.first, dest_kind=Dest.ACTIVATION,
@@ -159,7 +176,8 @@ def down(
     h = places.words["experts"]["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
     return work.emitter.gemm(
-        f"{job.name} down", ready=ready, **_common(tier, job, first, count, tag), k_slices=expert.inner_words,
+        f"{job.name} down", ready=ready, expected=_expected(job, first, count),
+        **_common(tier, job, first, count, tag), k_slices=expert.inner_words,
         n_tiles=run.count, vcache_base=base, act_base=h, act_stride=expert.inner_words, dest_list=1,
         mode=Mode.REQUANT16, shift=work.constants_of(job.layer).expert(job.expert).down_shift,
         param_base=job.words + expert.up.n_tiles + run.first, dest_kind=Dest.COMBINE, dest_base=run.first,

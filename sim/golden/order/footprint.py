@@ -85,14 +85,14 @@ class Lists:
     ----------
     entries : uint16 array [tiers, list_depth, 4]
         What loads left; zero where a ROUTE wrote.
-    route : Instruction or None
-        The ROUTE that made the routing table.
+    slots : dict of int to (Instruction, int)
+        Of each slot the ROUTE that wrote it last, and how many there were before that one.
     """
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
         self.entries = np.zeros((config.tiers, config.list_depth, 4), dtype=np.uint16)
-        self.route: Instruction | None = None
+        self.slots: dict[int, tuple[Instruction, int]] = {}
         self._routes: list[Instruction] = []
         self._routed = np.full((config.tiers, config.list_depth), -1, dtype=np.int64)
 
@@ -102,8 +102,9 @@ class Lists:
             first = instruction["list_base"]
             self.entries[:, first : first + route_entries(instruction)] = 0
             self._routed[:, first : first + route_entries(instruction)] = len(self._routes)
+            for slot in range(instruction["slot_base"], instruction["slot_base"] + instruction["experts"]):
+                self.slots[slot] = instruction, len(self._routes)
             self._routes.append(instruction)
-            self.route = instruction
             return
         if instruction.opcode != Opcode.LOAD or instruction["dest_kind"] != LoadDest.LIST:
             return
@@ -114,13 +115,18 @@ class Lists:
             self.entries[tier, base : base + count] = raw.copy().view("<u2").reshape(count, 4)
             self._routed[tier, base : base + count] = -1
 
+    def route(self, instruction: Instruction) -> Instruction | None:
+        """Return the ROUTE that wrote the slot of an instruction last."""
+        return self.slots[instruction["slot"]][0] if instruction["slot"] in self.slots else None
+
     def used(self, gemm: Instruction, tier: int) -> Cells:
         """Return the list entries that a GEMM may read in a tier."""
         if not gemm["slot_en"]:
             return gemm["list_base"] + np.arange(gemm["tokens"])
-        if self.route is None:
+        route = self.route(gemm)
+        if route is None:
             return np.zeros(0, dtype=np.int64)
-        return self.route["list_base"] + np.arange(route_entries(self.route))
+        return route["list_base"] + np.arange(route_entries(route))
 
     def sources(self, gemm: Instruction, tier: int) -> Cells:
         """Return the `source` of all entries that a GEMM may read, each once where the routing decides."""
@@ -149,7 +155,7 @@ def space_cells(space: str, config: MachineConfig) -> int:
         "parameter": config.tiers * config.parameter_words,
         "combine": config.combine_rows,
         "scalar": config.scalar_depth,
-        "slots": 1,
+        "slots": config.expert_slots,
     }[space]
 
 
@@ -180,7 +186,7 @@ def _route(instruction: Instruction, config: MachineConfig) -> Footprint:
             Access("scalar", "read", -1, np.unique(route_scalars(instruction))),
             Access("combine", "read", -1, np.unique(gate_rows(instruction))),
             Access("list", "write", -1, lists),
-            Access("slots", "write", -1, np.zeros(1, dtype=np.int64)),
+            Access("slots", "write", -1, instruction["slot_base"] + np.arange(instruction["experts"])),
         )
     )
 
@@ -200,8 +206,9 @@ def _load(instruction: Instruction, config: MachineConfig, lists: Lists) -> Foot
     accesses = [Access(space, "write", -1, np.concatenate(cells))]
     loads = [instruction]
     if instruction["slot_en"]:
-        accesses.append(Access("slots", "read", -1, np.zeros(1, dtype=np.int64)))
-        experts = lists.route["experts"] if lists.route is not None else config.expert_slots
+        accesses.append(Access("slots", "read", -1, np.array([instruction["slot"]])))
+        route = lists.route(instruction)
+        experts = route["experts"] if route is not None else config.expert_slots
         loads = [slot_load(instruction, expert) for expert in range(experts)]
     reads = tuple(whole_span(group, at, at + size) for load in loads for group, at in load_groups(load))
     return Footprint(tuple(accesses), reads=reads)
@@ -246,7 +253,7 @@ def _gemm_reads(instruction: Instruction, config: MachineConfig, lists: Lists) -
     readers = tiers[:1] if mapping == Mapping3D.N else tiers
     accesses = []
     if instruction["slot_en"]:
-        accesses.append(Access("slots", "read", tiers[0], np.zeros(1, dtype=np.int64)))
+        accesses.append(Access("slots", "read", tiers[0], np.array([instruction["slot"]])))
     for tier in tiers[:1] if mapping == Mapping3D.M else tiers:
         tiles = tier * config.vcache_tiles + instruction["vcache_base"] + np.arange(k_slices * n_tiles)
         accesses.append(Access("vcache", "read", tier, tiles))

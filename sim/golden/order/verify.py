@@ -124,8 +124,7 @@ def _footprints(
     """Return what each instruction touches, and what is wrong with that on its own."""
     lists, findings = Lists(config), []
     state = np.full((config.tiers, config.vcache_tiles), -1, dtype=np.int16) if tags is None else tags.copy()
-    conditions = np.full(state.shape, -1, dtype=np.int64)  # ROUTEs so far and slot, where a slot's load has filled
-    routes = 0
+    conditions = np.full(state.shape, -1, dtype=np.int64)  # ROUTE and slot, where a slot's load has filled
     hazards = HazardTracker(config, Ordering())
     prints = _Prints([], [])
     stored = SpanLog()
@@ -147,8 +146,10 @@ def _footprints(
                 findings.append(Finding("race", (number,), text))
         findings += _slots(number, instruction, config, lists, limits)
         lists.apply(instruction, images)
-        routes += instruction.opcode == Opcode.ROUTE
-        condition = routes * SLOT_NUMBERS + instruction["slot"] if instruction["slot_en"] else -1
+        condition = -1
+        if instruction["slot_en"]:
+            _, number_of_route = lists.slots.get(instruction["slot"], (None, -1))
+            condition = (1 + number_of_route) * SLOT_NUMBERS + instruction["slot"]
         if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.VCACHE:
             for tier in tiers_of_mask(instruction["dest_tiers"]):
                 base = instruction["dest_base"]
@@ -164,12 +165,13 @@ def _slots(number: int, instruction: Instruction, config: MachineConfig, lists: 
     if not instruction["slot_en"]:
         return []
     name = f"instruction {number} ({instruction.opcode.name})"
-    if lists.route is None:
-        text = f"{name} has a slot, and no ROUTE comes before it in the stream: not checkable"
+    route = lists.route(instruction)
+    if route is None:
+        text = f"{name} has a slot that no ROUTE before it in the stream writes: not checkable"
         return [Finding("illegal", (number,), text)]
     if instruction.opcode != Opcode.LOAD:
         return []
-    experts = lists.route["experts"]
+    experts = route["experts"]
     for expert in sorted({0, min(1, experts - 1), max(0, experts - 2), experts - 1}):
         wrong = check_load_addresses(slot_load(instruction, expert), config, limits)
         if wrong is not None:
@@ -205,7 +207,7 @@ def _misses(
                 tile, slot = int(access.cells[other[0]]) % state.shape[1], int(needed[other[0]]) % SLOT_NUMBERS
                 text = (
                     f"instruction {number} (GEMM) needs tile {tile} of tier {access.tier}, which is filled only if "
-                    f"slot {slot} is not empty: use the same slot, and no ROUTE between"
+                    f"slot {slot} is not empty: use the same slot, and no ROUTE that writes it between"
                 )
                 return [Finding("miss", (number,), text)]
             found = state.reshape(-1)[access.cells]

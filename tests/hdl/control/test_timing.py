@@ -57,7 +57,7 @@ def test_supervisor() -> None:
 
     def drive(ctx: Any, cycle: int) -> None:
         ctx.set(dut.start, cycle == 20)
-        for port in (dut.quiet, dut.tags_ready, dut.progress):
+        for port in (dut.quiet, dut.tags_ready, dut.slots_ready, dut.progress):
             ctx.set(port, 1)
         ctx.set(dut.ended, cycle >= 40)
         ctx.set(dut.idle, cycle >= 45)
@@ -79,7 +79,6 @@ def test_setup(fields: dict[str, int], after: int) -> None:
 
     def drive(ctx: Any, cycle: int) -> None:
         ctx.set(dut.slot_write, {"valid": cycle == 1, "slot": 0, "count": 4, "base": 0, "expert": 0})
-        ctx.set(dut.active, 1)
         waits = {"wait0_sem": 1, "wait0_count": 1}
         offer(ctx, dut.queue, gemm(**waits, **fields), cycle == 5)
         ctx.set(dut.wait.ready, cycle == granted)

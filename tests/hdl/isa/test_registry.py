@@ -97,5 +97,5 @@ def test_cells_of_memories(name: str) -> None:
         "parameter": config.tiers * config.parameter_words,
         "combine": config.combine_rows,
         "scalar": config.scalar_depth,
-        "slots": 1,
+        "slots": config.expert_slots,
     }

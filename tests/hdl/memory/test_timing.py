@@ -96,7 +96,7 @@ def test_load_address(slot: bool) -> None:
 
         def drive(ctx: Any, cycle: int) -> None:
             ctx.set(dut.slot_write, {"valid": cycle == 1, "slot": 0, "count": 4, "base": 0, "expert": 0})
-            for port, value in ((dut.active, 1), (dut.limit, LIMIT), (dut.jobs.ready, 1), (dut.request.ready, 1)):
+            for port, value in ((dut.limit, LIMIT), (dut.jobs.ready, 1), (dut.request.ready, 1)):
                 ctx.set(port, value)
             offer(ctx, dut.queue, Instruction(Opcode.LOAD, {**fields, **more}), cycle == 5)
             ctx.set(dut.wait.ready, cycle == granted)

@@ -62,9 +62,9 @@ def play(config: MachineConfig, cases: list[tuple[np.ndarray, dict[str, int]]], 
     for ins in program:
         execute_route(model, ins, 0)
     bench.run([*choose(choice, fields.get("s_base", 0)), *program])
-    assert bench.active == int((model.slots[:, 0] > 0).sum())
-    for slot in range(bench.active):
-        assert list(bench.table[slot]) == model.slots[slot].tolist(), slot
+    assert set(bench.table) == set(range(config.expert_slots))  # all were cleared
+    for slot, own in bench.table.items():
+        assert list(own) == model.slots[slot].tolist() if own[0] else not model.slots[slot].any(), slot
     for place, entry in bench.lists.items():
         assert list(entry) == model.lists[0, place].tolist(), place
     assert len(bench.posts) == len(program)
@@ -77,6 +77,7 @@ def fields_for(config: MachineConfig, rng: random.Random, tokens: int, k: int) -
     return {
         "s_base": rng.randrange(config.scalar_depth - n + 1), "a_base": rng.randrange(8), "a_stride": rng.randrange(4),
         "list_base": rng.randrange(config.list_depth - n + 1), "source_stride": rng.randrange(8),
+        "source_base": rng.randrange(20), "by_number": rng.randrange(2),
         "dest_base": rng.randrange(20), "dest_stride": rng.randrange(8),
     }  # fmt: skip
 
@@ -93,7 +94,9 @@ def test_random_routing(name: str, stall: float, seed: int) -> None:
     cases = []
     place = fields_for(config, rng, tokens, k)
     for _ in range(2):  # twice, so that what the first leaves in the unit's memories would show
-        cases.append((choice, {**fields_for(config, rng, tokens, k), "s_base": place["s_base"], "experts": experts}))
+        slot_base = rng.randrange(config.expert_slots - experts + 1)
+        fields = {"s_base": place["s_base"], "experts": experts, "slot_base": slot_base}
+        cases.append((choice, {**fields_for(config, rng, tokens, k), **fields}))
     bench = play(config, cases, seed, stall)
     written = {n for _, f in cases for n in range(f["list_base"], f["list_base"] + tokens * k)}
     assert set(bench.lists) == written
@@ -111,18 +114,29 @@ def test_random_routing(name: str, stall: float, seed: int) -> None:
     ],
     ids=["one expert", "ties", "ascending", "k is E", "E is 1", "twice"],
 )
-def test_corners(choice: list[list[int]], experts: int) -> None:
-    place = {"a_stride": 1, "source_stride": 3, "dest_base": 9, "dest_stride": 2, "list_base": 5, "experts": experts}
+@pytest.mark.parametrize("by_number", [0, 1])
+def test_corners(choice: list[list[int]], experts: int, by_number: int) -> None:
+    place = {
+        "by_number": by_number,
+        "slot_base": 16 - experts,
+        "a_stride": 1,
+        "source_stride": 3,
+        "dest_base": 9,
+        "dest_stride": 2,
+        "list_base": 5,
+        "experts": experts,
+    }
     play(PRESETS["tiny"], [(np.array(choice), place)], 1, 0.0)
 
 
-def test_cycles() -> None:
-    """As the unit's docstring says: T*k + 2E + m + T*(k + 2) and about 20."""
+@pytest.mark.parametrize(("by_number", "sorting"), [(0, 16 + 2 + 5), (1, 0)])
+def test_cycles(by_number: int, sorting: int) -> None:
+    """As the unit's docstring says: T*k + 2E + m + T*(k + 2) and about 20, less without sorting."""
     choice = np.array([[n % 7, 8 + n % 5] for n in range(8)])
-    with_route = play(PRESETS["tiny"], [(choice, {"experts": 16, "a_stride": 1})], 0, 0.0)
+    with_route = play(PRESETS["tiny"], [(choice, {"experts": 16, "a_stride": 1, "by_number": by_number})], 0, 0.0)
     before = VectorBench(PRESETS["tiny"], with_route.combine, with_route.activation)
     before.run(choose(choice, 0))
-    assert 0 <= with_route.cycles - before.cycles - (16 + 32 + 2 + 32) <= 25
+    assert 0 <= with_route.cycles - before.cycles - (16 + 16 + sorting + 32) <= 20
 
 
 @pytest.mark.parametrize(
@@ -133,6 +147,7 @@ def test_cycles() -> None:
         "route tokens=4 choices=2 experts=16 a=482 a_stride=10",
         "route tokens=4 choices=2 experts=16 list=121",
         "route tokens=8 choices=1 experts=16 source_stride=74",
+        "route tokens=1 choices=1 experts=16 source_base=512",
         "route tokens=4 choices=2 experts=16 dest=497 dest_stride=5",
     ],
 )
@@ -144,7 +159,7 @@ def test_errors(line: str) -> None:
     bench = VectorBench(config, combine, np.zeros((config.tiers, config.activation_words, config.rows), np.int8))
     bench.run([*choose(np.array([[0], [3]]), 0), *assemble(line)])
     assert bench.error == (ErrorCode.RANGE, 1)
-    assert not bench.lists and not bench.table and not bench.posts
+    assert not bench.lists and not any(own[0] for own in bench.table.values()) and not bench.posts
 
 
 def test_vectors_before_and_after_stay_in_order() -> None:
@@ -160,6 +175,6 @@ def test_vectors_before_and_after_stay_in_order() -> None:
     """
     bench = VectorBench(config, combine, np.zeros((config.tiers, config.activation_words, config.rows), np.int8))
     bench.run(assemble(text))
-    assert bench.lists == {0: (0, 0, 154, 0)} and bench.table == {0: (1, 0, 0)}
+    assert bench.lists == {0: (0, 0, 154, 0)} and [s for s, own in bench.table.items() if own[0]] == [0]
     assert bench.combine[1, 0] == 385
     assert [post[1] for post in bench.posts] == [3, 4]

@@ -14,7 +14,8 @@ from hdl.vector.route import RouteUnit
 from hdl.vector.setup import TIMING as SETUP
 from hdl.vector.setup import VectorSetup
 from hdl.vector.unit import VectorUnit, vector_timing
-from scheduler.cost.work import route_work
+from scheduler.cost.work import route_cycles
+from scheduler.stream.table import Table
 from tests.support.timing import offer, record
 
 TINY = PRESETS["tiny"]
@@ -40,13 +41,13 @@ def test_setup() -> None:
 @pytest.mark.parametrize(
     ("tokens", "choices", "experts", "used"), [(8, 1, 8, 8), (16, 2, 8, 8), (30, 2, 12, 12), (9, 1, 8, 1), (4, 1, 3, 2)]
 )
-def test_route(tokens: int, choices: int, experts: int, used: int) -> None:
-    """Choices are spread over the first `used` experts; with an empty one at the end two phases are shorter."""
+@pytest.mark.parametrize("by_number", [0, 1])
+def test_route(tokens: int, choices: int, experts: int, used: int, by_number: int) -> None:
+    """Choices are spread over the first `used` experts; with an empty one at the end sorting is a cycle shorter."""
     taken = 60  # behind the clearing of its counters
     dut = RouteUnit(TINY)
-    route = Instruction(Opcode.ROUTE, {"tokens": tokens, "choices": choices, "experts": experts, "post0_en": 1})
-
-    address = 0
+    fields = {"tokens": tokens, "choices": choices, "experts": experts, "by_number": by_number}
+    route, address = Instruction(Opcode.ROUTE, {**fields, "post0_en": 1}), 0
 
     def drive(ctx: Any, cycle: int) -> None:
         nonlocal address
@@ -59,8 +60,9 @@ def test_route(tokens: int, choices: int, experts: int, used: int) -> None:
 
     seen = record(dut, {"begun": dut.begun, "post": dut.post.valid, "error": dut.error.valid}, drive, cycles=400)
     assert seen["begun"] == [taken + ROUTE.check] and not seen["error"]
-    work = route_work(tokens, choices, experts, -(-tokens * choices // used))
-    assert seen["post"][0] == seen["begun"][0] + work + ROUTE.phases - (0 if used == experts else 2)
+    most = -(-tokens * choices // used)
+    cycles = route_cycles(Table.of([route]).rows, 0, ROUTE.phases, ROUTE.sort, most)
+    assert seen["post"][0] == seen["begun"][0] + cycles - (0 if used == experts or by_number else 1)
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])

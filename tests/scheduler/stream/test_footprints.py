@@ -53,7 +53,7 @@ def test_cells_and_bytes_are_the_references(name: str, slots: bool) -> None:
             expected = [((a.space, a.kind, a.tier), set(a.cells.tolist())) for a in wanted.accesses if a.cells.size]
             assert _joined(accesses[access] for access in sorted(accesses)) == _joined(expected)
             seen.update(f"{instruction.opcode.name} {a.kind}s {a.space}" for a in wanted.accesses)
-            reach = spans(table.rows, number, machine, experts_of(table.rows, machine, ours), found, 0)
+            reach = spans(table.rows, number, machine, experts_of(table.rows, number, machine, ours), found, 0)
             bytes_ = [
                 (span[0] // GROUP, span[0] % GROUP + run * span[2], span[1])
                 for span in found[:reach].tolist()

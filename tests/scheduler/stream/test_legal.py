@@ -77,7 +77,7 @@ EXPECTED = {
     },
     "ROUTE": {
         "wait0_sem", "wait1_sem", "post0_sem", "post1_sem", "tokens", "choices", "experts", "s_base", "a_base",
-        "list_base", "source_stride", "dest_base",
+        "list_base", "source_base", "slot_base", "dest_base",
     },
 }  # fmt: skip
 """Fields that can be wrong."""

@@ -59,9 +59,11 @@ def run(model: Model, plans: Sequence[Plan], *, slots: bool = False) -> Language
     return one
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize(
+    ("family", "slots"), [("mixtral", False), ("mixtral", True), ("qwen3_moe", False), ("olmoe", True)]
+)
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
-def test_micro_batches_compute_the_same(family: str, cuts: tuple[tuple[int, ...], ...]) -> None:
+def test_micro_batches_compute_the_same(family: str, slots: bool, cuts: tuple[tuple[int, ...], ...]) -> None:
     """The second layer has no experts, or shared ones beside the others."""
     model = small_model(family, hidden=21, heads=4, kv_heads=2, head_dim=6, intermediate=13, vocabulary=21)
     shared = replace(model.layers[0].mlp, shared=11)
@@ -70,8 +72,8 @@ def test_micro_batches_compute_the_same(family: str, cuts: tuple[tuple[int, ...]
     dense = small_model(
         family, hidden=16, heads=2, kv_heads=1, head_dim=8, intermediate=16, vocabulary=21, dense=(1,)
     )  # fmt: skip
-    run(model, [Plan(own, False, True) for own in cuts])
-    run(dense, [Plan(own, True, True) for own in cuts])
+    run(model, [Plan(own, False, True) for own in cuts], slots=slots)
+    run(dense, [Plan(own, True, True) for own in cuts], slots=slots)
 
 
 @pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])
@@ -103,11 +105,15 @@ def test_any_cuts(data: st.DataObject) -> None:
                 data.draw(st.booleans()),
             )
         )
-    run(model, plans)
+    run(model, plans, slots=data.draw(st.booleans()))
 
 
-@pytest.mark.parametrize("cuts", [(32, 32, 32, 26, 6), (16,) * 8, (100, 28), (1, 127)], ids=str)
-def test_the_experts_of_several_micro_batches_are_under_way_at_once(cuts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("cuts", "slots"),
+    [((32, 32, 32, 26, 6), False), ((16,) * 8, True), ((100, 28), False), ((100, 28), True), ((1, 127), False)],
+    ids=str,
+)
+def test_the_experts_of_several_micro_batches_are_under_way_at_once(cuts: tuple[int, ...], slots: bool) -> None:
     """Long prompts of several sequences on `small`."""
     model = small_model(
         "mixtral", hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=64, vocabulary=20, context=160
@@ -117,6 +123,7 @@ def test_the_experts_of_several_micro_batches_are_under_way_at_once(cuts: tuple[
         varied(model, 3),
         step_bytes=1 << 20,
         sequences=6,
+        slots=slots,
         chooser=Forced([Plan(cuts), Plan(cuts, True, True)]),
     )
     chunks = [prompt(0, 0, 30), prompt(1, 0, 34), prompt(2, 0, 40), prompt(3, 0, 18), prompt(4, 0, 6)]
@@ -163,7 +170,7 @@ def test_the_shortest_plan_is_taken_and_remembered() -> None:
     later = [prompt(0, 0, 40), *(prompt(slot, 71, 1) for slot in range(1, 4))]
     assert chooser.plans(residence, later, False) == [Plan(), plans[-1]]
     assert len(chooser.plans(residence, later[1:], False)) > 2
-    assert chooser.plans(residence, later, True) == [Plan(), Plan((), True), Plan((), True, True)]
+    assert len(chooser.plans(residence, later, True)) == len(plans)  # learned for each way to know the routing
 
 
 @pytest.mark.parametrize("name", list(POLICIES))

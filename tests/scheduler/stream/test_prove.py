@@ -50,12 +50,12 @@ def spilled(found: Found) -> bool:
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_drawn_streams_and_their_mutants(name: str, slots: bool) -> None:
     config, kinds, opcodes, mutants = CONFIGS[name], Counter[str](), Counter[str](), 0
-    for seed in range(6):
+    for seed in range(8):
         stream, images, limits = drawn(config, seed, 40, slots=slots)
         opcodes.update(i.opcode.name for i in stream)
         assert both(stream, config, images, limits) == ([], [])
         rng = random.Random(seed)
-        for _ in range(12):
+        for _ in range(9):
             changed = mutant(rng, stream, config)
             try:
                 wanted, got = both(changed, config, images, limits)
@@ -104,6 +104,13 @@ def test_what_the_reference_is_tested_with_about_slots(lines: list[str]) -> None
     text = "\n".join([*map(test_verify_slots._merge, lines), "end"])
     wanted, got = both(assemble(text), TINY, limits=test_verify_slots.LIMITS)
     assert wanted == got and got
+
+
+def test_a_route_that_leads_out_of_the_activations() -> None:
+    lines = [f"{test_verify_slots.ROUTE} source_base=509 post=s0,s1", f"{test_verify_slots.LOAD} wait=s0"]
+    lines += [f"{test_verify_slots.GEMM} act=1 wait=s1", "end"]
+    (finding,) = prove(Table.of(assemble("\n".join(lines))), TINY, NO_MEMORY, test_verify_slots.LIMITS)
+    assert "beyond the activation memory through its token list" in finding.message
 
 
 def test_tags_that_an_earlier_stream_left() -> None:

@@ -32,7 +32,6 @@ class VectorBench:
     seed: int = 0
     lists: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
     table: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    active: int = 0
     posts: list[tuple[int, int, int, int]] = field(default_factory=list)
     stats: dict[str, int] = field(default_factory=dict)
     error: tuple[int, int] | None = None
@@ -102,7 +101,6 @@ class VectorBench:
                     self.table[ctx.get(slot.slot)] = tuple(
                         ctx.get(getattr(slot, n)) for n in ("count", "base", "expert")
                     )
-                self.active = ctx.get(unit.active)
                 if ctx.get(unit.post.valid) and ctx.get(unit.post.ready):
                     p = unit.post.payload
                     self.posts.append(tuple(ctx.get(getattr(p, n)) for n in ("en0", "sem0", "en1", "sem1")))

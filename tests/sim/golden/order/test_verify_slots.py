@@ -37,14 +37,14 @@ def test_a_slot_is_proved() -> None:
 @pytest.mark.parametrize(
     ("lines", "kind", "message"),
     [
-        ([LOAD], "illegal", "instruction 0 (LOAD) has a slot, and no ROUTE comes before it"),
-        ([GEMM], "illegal", "instruction 0 (GEMM) has a slot, and no ROUTE comes before it"),
+        ([LOAD], "illegal", "instruction 0 (LOAD) has a slot that no ROUTE before it"),
+        ([GEMM], "illegal", "instruction 0 (GEMM) has a slot that no ROUTE before it"),
         # Whichever expert it is: the last one of four lies outside.
         ([f"{ROUTE} post=s0", f"{LOAD} addr=126 slot_stride=2 wait=s0"], "illegal", "instruction 1, expert 2: ADDRESS"),
         # Semaphores alone order what reads the table and what writes it.
-        ([ROUTE, LOAD], "race", "1 reads slots cell 0 after its write by 0"),
-        ([f"{ROUTE} post=s0", f"{LOAD} wait=s0", GEMM], "race", "2 reads slots cell 0 after its write by 0"),
-        ([f"{ROUTE} post=s0", f"{LOAD} wait=s0", ROUTE], "race", "2 writes slots cell 0 after its read by 1"),
+        ([ROUTE, LOAD], "race", "1 reads slots cell 1 after its write by 0"),
+        ([f"{ROUTE} post=s0", f"{LOAD} wait=s0", GEMM], "race", "2 reads slots cell 1 after its write by 0"),
+        ([f"{ROUTE} post=s0", f"{LOAD} wait=s0", ROUTE], "race", "2 writes slots cell 1 after its read by 1"),
         # A GEMM with a slot may touch every token's words and rows.
         ([f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0", f"{GEMM} wait=s1", "store format=int32 row=21 rows=1"],
          "race", "3 reads combine cell 21 after its add by 2"),
@@ -61,11 +61,32 @@ def test_a_slot_is_proved() -> None:
         ([f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0", f"{GEMM} slot=2 wait=s1"], "miss", "only if slot 1 is not empty"),
         ([f"{ROUTE} post=s0,s1", f"{LOAD} wait=s0 post=s2", f"{ROUTE} wait=s2 post=s1", f"{GEMM} wait=s1:2"],
          "miss", "only if slot 1 is not empty"),
+        # A ROUTE does not write the slots before its first, nor those behind its experts.
+        ([f"{ROUTE} slot_base=2 post=s0", f"{LOAD} wait=s0"], "illegal", "1 (LOAD) has a slot that no ROUTE before it"),
+        ([f"{ROUTE} experts=1 post=s0", f"{LOAD} wait=s0"], "illegal", "1 (LOAD) has a slot that no ROUTE before it"),
     ],
 )  # fmt: skip
 def test_what_is_refused(lines: list[str], kind: str, message: str) -> None:
     found = verify(*[_merge(line) for line in lines])
     assert [f for f in found if f.kind == kind and message in f.message], [f.message for f in found]
+
+
+def test_another_table_changes_nothing() -> None:
+    """What one ROUTE wrote stays good behind a ROUTE that writes other slots and list entries."""
+    other = f"{ROUTE} slot_base=4 list=8"
+    assert verify(
+        CHOOSE, f"{ROUTE} post=s0,s1", f"{WORDS} wait=s0 post=s2", LOAD, other, f"{GEMM} wait=s1,s2 post=s3",
+        "store format=int32 row=20 rows=2 addr=120 wait=s3",
+    ) == []  # fmt: skip
+
+
+def test_weights_of_a_slot_by_number_come_before_the_routing() -> None:
+    words = "load dest_kind=parameter dest_tiers=0 count=1 group=1 post=s2"
+    load = "load dest_tiers=0 count=1 tag=5 format=pair addr_low=40"
+    assert verify(
+        words, load, CHOOSE, f"{ROUTE} by_number=1 post=s1", f"{GEMM} wait=s1,s2 post=s3",
+        "store format=int32 row=20 rows=2 addr=120 wait=s3",
+    ) == []  # fmt: skip
 
 
 def _merge(line: str) -> str:

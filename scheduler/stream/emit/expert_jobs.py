@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What micro-batches have to do for each expert: tokens that the host knows, or slots by number that ROUTE fills.
+
+A slot by number is an expert's own: its weights are loaded before the machine has found the routing, and stay for the
+other micro-batches. With as many tokens as serving has, nearly all experts are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler.models.description import Experts
+from scheduler.ops.batch import MicroBatch, Routing
+from scheduler.stream.emit.experts import routed_jobs
+from scheduler.stream.emit.tiers import TierJob
+from scheduler.stream.emit.work import Work
+
+__all__ = ["Jobs", "NumberedRoutes", "host_jobs"]
+
+Jobs = list[list[Sequence[TierJob]]]
+"""For each layer, for each micro-batch: a job for each expert that has, or may have, tokens."""
+
+
+def host_jobs(batches: Sequence[MicroBatch], routing: Sequence[Routing | None]) -> Jobs:
+    """Return the jobs of micro-batches whose routing is known."""
+    found: Jobs = []
+    for layer, route in enumerate(routing):
+        known = None if route is None or not route.experts.size else route  # a layer without experts
+        found.append([[] if known is None else routed_jobs(layer, _rows(known, b), first=b.first) for b in batches])
+    return found
+
+
+def _rows(route: Routing, batch: MicroBatch) -> Routing:
+    return Routing(route.experts[batch.first : batch.end], route.gates[batch.first : batch.end])
+
+
+class NumberedRoutes:
+    """Routing tables of micro-batches, one behind the other as far as the machine has slots.
+
+    Parameters
+    ----------
+    work : Work
+        What a step's emission shares.
+    batches : sequence of MicroBatch
+    """
+
+    def __init__(self, work: Work, batches: Sequence[MicroBatch]) -> None:
+        self._work = work
+        self._batches = batches
+        most = max((m.count for k in work.tiling.model.layers if isinstance(m := k.mlp, Experts)), default=1)
+        self._tables = max(1, work.config.expert_slots // most)
+        self._most = most
+
+    def _first(self, layer: int, batch: int) -> int:
+        """Return the first slot of a micro-batch's table: its instructions are through when the table comes again."""
+        return (layer * len(self._batches) + batch) % self._tables * self._most
+
+    def jobs(self) -> Jobs:
+        """Return the jobs."""
+        return [
+            [self._jobs(layer, number) for number in range(len(self._batches))]
+            for layer in range(len(self._work.tiling.model.layers))
+        ]
+
+    def _jobs(self, layer: int, number: int) -> list[TierJob]:
+        mlp, batch = self._work.layer(layer).mlp, self._batches[number]
+        if not isinstance(mlp, Experts):
+            return []
+        tokens, first = batch.end - batch.first, self._first(layer, number)
+        return [
+            TierJob(
+                layer=layer, name=f"expert {expert}", expert=expert, count=tokens,
+                expected=-(-tokens * mlp.chosen // mlp.count), slot={"slot_en": 1, "slot": first + expert},
+                slot_loads=False,
+            )
+            for expert in range(mlp.count)
+        ]  # fmt: skip
+
+    def emit(self, layer: int, number: int) -> None:
+        """Emit a micro-batch's ROUTE, behind the choices of all its tokens."""
+        work, batch, places, tiling = self._work, self._batches[number], self._work.places, self._work.tiling
+        mlp, tokens = work.layer(layer).mlp, batch.end - batch.first
+        assert isinstance(mlp, Experts)
+        work.emitter.route(
+            "route", tokens=tokens, choices=mlp.chosen, experts=mlp.count, s_base=places.scalars["experts"]["choice"],
+            a_base=places.rows["experts"]["gates"], a_stride=1, list_base=work.lists[0].take(tokens * mlp.chosen),
+            source_base=batch.first * tiling.hidden_words, source_stride=tiling.hidden_words,
+            dest_base=batch.first * tiling.hidden_rows, dest_stride=tiling.hidden_rows,
+            slot_base=self._first(layer, number), by_number=1,
+        )  # fmt: skip
