@@ -174,6 +174,7 @@ def _layer(model: FloatModel, number: int, traces: list[LayerTrace], clip: bool)
         ),
         experts=experts,
         common=common,
+        shares=_shares(seen("expert_index"), len(w.w2)),
     )
     return found, max(_largest(before, middle, after, added), largest_y)
 
@@ -198,6 +199,12 @@ def _head_ranges(
         )
         for head in range(heads)
     )
+
+
+def _shares(index: Float, experts: int) -> tuple[float, ...]:
+    """Return the part of the choices that each expert had; none had no part at all."""
+    counts = 1.0 + np.bincount(index.astype(np.int64).ravel(), minlength=experts)
+    return tuple((counts / counts.sum()).tolist()) if experts else ()
 
 
 def _expert_ranges(

@@ -60,6 +60,7 @@ class LayerConstants:
     experts: tuple[ExpertConstants, ...]
     mlp: ExpertConstants | None = None
     qk_norm: tuple[HeadNorm, HeadNorm] | None = None
+    shares: tuple[float, ...] = ()
 
     def expert(self, number: int) -> ExpertConstants:
         """Return the constants of a routed expert."""
@@ -103,7 +104,11 @@ def constants_of(model: QuantisedModel) -> Constants:
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = layer.query_norm, layer.key_norm
             norms = HeadNorm(query.norm, query.shift), HeadNorm(key.norm, key.shift)
-        layers.append(LayerConstants(layer.attention_norm, layer.expert_norm, shifts, layer.heads, common, own, norms))
+        layers.append(
+            LayerConstants(
+                layer.attention_norm, layer.expert_norm, shifts, layer.heads, common, own, norms, layer.shares
+            )
+        )  # fmt: skip
     return Constants(model.embedding_shift, tuple(layers), model.final_norm, model.head.shift, model.key_block)
 
 

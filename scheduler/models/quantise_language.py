@@ -86,6 +86,8 @@ class LayerRanges:
         Largest magnitudes of queries and keys before QK-norm; used with that only.
     common : ExpertRanges or None
         Of the MLP that every token uses; `y` is not used.
+    shares : tuple of float
+        What part of all choices of experts each expert had; empty: not known.
     """
 
     attention_in: float
@@ -96,6 +98,7 @@ class LayerRanges:
     experts: tuple[ExpertRanges, ...]
     projected: tuple[float, float] = (0.0, 0.0)
     common: ExpertRanges | None = None
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,7 @@ class _Layer:
             router=router,
             experts=experts,
             common=common,
+            shares=ranges.shares,
         )
 
     def _mlp(self, in_scale: float) -> tuple[QuantisedMatrix, QuantisedLayer, QuantisedExpert | None]:

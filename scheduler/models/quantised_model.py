@@ -166,6 +166,9 @@ class DecoderLayer:
         Experts; their rows are added to the residual rows with gates in Q15. None in a dense layer.
     common : QuantisedExpert or None
         MLP that every token uses, with gate 32768.
+    shares : tuple of float
+        What part of all choices of experts each expert can expect; empty: all the same. A planner's guess, which no
+        result depends on.
     """
 
     attention_norm: Norm
@@ -178,6 +181,7 @@ class DecoderLayer:
     query_norm: WeightedNorm | None = None
     key_norm: WeightedNorm | None = None
     common: QuantisedExpert | None = None
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

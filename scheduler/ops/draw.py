@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from scheduler.models.description import Experts, Model
@@ -12,14 +14,28 @@ from scheduler.ops.steps_file import Q15
 __all__ = ["draw_routing"]
 
 
-def draw_routing(model: Model, tokens: int, rng: np.random.Generator) -> list[Routing | None]:
-    """Return a routing of some tokens in each layer (None: one without experts): all experts are equally likely."""
+def draw_routing(
+    model: Model, tokens: int, rng: np.random.Generator, shares: Sequence[Sequence[float]] = ()
+) -> list[Routing | None]:
+    """Return a routing of some tokens in each layer (None: one without experts).
+
+    Parameters
+    ----------
+    model : Model
+    tokens : int
+    rng : numpy Generator
+    shares : sequence of sequences of float, optional
+        Of each layer, how likely its experts are; without them, and where they are empty, all are equally likely.
+    """
     found: list[Routing | None] = []
-    for layer in model.layers:
+    for number, layer in enumerate(model.layers):
         if not isinstance(layer.mlp, Experts):
             found.append(None)
             continue
-        order = np.argsort(rng.random((tokens, layer.mlp.count)), axis=1)[:, : layer.mlp.chosen]
+        keys = rng.random((tokens, layer.mlp.count))
+        if shares and len(shares[number]):  # drawn one after the other without replacement (Gumbel's trick)
+            keys = -np.log(np.asarray(shares[number])) + np.log(-np.log(keys))
+        order = np.argsort(keys, axis=1)[:, : layer.mlp.chosen]
         gates = np.full(order.shape, Q15 // layer.mlp.chosen, dtype=np.uint16)
         found.append(Routing(order.astype(np.int64), gates))
     return found

@@ -130,8 +130,11 @@ def _cuts(chunks: Sequence[Chunk]) -> list[tuple[int, ...]]:
             runs.append(len(chunk.tokens))
             kinds.append(many)
     total = sum(runs)
-    halves = [size for run, many in zip(runs, kinds, strict=True) for size in (_halves(run) if many else [run])]
-    found = [(total,), tuple(runs), tuple(halves)]
+    halves, pieces = (
+        [size for run, many in zip(runs, kinds, strict=True) for size in (cut(run) if many else [run])]
+        for cut in (_halves, _pieces)
+    )
+    found = [(total,), tuple(runs), tuple(halves), tuple(pieces)]
     if len(runs) == 1 and total > 1:
         found.append((total - total // 2, total // 2))
     return list(dict.fromkeys(found))
@@ -142,6 +145,11 @@ def _halves(count: int) -> list[int]:
         return [count]
     first = -(-count // 32) * 16
     return [first, count - first]
+
+
+def _pieces(count: int) -> list[int]:
+    """Return pieces of `LEAST_CUT` tokens and the rest."""
+    return [min(LEAST_CUT, count - first) for first in range(0, count, LEAST_CUT)]
 
 
 def slot_counts(

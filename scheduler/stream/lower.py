@@ -494,7 +494,8 @@ class _Lowering:
         if self._routing is not None:
             return []
         tokens = plan.cuts or [part.tokens for part in emitted.parts]
-        drawn = draw_routing(self._memory.tiling.model, sum(tokens), np.random.default_rng(seed))
+        shares = [layer.shares for layer in self._constants.layers]
+        drawn = draw_routing(self._memory.tiling.model, sum(tokens), np.random.default_rng(seed), shares)
         return slot_counts(tokens, drawn, by_number=bool(plan.cuts))
 
     def _mean_counts(self, emitted: _Emitted, plan: Plan) -> list[list[int]]:

@@ -17,6 +17,9 @@ from scheduler.stream.emit.work import Work
 
 __all__ = ["Jobs", "NumberedRoutes", "host_jobs"]
 
+LIKELY = 2.0
+"""Tokens from which on an expert's weights are loaded although the machine does not know yet that it needs them."""
+
 Jobs = list[list[Sequence[TierJob]]]
 """For each layer, for each micro-batch: a job for each expert that has, or may have, tokens."""
 
@@ -67,11 +70,13 @@ class NumberedRoutes:
         if not isinstance(mlp, Experts):
             return []
         tokens, first = batch.end - batch.first, self._first(layer, number)
+        shares = self._work.constants_of(layer).shares or (1 / mlp.count,) * mlp.count
         return [
             TierJob(
                 layer=layer, name=f"expert {expert}", expert=expert, count=tokens,
-                expected=-(-tokens * mlp.chosen // mlp.count), slot={"slot_en": 1, "slot": first + expert},
-                slot_loads=False,
+                expected=max(1, min(tokens, round(tokens * mlp.chosen * shares[expert]))),
+                slot={"slot_en": 1, "slot": first + expert},
+                slot_loads=len(self._batches) == 1 and tokens * mlp.chosen * shares[expert] < LIKELY,
             )
             for expert in range(mlp.count)
         ]  # fmt: skip

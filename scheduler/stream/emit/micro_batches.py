@@ -128,6 +128,7 @@ class _Step:
                 yield work.emitter.clock.vector
             if self._routes is not None:
                 self._routes.emit(layer, batch)
+                self._experts.routed = layer
         emit_mlp(work, self.dense, layer, own.first, own.end)
         if batch == 0:  # the matrices of the layer before have done their work
             layers = len(work.tiling.model.layers)

@@ -62,6 +62,11 @@ class Weights:
     ready: int = 0
     end: int = 0
 
+    @property
+    def waits(self) -> bool:
+        """Whether they are loaded only if the machine's routing needs them: not before it is known."""
+        return bool(self.job.slot) and self.job.slot_loads
+
 
 @dataclass(eq=False)
 class _Job:
@@ -154,20 +159,24 @@ class SharedExperts:
                     else:
                         weights = shared
                     found[number][tier].append(_Job(job, weights))
-        for group in (kept, *passing):
-            for place in range(max(map(len, group), default=0)):
-                self._coming.extend(own[place] for own in group if place < len(own))
+        coming = [
+            own[place] for group in (kept, *passing) for place in range(max(map(len, group), default=0))
+            for own in group if place < len(own)
+        ]  # fmt: skip
+        self._coming.extend(sorted(coming, key=lambda weights: weights.waits))  # those first that can come early
         return found
 
     # Loads.
 
+    routed = -1
+    """The last layer whose routing the machine knows, where it finds it."""
     done = False
     """The loads of weights are a chain that goes on beside all layers."""
 
     @property
     def ready(self) -> int:
         """Cycle in which the next weights can be loaded."""
-        if not self._coming:
+        if not self._coming or (self._coming[0].waits and self._coming[0].layer > self.routed):
             return NEVER
         place = self._free_place(self._coming[0].tier)
         if place is None:
