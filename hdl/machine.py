@@ -202,7 +202,7 @@ class Machine(StructuralComponent):
             s.connect(getattr(csr, name), getattr(supervisor, name))
         s.connect(csr.error, supervisor.report)
         s.connect(csr.semaphores_left, glue.semaphores_left)
-        for name in ("start", "invalidate", "watchdog"):
+        for name in ("start", "invalidate", "kept_tiles", "watchdog"):
             s.connect(getattr(supervisor, name), getattr(csr, name))
         s.connect(supervisor.overflow, b.semaphores.overflow)
         s.connect(supervisor.ended, b.dispatcher.ended)
@@ -212,6 +212,7 @@ class Machine(StructuralComponent):
             s.connect(getattr(supervisor, name), getattr(glue, name))
         s.connect(b.fetch.start, supervisor.fetch_start)
         s.connect(b.sequencers.tags_clear, supervisor.tags_clear)
+        s.connect(b.sequencers.tags_first, supervisor.tags_first)
         for unit in (b.dispatcher, b.sequencers, b.loads, b.store, b.vector, b.fetch):
             s.connect(unit.halt, supervisor.halt)
         s.connect(self.irq, csr.irq)

@@ -235,7 +235,7 @@ def register_map(config: MachineConfig) -> list[Register]:
             "CONTROL", 0x100, "wo", "commands",
             (
                 RegisterField("START", 0, 1, "start the stream at STREAM_BASE; ignored unless READY"),
-                RegisterField("INVALIDATE", 1, 1, "with START: invalidate all V-Cache tiles first"),
+                RegisterField("INVALIDATE", 1, 1, "with START: first invalidate V-Cache tiles from KEPT_TILES on"),
             ),
         ),
         Register(
@@ -258,6 +258,7 @@ def register_map(config: MachineConfig) -> list[Register]:
         *_wide("ERROR_ADDRESS", 0x118, "failing memory address in bytes", "ro"),
         *_wide("STREAM_BASE", 0x120, "byte address of the stream in group 0"),
         Register("WATCHDOG", 0x128, "rw", "cycles without progress that count as deadlock; 0 = off"),
+        Register("KEPT_TILES", 0x12C, "rw", "V-Cache tiles of each tier, from tile 0 on, that INVALIDATE leaves valid"),
         *_wide("MEMORY0_BYTES", 0x130, "size of group 0's memory in bytes"),
         *_wide("MEMORY1_BYTES", 0x138, "size of group 1's memory in bytes"),
         *_wide("WINDOW0_BASE", 0x140, "first byte that stores may write in group 0"),

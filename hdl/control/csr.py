@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,11 +74,13 @@ class CsrBlock(wiring.Component):
     start : Out(1)
         Pulse: START was written while ``ready``.
     invalidate : Out(1)
-        With ``start``: V-Cache contents of earlier streams must not be seen.
+        With ``start``: V-Cache contents of earlier streams must not be seen, but for those of `kept_tiles`.
     irq : Out(1)
         Level interrupt: some pending bit is enabled.
     stream_base : Out(address_bits)
     watchdog : Out(32)
+    kept_tiles : Out(vcache_bits + 1)
+        Tiles of each tier, from the first on, that stay valid; larger values saturate.
     memory_bytes, window_base, window_limit : Out(address_bits + 1).array(2)
         Sizes and byte addresses by channel group; larger values saturate.
     ready, busy, semaphores_left : In(1)
@@ -101,6 +103,7 @@ class CsrBlock(wiring.Component):
                 "irq": Out(1),
                 "stream_base": Out(config.address_bits),
                 "watchdog": Out(32),
+                "kept_tiles": Out(config.vcache_bits + 1),
                 "memory_bytes": Out(wide).array(2),
                 "window_base": Out(wide).array(2),
                 "window_limit": Out(wide).array(2),
@@ -144,6 +147,9 @@ class CsrBlock(wiring.Component):
         m.d.comb += [
             self.stream_base.eq(address("STREAM_BASE", config.address_bits)),
             self.watchdog.eq(stored["WATCHDOG"]),
+            self.kept_tiles.eq(
+                Mux(stored["KEPT_TILES"] > config.vcache_tiles, config.vcache_tiles, stored["KEPT_TILES"])
+            ),
         ]
         for group in range(2):
             m.d.comb += [

@@ -92,6 +92,8 @@ class SequencerBlock(wiring.Component):
         Some LOAD is queued or in flight.
     halt : In(1)
         Start no further wave.
+    tags_first : In(vcache_bits + 1)
+        See `TierTags`.
     tags_clear : In(1)
         Sweep the tags (pulse).
     tags_ready : Out(1)
@@ -131,6 +133,7 @@ class SequencerBlock(wiring.Component):
                 "loads_pending": In(1),
                 "halt": In(1),
                 "tags_clear": In(1),
+                "tags_first": In(config.vcache_bits + 1),
                 "tags_ready": Out(1),
                 "busy": Out(1).array(tiers),
                 "error": Out(error_layout()),
@@ -179,6 +182,7 @@ class SequencerBlock(wiring.Component):
                 sequencer.list_entry.eq(tokens.read_data),
                 tag.tier_select.eq(1 << tier),
                 tag.clear.eq(self.tags_clear),
+                tag.first.eq(self.tags_first),
                 *(tag.fill_control[lane].eq(self.fill_control[lane]) for lane in range(2)),
                 *(tag.fill_tag[lane].eq(self.fill_tag[lane]) for lane in range(2)),
                 self.dispatch[tier].eq(sequencer.dispatch),

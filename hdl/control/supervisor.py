@@ -67,6 +67,8 @@ class Supervisor(wiring.Component):
     ended, idle, quiet, tags_ready, slots_ready, progress : In(1)
         END dispatched; all units idle; no AXI transaction outstanding; tag sweep finished; routing table cleared;
         something moved this cycle.
+    kept_tiles : In(vcache_bits + 1)
+        With ``invalidate``: tiles of each tier, from the first on, whose tags stay.
     watchdog : In(32)
         Cycles without progress that count as deadlock, 0 = off.
     stuck_pc : In(PC_BITS)
@@ -76,6 +78,8 @@ class Supervisor(wiring.Component):
         Resets what a finished stream leaves behind: semaphores, the END flag, buffered instructions.
     soft_reset, tags_clear : Out(1)
         After power-up and after an error: resets all control state and sweeps the tags.
+    tags_first : Out(vcache_bits + 1)
+        With ``tags_clear``: the first tile that is swept.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -98,6 +102,7 @@ class Supervisor(wiring.Component):
                 "tags_ready": In(1),
                 "slots_ready": In(1),
                 "progress": In(1),
+                "kept_tiles": In(config.vcache_bits + 1),
                 "watchdog": In(32),
                 "stuck_pc": In(PC_BITS),
                 "fetch_start": Out(1),
@@ -106,6 +111,7 @@ class Supervisor(wiring.Component):
                 "restart": Out(1),
                 "soft_reset": Out(1),
                 "tags_clear": Out(1),
+                "tags_first": Out(config.vcache_bits + 1),
             }
         )
 
@@ -155,7 +161,7 @@ class Supervisor(wiring.Component):
                     # Control state of the previous stream (semaphores, END) goes; memories and tags stay.
                     m.d.comb += [self.restart.eq(1), self.clear_counters.eq(1)]
                     m.d.sync += report.eq(0)
-                    m.d.comb += self.tags_clear.eq(self.invalidate)
+                    m.d.comb += [self.tags_clear.eq(self.invalidate), self.tags_first.eq(self.kept_tiles)]
                     m.next = "START"
             with m.State("START"):
                 # The sweep begins the cycle after its request; give `tags_ready` time to fall.

@@ -22,8 +22,8 @@ class TierTags(wiring.Component):
     """{valid, tag} of every V-Cache tile of one tier.
 
     The first fill word of a tile clears its valid bit, the last one sets it with the load's tag; a read in the cycle
-    after the word's sees it. After reset and after ``clear`` all tiles are swept to not valid, one per cycle, during
-    which ``ready`` is low and reads are not valid; fill words must not come then.
+    after the word's sees it. After reset all tiles are swept to not valid, after ``clear`` those from ``first`` on, one
+    per cycle, during which ``ready`` is low and reads are not valid; fill words must not come then.
 
     Latency: ``valid`` and ``tag`` belong to the ``addr`` of the cycle before. Throughput: one read and one fill word
     per cycle. A read in the very cycle of a fill word returns the old state.
@@ -38,6 +38,8 @@ class TierTags(wiring.Component):
         One-hot: this tier's bit in ``fill_control.tiers``.
     clear : In(1)
         Start a sweep (pulse).
+    first : In(vcache_bits + 1)
+        With ``clear``: the first tile that is swept, or their number for none.
     ready : Out(1)
         No sweep is running.
     addr : In(vcache_bits)
@@ -56,6 +58,7 @@ class TierTags(wiring.Component):
                 "fill_tag": In(TAG_BITS).array(2),
                 "tier_select": In(config.tiers),
                 "clear": In(1),
+                "first": In(config.vcache_bits + 1),
                 "ready": Out(1),
                 "addr": In(config.vcache_bits),
                 "valid": Out(1),
@@ -77,7 +80,7 @@ class TierTags(wiring.Component):
         sweep_addr = Signal(config.vcache_bits)
         m.d.comb += self.ready.eq(~sweeping)
         with m.If(self.clear):
-            m.d.sync += [sweeping.eq(1), sweep_addr.eq(0)]
+            m.d.sync += [sweeping.eq(self.first != config.vcache_tiles), sweep_addr.eq(self.first)]
         with m.Elif(sweeping):
             m.d.sync += sweep_addr.eq(sweep_addr + 1)
             with m.If(sweep_addr == config.vcache_tiles - 1):

@@ -88,6 +88,7 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
             await strobe(dut.mem_load, clk)
     await axil.write_wide("STREAM_BASE", job["stream_base"])
     await axil.write("WATCHDOG", job["watchdog"])
+    await axil.write("KEPT_TILES", job["kept_tiles"])
     for group in range(2):
         await axil.write_wide(f"MEMORY{group}_BYTES", job["memory_bytes"][group])
         await axil.write_wide(f"WINDOW{group}_BASE", job["window"][group][0])

@@ -85,6 +85,8 @@ class Job:
         Byte address of the stream in group 0.
     limits : Limits or None
         Register limits; None allows the whole simulated memory.
+    kept_tiles : int
+        V-Cache tiles of each tier, from the first on, that `invalidate` leaves valid.
     invalidate : bool
         Invalidate all V-Cache tiles before the stream; False lets it use what earlier streams loaded.
     watchdog : int
@@ -106,6 +108,7 @@ class Job:
     limits: Limits | None = None
     patches: Sequence[tuple[int, int, bytes]] = ()
     invalidate: bool = True
+    kept_tiles: int = 0
     watchdog: int = 20_000
     max_cycles: int = 2_000_000
     dump: bool = True
@@ -377,6 +380,7 @@ def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, i
         "stream_base": job.stream_base,
         "watchdog": job.watchdog,
         "invalidate": job.invalidate,
+        "kept_tiles": job.kept_tiles,
         "memory_bytes": list(limits.memory_bytes),
         "simulated_bytes": memory_bytes,
         "window": [list(w) for w in limits.window],

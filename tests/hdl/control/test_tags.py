@@ -24,7 +24,7 @@ def test_random_fills_and_sweeps() -> None:
         state: dict[int, int] = {}
         looked_up: int | None = None
         expected: int | None = None
-        sweeps = 0
+        sweeps = swept = 0
         for cycle in range(2000):
             ready = bool(ctx.get(tags.ready))
             # The look-up of the previous cycle, on the state before that cycle's fill word.
@@ -57,14 +57,17 @@ def test_random_fills_and_sweeps() -> None:
                         state.pop(tile, None)
                     elif word == CONFIG.fill_words - 1:
                         state[tile] = tag
-            clear = ready and cycle % 500 == 499
+            clear = ready and cycle % 500 == 499 and cycle < 1999
             ctx.set(tags.clear, clear)
             if clear:
-                # What this cycle's word wrote is swept as well.
-                state.clear()
+                # What this cycle's word wrote is swept as well, if it is not kept.
+                first = (0, 5, CONFIG.vcache_tiles)[cycle // 500 % 3]
+                ctx.set(tags.first, first)
+                state = {tile: tag for tile, tag in state.items() if tile < first}
+                swept += CONFIG.vcache_tiles - first
                 looked_up = None
             await ctx.tick()
-        assert sweeps == 4 * CONFIG.vcache_tiles
+        assert sweeps == swept + CONFIG.vcache_tiles and swept > CONFIG.vcache_tiles
 
     simulator = Simulator(tags)
     simulator.add_clock(1e-6)
