@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from hdl.config import MachineConfig
 from scheduler.plan.limits import MOST_COUNT, LoweringError
+from scheduler.plan.pinned import PINNED_TAG
 from scheduler.plan.pools import (
     Choice,
     Pool,
@@ -26,9 +27,10 @@ from scheduler.plan.pools import (
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.tiling import HeadTiling, Tiling
 
-__all__ = ["AHEAD", "SPARE_ROWS", "SPARE_SCALARS", "TAGS", "Places", "most_block", "plan_places"]
+__all__ = ["AHEAD", "SPARE_ROWS", "SPARE_SCALARS", "TAGS", "Places", "key_space", "most_block", "plan_places"]
 
-TAGS = 64
+TAGS = PINNED_TAG
+"""Fill tags that are used in turn."""
 AHEAD = 2
 """Blocks of tokens that are projected before they are attended to."""
 MOST_BUFFERS = 4
@@ -226,28 +228,32 @@ def _key_tiles(tiling: Tiling, heads: HeadTiling, keys: int) -> int:
     return tiling.key_tiles(heads, keys) + tiling.value_tiles(heads, keys)
 
 
+def key_space(tiling: Tiling, keys: int, jobs: int) -> int:
+    """Return the tiles of a tier for the keys and values of a sequence, of its own heads or of so many jobs."""
+    heads, tiers = map(tiling.heads, tiling.kinds), tiling.config.tiers
+    return max(_key_tiles(tiling, h, keys) * max(-(-h.kv_heads // tiers), jobs) for h in heads)
+
+
 def _piece_buffers(
     residence: Residence, size: StepSize, sizes: Sizes
 ) -> tuple[tuple[int, ...], tuple[int, int], int] | None:
     """Return the buffers of experts, the space of keys, and how many keys are loaded at once."""
     tiling, config = residence.tiling, residence.tiling.config
     first, each = residence.dense_tiles, residence.piece_tiles
+    if size.pinned is not None:
+        first = size.pinned.dense_tiles
     if residence.resident:
-
-        def needed(jobs: int) -> int:
-            return max(
-                _key_tiles(tiling, h, size.keys) * max(-(-h.kv_heads // config.tiers), jobs) for h in sizes.heads
-            )  # fmt: skip
-
-        room = 0
-        for keys in (needed(2), needed(1)):
+        room, least = 0, key_space(tiling, size.keys, 1)
+        for keys in (key_space(tiling, size.keys, 2), least):
             room = MOST_BUFFERS if not each else (config.vcache_tiles - first - keys) // each
             room = min(room, MOST_BUFFERS)
             if sizes.expert_words:
                 room = min(room, (config.parameter_words - residence.dense_words) // sizes.expert_words)
-            if room >= 2 or (keys == needed(1) and room >= 1):
+            if room >= 2 or (keys == least and room >= 1):
                 break
         piece = size.keys
+        if size.pinned is not None and room <= size.pinned.places:
+            return None
         if room < 1:  # keys in pieces
             room = 1
     else:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from scheduler.plan.limits import LoweringError
 
@@ -20,33 +20,49 @@ class Policy:
         The experts of some tokens run beside the attention of others.
     list_schedule : bool
         Instructions are brought into the order that list scheduling finds.
+    residency : bool
+        Weights stay in V-Cache from one step to the next.
     """
 
-    micro_batches: bool
-    list_schedule: bool
+    micro_batches: bool = False
+    list_schedule: bool = False
+    residency: bool = False
 
     @property
     def name(self) -> str:
-        """The name in `POLICIES`."""
-        return next(name for name, policy in POLICIES.items() if policy == self)
+        """The name in `POLICIES`, or those of its parts with ``+`` between."""
+        for name, policy in POLICIES.items():
+            if policy == self:
+                return name
+        return "+".join(name for name in PARTS if _contains(self, POLICIES[name]))
 
 
-SEQUENTIAL, FUSED = Policy(False, False), Policy(True, True)
+SEQUENTIAL, FUSED = Policy(), Policy(True, True, True)
 
-POLICIES = {
-    "sequential": SEQUENTIAL, "micro-batches": Policy(True, False), "list": Policy(False, True), "fused": FUSED,
-}  # fmt: skip
-"""By name: nothing, each part alone, all of it; every policy has a name."""
+PARTS = {
+    "micro-batches": Policy(micro_batches=True),
+    "list": Policy(list_schedule=True),
+    "residency": Policy(residency=True),
+}
+POLICIES = {"sequential": SEQUENTIAL, **PARTS, "fused": FUSED}
+"""By name: nothing, each part alone, all of it."""
+
+
+def _contains(policy: Policy, part: Policy) -> bool:
+    return all(getattr(policy, f.name) or not getattr(part, f.name) for f in fields(Policy))
 
 
 def policy_of(name: str) -> Policy:
-    """Return a policy.
+    """Return a policy by its name, or by those of its parts with ``+`` between.
 
     Raises
     ------
     LoweringError
         There is none of that name.
     """
-    if name not in POLICIES:
-        raise LoweringError(f"policy: {name!r}; use {', '.join(POLICIES)}")
-    return POLICIES[name]
+    if name in POLICIES:
+        return POLICIES[name]
+    parts = name.split("+")
+    if not all(part in PARTS for part in parts):
+        raise LoweringError(f"policy: {name!r}; use {', '.join(POLICIES)}, or parts with + between, as list+residency")
+    return Policy(*(any(getattr(PARTS[part], f.name) for part in parts) for f in fields(Policy)))

@@ -10,6 +10,7 @@ from itertools import accumulate
 from hdl.config import MachineConfig
 from scheduler.models.description import Experts, LatentAttention, Layer, Scoring
 from scheduler.plan.limits import MOST_COUNT, MOST_STRIDE
+from scheduler.plan.pinned import Pinned
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import Tiling
 
@@ -44,6 +45,8 @@ class StepSize:
         The machine finds the routing.
     beside : bool
         Experts of some tokens run beside the attention of others.
+    pinned : Pinned or None
+        What stays in V-Cache from step to step.
     """
 
     tokens: int
@@ -53,6 +56,7 @@ class StepSize:
     key_block: int
     slots: bool = False
     beside: bool = False
+    pinned: Pinned | None = None
 
 
 class Ring:

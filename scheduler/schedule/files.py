@@ -72,6 +72,7 @@ class SavedStep:
     window : tuple of two (int, int)
     data : bytes
         What the host writes at `patch`.
+    kept_tiles : int
     """
 
     name: str
@@ -82,6 +83,7 @@ class SavedStep:
     patch: Symbol
     window: tuple[tuple[int, int], tuple[int, int]]
     data: bytes
+    kept_tiles: int
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -147,7 +149,7 @@ class SavedSchedule:
             return SavedStep(
                 about["name"], about, table, _labels(changes, len(table)), about["stream_base"],
                 Symbol(**{key: about["patch"][key] for key in ("group", "address", "size")}),
-                ((window[0][0], window[0][1]), (window[1][0], window[1][1])), data,
+                ((window[0][0], window[0][1]), (window[1][0], window[1][1])), data, about["kept_tiles"],
             )  # fmt: skip
         except OSError as error:
             raise _unreadable(self.folder, error) from error
@@ -343,6 +345,7 @@ def _entry(name: str, planned: Planned) -> dict[str, Any]:
         "routing": "machine" if planned.routing is None else "known",
         "instructions": len(program.table),
         "stream_base": program.stream_base,
+        "kept_tiles": program.kept_tiles,
         "patch": asdict(program.patch),
         "window": program.window,
         "logits": {

@@ -17,7 +17,7 @@ FILES = re.compile(r"schedule\.json|group[01]\.bin|step\d{4,}\.(bin|asm|patch\.b
 _REGION = {"group": int, "address": int, "size": int}
 _STEP = {
     "name": str, "line": int, "sequences": [{"id": str, "cached": int, "new": int}], "tokens": int, "parts": [int],
-    "instructions": int, "stream_base": int, "patch": _REGION, "window": [[int]],
+    "instructions": int, "stream_base": int, "kept_tiles": int, "patch": _REGION, "window": [[int]],
     "logits": {**_REGION, "blocks": [[int]], "columns": int, "vocabulary": int},
     "roofline": {"cycles": float, "bound": str},
 }  # fmt: skip

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.memory.model import ModelMemory
+from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, Routing
+from scheduler.plan.pinned import Pinned, plan_pinned
+from scheduler.plan.places import key_space
 from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import Residence
 
@@ -35,11 +39,14 @@ class Plan:
         Whether list scheduling orders the instructions.
     early_keys : bool
         Whether keys that the step does not write are loaded apart from those that it does: they need not wait for them.
+    pinned : bool
+        Whether weights stay in V-Cache for the next step, and what stayed there is not loaded.
     """
 
     cuts: tuple[int, ...] = ()
     listed: bool = False
     early_keys: bool = False
+    pinned: bool = False
 
     def __str__(self) -> str:
         if not self.cuts:
@@ -48,7 +55,8 @@ class Plan:
             name = "one batch, experts beside attention"
         else:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
-        return name + (", list schedule" if self.listed else "") + (", old keys early" if self.early_keys else "")
+        more = {"list schedule": self.listed, "old keys early": self.early_keys, "weights stay": self.pinned}
+        return ", ".join([name, *(text for text, on in more.items() if on)])
 
 
 @dataclass(frozen=True)
@@ -67,14 +75,42 @@ class Chooser:
     policy : Policy
     timing : MemoryTiming, optional
         How the memories behave for the cycle model that compares plans.
+
+    Attributes
+    ----------
+    on_chip : frozenset
+        What of the weights that stay from step to step the machine has, see `scheduler.plan.pinned.Pinned.all`.
     """
 
     def __init__(self, policy: Policy = SEQUENTIAL, timing: MemoryTiming | None = None) -> None:
         self.policy = policy
         self.timing = timing or MemoryTiming()
+        self.on_chip: frozenset[Hashable] = frozenset()
         self._known: dict[tuple[object, ...], Plan] = {}
+        self._pinned: dict[int, Pinned | None] = {}
 
-    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:
+    def pinned(self, memory: ModelMemory, constants: Constants) -> Pinned | None:
+        """Return which weights may stay from step to step."""
+        if not self.policy.residency:
+            return None
+        if id(memory) not in self._pinned:
+            residence = memory.residence
+            keys = key_space(residence.tiling, memory.context, 1)
+            shares = [layer.shares for layer in constants.layers]
+            self._pinned[id(memory)] = plan_pinned(residence, shares, keys)
+        return self._pinned[id(memory)]
+
+    def ran(self, on_chip: frozenset[Hashable]) -> None:
+        """Note that the machine has run a step, and what it left of what stays."""
+        self.on_chip = on_chip
+
+    def forget(self) -> None:
+        """Note that the machine has stopped with an error, which invalidates V-Cache, or that another one runs."""
+        self.on_chip = frozenset()
+
+    def plans(
+        self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: Pinned | None = None
+    ) -> list[Plan]:  # fmt: skip
         """Return the plans to try, the sequential one first; more than that only if there is a choice.
 
         Parameters
@@ -84,6 +120,8 @@ class Chooser:
             New tokens of each sequence.
         slots : bool
             The machine finds the routing.
+        pinned : Pinned, optional
+            What may stay from step to step. It pays in steps that decode only: others have use for all of V-Cache.
         """
         if self.policy == SEQUENTIAL:
             return [Plan()]
@@ -94,7 +132,10 @@ class Chooser:
         ways = [(False, False)]
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
             ways += [(True, early) for early in (False, True) if not early or any(c.position for c in chunks)]
-        return [Plan(own, *way) for own in cuts for way in ways]
+        found = [Plan(own, *way) for own in cuts for way in ways]
+        if pinned is not None and all(len(chunk.tokens) == 1 for chunk in chunks):
+            found += [Plan((len(chunks),), *way, pinned=True) for way in ways]
+        return found
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried]) -> Plan:
         """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential."""

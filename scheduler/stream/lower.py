@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -22,6 +22,7 @@ from scheduler.ops.batch import Chunk, MicroBatch, Routing
 from scheduler.ops.draw import draw_routing
 from scheduler.plan.estimate import estimate
 from scheduler.plan.limits import LoweringError
+from scheduler.plan.pinned import Pinned
 from scheduler.plan.places import Places, plan_places
 from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import Residence
@@ -103,6 +104,10 @@ class StepProgram:
         How the step is emitted.
     tried : tuple of Tried
         What it was chosen from.
+    on_chip : frozenset
+        What the step leaves of the weights that stay from step to step.
+    kept_tiles : int
+        V-Cache tiles of each tier, from the first on, that the step finds as the one before has left them.
     """
 
     parts: tuple[Part, ...]
@@ -116,6 +121,8 @@ class StepProgram:
     logits: Symbol
     plan: Plan
     tried: tuple[Tried, ...]
+    on_chip: frozenset[Hashable] = frozenset()
+    kept_tiles: int = 0
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -368,8 +375,9 @@ def lower_step(
             "smaller block, or quantise with a larger one"
         )
     own = chooser or Chooser()
-    lowering = _Lowering(constants, memory, chunks, routing, block, own.timing)
-    plans, tried = own.plans(residence, chunks, routing is None), list[Tried]()
+    pinned = own.pinned(memory, constants)
+    lowering = _Lowering(constants, memory, chunks, routing, block, own.timing, pinned, own.on_chip)
+    plans, tried = own.plans(residence, chunks, routing is None, pinned), list[Tried]()
     if len(plans) > 1:
         tried = lowering.time(plans)
         plans = [own.learn(chunks, routing is None, tried)] if tried else plans
@@ -382,6 +390,7 @@ class _Emitted(NamedTuple):
     parts: tuple[Part, ...]
     stream: Builder
     labels: Labels
+    on_chip: frozenset[Hashable] = frozenset()
 
 
 class _Lowering:
@@ -389,7 +398,8 @@ class _Lowering:
 
     def __init__(
         self, constants: Constants, memory: ModelMemory, chunks: Sequence[Chunk],
-        routing: Sequence[Routing | None] | None, block: int, timing: MemoryTiming,
+        routing: Sequence[Routing | None] | None, block: int, timing: MemoryTiming, pinned: Pinned | None,
+        on_chip: frozenset[Hashable],
     ) -> None:  # fmt: skip
         self._constants = constants
         self._memory = memory
@@ -397,15 +407,20 @@ class _Lowering:
         self._routing = routing
         self._block = block
         self._timing = timing
+        self._pinned = pinned
+        self._on_chip = on_chip
         self._config = memory.tiling.config
-        self._last: tuple[Plan, _Emitted] | None = None
+        self._last: tuple[tuple[Plan, frozenset[Hashable]], _Emitted] | None = None
 
     def time(self, plans: Sequence[Plan]) -> list[Tried]:
-        """Return the plans that can be, with their cycles; nothing for a stream that takes too long to try others."""
+        """Return the plans that can be, with their cycles; nothing for a stream that takes too long to try others.
+
+        Plans with weights that stay are timed as if these were there: the first step is what later ones are paid with.
+        """
         tried: list[Tried] = []
         for plan in plans:
             try:
-                emitted = self._emit(plan)
+                emitted = self._emit(plan, self._all())
                 if len(emitted.stream) > MOST_LISTED:
                     break
                 table, _ = self._order(emitted, plan)
@@ -420,7 +435,8 @@ class _Lowering:
     def program(self, plan: Plan, tried: tuple[Tried, ...]) -> StepProgram:
         """Return the stream of a plan."""
         tiling, memory = self._memory.tiling, self._memory
-        parts, stream, labels = emitted = self._emit(plan)
+        parts, stream, labels, on_chip = emitted = self._emit(plan, self._on_chip)
+        kept = self._pinned.tiles if self._pinned is not None and plan.pinned and self._on_chip else 0
         self._last = None  # its rows become the stream's
         table, marks = self._order(emitted, plan, stream)
         binary = memory.add(table.to_binary())
@@ -429,20 +445,25 @@ class _Lowering:
             parts=parts, chunks=tuple(self._chunks), table=table, marks=np.append(marks, labels.mark(-1, "end")),
             label_texts=labels, stream_base=binary.address, patch=memory.step, window=memory.window,
             logits=Symbol(memory.logits.group, memory.logits.address, size), plan=plan, tried=tried,
+            on_chip=on_chip, kept_tiles=kept,
         )  # fmt: skip
 
-    def _emit(self, plan: Plan) -> _Emitted:
+    def _all(self) -> frozenset[Hashable]:
+        """Return all that may stay from step to step."""
+        return frozenset() if self._pinned is None else self._pinned.all(len(self._memory.tiling.model.layers))
+
+    def _emit(self, plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
         """Return a plan's instructions; the memory's step area has their lists until others are emitted."""
-        key = replace(plan, listed=False)  # the order comes later
+        key = replace(plan, listed=False), on_chip if plan.pinned else frozenset[Hashable]()  # the order comes later
         if self._last is None or self._last[0] != key:
             self._last = None
-            self._last = key, self._emit_anew(plan)
+            self._last = key, self._emit_anew(plan, on_chip)
         return self._last[1]
 
-    def _emit_anew(self, plan: Plan) -> _Emitted:
+    def _emit_anew(self, plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
         parts = parts_of(self._memory.residence, self._chunks, self._block, self._routing is None)
         if plan.cuts:
-            return self._emit_cut(parts, plan)
+            return self._emit_cut(parts, plan, on_chip)
         while True:
             try:
                 labels = Labels()
@@ -456,22 +477,23 @@ class _Lowering:
                     self._memory.residence, self._chunks, self._block, self._routing is None, -(-most // 2)
                 )
 
-    def _emit_cut(self, parts: tuple[Part, ...], plan: Plan) -> _Emitted:
+    def _emit_cut(self, parts: tuple[Part, ...], plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
         """Emit micro-batches, which have to fit the chip together."""
         if len(parts) > 1:
             raise LoweringError("micro-batches: the step does not fit the chip as a whole")
         self._memory.begin_step()
-        size = replace(parts[0].places.size, beside=True)
+        size = replace(parts[0].places.size, beside=True, pinned=self._pinned if plan.pinned else None)
         part, labels = replace(parts[0], places=plan_places(self._memory.residence, size)), Labels()
         batches, outputs, first, before = [], [], 0, 0
         for own, ends in cut_chunks(self._chunks, plan.cuts):
             batches.append(MicroBatch(own, first))
             outputs += [before + number for number in ends]
             first, before = batches[-1].end, before + len(own)
+        there = set(on_chip)
         emitter = emit_micro_batches(
-            self._constants, self._memory, part.places, batches, self._routing, outputs, labels, plan.early_keys
+            self._constants, self._memory, part.places, batches, self._routing, outputs, labels, plan.early_keys, there
         )  # fmt: skip
-        return _Emitted((part,), emitter.stream, labels)
+        return _Emitted((part,), emitter.stream, labels, frozenset(there) if plan.pinned else frozenset())
 
     def _order(
         self, emitted: _Emitted, plan: Plan, stream: Builder | None = None

@@ -115,6 +115,10 @@ class Step(Protocol):
     def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Output windows of the groups: first byte and end."""
 
+    @property
+    def kept_tiles(self) -> int:
+        """V-Cache tiles of each tier, from the first on, that the step before has left for this one."""
+
     def read_logits(self, memory: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int16]:
         """Return the logits [sequences, vocabulary] after the step."""
 
@@ -187,13 +191,13 @@ class IsaEngine:
         """
         assert self._memory is not None and self._executor is not None
         limits = self.limits(program)
-        if self.verify:
-            check(program.table, self.config, self._memory.images, limits)
         executor, patch = self._executor, program.patch
+        executor.tags[:, program.kept_tiles :] = -1  # as the start with INVALIDATE leaves them
+        if self.verify:
+            check(program.table, self.config, self._memory.images, limits, executor.tags)
         span = slice(patch.address, patch.address + patch.size)
         executor.memory[patch.group][span] = self._memory.images[patch.group][span]
         executor.limits = limits
-        executor.tags[:] = -1  # as the start with INVALIDATE leaves them
         executor.counters.clear()
         executor.run(program.instructions)
         return Outcome(program.read_logits(executor.memory), dict(executor.counters), None, 0, 0, 0.0)
@@ -306,7 +310,7 @@ class RtlEngine:
             images=(images[0].tobytes(), images[1].tobytes()) if first else None,
             patches=() if first else [(patch.group, patch.address, data)],
             stream_base=program.stream_base, limits=self._reference.limits(program), max_cycles=MOST_CYCLES,
-            trace=trace, knobs=self._knobs,
+            trace=trace, knobs=self._knobs, kept_tiles=program.kept_tiles,
         )  # fmt: skip
 
     def _check(self, program: Step, expected: Outcome, result: JobResult) -> int:

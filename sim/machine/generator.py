@@ -274,7 +274,9 @@ class Generator:
         else:
             chunks, expected, program = self._lower(active, len(active))
         lowered = time.perf_counter()
+        self._chooser.forget()  # unless the step comes to its end
         outcome = engine.run(program, trace=trace)
+        self._chooser.ran(program.on_chip)
         finished = time.perf_counter()
         if not np.array_equal(outcome.logits, expected.last_logits):
             raise CheckError(f"step {number}: the {engine.name} engine's logits are not those of the integer model")

@@ -9,7 +9,7 @@ of the executor are compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ class FusionBench:
         self, chunks: Sequence[Chunk], known: Sequence[Routing], routing: str, policy: str
     ) -> StepProgram:  # fmt: skip
         own = None if routing == "slots" else known
-        chooser = Chooser(POLICIES[policy], self.system.memory)
+        chooser = Chooser(replace(POLICIES[policy], residency=False), self.system.memory)
         return lower_step(self._constants, self._memory, chunks, own, key_block=self._block, chooser=chooser)
 
     def _note(

@@ -11,6 +11,7 @@ import numpy as np
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, VectorBits, VectorDest, VectorOp
 from scheduler.models.quantised_model import Norm
+from scheduler.plan.pinned import PINNED_TAG
 from scheduler.plan.residence import attention_words
 from scheduler.plan.shares import Matrix, Share
 from scheduler.stream.emit.work import Work
@@ -157,29 +158,36 @@ class Dense:
             )  # fmt: skip
             self._attention[layer] = base
             return
-        tag = work.next_tag()
+        there = work.pinned is not None and layer in work.on_chip
+        tag = work.next_tag() if work.pinned is None else PINNED_TAG
         for name, matrix in self._residence.matrices[work.layer(layer)].items():
             key = f"layer{layer}.{name}"
             self._tags[key] = tag
+            if there:
+                continue
             for share, tile in self._resident_tiles(layer, name, matrix):
                 self._load_share(f"{name} weights", key, matrix, share, tile, tag)
+        work.on_chip.add(layer)
 
     def load_head(self) -> None:
         """Emit the loads of the head, when it is resident."""
-        if self._residence.resident:
-            tag = self._tags["head"] = self._work.next_tag()
-            for share, tile in self._resident_tiles(-1, "head", self._work.tiling.head):
-                self._load_share("head weights", "head", self._work.tiling.head, share, tile, tag)
+        work = self._work
+        if not self._residence.resident:
+            return
+        tag = self._tags["head"] = work.next_tag() if work.pinned is None else PINNED_TAG
+        if work.pinned is None or "head" not in work.on_chip:
+            for share, tile in self._resident_tiles(-1, "head", work.tiling.head):
+                self._load_share("head weights", "head", work.tiling.head, share, tile, tag)
+        work.on_chip.add("head")
 
     def _resident_tiles(self, layer: int, name: str, matrix: Matrix) -> list[tuple[Share, int]]:
         """Return the shares of a resident matrix with the first tile of each."""
         residence, work = self._residence, self._work
-        most = max(residence.layer_tiles(kind) for kind in work.tiling.kinds)
         if name == "head":
-            tile, shares = 2 * most, residence.head
+            tile, shares = self._first_tile(len(work.tiling.model.layers)), residence.head
         else:
             kind = work.layer(layer)
-            tile, shares = layer % 2 * most, residence.shares[kind][name]
+            tile, shares = self._first_tile(layer), residence.shares[kind][name]
             for other, own in residence.shares[kind].items():
                 if other == name:
                     break
@@ -189,6 +197,14 @@ class Dense:
             found.append((share, tile))
             tile += share.each * matrix.k_slices
         return found
+
+    def _first_tile(self, layer: int) -> int:
+        """Return the first tile of a layer's matrices; behind all layers, of the head."""
+        layers, residence = self._work.tiling.model.layers, self._residence
+        if self._work.pinned is not None:
+            return sum(residence.layer_tiles(kind) for kind in layers[:layer])
+        most = max(residence.layer_tiles(kind) for kind in self._work.tiling.kinds)
+        return (2 if layer == len(layers) else layer % 2) * most
 
     def _load_share(self, name: str, key: str, matrix: Matrix, share: Share, tile: int, tag: int) -> None:
         work = self._work

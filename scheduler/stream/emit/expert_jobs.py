@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from scheduler.models.description import Experts
 from scheduler.ops.batch import MicroBatch, Routing
+from scheduler.plan.limits import LoweringError
 from scheduler.stream.emit.experts import routed_jobs
 from scheduler.stream.emit.tiers import TierJob
 from scheduler.stream.emit.work import Work
@@ -38,25 +39,34 @@ def _rows(route: Routing, batch: MicroBatch) -> Routing:
 
 
 class NumberedRoutes:
-    """Routing tables of micro-batches, one behind the other as far as the machine has slots.
+    """Routing tables and token lists of micro-batches, each in a place of its own.
+
+    A micro-batch's ROUTE overwrites what its experts of the layer before have done with. Those of another micro-batch
+    may still be under way.
 
     Parameters
     ----------
     work : Work
         What a step's emission shares.
     batches : sequence of MicroBatch
+
+    Raises
+    ------
+    LoweringError
+        The machine has too few slots for all tables.
     """
 
     def __init__(self, work: Work, batches: Sequence[MicroBatch]) -> None:
         self._work = work
         self._batches = batches
-        most = max((m.count for k in work.tiling.model.layers if isinstance(m := k.mlp, Experts)), default=1)
-        self._tables = max(1, work.config.expert_slots // most)
-        self._most = most
-
-    def _first(self, layer: int, batch: int) -> int:
-        """Return the first slot of a micro-batch's table: its instructions are through when the table comes again."""
-        return (layer * len(self._batches) + batch) % self._tables * self._most
+        mlps = [kind.mlp for kind in work.tiling.kinds if isinstance(kind.mlp, Experts)]
+        self._slots = max((mlp.count for mlp in mlps), default=1)
+        self._chosen = max((mlp.chosen for mlp in mlps), default=1)
+        if len(batches) * self._slots > work.config.expert_slots:
+            raise LoweringError(
+                f"micro-batches: {len(batches)} routing tables of {self._slots} slots; expert_slots is "
+                f"{work.config.expert_slots}"
+            )
 
     def jobs(self) -> Jobs:
         """Return the jobs."""
@@ -69,17 +79,23 @@ class NumberedRoutes:
         mlp, batch = self._work.layer(layer).mlp, self._batches[number]
         if not isinstance(mlp, Experts):
             return []
-        tokens, first = batch.end - batch.first, self._first(layer, number)
+        tokens, first = batch.end - batch.first, number * self._slots
         shares = self._work.constants_of(layer).shares or (1 / mlp.count,) * mlp.count
         return [
             TierJob(
                 layer=layer, name=f"expert {expert}", expert=expert, count=tokens,
                 expected=max(1, min(tokens, round(tokens * mlp.chosen * shares[expert]))),
                 slot={"slot_en": 1, "slot": first + expert},
-                slot_loads=len(self._batches) == 1 and tokens * mlp.chosen * shares[expert] < LIKELY,
+                slot_loads=self._unlikely(layer, expert, tokens * mlp.chosen * shares[expert]),
             )
             for expert in range(mlp.count)
         ]  # fmt: skip
+
+    def _unlikely(self, layer: int, expert: int, expected: float) -> bool:
+        """Return whether an expert's weights had better wait until the machine knows that it needs them."""
+        pinned = self._work.pinned
+        stays = pinned is not None and pinned.place_of(layer, expert) is not None
+        return len(self._batches) == 1 and expected < LIKELY and not stays
 
     def emit(self, layer: int, number: int) -> None:
         """Emit a micro-batch's ROUTE, behind the choices of all its tokens."""
@@ -88,8 +104,9 @@ class NumberedRoutes:
         assert isinstance(mlp, Experts)
         work.emitter.route(
             "route", tokens=tokens, choices=mlp.chosen, experts=mlp.count, s_base=places.scalars["experts"]["choice"],
-            a_base=places.rows["experts"]["gates"], a_stride=1, list_base=work.lists[0].take(tokens * mlp.chosen),
+            a_base=places.rows["experts"]["gates"], a_stride=1,
+            list_base=places.list_entries[0] + batch.first * self._chosen,
             source_base=batch.first * tiling.hidden_words, source_stride=tiling.hidden_words,
             dest_base=batch.first * tiling.hidden_rows, dest_stride=tiling.hidden_rows,
-            slot_base=self._first(layer, number), by_number=1,
+            slot_base=number * self._slots, by_number=1,
         )  # fmt: skip

@@ -7,7 +7,7 @@ one run of the vector unit. An expert's weights are loaded once and stay until a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 
 from scheduler.memory.model import ModelMemory
@@ -38,6 +38,7 @@ def emit_micro_batches(
     outputs: Sequence[int],
     labels: Labels,
     early_keys: bool = False,
+    on_chip: set[Hashable] | None = None,
 ) -> Emitter:
     """Return the emitter with the instructions of a step.
 
@@ -59,9 +60,12 @@ def emit_micro_batches(
     labels : Labels
     early_keys : bool
         Keys that the step does not write are loaded apart.
+    on_chip : set, optional
+        What is there of the weights that stay from step to step; grows by what is loaded.
     """
     work = Work(constants, memory, places, labels)
     work.early_keys = early_keys
+    work.on_chip = set() if on_chip is None else on_chip
     step = _Step(work, batches, routing)
     step.emit()
     if outputs:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hdl.isa import LoadDest
 from scheduler.models.description import Experts
+from scheduler.plan.pinned import PINNED_TAG
 from scheduler.plan.residence import Run
 from scheduler.stream.emit.expert_jobs import Jobs
 from scheduler.stream.emit.experts import ListsFullError, RoutedJob, RoutedLists, take_entries
@@ -57,7 +58,7 @@ class Weights:
     job: TierJob
     loaded: bool = False
     place: int = 0
-    tag: int = 0
+    tag: int = -1
     words: int = 0
     ready: int = 0
     end: int = 0
@@ -103,6 +104,7 @@ class SharedExperts:
         self._tokens = tokens
         tiers, self._places = work.config.tiers, len(work.places.piece_buffers)
         self._held: list[list[Weights | None]] = [[None] * self._places for _ in range(tiers)]
+        self._pinned = 0 if work.pinned is None else work.pinned.places
         self._coming: deque[Weights] = deque()
         self._lists = RoutedLists(work)
         self.halves = [[0, 1] for _ in range(tiers)]
@@ -134,8 +136,13 @@ class SharedExperts:
         load = self._dense_load(layer)
         experts: list[list[int]] = [[] for _ in range(tiers)]
         share = 1 / np.maximum(1, tokens.sum(axis=1))
-        for expert in sorted(np.flatnonzero(tokens.sum(axis=0)).tolist(), key=lambda e: (-int(tokens[:, e].sum()), e)):
-            open_ = [t for t in range(tiers) if len(experts[t]) < self._places] or list(range(tiers))
+        pinned = self._pinned_weights(layer, jobs)
+        for expert, weights in pinned.items():
+            load[weights.tier] += tokens[:, expert]
+        others = [e for e in np.flatnonzero(tokens.sum(axis=0)).tolist() if e not in pinned]
+        places = self._places - self._pinned
+        for expert in sorted(others, key=lambda e: (-int(tokens[:, e].sum()), e)):
+            open_ = [t for t in range(tiers) if len(experts[t]) < places] or list(range(tiers))
             tier = min(open_, key=lambda t: (float(((load[t] + tokens[:, expert]) * share).max()), t))
             load[tier] += tokens[:, expert]
             experts[tier].append(expert)
@@ -143,8 +150,14 @@ class SharedExperts:
         found: list[list[list[_Job]]] = [[[] for _ in range(tiers)] for _ in jobs]
         kept: list[list[Weights]] = [[] for _ in range(tiers)]
         passing: list[list[list[Weights]]] = [[[] for _ in range(tiers)] for _ in jobs]
+        for expert, weights in pinned.items():
+            for number, jobs_of in enumerate(by_expert):
+                if expert in jobs_of:
+                    found[number][weights.tier].append(_Job(jobs_of[expert], weights))
+            if not weights.loaded:
+                kept[weights.tier].append(weights)
         for tier, own_experts in enumerate(experts):
-            many = len(own_experts) if len(own_experts) <= self._places else self._places - 1
+            many = len(own_experts) if len(own_experts) <= places else places - 1
             for place, expert in enumerate(own_experts):
                 users = [n for n, own in enumerate(by_expert) if expert in own]
                 shared: Weights | None = None
@@ -166,6 +179,21 @@ class SharedExperts:
         self._coming.extend(sorted(coming, key=lambda weights: weights.waits))  # those first that can come early
         return found
 
+    def _pinned_weights(self, layer: int, jobs: Sequence[Sequence[TierJob]]) -> dict[int, Weights]:
+        """Return the weights, by expert, of jobs whose expert stays in V-Cache from step to step."""
+        work, found = self._work, dict[int, Weights]()
+        if work.pinned is None:
+            return found
+        for job in (job for own in jobs for job in own if job.expert not in found):
+            at = work.pinned.place_of(layer, job.expert)
+            if at is not None:
+                tier, place = at
+                found[job.expert] = Weights(
+                    layer, tier, 1 << 30, job, loaded=(layer, job.expert) in work.on_chip, place=place, tag=PINNED_TAG,
+                    words=work.places.expert_words[place],
+                )  # fmt: skip
+        return found
+
     # Loads.
 
     routed = -1
@@ -178,25 +206,32 @@ class SharedExperts:
         """Cycle in which the next weights can be loaded."""
         if not self._coming or (self._coming[0].waits and self._coming[0].layer > self.routed):
             return NEVER
-        place = self._free_place(self._coming[0].tier)
+        place = self._place_for(self._coming[0])
         if place is None:
             return NEVER
         held = self._held[self._coming[0].tier][place]
         return max(self._work.emitter.clock.loads - LOADS_AHEAD, held.end if held else 0)
 
-    def _free_place(self, tier: int) -> int | None:
-        held = self._held[tier]
-        free = [place for place, own in enumerate(held) if own is None or not own.users]
-        return min(free, key=lambda place: own.end if (own := held[place]) else -1, default=None)
+    def _place_for(self, weights: Weights) -> int | None:
+        """Return the place of weights that stay, or the one that has been free for the longest."""
+        if weights.tag == PINNED_TAG:
+            return weights.place
+        held = self._held[weights.tier]
+        free = [place for place in range(self._pinned, len(held)) if (own := held[place]) is None or not own.users]
+        return min(free, key=lambda place: one.end if (one := held[place]) else -1, default=None)
 
     def step(self) -> None:
         """Emit the loads of the next weights."""
         work, weights = self._work, self._coming.popleft()
-        place = self._free_place(weights.tier)
+        place = self._place_for(weights)
         assert place is not None
-        self._held[weights.tier][place] = weights
         job, before = weights.job, work.emitter.layer
-        weights.place, weights.tag, weights.loaded = place, work.next_tag(), True
+        if weights.tag == PINNED_TAG:
+            work.on_chip.add((weights.layer, job.expert))
+        else:
+            self._held[weights.tier][place] = weights
+            weights.tag = work.next_tag()
+        weights.place, weights.loaded = place, True
         weights.words = job.words = work.places.expert_words[place]
         work.emitter.layer = weights.layer
         load_words(work, weights.tier, job)

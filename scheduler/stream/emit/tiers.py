@@ -41,7 +41,7 @@ class TierJob:
     name : str
         For the timeline.
     expert : int
-        Whose weights are loaded; with a slot, the expert that addresses count from.
+        Whose weights are loaded; of a slot by falling counts, 0.
     count : int
         Tokens; with a slot, the most that there can be.
     high : bool
@@ -102,10 +102,15 @@ def _slot_of(job: TierJob, stride: int) -> dict[str, int]:
     return {**job.slot, "slot_stride": stride} if job.slot and job.slot_loads else {}
 
 
+def _addressed(job: TierJob) -> int:
+    """Return the expert whose addresses a job's loads have: the machine counts from the first one to a slot's."""
+    return 0 if job.slot and job.slot_loads else job.expert
+
+
 def load_words(work: Work, tier: int, job: TierJob) -> None:
     """Emit the load of a job's requantisation words."""
     job.loaded = True
-    words = work.experts.words(job.layer, job.expert)
+    words = work.experts.words(job.layer, _addressed(job))
     stride = _slot_of(job, work.experts.stride(job.layer, "words"))
     work.emitter.load(
         f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
@@ -125,7 +130,7 @@ def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: in
     expert = tiling_of(work, job.layer)
     for run in piece.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
-        high, low = work.experts.planes(job.layer, run.part, job.expert, run.first * slices)
+        high, low = work.experts.planes(job.layer, run.part, _addressed(job), run.first * slices)
         stride = _slot_of(job, work.experts.stride(job.layer, run.part))
         ready = work.emitter.load(
             f"{job.name} {run.part}", **plane_fields(job, high, low), dest_tiers=1 << tier, dest_base=base,

@@ -64,6 +64,10 @@ class Work:
         self.lists = [Ring(*places.list_entries) for _ in range(self.config.tiers)]
         self.background: deque[Callable[[], None]] = deque()
         """Loads of weights, in order, that may come between the loads of attention."""
+        self.pinned = places.size.pinned
+        """What stays in V-Cache from step to step."""
+        self.on_chip: set[Hashable] = set()
+        """What of that is there; grows as it is loaded."""
         self.early_keys = False
         """Whether the last keys of a sequence, which the step writes, are loaded apart from the others."""
         self._tier = -1
@@ -87,7 +91,7 @@ class Work:
         return self.constants.layers[number]
 
     def next_tag(self) -> int:
-        """Return a fill tag; it comes again after 64 others."""
+        """Return a fill tag; it comes again after 62 others."""
         self.turns[TURN.tag] += 1
         return int(self.turns[TURN.tag]) % TAGS
 

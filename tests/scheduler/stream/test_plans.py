@@ -34,7 +34,7 @@ class Forced(Chooser):
         super().__init__(FUSED)
         self._plans = list(plans)
 
-    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:
+    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None) -> list[Plan]:
         return [self._plans.pop(0)]
 
 
