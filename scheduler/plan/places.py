@@ -244,9 +244,10 @@ def _piece_buffers(
         first = size.pinned.dense_tiles
     if residence.resident:
         room, least = 0, key_space(tiling, size.keys, 1)
+        most_room = MOST_BUFFERS + (0 if size.pinned is None else size.pinned.places)
         for keys in (key_space(tiling, size.keys, 2), least):
-            room = MOST_BUFFERS if not each else (config.vcache_tiles - first - keys) // each
-            room = min(room, MOST_BUFFERS)
+            room = most_room if not each else (config.vcache_tiles - first - keys) // each
+            room = min(room, most_room)
             if sizes.expert_words:
                 room = min(room, (config.parameter_words - residence.dense_words) // sizes.expert_words)
             if room >= 2 or (keys == least and room >= 1):

@@ -106,11 +106,12 @@ class LanguageRun:
         self.routing = result.routing
         program = self.lower(chunks, None if self.slots else result.routing)
         limits = Limits((self.memory.images[0].size, self.memory.images[1].size), program.window)
-        assert prove(program.table, self.config, self.memory.images, limits) == []
+        self.executor.tags[:, program.kept_tiles :] = -1
+        assert prove(program.table, self.config, self.memory.images, limits, self.executor.tags) == []
         self.executor.memory[program.patch.group][_span(program)] = self.patch(program)
         self.executor.limits = limits
-        self.executor.tags[:] = -1
         assert not self.executor.run(program.instructions).semaphores_left
+        self.chooser.ran(program.on_chip)
         logits = program.read_logits(self.executor.memory)
         assert np.array_equal(logits, result.last_logits)
         if alone:
@@ -131,6 +132,7 @@ class LanguageRun:
             images=(images[0].tobytes(), images[1].tobytes()) if self._steps == 1 else None,
             patches=[(program.patch.group, program.patch.address, self.patch(program).tobytes())],
             stream_base=program.stream_base, limits=self.executor.limits, trace=trace, dump=dump,
+            kept_tiles=program.kept_tiles,
         )  # fmt: skip
 
     def check_memory(self, memory: object, name: str) -> None:

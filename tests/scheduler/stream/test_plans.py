@@ -6,6 +6,7 @@ Each stream is proved, and run on the executor, whose logits are the integer mod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, policy_of
 from scheduler.plan.residence import Residence
 from scheduler.stream.choose import Chooser, Plan, Tried
+from scheduler.stream.lower import StepProgram
 from tests.support.checkpoints import small_model
 from tests.support.language import TINY, LanguageRun, varied
 
@@ -92,20 +94,15 @@ def test_a_list_schedule_computes_the_same(family: str, slots: bool) -> None:
 @given(data=st.data())
 def test_any_cuts(data: st.DataObject) -> None:
     model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
-    plans = []
+    slots = data.draw(st.booleans())
+    most, plans = 3 if slots else 8, []  # routing tables
     for chunks in STEPS:
-        left, cuts = sum(len(chunk.tokens) for chunk in chunks), []
+        left, cuts = sum(len(chunk.tokens) for chunk in chunks), list[int]()
         while left:
-            cuts.append(data.draw(st.integers(1, left)))
+            cuts.append(data.draw(st.integers(1, left)) if len(cuts) < most - 1 else left)
             left -= cuts[-1]
-        plans.append(
-            Plan(
-                tuple(cuts[:8]) if sum(cuts[:8]) == sum(cuts) else (sum(cuts),),
-                data.draw(st.booleans()),
-                data.draw(st.booleans()),
-            )
-        )
-    run(model, plans, slots=data.draw(st.booleans()))
+        plans.append(Plan(tuple(cuts), data.draw(st.booleans()), data.draw(st.booleans())))
+    run(model, plans, slots=slots)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +154,55 @@ def test_weights_are_loaded_once_for_all_micro_batches() -> None:
     assert loads[0] == loads[1] == loads[2]
 
 
+DECODE = [[prompt(slot, 9 + number, 1) for slot in range(3)] for number in range(5)]
+LOADED = {"qkv weights", "output weights", "router weights", "head weights"}
+
+
+def loads_of(program: StepProgram) -> Counter[str]:
+    """Return how often weights are loaded, dense ones and experts."""
+    names = [label.operation for label, word in zip(program.labels, program.instructions, strict=True)
+             if word.opcode == Opcode.LOAD]  # fmt: skip
+    dense = sum(name in LOADED for name in names)
+    return Counter(dense=dense, experts=sum(name.startswith("expert") and "list" not in name for name in names))
+
+
+@pytest.mark.parametrize("slots", [False, True], ids=["host-known", "slots"])
+@pytest.mark.parametrize("listed", [False, True], ids=["in order", "list schedule"])
+def test_weights_stay_from_step_to_step(slots: bool, listed: bool) -> None:
+    """Dense weights are loaded once, the experts that stay when they are first needed; another step ends it."""
+    model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
+    pinned, other = Plan((3,), listed, listed, pinned=True), Plan((3,), listed, listed)
+    plans = [Plan(), pinned, pinned, pinned, other, pinned]
+    one = LanguageRun(ROOMY, varied(model, 3), slots=slots, step_bytes=1 << 19, chooser=Forced(plans))
+    programs = [one.step(chunks, alone=True) for chunks in ([prompt(slot, 0, 9) for slot in range(3)], *DECODE)]
+    stays = one.chooser.pinned(one.memory, one.constants)
+    assert stays is not None and stays.places and len(model.layers) == 2
+    kept = [program.kept_tiles for program in programs]
+    assert kept == [0, 0, stays.tiles, stays.tiles, 0, 0]
+    loads = [loads_of(program) for program in programs]
+    assert loads[1]["dense"] == loads[4]["dense"] == loads[5]["dense"] > 0 == loads[2]["dense"] == loads[3]["dense"]
+    experts = [own["experts"] for own in loads]
+    assert experts[2] < experts[1] and experts[3] < experts[1] <= experts[5]
+    one.chooser.forget()  # as after an error, which invalidates V-Cache
+    one.chooser._plans.append(pinned)  # type: ignore[attr-defined]
+    program = one.step([prompt(slot, 14, 1) for slot in range(3)])
+    assert program.kept_tiles == 0 and loads_of(program)["dense"] == loads[1]["dense"]
+
+
+def test_what_stays_is_taken_where_it_pays() -> None:
+    """By the cycle model, as if it were there; steps with prompts have use for all of V-Cache."""
+    model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
+    one = LanguageRun(ROOMY, varied(model, 3), step_bytes=1 << 19, chooser=Chooser(FUSED))
+    programs = [one.step(chunks) for chunks in ([prompt(slot, 0, 9) for slot in range(3)], *DECODE[:3])]
+    assert not any(tried.plan.pinned for tried in programs[0].tried)
+    for program in programs[1:]:
+        cycles = {tried.plan: tried.cycles for tried in program.tried}
+        assert program.plan.pinned and cycles[program.plan] < min(c for p, c in cycles.items() if not p.pinned)
+    assert not programs[1].kept_tiles and programs[2].kept_tiles and programs[3].kept_tiles
+    without = Chooser(replace(FUSED, residency=False))
+    assert without.pinned(one.memory, one.constants) is None
+
+
 def test_the_shortest_plan_is_taken_and_remembered() -> None:
     chooser = Chooser(FUSED)
     chunks = [prompt(0, 0, 40), *(prompt(slot, 70, 1) for slot in range(1, 4))]
@@ -173,19 +219,32 @@ def test_the_shortest_plan_is_taken_and_remembered() -> None:
     assert len(chooser.plans(residence, later, True)) == len(plans)  # learned for each way to know the routing
 
 
+def test_more_routing_tables_than_slots_are_no_plan() -> None:
+    """The ROUTE of one micro-batch would overwrite what experts of another have still to read."""
+    model = varied(small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, vocabulary=20), 3)
+    cuts = Plan((5, 5, 5, 5), True)
+    LanguageRun(ROOMY, model, step_bytes=1 << 19, chooser=Forced([cuts])).step(STEPS[0])
+    with pytest.raises(LoweringError, match="micro-batches: 4 routing tables of 5 slots; expert_slots is 16"):
+        LanguageRun(ROOMY, model, slots=True, step_bytes=1 << 19, chooser=Forced([cuts])).step(STEPS[0])
+
+
 @pytest.mark.parametrize("name", list(POLICIES))
 def test_a_policy_switches_parts_off(name: str) -> None:
     policy = policy_of(name)
-    residence = LanguageRun(ROOMY, varied(small_model("mixtral"), 3)).memory.residence
-    plans = Chooser(policy).plans(residence, [prompt(0, 0, 9), prompt(1, 9, 1)], False)
-    assert any(plan.cuts for plan in plans) == policy.micro_batches
-    assert any(plan.listed for plan in plans) == policy.list_schedule
-    assert (len(plans) == 1) == (policy == SEQUENTIAL)
+    one = LanguageRun(ROOMY, varied(small_model("mixtral"), 3), chooser=Chooser(policy))
+    pinned = one.chooser.pinned(one.memory, one.constants)
+    decode = [prompt(0, 9, 1), prompt(1, 9, 1)]
+    mixed, decoded = (one.chooser.plans(one.memory.residence, c, False, pinned) for c in (STEPS[0], decode))
+    assert any(plan.cuts for plan in mixed) == policy.micro_batches
+    assert any(plan.listed for plan in mixed) == policy.list_schedule
+    assert any(plan.pinned for plan in decoded) == policy.residency and not any(plan.pinned for plan in mixed)
+    assert (len(decoded) == 1) == (policy == SEQUENTIAL)
 
 
 def test_an_unknown_policy() -> None:
-    with pytest.raises(LoweringError, match="policy: 'best'; use sequential, micro-batches, list, fused"):
+    with pytest.raises(LoweringError, match="policy: 'best'; use sequential, micro-batches, list, residency, fused"):
         policy_of("best")
+    assert policy_of("list+residency").name == "list+residency" and policy_of("micro-batches+list+residency") == FUSED
 
 
 def test_a_step_is_never_longer_than_its_sequential_plan() -> None:
