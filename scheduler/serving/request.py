@@ -146,7 +146,7 @@ class _Line(JsonLine):
         value = self.parse(line, "prompt and tokens")
         self.check_known(value, ("prompt", "tokens", "arrival"))
         prompt = self._prompt(value.get("prompt", MISSING))
-        why = f": the prompt has {len(prompt)} tokens, and the model's context is {self._context}"
+        why = f": the prompt takes {len(prompt)} of the model's context of {self._context}"
         tokens = self.integer(value.get("tokens", MISSING), "tokens", 1, self._context + 1 - len(prompt), why)
         return Request(number, prompt, tokens, self.integer(value.get("arrival", 0), "arrival", 0, LATEST))
 
