@@ -129,6 +129,10 @@ def _add_serving(kinds: Subparsers) -> None:
     serving.add_argument(
         "--prompt", type=count(1), default=128, metavar="N", help="tokens of the long one; default 128"
     )
+    serving.add_argument(
+        "--step-tokens", type=count(1), nargs="+", default=[128, 64, 32], metavar="N",
+        help="most new tokens of a step; default 128 64 32",
+    )  # fmt: skip
     serving.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
     add_policy_option(serving)
     serving.add_argument("--picture", type=picture_file, default="build/bench/serving.png", metavar="FILE")
@@ -136,14 +140,14 @@ def _add_serving(kinds: Subparsers) -> None:
 
 
 def _serving(args: argparse.Namespace) -> int:
-    from sim.measure.serving import ServingBench
+    from sim.measure.serving import ServingBench, cases_of
     from sim.measure.serving import draw as draw_serving
 
     system = system_of(args)
     require_simulator("verilator")
     bench = ServingBench(
-        args.model, system, decode=args.decode, tokens=args.tokens, prompt=args.prompt, routing=args.routing,
-        announce=announce_compiling(system.machine),
+        args.model, system, cases=cases_of(args.step_tokens), decode=args.decode, tokens=args.tokens,
+        prompt=args.prompt, routing=args.routing, announce=announce_compiling(system.machine),
     )  # fmt: skip
     for _ in progress(bench.run(), "tokens", bench.total):
         pass

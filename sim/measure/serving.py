@@ -17,6 +17,7 @@ from hdl.errors import A3dError, CheckError
 from hdl.scratch import whole_file
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.serving.batching import check_batching
+from scheduler.serving.request import Request, check_requests
 from scheduler.system import SystemConfig
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import RtlEngine, simulated_memory_bits
@@ -25,7 +26,7 @@ from sim.machine.system import SimulatedMachine
 from sim.view.report import Tally, between_tokens
 from sim.view.tokens import PHASE_COLOURS
 
-__all__ = ["CASES", "Case", "ServingBench", "draw"]
+__all__ = ["CASES", "Case", "ServingBench", "cases_of", "draw"]
 
 LONG_TOKENS = 8
 """New tokens of the long prompt."""
@@ -55,7 +56,12 @@ class Case:
         return f"{self.batching}, {self.step_tokens} tokens a step"
 
 
-CASES = (Case("prefill-first", 128), Case("mixed", 128), Case("mixed", 64), Case("mixed", 32))
+def cases_of(step_tokens: Sequence[int]) -> list[Case]:
+    """Return the cases: decoding stops for the prompt, and steps are mixed with at most so many tokens."""
+    return [Case("prefill-first", max(step_tokens)), *(Case("mixed", most) for most in step_tokens)]
+
+
+CASES = tuple(cases_of((128, 64, 32)))
 
 
 class ServingBench:
@@ -121,8 +127,9 @@ class ServingBench:
         self.model_name = model.name
         self._model: QuantisedModel = model.model
         self._prompts = model.excerpts(decode, *lengths)
-        # Excerpts that are that far apart overlap with none of those.
-        self._long = tuple(model.text[-1, :prompt].tolist())
+        self._long = tuple(model.text[-1, :prompt].tolist())  # the last excerpt is none of those
+        description = self._model.description
+        check_requests([Request(decode, self._long, LONG_TOKENS)], description.vocabulary, description.context)
         self._generators = [self._generator() for _ in cases]
         self.total = len(cases) * (decode * tokens + LONG_TOKENS)
         self._points: list[dict[str, Any]] = []
