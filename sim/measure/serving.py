@@ -264,8 +264,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     below.set(ylim=(len(points), 0), xlabel="clock cycles from the arrival of the long prompt")
     below.set_yticks([number + 0.5 for number in range(len(points))], [point["case"] for point in points], fontsize=8)
     handles: list[Any] = [Patch(color=colour, label=f"{phase} step") for phase, colour in PHASE_COLOURS.items()]
-    handles.append(Line2D([], [], color="black", marker="o", linestyle="", label="first token of the long prompt"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="the long prompt comes"))
+    handles.append(Line2D([], [], color="black", marker="o", linestyle="", label="its first token"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     figure.suptitle(
         f"Tokens of {result['decode']} sequences that decode while a prompt of {result['prompt']} tokens comes: "
         f"{result['model']} model on {result['config']['name']}, RTL simulation", fontsize=11,
