@@ -34,6 +34,10 @@ LONG_TOKENS = 8
 BEFORE = 4
 """Steps by a case's own policy before the long prompt comes."""
 
+ALONE = BEFORE + 3
+"""Tokens of a sequence before it shares a step with the long prompt: in its own prompt's step, in the one from which on
+all decode, in those before the long prompt comes, and in the one in which it comes."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -94,7 +98,7 @@ class ServingBench:
     Raises
     ------
     A3dError
-        A model or a batch that the machine cannot run, too few tokens to measure anything.
+        A model or a batch that the machine cannot run; too few tokens to decode beside the whole long prompt.
     """
 
     def __init__(
@@ -110,10 +114,15 @@ class ServingBench:
         routing: str = "slots",
         announce: Callable[[], None] | None = None,
     ) -> None:
-        if tokens < BEFORE + 2:
-            raise A3dError(f"--tokens {tokens}: the long prompt comes after {BEFORE} of them; use {BEFORE + 2} or more")
         for case in cases:
             check_batching(case.batching, case.step_tokens, decode + 1)
+            steps = 1 if case.batching == "prefill-first" else -(-prompt // (case.step_tokens - decode))
+            least = ALONE + steps
+            if tokens < least:
+                raise A3dError(
+                    f"--tokens {tokens}: {case.name}, the others would be through before the long prompt is; use "
+                    f"{least} or more"
+                )
         self.system, self.config = system, system.machine
         self._cases, self._tokens, self._routing = cases, tokens, routing
         self._announce = announce
