@@ -15,8 +15,7 @@ Empty lines are skipped.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,11 @@ import numpy.typing as npt
 
 from hdl.errors import A3dError, one_line, shown
 from scheduler.models.description import Experts, Model
+from scheduler.ops.json_lines import MISSING, JsonLine, read_lines
 
 __all__ = ["Step", "StepSequence", "StepsError", "parse_steps", "read_steps"]
 
-MOST_BYTES = 1 << 28
-"""Longest file of steps."""
 Q15 = 1 << 15
-_MISSING = object()
-"""Stands for the value of a field that is not there."""
 
 
 class StepsError(A3dError):
@@ -105,19 +101,7 @@ def read_steps(path: Path, model: Model, context: int | None = None) -> list[Ste
         A file that cannot be read, or the first line that is wrong.
     """
     name = f"steps {one_line(path)}"
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise StepsError(f"{name}: {why}; name a file with a JSON object for each step") from error
-    if len(data) > MOST_BYTES:
-        raise StepsError(f"{name}: more than {MOST_BYTES} bytes; cut it")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StepsError(f"{name}: byte {error.start} is not UTF-8; save it as UTF-8 text") from error
-    steps = parse_steps(text.split("\n"), model, name, context)
+    steps = parse_steps(read_lines(path, name, "step", StepsError), model, name, context)
     if not steps:
         raise StepsError(f'{name}: no steps; write at least one, such as {{"sequences": [{{"new": 8}}]}}')
     return steps
@@ -129,92 +113,63 @@ def parse_steps(lines: Iterable[str], model: Model, name: str = "steps", context
     known: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            step = _Line(f"{name}, line {number}", model, context or model.context).parse(line, number, known)
+            step = _Line(f"{name}, line {number}", model, context or model.context).step(line, number, known)
             known |= {sequence.name: sequence.cached + sequence.new for sequence in step.sequences}
             found.append(step)
     return found
 
 
-class _Line:
+class _Line(JsonLine):
     """One line while it is read."""
 
     def __init__(self, where: str, model: Model, context: int) -> None:
-        self._where = where
+        super().__init__(where, StepsError)
         self._model = model
         self._context = context
 
-    def _error(self, field: str, value: object, use: str) -> StepsError:
-        state = "is missing" if value is _MISSING else shown(value)
-        return StepsError(f"{self._where}: {field}: {state}; use {use}")
-
-    def _table(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Return an object without fields that are there twice: readers differ in which of two values they take."""
-        result: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in result:
-                raise StepsError(f"{self._where}: {one_line(key)}: is there twice in an object; remove one of them")
-            result[key] = value
-        return result
-
-    def parse(self, line: str, number: int, known: Mapping[str, int]) -> Step:
+    def step(self, line: str, number: int, known: Mapping[str, int]) -> Step:
         """Return the step; `known` has the tokens of each sequence that earlier lines have run."""
-        try:
-            value = json.loads(line, parse_constant=lambda word: word, object_pairs_hook=self._table)
-        except (ValueError, RecursionError) as error:
-            why = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too large"
-            raise StepsError(f"{self._where}: no JSON object ({why}); write one object a line") from error
-        if not isinstance(value, dict):
-            raise StepsError(f"{self._where}: {shown(value)}; write an object with sequences")
-        self._known(value, ("sequences", "routing", "gates"), "")
-        items = value.get("sequences", _MISSING)
+        value = self.parse(line, "sequences")
+        self.check_known(value, ("sequences", "routing", "gates"), "")
+        items = value.get("sequences", MISSING)
         if not isinstance(items, list) or not items:
-            raise self._error("sequences", items, "a list with at least one object")
+            raise self.error("sequences", items, "a list with at least one object")
         sequences = tuple(self._sequence(item, place) for place, item in enumerate(items))
         names = [sequence.name for sequence in sequences]
         for name in names:
             if names.count(name) > 1:
-                raise self._error("id", name, "each id once in a step")
+                raise self.error("id", name, "each id once in a step")
         for place, own in enumerate(sequences):
             if own.cached > known.get(own.name, own.cached):
-                raise self._error(
+                raise self.error(
                     f"sequences[{place}].cached", own.cached,
                     f"at most {known[own.name]}, the tokens of {shown(own.name)} up to here, or another id",
                 )  # fmt: skip
         experts, gates = self._routing(value, sum(s.new for s in sequences))
         return Step(number, sequences, experts, gates)
 
-    def _known(self, value: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-        for key in value:
-            if key not in known:
-                raise StepsError(f"{self._where}: {where}{shown(key)}: no such field; use {', '.join(known)}")
-
-    def _int(self, value: Any, field: str, low: int, high: int) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise self._error(field, value, f"an integer from {low} to {high}")
-        return value
-
     def _sequence(self, value: Any, place: int) -> StepSequence:
         where = f"sequences[{place}]."
         if not isinstance(value, dict):
-            raise self._error(where[:-1], value, 'an object such as {"cached": 0, "new": 8}')
-        self._known(value, ("id", "cached", "new", "tokens"), where)
+            raise self.error(where[:-1], value, 'an object such as {"cached": 0, "new": 8}')
+        self.check_known(value, ("id", "cached", "new", "tokens"), where)
         name = value.get("id", place)
         if not isinstance(name, str | int) or isinstance(name, bool):
-            raise self._error(f"{where}id", name, "a text or an integer")
+            raise self.error(f"{where}id", name, "a text or an integer")
         tokens = value.get("tokens")
         if tokens is not None:
             most = self._model.vocabulary - 1
             if not isinstance(tokens, list) or not tokens:
-                raise self._error(f"{where}tokens", tokens, "a list of token numbers")
-            tokens = tuple(self._int(token, f"{where}tokens", 0, most) for token in tokens)
-        cached = self._int(value.get("cached", 0), f"{where}cached", 0, self._context - 1)
+                raise self.error(f"{where}tokens", tokens, "a list of token numbers")
+            tokens = tuple(self.integer(token, f"{where}tokens", 0, most) for token in tokens)
+        cached = self.integer(value.get("cached", 0), f"{where}cached", 0, self._context - 1)
         most = self._context - cached
         if tokens is None:
-            return StepSequence(str(name), cached, self._int(value.get("new", _MISSING), f"{where}new", 1, most))
+            return StepSequence(str(name), cached, self.integer(value.get("new", MISSING), f"{where}new", 1, most))
         if len(tokens) > most:
-            raise self._error(f"{where}tokens", len(tokens), f"at most {most} tokens: the context is {self._context}")
+            raise self.error(f"{where}tokens", len(tokens), f"at most {most} tokens: the context is {self._context}")
         if value.get("new", len(tokens)) != len(tokens):
-            raise self._error(f"{where}new", value["new"], f"{len(tokens)}, as many as tokens, or leave it out")
+            raise self.error(f"{where}new", value["new"], f"{len(tokens)}, as many as tokens, or leave it out")
         return StepSequence(str(name), cached, len(tokens), tokens)
 
     def _routing(
@@ -223,24 +178,24 @@ class _Line:
         given, weights = value.get("routing"), value.get("gates")
         if given is None:
             if weights is not None:
-                raise self._error("gates", weights, "them with routing only")
+                raise self.error("gates", weights, "them with routing only")
             return (), ()
         layers = [layer.mlp for layer in self._model.layers if isinstance(layer.mlp, Experts)]
         if not isinstance(given, list) or len(given) != len(layers):
-            raise self._error(
+            raise self.error(
                 "routing", len(given) if isinstance(given, list) else given,
                 f"a list of {len(layers)}, one for each layer with experts",
             )  # fmt: skip
         if weights is not None and (not isinstance(weights, list) or len(weights) != len(layers)):
-            raise self._error("gates", weights, f"a list of {len(layers)}, as routing")
+            raise self.error("gates", weights, f"a list of {len(layers)}, as routing")
         experts, gates = [], []
         for place, (own, mlp) in enumerate(zip(given, layers, strict=True)):
             array = self._array(own, f"routing[{place}]", tokens, mlp.chosen)
             for token, row in enumerate(own):
                 if not all(type(expert) is int and 0 <= expert < mlp.count for expert in row):
-                    raise self._error(f"routing[{place}][{token}]", row, f"experts from 0 to {mlp.count - 1}")
+                    raise self.error(f"routing[{place}][{token}]", row, f"experts from 0 to {mlp.count - 1}")
                 if len(set(row)) < mlp.chosen:
-                    raise self._error(
+                    raise self.error(
                         f"routing[{place}][{token}]", row, f"{mlp.chosen} different experts for each token"
                     )  # fmt: skip
             experts.append(array.astype(np.int64))
@@ -250,7 +205,7 @@ class _Line:
             floats = self._array(weights[place], f"gates[{place}]", tokens, mlp.chosen)
             for token, row in enumerate(weights[place]):
                 if not all(type(gate) in (int, float) and 0 <= gate <= 1 for gate in row):
-                    raise self._error(f"gates[{place}][{token}]", row, "numbers from 0 to 1")
+                    raise self.error(f"gates[{place}][{token}]", row, "numbers from 0 to 1")
             gates.append(np.rint(floats * Q15).astype(np.uint16))
         return tuple(experts), tuple(gates)
 
@@ -261,5 +216,5 @@ class _Line:
             array = np.zeros(0)
         if array.shape != (tokens, chosen):
             size = len(value) if isinstance(value, list) else value
-            raise self._error(field, size, f"{tokens} lists, one for each new token, of {chosen}")
+            raise self.error(field, size, f"{tokens} lists, one for each new token, of {chosen}")
         return array

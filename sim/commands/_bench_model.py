@@ -28,6 +28,10 @@ __all__ = ["BENCHES", "add_benches"]
 FUSION_COLUMNS = (
     "step", "routing", "policy", "plan", "cycles", "compute", "memory", "vector", "of roofline", "sequential / cycles",
 )  # fmt: skip
+SERVING_COLUMNS = (
+    "batching", "tokens a step", "between tokens: p50", "p95", "max", "long prompt: first token", "cycles",
+    "tokens per million cycles",
+)  # fmt: skip
 MOST_LOSS = 1.0
 """Percent of the float model's bits per byte that the integers may cost."""
 
@@ -68,6 +72,7 @@ def add_benches(kinds: Subparsers) -> None:
     add_policy_option(model)
     add_json_option(model)
     _add_fusion(kinds)
+    _add_serving(kinds)
 
 
 def _add_fusion(kinds: Subparsers) -> None:
@@ -110,6 +115,57 @@ def _fusion(args: argparse.Namespace) -> int:
     print(f"cycle model: mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %")
     print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
     draw_fusion(result, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, result)
+    return 1 if result["mismatched_bytes"] else 0
+
+
+def _add_serving(kinds: Subparsers) -> None:
+    serving = kinds.add_parser("serving", help="a long prompt comes while others decode, by each way of batching")
+    serving.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(serving, "small")
+    serving.add_argument("--decode", type=count(1), default=16, metavar="N", help="sequences that decode; default 16")
+    serving.add_argument("--tokens", type=count(1), default=24, metavar="N", help="new tokens of each; default 24")
+    serving.add_argument(
+        "--prompt", type=count(1), default=128, metavar="N", help="tokens of the long one; default 128"
+    )
+    serving.add_argument(
+        "--step-tokens", type=count(1), nargs="+", default=[128, 64, 32], metavar="N",
+        help="most new tokens of a step; default 128 64 32",
+    )  # fmt: skip
+    serving.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
+    add_policy_option(serving)
+    serving.add_argument("--picture", type=picture_file, default="build/bench/serving.png", metavar="FILE")
+    add_json_option(serving)
+
+
+def _serving(args: argparse.Namespace) -> int:
+    from sim.measure.serving import ServingBench, cases_of
+    from sim.measure.serving import draw as draw_serving
+
+    system = system_of(args)
+    require_simulator("verilator")
+    bench = ServingBench(
+        args.model, system, cases=cases_of(args.step_tokens), decode=args.decode, tokens=args.tokens,
+        prompt=args.prompt, routing=args.routing, announce=announce_compiling(system.machine),
+    )  # fmt: skip
+    for _ in progress(bench.run(), "tokens", bench.total):
+        pass
+    result = bench.result()
+    print_table(
+        [
+            [
+                p["batching"], p["step_tokens"], *(round(p["between_tokens"][name]) for name in ("p50", "p95", "max")),
+                p["ttft_cycles"], p["cycles"], round(p["tokens_per_million_cycles"], 1),
+            ]
+            for p in result["points"]
+        ],
+        SERVING_COLUMNS,
+        title=f"{result['decode']} sequences decode, a prompt of {result['prompt']} tokens comes: {result['model']} on "
+        f"{system.machine.name} (RTL simulation; cycles; routing {result['routing']}, policy {system.policy.name})",
+    )  # fmt: skip
+    print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
+    draw_serving(result, args.picture)
     print(f"picture: {args.picture}")
     write_json(args.json, result)
     return 1 if result["mismatched_bytes"] else 0
@@ -210,5 +266,6 @@ BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "exactness": _exactness,
     "fusion": _fusion,
     "model": _model,
+    "serving": _serving,
 }
 """What runs each of them."""

@@ -11,23 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from hdl.config import MachineConfig
-from hdl.errors import A3dError
+from hdl.errors import A3dError, one_line
 from hdl.scratch import keep, scratch_folder
+from scheduler.models.description import Model
+from scheduler.serving.batcher import PHASES
+from scheduler.serving.batching import BATCHINGS, STEP_TOKENS, check_batching, default_step_tokens
+from scheduler.serving.request import Request, read_requests
 from scheduler.system import SystemConfig
 from sim.commands._common import add_policy_option, check_files, count, fraction, output_file, print_table, read_limited
 from sim.commands._stream import TokenStream
 from sim.machine.byte_model import ByteModel, to_tokens
 from sim.machine.engines import ENGINES, IsaEngine, RtlEngine
-from sim.machine.generator import ROUTINGS, Generator
+from sim.machine.generator import ROUTINGS, Generator, no_time
 from sim.machine.sampling import Sampler
 from sim.machine.system import SimulatedMachine
 from sim.simulator.results import SimulationError
 from sim.simulator.tools import require_simulator, waves_line
 from sim.view.draw import PICTURES, write_pictures
-from sim.view.report import PHASES, Tally, loss_rows
+from sim.view.report import Tally, loss_rows
 from sim.view.timeline import TimelineFile
 
-__all__ = ["add_generation_options", "generate", "print_report", "prompts_of", "say", "write_files"]
+__all__ = [
+    "add_generation_options", "check_options", "generate", "make_generator", "print_report", "requests_of", "say",
+    "write_files",
+]  # fmt: skip
 
 COMPILING = "{}: compiling the simulator (minutes, once for a configuration)"
 
@@ -60,13 +67,26 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         help="a file whose contents are a prompt; may be given several times",
     )  # fmt: skip
     parser.add_argument(
-        "--tokens", type=count(1), default=tokens, metavar="N", help=f"new tokens each; default {tokens}"
-    )
+        "--requests", type=Path, metavar="FILE",
+        help='a request a line instead, such as {"prompt": "To be", "tokens": 32, "arrival": 250000}: new tokens, and '
+        "the cycle in which it comes (default 0)",
+    )  # fmt: skip
+    parser.add_argument("--tokens", type=count(1), metavar="N", help=f"new tokens each; default {tokens}")
+    parser.set_defaults(default_tokens=tokens)
     parser.add_argument(
         "--batch", type=count(1, MOST_BATCH), default=batch, metavar="B",
         help="sequences that run at the same time: fewer prompts are repeated, more wait for their turn; without "
         "prompts, B excerpts of different lengths of the model's held-out text; "
         + (f"default {batch}" if batch else "default: as many as there are prompts"),
+    )  # fmt: skip
+    parser.add_argument(
+        "--batching", choices=list(BATCHINGS), default="mixed",
+        help="mixed (default): every step has a token of each sequence that decodes, prompts get the rest; "
+        "prefill-first: decoding stops while there are prompts",
+    )  # fmt: skip
+    parser.add_argument(
+        "--step-tokens", type=count(1, MOST_BATCH), metavar="N",
+        help=f"most new tokens of a step: longer prompts come in pieces; default {STEP_TOKENS}, or the batch if larger",
     )  # fmt: skip
     parser.add_argument(
         "--engine", choices=ENGINES, default="rtl",
@@ -95,19 +115,36 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="text for the ranges; default: heldout.txt")
 
 
-def prompts_of(args: argparse.Namespace, vocabulary: int) -> list[tuple[int, ...]]:
-    """Return the tokens of the prompts that were given.
+def requests_of(args: argparse.Namespace, model: Model) -> list[Request]:
+    """Return what is asked for with prompts, or with a file of requests; nothing where excerpts are wanted.
 
     Raises
     ------
     A3dError
-        A file that cannot be read, an empty prompt, a byte without a token.
+        A file that cannot be read, an empty prompt, a byte without a token, options that contradict each other.
     """
-    prompts = [to_tokens(os.fsencode(text), vocabulary, f"--prompt {n}") for n, text in enumerate(args.prompt)]
+    if args.requests is not None:
+        for name in ("prompt", "prompt_file", "tokens"):
+            if getattr(args, name) not in (None, []):
+                option = f"--{name.replace('_', '-')}"
+                raise A3dError(f"{option}: the file of --requests says which prompts and tokens; leave {option} out")
+        requests = read_requests(args.requests, model.vocabulary, model.context)
+        late = next((request for request in requests if request.arrival), None)
+        if late is not None and args.engine == "isa":
+            raise A3dError(f"--requests {one_line(args.requests)}: {no_time(late, args.engine)}")
+        return requests
+    prompts = [to_tokens(os.fsencode(text), model.vocabulary, f"--prompt {n}") for n, text in enumerate(args.prompt)]
     for path in args.prompt_file:
         data = read_limited(path, f"--prompt-file {path}", MOST_PROMPT)
-        prompts.append(to_tokens(data, vocabulary, f"--prompt-file {path}"))
-    return prompts
+        prompts.append(to_tokens(data, model.vocabulary, f"--prompt-file {path}"))
+    if args.batch and prompts:  # fewer are repeated
+        prompts = [prompts[n % len(prompts)] for n in range(max(args.batch, len(prompts)))]
+    return [Request(number, prompt, new_tokens(args)) for number, prompt in enumerate(prompts)]
+
+
+def new_tokens(args: argparse.Namespace) -> int:
+    """Return the new tokens of each prompt that is not of a file of requests."""
+    return int(args.default_tokens if args.tokens is None else args.tokens)
 
 
 NEEDS_TIME = {"trace": "--trace", "waves": "--waves", "clock_mhz": "--clock-mhz"}
@@ -129,6 +166,9 @@ def check_options(args: argparse.Namespace, files: Sequence[str] = ()) -> Sample
     A3dError
         An option that does not apply to the engine; a file that cannot be written, or is written twice.
     """
+    if args.batch is not None:
+        step_tokens = default_step_tokens(args.batch) if args.step_tokens is None else args.step_tokens
+        check_batching(args.batching, step_tokens, args.batch)
     for name, option in NEEDS_TIME.items():
         if args.engine == "isa" and getattr(args, name, None):
             raise A3dError(f"{option}: the engine isa has no time; leave it out, or use --engine rtl")
@@ -141,20 +181,21 @@ def check_options(args: argparse.Namespace, files: Sequence[str] = ()) -> Sample
 
 
 def make_generator(
-    args: argparse.Namespace, system: SystemConfig, model: ByteModel, prompts: list[tuple[int, ...]], sampler: Sampler
+    args: argparse.Namespace, system: SystemConfig, model: ByteModel, requests: list[Request], sampler: Sampler
 ) -> Generator:
-    """Return the generator of the prompts, repeated or replaced by excerpts as the options say."""
-    batch = args.batch or max(1, len(prompts))
-    if not prompts:
-        room = model.model.description.context + 1 - args.tokens
+    """Return the generator of the requests; without any, of excerpts as the options say."""
+    batch = args.batch or max(1, len(requests))
+    tokens = new_tokens(args)
+    prompts: list[Request] | list[tuple[int, ...]] = requests
+    if not requests:
+        room = model.model.description.context + 1 - tokens
         longest = min(LONGEST_EXCERPT, model.text.shape[1], max(1, room))
         prompts = model.excerpts(batch, min(SHORTEST_EXCERPT, longest), longest)
-    elif batch > len(prompts):
-        prompts = [prompts[n % len(prompts)] for n in range(batch)]
     stop = () if args.ignore_eos else model.model.description.end_tokens
     return Generator(
-        model.model, system.machine, prompts, args.tokens, batch=batch, routing=args.routing, sampler=sampler,
-        stop=stop, policy=system.policy, timing=system.memory,
+        model.model, system.machine, prompts, tokens, batch=min(batch, len(prompts)), routing=args.routing,
+        sampler=sampler, step_tokens=args.step_tokens, batching=args.batching, stop=stop, policy=system.policy,
+        timing=system.memory,
     )  # fmt: skip
 
 
@@ -226,10 +267,10 @@ def generate(
     report = tally.report(clock_mhz=system.clock_mhz if args.engine == "rtl" else None)
     for number, sequence in enumerate(report["sequences"]):
         if sequence["stopped"]:
-            own = sequence["tokens"]
+            own, most = sequence["tokens"], generator.requests[number].tokens
             say(
-                f"sequence {number} ended after {len(own)} of {args.tokens} tokens: token {own[-1]} is an eos_token_id "
-                "of the model (--ignore-eos goes on)"
+                f"sequence {number} ended after {len(own)} of {most} tokens: token {own[-1]} is an eos_token_id of the "
+                "model (--ignore-eos goes on)"
             )
     return report, tally
 
@@ -277,6 +318,12 @@ def print_report(report: dict[str, Any], title: str) -> None:
         if report["tpot_cycles"] is not None:
             line += f"; time per output token: {report['tpot_cycles']:,.0f} cycles"
         print(f"{line} (means over {len(report['sequences'])} sequences)")
+    times = report["between_tokens"]
+    if times is not None:
+        print(
+            f"from token to token: half within {times['p50']:,.0f} cycles, 95 % within {times['p95']:,.0f}, all within "
+            f"{times['max']:,.0f}; {report['end_cycle']:,} cycles in all, {report['idle_cycles']:,} of them idle"
+        )
     if "clock_mhz" in report:
         rates = "; ".join(f"{phase} {report[f'{phase}_tokens_per_s']:,.0f} tokens/s" for phase in phases)
         print(f"at {report['clock_mhz']:g} MHz: {report['ttft_ms']:.3g} ms to the first token; {rates}")

@@ -28,7 +28,7 @@ from sim.commands._generation import (
     generate,
     make_generator,
     print_report,
-    prompts_of,
+    requests_of,
     say,
     write_files,
 )
@@ -80,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
     require_simulator("verilator")  # for the experts alone, whatever the engine
     system = system_of(args)
     config = system.machine
-    if not (args.prompt or args.prompt_file or args.batch):
+    if not (args.prompt or args.prompt_file or args.requests or args.batch):
         args.prompt = list(PROMPTS)
-    prompts = prompts_of(args, read_config(args.model).vocabulary)
+    requests = requests_of(args, read_config(args.model))
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
-    generator = make_generator(args, system, model, prompts, sampler)
+    generator = make_generator(args, system, model, requests, sampler)
     size = args.layer_tokens if args.layer_tokens is not None else min(LAYER_TOKENS, model.text.shape[1])
     works = layer_works(model.model, model.excerpts(1, size, size)[0])
     report, tally = _measure(args, system, generator, works)

@@ -22,7 +22,7 @@ from sim.commands._generation import (
     generate,
     make_generator,
     print_report,
-    prompts_of,
+    requests_of,
     say,
     write_files,
 )
@@ -31,13 +31,15 @@ from sim.machine.byte_model import read_byte_model
 from sim.stimulus.moe_demo import DEMO_MODEL
 
 DETAILS = """\
-Prompts are prefilled, then tokens are written one after the other, all sequences together. With the engine rtl every
-byte of both memories is compared with the instruction executor's after every step; a difference stops the run.
+Prompts are prefilled, then tokens are written one after the other. Sequences share steps: --batching says how, and
+--requests lets them come one after the other. With the engine rtl every byte of both memories is compared with the
+instruction executor's after every step; a difference stops the run.
 --schedule runs the streams that `a3d schedule` made, on their own configuration and weights, instead of text.
 """
 
 OF_PROMPTS: Mapping[str, object] = {
-    "model": DEMO_MODEL, "prompt": [], "prompt_file": [], "tokens": 32, "batch": None, "routing": "slots",
+    "model": DEMO_MODEL, "prompt": [], "prompt_file": [], "requests": None, "tokens": None,
+    "batch": None, "batching": "mixed", "step_tokens": None, "routing": "slots",
     "policy": None, "ignore_eos": False, "temperature": 0.0, "seed": 0, "clock_mhz": None, "trace": None,
     "calibration": None,
 }  # fmt: skip
@@ -72,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json or args.out / "report.json", report)
         return 0
     system = system_of(args)
-    prompts = prompts_of(args, read_config(args.model).vocabulary)
+    requests = requests_of(args, read_config(args.model))
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, system.machine, calibration=args.calibration)
-    generator = make_generator(args, system, model, prompts, sampler)
+    generator = make_generator(args, system, model, requests, sampler)
     report, tally = generate(generator, args, system, waves_to=args.out if args.waves else None)
     report = {"model": model.name, "system": system.to_dict(), **report}
     print_report(report, f"{model.name} on {system.machine.name} ({args.engine})")

@@ -124,9 +124,17 @@ class Step(Protocol):
 
 
 class Engine(Protocol):
-    """Runs the steps of one batch in order; a context manager."""
+    """Runs the steps of one batch in order; a context manager.
+
+    Attributes
+    ----------
+    name : str
+    timed : bool
+        Whether it says how many cycles a step takes.
+    """
 
     name: str
+    timed: bool
 
     def start(self, memory: Memory) -> None:
         """Give the machine its memory; called once, before the first step."""
@@ -147,6 +155,7 @@ class IsaEngine:
     """
 
     name = "isa"
+    timed = False
 
     def __init__(self, config: MachineConfig, *, verify: bool = False) -> None:
         self.config = config
@@ -227,6 +236,7 @@ class RtlEngine:
     """
 
     name = "rtl"
+    timed = True
 
     def __init__(
         self,

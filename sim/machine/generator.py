@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continues prompts on a machine: prefill in pieces that fit the chip, then tokens one after the other, in a batch."""
+"""Serves requests on a machine: the batcher makes steps, an engine runs them, tokens are chosen from the logits."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,21 +14,22 @@ from hdl.errors import A3dError, CheckError
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
 from scheduler.memory.contents import Weights
-from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import constants_of
-from scheduler.models.description import Experts
 from scheduler.models.quantised_model import QuantisedModel
-from scheduler.ops.batch import Chunk, Routing
+from scheduler.ops.batch import Routing
 from scheduler.ops.graph import step_operations
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, Policy
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
+from scheduler.serving.batcher import Batcher, Idle, StepWork
+from scheduler.serving.request import Request, check_requests
+from scheduler.serving.room import Room
 from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, default_key_block, lower_step, parts_of
 from scheduler.stream.synchronise import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
-from sim.machine.engines import Engine
+from sim.machine.engines import Engine, Outcome
 from sim.machine.sampling import Sampler
 from sim.view.timeline import TracedStep
 
@@ -41,19 +42,6 @@ trace that is replayed knows them); ``slots``, the machine's router, while the s
 TRACES = ("none", "first", "all")
 """Steps whose trace is kept: none, the first of each phase, all."""
 
-STEP_TOKENS = 128
-"""Most new tokens of a prefill step."""
-
-STEP_BYTES = 1 << 15
-SEQUENCE_BYTES = 1 << 10
-"""Least memory for a step's stream and token lists: for every layer, and besides for every sequence."""
-
-LEAST_CONTEXT = 1 << 10
-"""Tokens that every sequence has room for, as far as the model has as many."""
-
-MOST_STREAM = 1 << 28
-"""Bytes of the longest stream that is tried."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
@@ -63,7 +51,8 @@ class StepRecord:
     ----------
     number : int
         Counts from 0.
-    phase : {"prefill", "decode"}
+    phase : str
+        One of ``scheduler.serving.batcher.PHASES``.
     sequences : tuple of int
         Numbers of the sequences that took part.
     lengths : tuple of int
@@ -86,6 +75,8 @@ class StepRecord:
         Bytes of memory that were compared with the executor's, and how many of them differed.
     host_s, run_s, simulated_s : float
         Wall-clock seconds: integer model and lowering; the engine with its comparison; the simulation alone.
+    start : int
+        The machine's clock when the step began: cycles of the steps before, and of the waiting for requests.
     forecast : int or None
         Cycles that the cycle model says, where that was asked for.
     traced : TracedStep or None
@@ -108,33 +99,26 @@ class StepRecord:
     host_s: float
     run_s: float
     simulated_s: float
+    start: int = 0
     forecast: int | None = None
     traced: TracedStep | None = None
 
 
-@dataclass(eq=False)
-class _Sequence:
-    """One prompt and what has become of it."""
+@dataclass(frozen=True, eq=False)
+class _Lowered:
+    """A step before it runs."""
 
-    number: int
-    prompt: tuple[int, ...]
-    place: int = -1
-    done: int = 0
-    cache: KeyValueCache | None = None
-    output: list[int] = field(default_factory=list)
-
-    @property
-    def pending(self) -> tuple[int, ...]:
-        """Tokens that the machine has not run: the rest of the prompt, or the last chosen token."""
-        return self.prompt[self.done :] if self.done < len(self.prompt) else (self.output[-1],)
+    work: StepWork
+    expected: StepResult
+    program: StepProgram
 
 
 class Generator:
-    """A batch of prompts on a machine.
+    """A batch of requests on a machine.
 
-    Steps either prefill or decode. A prefill step takes prompts, or parts of them, of as many sequences as there are
-    places, up to a number of tokens that fits the chip; a decode step runs one token of every sequence. When a
-    sequence is finished, the next prompt gets its place.
+    `scheduler.serving.batcher` says which sequences share a step. A step that the machine has no room for is made
+    smaller until it fits. The machine's clock counts the cycles of the steps; where nothing is to do, it goes on to the
+    arrival of the next request.
 
     Parameters
     ----------
@@ -142,18 +126,20 @@ class Generator:
         The model.
     config : MachineConfig
         The machine.
-    prompts : sequence of sequences of int
-        Tokens of each prompt.
+    prompts : sequence of sequences of int, or of Request
+        Tokens of each prompt, all of which come in cycle 0; or requests, numbered from 0 in this order.
     tokens : int
-        Tokens to generate for each.
+        Tokens to generate for each prompt that is no request.
     batch : int, optional
         Sequences that run at the same time; default: all.
     routing : str
         One of ``ROUTINGS``.
     sampler : Sampler, optional
         Default: the most probable token.
-    step_tokens : int
-        Most new tokens of a step.
+    step_tokens : int, optional
+        Most new tokens of a step; default: 128, or `batch` if that is more.
+    batching : str
+        One of ``scheduler.serving.batching.BATCHINGS``.
     stop : collection of int
         Tokens that end a sequence before it has all its tokens; default: none.
     policy : Policy
@@ -163,6 +149,9 @@ class Generator:
 
     Attributes
     ----------
+    requests : list of Request
+    batcher : Batcher
+        Its policy may be changed between steps.
     tiling : Tiling
         The model on the machine.
     memory : ModelMemory
@@ -174,8 +163,8 @@ class Generator:
     ------
     LoweringError, SyncError
         No prompt, an empty one, tokens out of the vocabulary, fewer than 1 token to generate, more than the model's
-        context, a batch that does not fit the memory (with the nearest that fits), a model that the machine cannot map
-        or has too few semaphores for.
+        context, a batch that does not fit the memory (with the nearest that fits), policies that contradict each other,
+        a model that the machine cannot map or has too few semaphores for.
     A3dError
         A model whose arithmetic is not complete.
     """
@@ -184,50 +173,78 @@ class Generator:
         self,
         model: QuantisedModel,
         config: MachineConfig,
-        prompts: Sequence[Sequence[int]],
-        tokens: int,
+        prompts: Sequence[Sequence[int] | Request],
+        tokens: int = 1,
         *,
         batch: int | None = None,
         routing: str = "host",
         sampler: Sampler | None = None,
-        step_tokens: int = STEP_TOKENS,
+        step_tokens: int | None = None,
+        batching: str = "prefill-first",
         stop: Collection[int] = (),
         policy: Policy = FUSED,
         timing: MemoryTiming | None = None,
     ) -> None:
         self.model = model
         self.config = config
-        self.tokens = tokens
         self.routing = routing
         self.sampler = sampler or Sampler()
         model.description.require_complete()
         self.tiling = Tiling(config, model.description)
         self.key_block = default_key_block(self.tiling, model.key_block)
-        self.step_tokens = step_tokens
-        self.stop = frozenset(stop)
         self._chooser = Chooser(policy, timing)
-        self._sequences = [_Sequence(number, tuple(int(t) for t in p)) for number, p in enumerate(prompts)]
-        self._check_request(routing)
-        self.batch = len(self._sequences) if batch is None else min(batch, len(self._sequences))
-        self._context = self._check_size(batch)
+        self.requests = [
+            own if isinstance(own, Request) else Request(number, tuple(int(t) for t in own), tokens)
+            for number, own in enumerate(prompts)
+        ]
+        if routing not in ROUTINGS:
+            raise LoweringError(f"routing: {routing!r}; use {' or '.join(ROUTINGS)}")
+        check_requests(self.requests, self.tiling.model.vocabulary, self.tiling.model.context)
+        self.batch = len(self.requests) if batch is None else batch
+        self.batcher = Batcher(
+            self.requests, places=self.batch, step_tokens=step_tokens, batching=batching, stop=stop
+        )  # fmt: skip
         self._constants = constants_of(model)
         self._residence = plan_residence(self.tiling)
-        step_bytes = self._check_streams()
-        self.memory = self._place(self.batch, step_bytes, Weights(model, self.tiling))
+        self._room = Room(
+            self._residence, self._constants, places=self.batch, length=max(r.length for r in self.requests),
+            key_block=self.key_block, slots=routing == "slots",
+        )  # fmt: skip
+        self.memory = self._room.memory(Weights(model, self.tiling))
         self._integer = IntegerModel(model, key_block=self.key_block)
+        self._caches: dict[int, KeyValueCache] = {}
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
         """Tokens of the prompts."""
-        return [s.prompt for s in self._sequences]
+        return [request.prompt for request in self.requests]
+
+    @property
+    def stop(self) -> frozenset[int]:
+        """Tokens that end a sequence."""
+        return self.batcher.stop
 
     @property
     def total(self) -> int:
         """Tokens to generate, all sequences together, unless some end before."""
-        return self.tokens * len(self._sequences)
+        return sum(request.tokens for request in self.requests)
+
+    def submit(self, prompt: Sequence[int], tokens: int, arrival: int) -> Request:
+        """Take in a further request, before or while it runs, and return it.
+
+        Raises
+        ------
+        LoweringError
+            As for the first ones; or it is longer than what the memory was laid out for.
+        """
+        request = Request(len(self.requests), tuple(int(t) for t in prompt), tokens, arrival)
+        check_requests([request], self.tiling.model.vocabulary, self._room.context)
+        self.requests.append(request)
+        self.batcher.add(request)
+        return request
 
     def run(self, engine: Engine, *, trace: str = "none", forecast: bool = False) -> Iterator[StepRecord]:
-        """Run all steps; yields each step's record as soon as it is there.
+        """Run all steps, once; yields each step's record as soon as it is there.
 
         Parameters
         ----------
@@ -241,221 +258,113 @@ class Generator:
         Raises
         ------
         A3dError
-            What the engine raises; CheckError when it disagrees with the integer model.
+            What the engine raises; requests that come later than cycle 0 where the engine has no time. CheckError when
+            it disagrees with the integer model.
         """
-        waiting = list(self._sequences)
-        active: list[_Sequence] = []
-        places = list(range(self.batch))
-        number, seen = 0, set[str]()
-        while waiting or active:
-            while waiting and places:
-                sequence = waiting.pop(0)
-                sequence.place, sequence.cache = places.pop(0), self._integer.new_cache(self._context)
-                active.append(sequence)
-            phase = "prefill" if any(s.done < len(s.prompt) for s in active) else "decode"
-            traced = trace == "all" or (trace == "first" and phase not in seen)
-            yield self._step(engine, number, phase, active, traced, forecast)
-            seen.add(phase)
+        now = number = 0
+        seen = set[str]()
+        while True:
+            work = self.batcher.next(now)
+            if isinstance(work, Idle):
+                if work.until is None:
+                    return
+                now = work.until
+            if not engine.timed and (late := next((r for r in self.requests if r.arrival), None)):
+                raise A3dError(no_time(late, engine.name))
+            if isinstance(work, Idle):
+                continue
+            traced = trace == "all" or (trace == "first" and work.phase not in seen)
+            record = self._step(engine, number, now, work, traced, forecast)
+            seen.add(record.phase)
             number += 1
-            for sequence in [s for s in active if self._ended(s)]:
-                active.remove(sequence)
-                places.append(sequence.place)
-                sequence.cache = None
-
-    def _ended(self, sequence: _Sequence) -> bool:
-        return len(sequence.output) == self.tokens or (bool(sequence.output) and sequence.output[-1] in self.stop)
+            now += record.cycles or 0
+            yield record
 
     def _step(
-        self, engine: Engine, number: int, phase: str, active: Sequence[_Sequence], trace: bool, forecast: bool
-    ) -> StepRecord:
+        self, engine: Engine, number: int, now: int, work: StepWork, trace: bool, forecast: bool
+    ) -> StepRecord:  # fmt: skip
         started = time.perf_counter()
-        if phase == "prefill":
-            chunks, expected, program = self._prefill([s for s in active if s.done < len(s.prompt)])
-        else:
-            chunks, expected, program = self._lower(active, len(active))
-        lowered = time.perf_counter()
+        lowered = self._fitting(now, work)
+        written = time.perf_counter()
         self._chooser.forget()  # unless the step comes to its end
-        outcome = engine.run(program, trace=trace)
-        self._chooser.ran(program.on_chip)
+        outcome = engine.run(lowered.program, trace=trace)
+        self._chooser.ran(lowered.program.on_chip)
         finished = time.perf_counter()
-        if not np.array_equal(outcome.logits, expected.last_logits):
+        if not np.array_equal(outcome.logits, lowered.expected.last_logits):
             raise CheckError(f"step {number}: the {engine.name} engine's logits are not those of the integer model")
+        chosen = self._choose(lowered.work, outcome)
+        for request in self.batcher.done(lowered.work, chosen):
+            del self._caches[request.number]
+        work, program, routing = lowered.work, lowered.program, lowered.expected.routing
         traced = None
         if outcome.trace is not None:
             traced = TracedStep(
-                name=f"{phase} {number}", instructions=program.instructions, trace=outcome.trace, labels=program.labels
-            )
-        by_place = {s.place: s for s in active}
-        sequences = [by_place[chunk.sequence] for chunk in chunks]
-        chosen = {}
-        for sequence, chunk, logits in zip(sequences, chunks, outcome.logits, strict=True):
-            sequence.done = chunk.end
-            if chunk.end >= len(sequence.prompt):
-                token = self.sampler.pick(logits, self.model.logit_scale, sequence.number, chunk.end)
-                sequence.output.append(token)
-                chosen[sequence.number] = token
-        operations = step_operations(self.tiling.model, chunks, expected.routing)
+                name=f"{work.phase} {number}", instructions=program.instructions, trace=outcome.trace,
+                labels=program.labels,
+            )  # fmt: skip
+        operations = step_operations(self.tiling.model, work.chunks, routing)
         return StepRecord(
-            number=number, phase=phase, sequences=tuple(s.number for s in sequences),
-            lengths=tuple(c.end for c in chunks), tokens=sum(len(c.tokens) for c in chunks), chosen=chosen,
+            number=number, phase=work.phase, sequences=tuple(turn.request.number for turn in work.turns),
+            lengths=tuple(chunk.end for chunk in work.chunks), tokens=work.tokens, chosen=chosen,
             instructions=len(program.instructions), macs=sum(op.macs for op in operations),
             least_bytes=sum(op.bytes for op in operations), cycles=outcome.cycles,
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
-            mismatched_bytes=outcome.mismatched_bytes, host_s=lowered - started,
-            run_s=finished - lowered, simulated_s=outcome.wall_s,
-            forecast=self._forecast(program, expected.routing) if forecast else None, traced=traced,
+            mismatched_bytes=outcome.mismatched_bytes, host_s=written - started,
+            run_s=finished - written, simulated_s=outcome.wall_s, start=now,
+            forecast=self._forecast(program, routing) if forecast else None, traced=traced,
         )  # fmt: skip
+
+    def _choose(self, work: StepWork, outcome: Outcome) -> dict[int, int]:
+        """Return the new token of each sequence that is due one."""
+        return {
+            turn.request.number: self.sampler.pick(
+                logits, self.model.logit_scale, turn.request.number, turn.chunk.end
+            )
+            for turn, logits in zip(work.turns, outcome.logits, strict=True)
+            if turn.chooses
+        }  # fmt: skip
 
     def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
         """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
         counts = program.slot_counts(routing) if self.routing == "slots" else []
         return simulate(self.config, program.table, memory=self._chooser.timing, slot_counts=counts).cycles
 
-    def _prefill(self, sequences: Sequence[_Sequence]) -> tuple[list[Chunk], StepResult, StepProgram]:
-        """Lower as much of the prompts, in order, as one step takes."""
-        budget = min(self.step_tokens, sum(len(s.pending) for s in sequences))
+    def _fitting(self, now: int, work: StepWork) -> _Lowered:
+        """Lower a step, or as much of it as the machine has room for."""
         while True:
             try:
-                return self._lower(sequences, budget)
+                return self._lower(work)
             except (LoweringError, SyncError):
-                if budget == 1:
+                if work.tokens == 1:
                     raise
-            budget = -(-budget // 2)
+            smaller = self.batcher.next(now, -(-work.tokens // 2))
+            assert isinstance(smaller, StepWork)
+            work = smaller
 
-    def _lower(self, sequences: Sequence[_Sequence], budget: int) -> tuple[list[Chunk], StepResult, StepProgram]:
-        """Take pending tokens of the sequences, in order, up to `budget`: integer model and stream of that step."""
-        chunks: list[Chunk] = []
-        batch: list[tuple[KeyValueCache, tuple[int, ...]]] = []
-        for sequence in sequences:
-            own = sequence.pending[:budget]
-            budget -= len(own)
-            if own:
-                assert sequence.cache is not None
-                chunks.append(Chunk(sequence.place, sequence.done, own))
-                batch.append((sequence.cache, own))
-        slots = self.routing == "slots"
+    def _lower(self, work: StepWork) -> _Lowered:
+        """Return integer model and stream of a step; the caches are as they were where that fails."""
+        chunks, slots = work.chunks, self.routing == "slots"
         parts_of(self._residence, chunks, self.key_block, slots)  # before the work is done
+        for turn in work.turns:
+            if turn.request.number not in self._caches:
+                self._caches[turn.request.number] = self._integer.new_cache(self._room.context)
+        batch = [(self._caches[turn.request.number], turn.chunk.tokens) for turn in work.turns]
         expected = self._integer.step(batch)
         try:
-            routing = None if slots else expected.routing
             program = lower_step(
-                self._constants, self.memory, chunks, routing, key_block=self.key_block, chooser=self._chooser
+                self._constants, self.memory, chunks, None if slots else expected.routing, key_block=self.key_block,
+                chooser=self._chooser,
             )  # fmt: skip
         except A3dError:
             for (cache, _), chunk in zip(batch, chunks, strict=True):
                 cache.length = chunk.position
             raise
-        return chunks, expected, program
-
-    # Checks before anything is built.
-
-    def _check_request(self, routing: str) -> None:
-        if routing not in ROUTINGS:
-            raise LoweringError(f"routing: {routing!r}; use {' or '.join(ROUTINGS)}")
-        if self.tokens < 1:
-            raise LoweringError(f"tokens: {self.tokens}; generate at least 1")
-        if self.step_tokens < 1:
-            raise LoweringError(f"step_tokens: {self.step_tokens}; use at least 1")
-        if not self._sequences:
-            raise LoweringError("prompts: none; give at least one")
-        for sequence in self._sequences:
-            if not sequence.prompt:
-                raise LoweringError(f"prompt {sequence.number}: empty; give at least one token")
-            wrong = [t for t in sequence.prompt if not 0 <= t < self.tiling.model.vocabulary]
-            if wrong:
-                raise LoweringError(
-                    f"prompt {sequence.number}: token {wrong[0]}; the model's vocabulary is 0 to "
-                    f"{self.tiling.model.vocabulary - 1}"
-                )
-
-    def _check_size(self, batch: int | None) -> int:
-        """Refuse what is longer than the model's context; return the tokens that a sequence gets room for."""
-        if batch is not None and batch < 1:
-            raise LoweringError(f"batch: {batch}; run at least 1 sequence")
-        longest, most = max(len(s.prompt) for s in self._sequences), self.tiling.model.context
-        needed = longest + self.tokens - 1  # the last token is not run
-        if needed > most:
-            remedy = f"shorten the prompt to {most + 1 - self.tokens} tokens" if most + 1 > self.tokens else ""
-            fewer = f"generate {most + 1 - longest}" if most + 1 > longest else ""
-            raise LoweringError(
-                f"context: a prompt of {longest} tokens and {self.tokens} new ones; the model's context is {most}: "
-                + (" or ".join(r for r in (remedy, fewer) if r) or f"use at most {most} in all")
-            )
-        return min(most, max(LEAST_CONTEXT, 1 << (needed - 1).bit_length()))
-
-    def _check_streams(self) -> int:
-        """Lower the last step of one sequence, and of the batch, with a routing that is made up, without weights.
-
-        There can be room for a step whose stream the machine has too few semaphores for, and that shows only when the
-        stream is written. Prompts need no more: they are prefilled in steps as small as a token.
-
-        Returns
-        -------
-        int
-            Bytes for a step's stream and token lists.
-        """
-        model = self.tiling.model
-        position = max(len(s.prompt) for s in self._sequences) + self.tokens - 2
-        least = self._least_step(self.batch)
-        room = (1 << self.config.address_bits) - max(self._place(self.batch, least, None).sizes)
-        most = least + min(MOST_STREAM, room)
-        for count in sorted({1, self.batch}):
-            memory = self._place(count, most, None)
-            chunks = [Chunk(place, position, (0,)) for place in range(count)]
-            routing = [_made_up(count, layer.mlp) if isinstance(layer.mlp, Experts) else None for layer in model.layers]
-            try:
-                program = lower_step(
-                    self._constants, memory, chunks, routing if self.routing == "host" else None,
-                    key_block=self.key_block,
-                )  # fmt: skip
-            except (LoweringError, SyncError) as error:
-                if count == 1:
-                    raise
-                raise LoweringError(
-                    f"batch: {count} sequences of up to {position + 1} tokens; run fewer with --batch ({error})"
-                ) from error
-            least = max(least, program.patch.size + program.patch.size // 2)  # other plans take more
-        return least
-
-    def _least_step(self, count: int) -> int:
-        """Return the least bytes for a step's stream and token lists."""
-        return len(self.tiling.model.layers) * (STEP_BYTES + SEQUENCE_BYTES * count)
-
-    def _place(self, count: int, step_bytes: int, weights: Weights | None) -> ModelMemory:
-        """Return the memory for a number of sequences; if it is too small, say how many there is room for."""
-
-        def place(count: int, step_bytes: int, weights: Weights | None) -> ModelMemory:
-            return ModelMemory(self._residence, weights, sequences=count, context=self._context, step_bytes=step_bytes)
-
-        def fits(count: int) -> bool:
-            try:
-                place(count, self._least_step(count), None)
-            except LoweringError:
-                return False
-            return True
-
-        try:
-            return place(count, step_bytes, weights)
-        except LoweringError as error:
-            fitting = _largest(count - 1, fits)
-            if not fitting:
-                raise
-            raise LoweringError(
-                f"batch: {count} sequences with room for {self._context} tokens each do not fit the memory; at most "
-                f"{fitting} do: use --batch {fitting} ({error})"
-            ) from error
+        return _Lowered(work, expected, program)
 
 
-def _made_up(tokens: int, mlp: Experts) -> Routing:
-    """Return a routing that uses as many experts as it can."""
-    chosen = np.arange(tokens * mlp.chosen).reshape(tokens, -1) % mlp.count
-    return Routing(chosen, np.full(chosen.shape, 1 << 14, dtype=np.uint16))
-
-
-def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number up to `most` that fits, 0 when none does; all below it fit too."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+def no_time(late: Request, engine: str) -> str:
+    """Return what is wrong with a request that comes later than cycle 0, on an engine without time."""
+    return (
+        f"arrival: {late.arrival} of request {late.number}; the engine {engine} has no time, so that all come in cycle "
+        "0: leave it out, or use the engine rtl"
+    )

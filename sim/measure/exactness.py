@@ -14,9 +14,11 @@ from scheduler.system import SystemConfig
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import RtlEngine
 from sim.machine.generator import Generator, StepRecord
-from sim.view.report import PHASES
 
 __all__ = ["ExactnessBench"]
+
+PHASES = ("prefill", "decode")
+"""Kinds of steps that occur: prompts come first, so that no step has both."""
 
 
 class ExactnessBench:

@@ -16,6 +16,7 @@ SOURCES = {
     "demo": ("demo/report.json", "a3d demo"),
     "model": ("bench/model.json", "a3d bench model --json build/bench/model.json"),
     "fusion": ("bench/fusion.json", "a3d bench fusion --json build/bench/fusion.json"),
+    "serving": ("bench/serving.json", "a3d bench serving --json build/bench/serving.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
     "cycle_model": (
         "bench/cycle_model.json",
@@ -145,6 +146,27 @@ def _fusion(data: dict[str, Any]) -> list[str]:
         f"Configuration `{data['config']['name']}`, model {data['model']}, RTL simulation. The three bounds are cycles "
         f"of the compulsory work. Bytes compared: {data['compared_bytes']:,}; differ: {data['mismatched_bytes']}. "
         f"Cycle model: mean error {100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %.", "",
+    ]  # fmt: skip
+    return lines + _table(columns, rows)
+
+
+def _serving(data: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            p["batching"], p["step_tokens"], *(round(p["between_tokens"][name]) for name in ("p50", "p95", "max")),
+            p["ttft_cycles"], p["cycles"], f"{p['tokens_per_million_cycles']:.1f}",
+        ]
+        for p in data["points"]
+    ]  # fmt: skip
+    columns = (
+        "batching", "tokens a step", "between tokens: p50", "p95", "max", "long prompt: first token", "cycles",
+        "tokens per million cycles",
+    )  # fmt: skip
+    lines = [
+        f"Configuration `{data['config']['name']}`, model {data['model']}, routing `{data['routing']}`, RTL "
+        f"simulation. {data['decode']} sequences decode when a prompt of {data['prompt']} tokens comes; times are "
+        "cycles, from the step on in which all of them decode. Their tokens are the same in all cases. Bytes compared: "
+        f"{data['compared_bytes']:,}; differ: {data['mismatched_bytes']}.", "",
     ]  # fmt: skip
     return lines + _table(columns, rows)
 
@@ -295,6 +317,7 @@ _SECTIONS = {
     "model": ("Steps of the language model, routing known to the host", _model),
     "slots": ("Steps of the language model, routed by the machine", _model),
     "fusion": ("Steps of serving by each policy of the planner", _fusion),
+    "serving": ("A long prompt comes while others decode", _serving),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
     "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),
     "exactness": ("The RTL against the executor", _facts),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a generation: cycles of every step, where the units' cycles went, timelines of single steps."""
+"""Pictures of a generation: cycles of steps, times of tokens, where the units' cycles went, timelines of steps."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 
 from hdl.config import MachineConfig
 from hdl.scratch import whole_file
+from scheduler.serving.batcher import PHASES
 from sim.view.pictures import draw_cycles, draw_timeline
-from sim.view.report import PHASES, Tally
+from sim.view.report import Tally
+from sim.view.tokens import PHASE_COLOURS, draw_tokens
 
 __all__ = ["PICTURES", "draw_steps", "write_pictures"]
 
-PICTURES = ("steps.png", "cycles.png", *(f"timeline_{phase}.png" for phase in PHASES))
+PICTURES = ("steps.png", "tokens.png", "cycles.png", *(f"timeline_{phase}.png" for phase in PHASES))
 """Files that `write_pictures` may write."""
-
-_COLOURS = {"prefill": "C0", "decode": "C2"}
 
 
 def write_pictures(report: dict[str, Any], tally: Tally, config: MachineConfig, folder: Path) -> list[Path]:
     """Draw a generation into a folder and return the files.
 
-    ``steps.png`` has the cycles of every step, ``cycles.png`` where the units' cycles went in each phase, and
-    ``timeline_<phase>.png`` the first step of a phase that was traced. An engine without time gives no pictures.
+    ``steps.png`` has the cycles of every step, ``tokens.png`` when each sequence got its tokens, ``cycles.png`` where
+    the units' cycles went in each phase, and ``timeline_<phase>.png`` the first step of a phase that was traced. An
+    engine without time gives no pictures.
 
     Parameters
     ----------
@@ -38,9 +39,10 @@ def write_pictures(report: dict[str, Any], tally: Tally, config: MachineConfig, 
     """
     if report["total"]["cycles"] is None:
         return []
-    files = [folder / "steps.png", folder / "cycles.png"]
+    files = [folder / "steps.png", folder / "tokens.png", folder / "cycles.png"]
     draw_steps(report, files[0])
-    with whole_file(files[1]) as scratch:
+    draw_tokens(report, files[1])
+    with whole_file(files[2]) as scratch:
         draw_cycles(tally.counters, config, scratch)
     for phase, traced in tally.timelines.items():
         files.append(folder / f"timeline_{phase}.png")
@@ -68,10 +70,12 @@ def draw_steps(report: dict[str, Any], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for phase in PHASES:
         own = [s for s in steps if s["phase"] == phase]
+        if not own:
+            continue
         numbers = [s["number"] for s in own]
         use = [100 * s["macs"] / (pes * s["cycles"]) for s in own]
-        left.bar(numbers, [s["cycles"] for s in own], color=_COLOURS[phase], label=phase)
-        right.bar(numbers, use, color=_COLOURS[phase], label=phase)
+        left.bar(numbers, [s["cycles"] for s in own], color=PHASE_COLOURS[phase], label=phase)
+        right.bar(numbers, use, color=PHASE_COLOURS[phase], label=phase)
     for axes, label in ((left, "cycles"), (right, "PE utilisation (%)")):
         axes.set(xlabel="step", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a generation cost: times to tokens, utilisation, bytes, V-Cache reuse, and where every unit's cycles went."""
+"""What a generation cost: times of tokens, utilisation, bytes, V-Cache reuse, and where every unit's cycles went."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.regs import EXHAUSTIVE
+from scheduler.serving.batcher import PHASES
+from scheduler.serving.request import Request
 from sim.machine.byte_model import show
 from sim.machine.generator import Generator, StepRecord
 from sim.measure.crosscheck import CYCLE_COUNTERS
 from sim.view.timeline import TracedStep
 
-__all__ = ["PHASES", "Tally", "loss_rows", "stalls_of", "summarise"]
-
-PHASES = ("prefill", "decode")
+__all__ = ["Tally", "between_tokens", "loss_rows", "stalls_of", "summarise"]
 
 _LARGE = ("counters", "traced")
 """Fields of a step's record that are not kept for each step."""
@@ -99,11 +102,10 @@ class _Sums:
 
 @dataclass(eq=False)
 class _Tokens:
-    """A sequence's tokens, and the machine's clock when the first and the last of them came."""
+    """A sequence's tokens, and the machine's clock when each of them came."""
 
     tokens: list[int] = field(default_factory=list)
-    first: int = 0
-    last: int = 0
+    cycles: list[int] = field(default_factory=list)
 
 
 class Tally:
@@ -127,7 +129,8 @@ class Tally:
         self._engine = engine
         self._phases = {phase: _Sums() for phase in PHASES}
         self._total = _Sums()
-        self._sequences = [_Tokens() for _ in generator.prompts]
+        self._sequences: defaultdict[int, _Tokens] = defaultdict(_Tokens)
+        self._end = 0
         self._steps: list[dict[str, Any]] = []
         self.timelines: dict[str, TracedStep] = {}
 
@@ -135,12 +138,10 @@ class Tally:
         """Take in a step."""
         self._phases[record.phase].add(record)
         self._total.add(record)
+        self._end = record.start + (record.cycles or 0)
         for number, token in record.chosen.items():
-            own = self._sequences[number]
-            own.last = self._total.cycles
-            if not own.tokens:
-                own.first = own.last
-            own.tokens.append(token)
+            self._sequences[number].tokens.append(token)
+            self._sequences[number].cycles.append(self._end)
         self._steps.append({f.name: getattr(record, f.name) for f in fields(record) if f.name not in _LARGE})
         if record.traced is not None:
             self.timelines.setdefault(record.phase, record.traced)
@@ -161,15 +162,18 @@ class Tally:
         Returns
         -------
         dict
-            ``config, engine, routing, batch, temperature, seed, tokens`` (generated), ``mismatched_bytes,
-            compared_bytes, ttft_cycles, tpot_cycles`` (means over the sequences), and
+            ``config, engine, routing, batch, batching, step_tokens, temperature, seed, tokens`` (generated),
+            ``mismatched_bytes, compared_bytes, ttft_cycles, tpot_cycles`` (means over the sequences),
+            ``between_tokens`` (:func:`between_tokens`), ``end_cycle`` (the machine's clock at the end),
+            ``idle_cycles`` (in which no request was there), and
 
             ``sequences``
-                ``prompt_tokens, tokens`` (numbers), ``ttft_cycles`` (all cycles of the machine up to the end of the
-                step that gave the first token), ``tpot_cycles`` (cycles from token to token after that, on average;
-                None for a single token), ``stopped`` (by the model's token for the end), ``prompt, text``. Time that
-                the host takes between steps does not count.
-            ``total, prefill, decode``
+                ``prompt_tokens, tokens`` (numbers), ``arrival`` (cycle), ``token_cycles`` (the machine's clock when
+                each token came: at the end of its step), ``ttft_cycles`` (from the arrival to the first token),
+                ``tpot_cycles`` (cycles from token to token after that, on average; None for a single token),
+                ``stopped`` (by the model's token for the end), ``prompt, text``. Time that the host takes between
+                steps does not count.
+            ``total, prefill, mixed, decode``
                 ``steps, tokens, instructions, macs, cycles, utilisation`` (useful MACs / (PEs x cycles)), ``bytes_0,
                 bytes_1`` (moved in each channel group, instruction fetch included), ``tile_reads, tiles_filled`` (a
                 tile that a load writes to several tiers counts once), ``waves_per_tile_read``, ``vcache_hits`` (share
@@ -180,32 +184,24 @@ class Tally:
         """
         generator, config, total = self._generator, self._generator.config, self._total
         timed = total.timed and total.steps > 0
-        sequences: list[dict[str, Any]] = []
-        for prompt, own in zip(generator.prompts, self._sequences, strict=True):
-            more = len(own.tokens) - 1
-            sequences.append(
-                {
-                    "prompt_tokens": len(prompt),
-                    "tokens": own.tokens,
-                    "ttft_cycles": own.first if timed and own.tokens else None,
-                    "tpot_cycles": (own.last - own.first) / more if timed and more > 0 else None,
-                    "stopped": bool(own.tokens) and own.tokens[-1] in generator.stop,
-                    "prompt": show(bytes(prompt)),
-                    "text": show(bytes(own.tokens)),
-                }
-            )
+        sequences = [_sequence(r, self._sequences[r.number], generator.stop, timed) for r in generator.requests]
         report = {
             "config": config.to_dict(),
             "engine": self._engine,
             "routing": generator.routing,
             "batch": generator.batch,
+            "batching": generator.batcher.batching,
+            "step_tokens": generator.batcher.step_tokens,
             "temperature": generator.sampler.temperature,
             "seed": generator.sampler.seed,
-            "tokens": sum(len(own.tokens) for own in self._sequences),
+            "tokens": sum(len(own["tokens"]) for own in sequences),
             "mismatched_bytes": total.mismatched_bytes,
             "compared_bytes": total.compared_bytes,
             "ttft_cycles": _mean([s["ttft_cycles"] for s in sequences]),
             "tpot_cycles": _mean([s["tpot_cycles"] for s in sequences]),
+            "between_tokens": between_tokens([s["token_cycles"] for s in sequences]) if timed else None,
+            "end_cycle": self._end if timed else None,
+            "idle_cycles": self._end - total.cycles if timed else None,
             "sequences": sequences,
             "total": total.figures(config),
             **{phase: own.figures(config) for phase, own in self._phases.items()},
@@ -214,6 +210,42 @@ class Tally:
         if clock_mhz is not None:
             report |= {"clock_mhz": clock_mhz, **_speeds(report, clock_mhz)}
         return report
+
+
+def _sequence(request: Request, own: _Tokens, stop: Collection[int], timed: bool) -> dict[str, Any]:
+    """Return what the report says of a sequence."""
+    more = len(own.tokens) - 1
+    return {
+        "prompt_tokens": len(request.prompt),
+        "tokens": own.tokens,
+        "arrival": request.arrival,
+        "token_cycles": own.cycles if timed else None,
+        "ttft_cycles": own.cycles[0] - request.arrival if timed and own.cycles else None,
+        "tpot_cycles": (own.cycles[-1] - own.cycles[0]) / more if timed and more > 0 else None,
+        "stopped": bool(own.tokens) and own.tokens[-1] in stop,
+        "prompt": show(bytes(request.prompt)),
+        "text": show(bytes(own.tokens)),
+    }
+
+
+def between_tokens(cycles: Iterable[Sequence[int]]) -> dict[str, float] | None:
+    """Return how long sequences waited from one of their tokens to the next.
+
+    Parameters
+    ----------
+    cycles : iterable of sequences of int
+        For each sequence, when each of its tokens came.
+
+    Returns
+    -------
+    dict or None
+        ``p50, p95, max`` over all times of all sequences, in cycles; None where no sequence has two tokens.
+    """
+    times = [after - before for own in cycles for before, after in pairwise(own)]
+    if not times:
+        return None
+    p50, p95 = np.percentile(times, [50, 95]).tolist()
+    return {"p50": p50, "p95": p95, "max": float(max(times))}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -210,6 +210,8 @@ OUTPUTS = [
     (["bench", "fusion"], "--json"),
     (["bench", "fusion"], "--picture"),
     (["bench", "scheduler"], "--picture"),
+    (["bench", "serving"], "--json"),
+    (["bench", "serving"], "--picture"),
     (["report"], "--docs"),
     (["asm", "in.asm"], ""),
 ]
@@ -313,6 +315,7 @@ def test_every_output_option_is_listed() -> None:
         "--config",
         "--model",
         "--prompt-file",
+        "--requests",
         "--calibration",
         "--build",
         "--docs",
