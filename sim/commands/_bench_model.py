@@ -5,14 +5,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from scheduler.plan.policy import POLICIES
 from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
     add_policy_option,
     count,
-    picture_file,
     print_table,
     progress,
     system_of,
@@ -25,13 +23,6 @@ from sim.stimulus.moe_demo import DEMO_MODEL
 
 __all__ = ["BENCHES", "add_benches"]
 
-FUSION_COLUMNS = (
-    "step", "routing", "policy", "plan", "cycles", "compute", "memory", "vector", "of roofline", "sequential / cycles",
-)  # fmt: skip
-SERVING_COLUMNS = (
-    "batching", "tokens a step", "between tokens: p50", "p95", "max", "long prompt: first token", "cycles",
-    "tokens per million cycles",
-)  # fmt: skip
 MOST_LOSS = 1.0
 """Percent of the float model's bits per byte that the integers may cost."""
 
@@ -71,104 +62,6 @@ def add_benches(kinds: Subparsers) -> None:
     model.add_argument("--routing", choices=ROUTINGS, default=ROUTINGS[0], help=f"default {ROUTINGS[0]}")
     add_policy_option(model)
     add_json_option(model)
-    _add_fusion(kinds)
-    _add_serving(kinds)
-
-
-def _add_fusion(kinds: Subparsers) -> None:
-    fusion = kinds.add_parser("fusion", help="steps of serving on the RTL by each policy of the planner")
-    fusion.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
-    add_config_option(fusion, "small")
-    fusion.add_argument("--routing", choices=ROUTINGS, nargs="+", default=list(ROUTINGS), help="default both")
-    fusion.add_argument(
-        "--policy", choices=list(POLICIES), nargs="+", default=list(POLICIES), help="default all, sequential first"
-    )
-    fusion.add_argument("--picture", type=picture_file, default="build/bench/fusion.png", metavar="FILE")
-    add_json_option(fusion)
-
-
-def _fusion(args: argparse.Namespace) -> int:
-    from sim.measure.fusion import FusionBench
-    from sim.measure.fusion import draw as draw_fusion
-
-    system = system_of(argparse.Namespace(config=args.config))
-    require_simulator("verilator")
-    bench = FusionBench(
-        args.model, system, routings=list(dict.fromkeys(args.routing)), policies=list(dict.fromkeys(args.policy)),
-        announce=announce_compiling(system.machine),
-    )  # fmt: skip
-    for _ in progress(bench.run(), "steps", bench.total):
-        pass
-    result = bench.result()
-    print_table(
-        [
-            [
-                p["case"], p["routing"], p["policy"], p["plan"], p["cycles"], round(p["compute_cycles"]),
-                round(p["memory_cycles"]), round(p["vector_cycles"]), f"{100 * p['roofline_fraction']:.1f} %",
-                "-" if p["speedup"] is None else f"{p['speedup']:.2f}",
-            ]
-            for p in result["points"]
-        ],
-        FUSION_COLUMNS, left=("plan",),
-        title=f"Steps of {result['model']} on {system.machine.name} (RTL simulation)",
-    )  # fmt: skip
-    print(f"cycle model: mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %")
-    print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
-    draw_fusion(result, args.picture)
-    print(f"picture: {args.picture}")
-    write_json(args.json, result)
-    return 1 if result["mismatched_bytes"] else 0
-
-
-def _add_serving(kinds: Subparsers) -> None:
-    serving = kinds.add_parser("serving", help="a long prompt comes while others decode, by each way of batching")
-    serving.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
-    add_config_option(serving, "small")
-    serving.add_argument("--decode", type=count(1), default=16, metavar="N", help="sequences that decode; default 16")
-    serving.add_argument("--tokens", type=count(1), default=24, metavar="N", help="new tokens of each; default 24")
-    serving.add_argument(
-        "--prompt", type=count(1), default=128, metavar="N", help="tokens of the long one; default 128"
-    )
-    serving.add_argument(
-        "--step-tokens", type=count(1), nargs="+", default=[128, 64, 32], metavar="N",
-        help="most new tokens of a step; default 128 64 32",
-    )  # fmt: skip
-    serving.add_argument("--routing", choices=ROUTINGS, default="slots", help="who finds the experts; default slots")
-    add_policy_option(serving)
-    serving.add_argument("--picture", type=picture_file, default="build/bench/serving.png", metavar="FILE")
-    add_json_option(serving)
-
-
-def _serving(args: argparse.Namespace) -> int:
-    from sim.measure.serving import ServingBench, cases_of
-    from sim.measure.serving import draw as draw_serving
-
-    system = system_of(args)
-    require_simulator("verilator")
-    bench = ServingBench(
-        args.model, system, cases=cases_of(args.step_tokens), decode=args.decode, tokens=args.tokens,
-        prompt=args.prompt, routing=args.routing, announce=announce_compiling(system.machine),
-    )  # fmt: skip
-    for _ in progress(bench.run(), "tokens", bench.total):
-        pass
-    result = bench.result()
-    print_table(
-        [
-            [
-                p["batching"], p["step_tokens"], *(round(p["between_tokens"][name]) for name in ("p50", "p95", "max")),
-                p["ttft_cycles"], p["cycles"], round(p["tokens_per_million_cycles"], 1),
-            ]
-            for p in result["points"]
-        ],
-        SERVING_COLUMNS,
-        title=f"{result['decode']} sequences decode, a prompt of {result['prompt']} tokens comes: {result['model']} on "
-        f"{system.machine.name} (RTL simulation; cycles; routing {result['routing']}, policy {system.policy.name})",
-    )  # fmt: skip
-    print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
-    draw_serving(result, args.picture)
-    print(f"picture: {args.picture}")
-    write_json(args.json, result)
-    return 1 if result["mismatched_bytes"] else 0
 
 
 def _quality(args: argparse.Namespace) -> int:
@@ -264,8 +157,6 @@ def _shares(cycles: dict[str, int]) -> str:
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "quality": _quality,
     "exactness": _exactness,
-    "fusion": _fusion,
     "model": _model,
-    "serving": _serving,
 }
 """What runs each of them."""

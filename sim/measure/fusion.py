@@ -105,7 +105,7 @@ class FusionBench:
         *,
         cases: Sequence[Case] = CASES,
         routings: Sequence[str] = ROUTINGS,
-        policies: Sequence[str] = tuple(POLICIES),
+        policies: Sequence[str],
         announce: Callable[[], None] | None = None,
     ) -> None:
         config = system.machine

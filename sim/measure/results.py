@@ -16,6 +16,7 @@ SOURCES = {
     "demo": ("demo/report.json", "a3d demo"),
     "model": ("bench/model.json", "a3d bench model --json build/bench/model.json"),
     "fusion": ("bench/fusion.json", "a3d bench fusion --json build/bench/fusion.json"),
+    "residency": ("bench/residency.json", "a3d bench residency --json build/bench/residency.json"),
     "serving": ("bench/serving.json", "a3d bench serving --json build/bench/serving.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
     "cycle_model": (
@@ -146,6 +147,27 @@ def _fusion(data: dict[str, Any]) -> list[str]:
         f"Configuration `{data['config']['name']}`, model {data['model']}, RTL simulation. The three bounds are cycles "
         f"of the compulsory work. Bytes compared: {data['compared_bytes']:,}; differ: {data['mismatched_bytes']}. "
         f"Cycle model: mean error {100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %.", "",
+    ]  # fmt: skip
+    return lines + _table(columns, rows)
+
+
+def _residency(data: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            p["batch"], p["routing"], "yes" if p["residency"] else "no", round(p["bytes"]), _percent(p["saved_bytes"]),
+            round(p["cycles"]), f"{p['speedup']:.2f}", p["first_bytes"], p["first_cycles"],
+        ]
+        for p in data["points"]
+    ]  # fmt: skip
+    columns = (
+        "batch", "routing", "weights stay", "bytes a step", "saved", "cycles a step", "without / cycles",
+        "first step: bytes", "cycles",
+    )  # fmt: skip
+    lines = [
+        f"Configuration `{data['config']['name']}`, model {data['model']}, RTL simulation; means over {data['steps']} "
+        "decode steps behind the first, which loads what stays. Bytes are the load engines' data beats. Bytes "
+        f"compared: {data['compared_bytes']:,}; differ: {data['mismatched_bytes']}. Cycle model: mean error "
+        f"{100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %.", "",
     ]  # fmt: skip
     return lines + _table(columns, rows)
 
@@ -317,6 +339,7 @@ _SECTIONS = {
     "model": ("Steps of the language model, routing known to the host", _model),
     "slots": ("Steps of the language model, routed by the machine", _model),
     "fusion": ("Steps of serving by each policy of the planner", _fusion),
+    "residency": ("Weights that stay in V-Cache from step to step", _residency),
     "serving": ("A long prompt comes while others decode", _serving),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
     "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),
