@@ -77,6 +77,9 @@ def test_capabilities_and_storage() -> None:
         assert await write(ctx, dut.axil, registers["WATCHDOG"].offset, 99, strobe=3) == SLVERR
         assert await read(ctx, dut.axil, registers["WATCHDOG"].offset) == (77, OKAY)
         assert ctx.get(dut.watchdog) == 77
+        for value, kept in ((5, 5), (NANO.vcache_tiles, NANO.vcache_tiles), (1 << 20, NANO.vcache_tiles)):
+            assert await write(ctx, dut.axil, registers["KEPT_TILES"].offset, value) == OKAY
+            assert ctx.get(dut.kept_tiles) == kept
         assert await write(ctx, dut.axil, registers["WINDOW1_LIMIT_LO"].offset, 0x1234) == OKAY
         assert ctx.get(dut.window_limit[1]) == 0x1234
         # A limit beyond the address width saturates rather than wraps.

@@ -12,6 +12,7 @@ import pytest
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
+from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
@@ -82,6 +83,32 @@ def test_a_slot_is_not_looked_up_ahead_of_a_gang() -> None:
     check(Table.of(instructions), config, (arrays[0], arrays[1]), stream.limits)
     knobs = [MemoryKnobs(latency=latency) for latency in (2, 7, 20, 60)]
     check_random(machine("tiny"), [stream] * len(knobs), knobs)
+
+
+def test_tiles_that_are_kept() -> None:
+    """A second stream finds the tiles below KEPT_TILES as the first has left them, no others; an error takes all."""
+    gemm = "gemm tokens=2 k_slices=1 n_tiles=1 act_stride=1 tag=63 mode=requant16 dest_kind=combine"
+    first = f"""
+        load dest_kind=activation dest_tiers=0 count=2 post=s0
+        load dest_kind=parameter dest_tiers=0 count=1 addr=32 post=s0
+        load dest_tiers=0 dest=3 count=1 tag=63 addr=64
+        {gemm} vcache=3 wait=s0:2 post=s1
+        store format=int32 rows=2 addr=512 group=1 wait=s1
+        end"""
+    again = f"{gemm} vcache=3 post=s1\nstore format=int32 rows=2 addr=640 group=1 wait=s1\nend"
+    image, base = bytearray(random.Random(1).randbytes(8192)), 8192
+    second = base + len(to_binary(assemble(first)))
+    image += to_binary(assemble(first)) + to_binary(assemble(again))
+    both = {"images": (bytes(image), bytes(32768)), "stream_base": base}
+    kept, less = ({"images": None, "stream_base": second, "kept_tiles": tiles} for tiles in (4, 3))
+    jobs = [Job(**own) for own in (both, kept, less, kept, both, kept)]  # type: ignore[arg-type]
+    results = machine("tiny").run(jobs)
+    assert [result.done for result in results] == [True, True, False, False, True, True]
+    assert {result.error for result in results if not result.done} == {ErrorCode.VCACHE_MISS}
+    for number in (1, 5):
+        memory = results[number].memory
+        assert memory is not None and memory[1][512 * 32 : 514 * 32].any()
+        assert np.array_equal(memory[1][512 * 32 : 514 * 32], memory[1][640 * 32 : 642 * 32])
 
 
 @pytest.mark.slow

@@ -10,13 +10,17 @@ import pytest
 from hdl.config import PRESETS
 from hdl.errors import A3dError
 from scheduler.system import SystemConfig
+from sim.commands._bench_steps import FUSION_POLICIES
 from sim.measure.fusion import CASES, Case, FusionBench, draw
 from sim.stimulus.moe_demo import DEMO_MODEL
 
 
 def test_the_fused_plan_is_no_longer_than_any_part_of_it(tmp_path: Path) -> None:
     bench = FusionBench(
-        DEMO_MODEL, SystemConfig(machine=PRESETS["tiny"]), cases=[Case(6, 2, (3, 5)), Case(0, 2, (4, 4))]
+        DEMO_MODEL,
+        SystemConfig(machine=PRESETS["tiny"]),
+        cases=[Case(6, 2, (3, 5)), Case(0, 2, (4, 4))],
+        policies=FUSION_POLICIES,
     )
     assert sum(1 for _ in bench.run()) == bench.total == 16
     result = bench.result()
@@ -38,7 +42,10 @@ def test_the_fused_plan_is_no_longer_than_any_part_of_it(tmp_path: Path) -> None
 
 def test_a_context_that_is_too_short() -> None:
     with pytest.raises(A3dError, match="context of"):
-        FusionBench(DEMO_MODEL, SystemConfig(machine=PRESETS["small"]), cases=[Case(0, 1, (1 << 20, 1 << 20))])
+        FusionBench(
+            DEMO_MODEL, SystemConfig(machine=PRESETS["small"]), cases=[Case(0, 1, (1 << 20, 1 << 20))],
+            policies=FUSION_POLICIES,
+        )  # fmt: skip
 
 
 def test_the_steps_of_the_bench() -> None:
