@@ -14,6 +14,7 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
 from hdl.scratch import keep, scratch_folder
 from scheduler.models.description import Model
+from scheduler.plan.policy import Policy
 from scheduler.serving.batcher import PHASES
 from scheduler.serving.batching import BATCHINGS, STEP_TOKENS, check_batching, default_step_tokens
 from scheduler.serving.request import Request, read_requests
@@ -204,6 +205,7 @@ def generate(
     args: argparse.Namespace,
     system: SystemConfig,
     *,
+    beside: Policy | None = None,
     machine: SimulatedMachine | None = None,
     waves_to: Path | None = None,
 ) -> tuple[dict[str, Any], Tally]:
@@ -223,6 +225,8 @@ def generate(
         For the engine rtl; default: one is compiled.
     waves_to : path, optional
         Folder for waves; none are recorded without.
+    beside : Policy, optional
+        Another policy that the first mixed step runs by too.
     """
     tally = Tally(generator, args.engine)
     config = generator.config
@@ -251,9 +255,10 @@ def generate(
         # The log that such an error names lies there.
         stack.enter_context(_kept_on(SimulationError, scratch))
         with stream:
-            for record in generator.run(engine, trace="all" if args.trace else "first"):
-                if timeline is not None and record.traced is not None:
-                    timeline.add(record.traced)
+            for record in generator.run(engine, trace="all" if args.trace else "first", beside=beside):
+                for traced in (record.beside.traced if record.beside else None, record.traced):
+                    if timeline is not None and traced is not None:
+                        timeline.add(traced)
                 tally.add(record)
                 stream.add(record)
         if waves_to is not None and scratch is not None:
@@ -327,6 +332,13 @@ def print_report(report: dict[str, Any], title: str) -> None:
     if "clock_mhz" in report:
         rates = "; ".join(f"{phase} {report[f'{phase}_tokens_per_s']:,.0f} tokens/s" for phase in phases)
         print(f"at {report['clock_mhz']:g} MHz: {report['ttft_ms']:.3g} ms to the first token; {rates}")
+    if report["compared"]:
+        own = report["compared"]
+        print(
+            f"step {own['step']}, a prompt beside the sequences that decode: {own['policy_cycles']:,} cycles by the "
+            f"{own['policy']} plan, {own['cycles']:,} by its own ({own['policy_cycles'] / own['cycles']:.2f} times "
+            "as fast)"
+        )
     if report["compared_bytes"]:
         print(
             f"mismatched bytes: {report['mismatched_bytes']} of {report['compared_bytes']:,} compared (both memories "

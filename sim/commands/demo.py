@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.models.checkpoint import read_config
+from scheduler.plan.policy import SEQUENTIAL
+from scheduler.serving.request import Request
 from scheduler.system import SystemConfig
 from sim.commands._common import (
     Subparsers,
@@ -27,13 +29,14 @@ from sim.commands._generation import (
     check_options,
     generate,
     make_generator,
+    new_tokens,
     print_report,
     requests_of,
     say,
     write_files,
 )
 from sim.machine.background import BackgroundMachine
-from sim.machine.byte_model import read_byte_model
+from sim.machine.byte_model import read_byte_model, to_tokens
 from sim.machine.engines import simulated_memory_bits
 from sim.machine.generator import Generator
 from sim.machine.system import SimulatedMachine
@@ -53,6 +56,8 @@ from sim.view.report import Tally
 
 PROMPTS = ("And the king said unto the people, ", "Elinor ")
 """What the demo continues where no prompt is given."""
+LATE, ARRIVAL = "In the beginning God created the heaven and the earth. And the earth was without form, and ", 120_000
+"""A prompt that comes while those are continued, and its cycle; the engine isa has no time, and does without."""
 
 LAYER_TOKENS = 128
 
@@ -80,9 +85,14 @@ def run(args: argparse.Namespace) -> int:
     require_simulator("verilator")  # for the experts alone, whatever the engine
     system = system_of(args)
     config = system.machine
-    if not (args.prompt or args.prompt_file or args.requests or args.batch):
+    own = not (args.prompt or args.prompt_file or args.requests or args.batch)
+    if own:
         args.prompt = list(PROMPTS)
-    requests = requests_of(args, read_config(args.model))
+    description = read_config(args.model)
+    requests = requests_of(args, description)
+    if own and args.engine == "rtl" and args.batching == "mixed":
+        late = to_tokens(LATE.encode(), description.vocabulary, "prompt")
+        requests.append(Request(len(requests), late, new_tokens(args), ARRIVAL))
     say(f"{args.model}: reading and quantising")
     model = read_byte_model(args.model, config, calibration=args.calibration)
     generator = make_generator(args, system, model, requests, sampler)
@@ -114,7 +124,7 @@ def _measure(
         machine = SimulatedMachine(config, memory_bits=bits, announce=lambda: say(COMPILING.format(config.name)))
         if control is not None:
             stack.enter_context(control)
-        report, tally = generate(generator, args, system, machine=machine)
+        report, tally = generate(generator, args, system, machine=machine, beside=SEQUENTIAL)
         say(f"{config.name}: the experts of {len(works)} layers alone")
         layers, mismatched = measure_layers(machine, works)
         if control is not None:

@@ -44,6 +44,27 @@ TRACES = ("none", "first", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A step by another policy than its own: it writes the same bytes, and its time counts nowhere else.
+
+    Attributes
+    ----------
+    policy : str
+    cycles : int
+    compared_bytes, mismatched_bytes : int
+        Bytes of memory that were compared with the executor's, and how many of them differed.
+    traced : TracedStep or None
+        What each unit did in each cycle.
+    """
+
+    policy: str
+    cycles: int
+    compared_bytes: int
+    mismatched_bytes: int
+    traced: TracedStep | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """One step of the machine.
 
@@ -81,6 +102,8 @@ class StepRecord:
         Cycles that the cycle model says, where that was asked for.
     traced : TracedStep or None
         What each unit did in each cycle, where that was asked for and the engine has time.
+    beside : Beside or None
+        The same step by another policy, where that was asked for.
     """
 
     number: int
@@ -102,6 +125,7 @@ class StepRecord:
     start: int = 0
     forecast: int | None = None
     traced: TracedStep | None = None
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +267,9 @@ class Generator:
         self.batcher.add(request)
         return request
 
-    def run(self, engine: Engine, *, trace: str = "none", forecast: bool = False) -> Iterator[StepRecord]:
+    def run(
+        self, engine: Engine, *, trace: str = "none", forecast: bool = False, beside: Policy | None = None
+    ) -> Iterator[StepRecord]:  # fmt: skip
         """Run all steps, once; yields each step's record as soon as it is there.
 
         Parameters
@@ -254,6 +280,8 @@ class Generator:
             One of ``TRACES``.
         forecast : bool
             Also ask the cycle model.
+        beside : Policy, optional
+            Run the first mixed step by this policy too, to compare the two; only where the engine has time.
 
         Raises
         ------
@@ -274,19 +302,24 @@ class Generator:
             if isinstance(work, Idle):
                 continue
             traced = trace == "all" or (trace == "first" and work.phase not in seen)
-            record = self._step(engine, number, now, work, traced, forecast)
+            other = beside if work.phase == "mixed" and "mixed" not in seen and engine.timed else None
+            record = self._step(engine, number, now, work, traced, forecast, other)
             seen.add(record.phase)
             number += 1
             now += record.cycles or 0
             yield record
 
     def _step(
-        self, engine: Engine, number: int, now: int, work: StepWork, trace: bool, forecast: bool
+        self, engine: Engine, number: int, now: int, work: StepWork, trace: bool, forecast: bool,
+        other: Policy | None = None,
     ) -> StepRecord:  # fmt: skip
         started = time.perf_counter()
         lowered = self._fitting(now, work)
         written = time.perf_counter()
         self._chooser.forget()  # unless the step comes to its end
+        beside = None
+        if other is not None:
+            lowered, beside = self._beside(engine, number, lowered, other, trace)
         outcome = engine.run(lowered.program, trace=trace)
         self._chooser.ran(lowered.program.on_chip)
         finished = time.perf_counter()
@@ -311,7 +344,35 @@ class Generator:
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=written - started,
             run_s=finished - written, simulated_s=outcome.wall_s, start=now,
-            forecast=self._forecast(program, routing) if forecast else None, traced=traced,
+            forecast=self._forecast(program, routing) if forecast else None, traced=traced, beside=beside,
+        )  # fmt: skip
+
+    def _beside(
+        self, engine: Engine, number: int, lowered: _Lowered, policy: Policy, trace: bool
+    ) -> tuple[_Lowered, Beside]:  # fmt: skip
+        """Run a step by another policy, and write its own stream again."""
+        work, expected = lowered.work, lowered.expected
+        program = self._stream(work, expected, Chooser(policy, self._chooser.timing))
+        outcome = engine.run(program, trace=trace)
+        if not np.array_equal(outcome.logits, expected.last_logits):
+            raise CheckError(f"step {number}, {policy.name}: logits are not those of the integer model")
+        traced = None
+        if outcome.trace is not None:
+            traced = TracedStep(
+                name=f"{work.phase} {number}, {policy.name}", instructions=program.instructions, trace=outcome.trace,
+                labels=program.labels,
+            )  # fmt: skip
+        assert outcome.cycles is not None
+        again = _Lowered(work, expected, self._stream(work, expected, self._chooser))
+        return again, Beside(
+            policy=policy.name, cycles=outcome.cycles, compared_bytes=outcome.compared_bytes,
+            mismatched_bytes=outcome.mismatched_bytes, traced=traced,
+        )  # fmt: skip
+
+    def _stream(self, work: StepWork, expected: StepResult, chooser: Chooser) -> StepProgram:
+        routing = None if self.routing == "slots" else expected.routing
+        return lower_step(
+            self._constants, self.memory, work.chunks, routing, key_block=self.key_block, chooser=chooser
         )  # fmt: skip
 
     def _choose(self, work: StepWork, outcome: Outcome) -> dict[int, int]:
@@ -351,10 +412,7 @@ class Generator:
         batch = [(self._caches[turn.request.number], turn.chunk.tokens) for turn in work.turns]
         expected = self._integer.step(batch)
         try:
-            program = lower_step(
-                self._constants, self.memory, chunks, None if slots else expected.routing, key_block=self.key_block,
-                chooser=self._chooser,
-            )  # fmt: skip
+            program = self._stream(work, expected, self._chooser)
         except A3dError:
             for (cache, _), chunk in zip(batch, chunks, strict=True):
                 cache.length = chunk.position

@@ -15,7 +15,7 @@ from sim.view.tokens import PHASE_COLOURS, draw_tokens
 
 __all__ = ["PICTURES", "draw_steps", "write_pictures"]
 
-PICTURES = ("steps.png", "tokens.png", "cycles.png", *(f"timeline_{phase}.png" for phase in PHASES))
+PICTURES = ("steps.png", "tokens.png", "cycles.png", *(f"timeline_{phase}.png" for phase in (*PHASES, "other")))
 """Files that `write_pictures` may write."""
 
 
@@ -23,8 +23,8 @@ def write_pictures(report: dict[str, Any], tally: Tally, config: MachineConfig, 
     """Draw a generation into a folder and return the files.
 
     ``steps.png`` has the cycles of every step, ``tokens.png`` when each sequence got its tokens, ``cycles.png`` where
-    the units' cycles went in each phase, and ``timeline_<phase>.png`` the first step of a phase that was traced. An
-    engine without time gives no pictures.
+    the units' cycles went in each phase, and ``timeline_<phase>.png`` the first step of a phase that was traced;
+    ``other`` is a step by another policy. An engine without time gives no pictures.
 
     Parameters
     ----------

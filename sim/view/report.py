@@ -22,7 +22,7 @@ from sim.view.timeline import TracedStep
 
 __all__ = ["Tally", "between_tokens", "loss_rows", "stalls_of", "summarise"]
 
-_LARGE = ("counters", "traced")
+_LARGE = ("counters", "traced", "beside")
 """Fields of a step's record that are not kept for each step."""
 
 _WORKING = ("wave", "read_beats_0", "read_beats_1", "write_beats_0", "write_beats_1", "vector_rows")
@@ -121,7 +121,7 @@ class Tally:
     Attributes
     ----------
     timelines : dict of str to TracedStep
-        The first traced step of each phase.
+        The first traced step of each phase; ``other``: of a step by another policy.
     """
 
     def __init__(self, generator: Generator, engine: str) -> None:
@@ -133,6 +133,7 @@ class Tally:
         self._end = 0
         self._steps: list[dict[str, Any]] = []
         self.timelines: dict[str, TracedStep] = {}
+        self._compared: dict[str, Any] | None = None
 
     def add(self, record: StepRecord) -> None:
         """Take in a step."""
@@ -145,6 +146,18 @@ class Tally:
         self._steps.append({f.name: getattr(record, f.name) for f in fields(record) if f.name not in _LARGE})
         if record.traced is not None:
             self.timelines.setdefault(record.phase, record.traced)
+        if record.beside is not None:
+            other = record.beside
+            self._compared = {
+                "step": record.number,
+                "policy": other.policy,
+                "policy_cycles": other.cycles,
+                "cycles": record.cycles,
+            }
+            self._total.compared_bytes += other.compared_bytes
+            self._total.mismatched_bytes += other.mismatched_bytes
+            if other.traced is not None:
+                self.timelines["other"] = other.traced
 
     @property
     def counters(self) -> dict[str, Counter[str]]:
@@ -165,7 +178,8 @@ class Tally:
             ``config, engine, routing, batch, batching, step_tokens, temperature, seed, tokens`` (generated),
             ``mismatched_bytes, compared_bytes, ttft_cycles, tpot_cycles`` (means over the sequences),
             ``between_tokens`` (:func:`between_tokens`), ``end_cycle`` (the machine's clock at the end),
-            ``idle_cycles`` (in which no request was there), and
+            ``idle_cycles`` (in which no request was there), ``compared`` (a step that ran by another policy too:
+            ``step, policy, policy_cycles, cycles``; else None), and
 
             ``sequences``
                 ``prompt_tokens, tokens`` (numbers), ``arrival`` (cycle), ``token_cycles`` (the machine's clock when
@@ -203,6 +217,7 @@ class Tally:
             "end_cycle": self._end if timed else None,
             "idle_cycles": self._end - total.cycles if timed else None,
             "sequences": sequences,
+            "compared": self._compared,
             "total": total.figures(config),
             **{phase: own.figures(config) for phase, own in self._phases.items()},
             "steps": self._steps,

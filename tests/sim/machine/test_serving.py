@@ -17,7 +17,7 @@ from scheduler.models.calibration import quantise_checkpoint
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk
 from scheduler.plan.limits import LoweringError
-from scheduler.plan.policy import SEQUENTIAL
+from scheduler.plan.policy import FUSED, SEQUENTIAL
 from scheduler.serving.batcher import PHASES
 from scheduler.serving.request import Request
 from scheduler.stream.lower import StepProgram
@@ -31,7 +31,7 @@ from sim.view.draw import draw_steps
 from sim.view.report import between_tokens, summarise
 from sim.view.tokens import draw_tokens
 from tests.support.small_model import CHECKPOINT, SHAPE, write_checkpoint
-from tests.support.timed_executor import TimedExecutor
+from tests.support.timed_executor import TOKEN_CYCLES, TimedExecutor
 
 TINY = PRESETS["tiny"]
 
@@ -85,6 +85,28 @@ def test_mixed_steps_write_what_each_request_alone_gives(model: QuantisedModel, 
     assert records[-1].start == 900_000 and report["end_cycle"] == 902_000
     assert report["idle_cycles"] == 902_000 - sum(record.cycles or 0 for record in records)
     assert generator._caches == {}
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_the_first_mixed_step_by_another_policy_too(model: QuantisedModel, routing: str) -> None:
+    """What it writes does not change, its time counts nowhere, and the report says both."""
+    requests = REQUESTS[:3]
+    plain = make(model, requests, batch=3, routing=routing, batching="mixed", step_tokens=8)
+    expected = [(r.chosen, r.start) for r in serve(plain)]
+    generator = make(model, requests, batch=3, routing=routing, batching="mixed", step_tokens=8)
+    with TimedExecutor(TINY, verify=True) as engine:
+        engine.start(generator.memory)
+        records = list(generator.run(engine, beside=FUSED))
+    assert [(r.chosen, r.start) for r in records] == expected
+    (step,) = [r for r in records if r.beside is not None]
+    assert step is next(r for r in records if r.phase == "mixed")
+    compared = summarise(generator, records, "rtl")["compared"]
+    assert compared == {
+        "step": step.number,
+        "policy": "fused",
+        "policy_cycles": TOKEN_CYCLES * step.tokens,
+        "cycles": step.cycles,
+    }
 
 
 def test_times_count_from_the_arrival(model: QuantisedModel, tmp_path: Path) -> None:
