@@ -47,6 +47,8 @@ def check_index(about: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}.name is {shown(step['name'])}, expected step and its number")
         if [len(ends) for ends in step["window"]] != [2, 2]:
             raise ValueError(f"{where}.window is {shown(step['window'])}, expected begin and end of both groups")
+        if step["kept_tiles"] and not number:
+            raise ValueError(f"{where}.kept_tiles is {step['kept_tiles']}, expected 0: no step has left any before")
         logits = step["logits"]
         if not logits["columns"] or any(len(block) != 4 for block in logits["blocks"]):
             raise ValueError(f"{where}.logits is {shown(logits)}, expected columns and blocks of four numbers")

@@ -14,7 +14,7 @@ from scheduler.models.description import DenseMlp, Experts, GroupedAttention, La
 from scheduler.models.random_model import random_model
 from scheduler.ops.steps_file import parse_steps
 from scheduler.plan.limits import LoweringError
-from scheduler.plan.policy import SEQUENTIAL
+from scheduler.plan.policy import SEQUENTIAL, policy_of
 from scheduler.schedule.build import Scheduler
 from scheduler.schedule.files import ScheduleError, load_schedule, save_schedule
 from scheduler.schedule.routing import MachineRouting, TraceRouting, UniformRouting, given_routing
@@ -46,6 +46,25 @@ def scheduler(**options):
     steps = parse_steps(LINES, MODEL)
     source = options.pop("source", None) or UniformRouting(MODEL, 3)
     return Scheduler(system_of(CONFIG), MODEL, steps, source, **options)
+
+
+def test_weights_that_stay_are_in_the_schedule(tmp_path):
+    """The steps that decode find what the one before has left; read from the directory they do too."""
+    lines = [f'{{"sequences": [{{"id": "a", "cached": {n}, "new": 1}}]}}' for n in range(1, 4)]
+    steps = parse_steps(['{"sequences": [{"id": "a", "new": 1}]}', *lines], MODEL)
+    system = SystemConfig(machine=CONFIG, policy=policy_of("residency"))
+    made = Scheduler(system, MODEL, steps, UniformRouting(MODEL, 3), quantised=random_model(MODEL, 1))
+    about = save_schedule(made, tmp_path / "out")
+    kept = [entry["kept_tiles"] for entry in about["steps"]]
+    assert kept[0] == 0 and 0 < kept[1] == kept[2] == kept[3] < CONFIG.vcache_tiles
+    saved = load_schedule(tmp_path / "out")
+    assert saved.system.policy.name == "residency"
+    with IsaEngine(CONFIG, verify=True) as engine:
+        assert len(list(replay(saved, engine))) == 4
+    index = tmp_path / "out" / "schedule.json"
+    index.write_text(index.read_text().replace('"kept_tiles": 0', f'"kept_tiles": {kept[1]}', 1))
+    with pytest.raises(ScheduleError, match=r"steps\[0\].kept_tiles is .*, expected 0: no step has left any before"):
+        load_schedule(tmp_path / "out")
 
 
 def test_a_sequence_keeps_its_place_in_the_cache_and_gives_it_up():
