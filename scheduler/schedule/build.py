@@ -142,7 +142,7 @@ class Scheduler:
             )
             routing = self._source.routing(step)
             program = lower_step(self.constants, self.memory, chunks, routing, chooser=self._chooser)
-            self._chooser.ran(program.on_chip)
+            self._chooser.ran(chunks, program.on_chip)
             yield Planned(step, chunks, routing, program, step_operations(self.model, chunks, routing))
 
     def _draw(self, count: int) -> tuple[int, ...]:

@@ -86,6 +86,7 @@ class Chooser:
         self.policy = policy
         self.timing = timing or MemoryTiming()
         self.on_chip: frozenset[Hashable] = frozenset()
+        self._decoded = False
         self._known: dict[tuple[object, ...], Plan] = {}
         self._pinned: dict[int, Pinned | None] = {}
 
@@ -100,9 +101,10 @@ class Chooser:
             self._pinned[id(memory)] = plan_pinned(residence, shares, keys)
         return self._pinned[id(memory)]
 
-    def ran(self, on_chip: frozenset[Hashable]) -> None:
+    def ran(self, chunks: Sequence[Chunk], on_chip: frozenset[Hashable]) -> None:
         """Note that the machine has run a step, and what it left of what stays."""
         self.on_chip = on_chip
+        self._decoded = _decodes(chunks)
 
     def forget(self) -> None:
         """Note that the machine has stopped with an error, which invalidates V-Cache, or that another one runs."""
@@ -121,11 +123,13 @@ class Chooser:
         slots : bool
             The machine finds the routing.
         pinned : Pinned, optional
-            What may stay from step to step. It pays in steps that decode only: others have use for all of V-Cache.
+            What may stay from step to step. It pays in steps that decode only, from the second in a row on: others have
+            use for all of V-Cache, and what is loaded for one step alone costs more than it saves.
         """
         if self.policy == SEQUENTIAL:
             return [Plan()]
-        known = self._known.get(_key(chunks, slots))
+        pins = pinned is not None and self._decoded and _decodes(chunks)
+        known = self._known.get((*_key(chunks, slots), pins))
         if known is not None:
             return list(dict.fromkeys([Plan(), known]))
         cuts = [(), *_cuts(chunks)] if self.policy.micro_batches and _can_share(residence) else [()]
@@ -133,15 +137,22 @@ class Chooser:
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
             ways += [(True, early) for early in (False, True) if not early or any(c.position for c in chunks)]
         found = [Plan(own, *way) for own in cuts for way in ways]
-        if pinned is not None and all(len(chunk.tokens) == 1 for chunk in chunks):
+        if pins:
             found += [Plan((len(chunks),), *way, pinned=True) for way in ways]
         return found
 
-    def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried]) -> Plan:
-        """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential."""
+    def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False) -> Plan:
+        """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential.
+
+        `pinned`: there was something that may stay from step to step.
+        """
         best = min(tried, key=lambda one: one.cycles).plan
-        self._known.setdefault(_key(chunks, slots), best)
+        self._known.setdefault((*_key(chunks, slots), pinned and self._decoded and _decodes(chunks)), best)
         return best
+
+
+def _decodes(chunks: Sequence[Chunk]) -> bool:
+    return all(len(chunk.tokens) == 1 for chunk in chunks)
 
 
 def _key(chunks: Sequence[Chunk], slots: bool) -> tuple[object, ...]:

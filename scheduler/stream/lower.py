@@ -380,7 +380,7 @@ def lower_step(
     plans, tried = own.plans(residence, chunks, routing is None, pinned), list[Tried]()
     if len(plans) > 1:
         tried = lowering.time(plans)
-        plans = [own.learn(chunks, routing is None, tried)] if tried else plans
+        plans = [own.learn(chunks, routing is None, tried, pinned is not None)] if tried else plans
     return lowering.program(plans[0], tuple(tried))
 
 

@@ -321,7 +321,7 @@ class Generator:
         if other is not None:
             lowered, beside = self._beside(engine, number, lowered, other, trace)
         outcome = engine.run(lowered.program, trace=trace)
-        self._chooser.ran(lowered.program.on_chip)
+        self._chooser.ran(lowered.work.chunks, lowered.program.on_chip)
         finished = time.perf_counter()
         if not np.array_equal(outcome.logits, lowered.expected.last_logits):
             raise CheckError(f"step {number}: the {engine.name} engine's logits are not those of the integer model")

@@ -36,7 +36,7 @@ class ResidencyBench:
     batches : sequence of int
         Sequences that decode together.
     steps : int
-        Decode steps that count; one more comes before, which brings what stays.
+        Decode steps that count; two more come before, and the second of these brings what stays.
     routings : sequence of str
         Of ``sim.machine.generator.ROUTINGS``.
     announce : callable, optional
@@ -69,7 +69,7 @@ class ResidencyBench:
         self._cases = [(batch, routing, stays) for batch in batches for routing in routings for stays in (False, True)]
         self._generators = [
             Generator(
-                model.model, self.config, model.excerpts(batch, *LENGTHS), steps + 2, routing=routing,
+                model.model, self.config, model.excerpts(batch, *LENGTHS), steps + 3, routing=routing,
                 policy=replace(system.policy, residency=stays), timing=system.memory,
             )
             for batch, routing, stays in self._cases
@@ -80,7 +80,7 @@ class ResidencyBench:
     @property
     def total(self) -> int:
         """Tokens that run."""
-        return sum(sum(map(len, g.prompts)) + (self._steps + 1) * len(g.prompts) for g in self._generators)
+        return sum(sum(map(len, g.prompts)) + (self._steps + 2) * len(g.prompts) for g in self._generators)
 
     def run(self) -> Iterator[None]:
         """Run everything; yields for each token that runs.
@@ -104,7 +104,7 @@ class ResidencyBench:
     def _note(self, batch: int, routing: str, stays: bool, records: Sequence[StepRecord]) -> None:
         self._compared += sum(record.compared_bytes for record in records)
         self._wrong += sum(record.mismatched_bytes for record in records)
-        decode = [record for record in records if record.phase == "decode"]
+        decode = [record for record in records if record.phase == "decode"][1:]
         bytes_ = [
             (record.counters["read_beats_0"] + record.counters["read_beats_1"]) * self.config.group_bytes
             for record in decode

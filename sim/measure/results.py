@@ -165,7 +165,7 @@ def _residency(data: dict[str, Any]) -> list[str]:
     )  # fmt: skip
     lines = [
         f"Configuration `{data['config']['name']}`, model {data['model']}, RTL simulation; means over {data['steps']} "
-        "decode steps behind the first, which loads what stays. Bytes are the load engines' data beats. Bytes "
+        "decode steps behind the one that loads what stays. Bytes are the load engines' data beats. Bytes "
         f"compared: {data['compared_bytes']:,}; differ: {data['mismatched_bytes']}. Cycle model: mean error "
         f"{100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %.", "",
     ]  # fmt: skip

@@ -111,7 +111,7 @@ class LanguageRun:
         self.executor.memory[program.patch.group][_span(program)] = self.patch(program)
         self.executor.limits = limits
         assert not self.executor.run(program.instructions).semaphores_left
-        self.chooser.ran(program.on_chip)
+        self.chooser.ran(chunks, program.on_chip)
         logits = program.read_logits(self.executor.memory)
         assert np.array_equal(logits, result.last_logits)
         if alone:

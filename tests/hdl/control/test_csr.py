@@ -218,6 +218,7 @@ def test_supervisor_stops_cleanly(source: int | str) -> None:
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.tags_ready, 1)
+        ctx.set(dut.slots_ready, 1)
         ctx.set(dut.quiet, 1)
         ctx.set(dut.watchdog, 50 if source == "watchdog" else 0)
         await ctx.tick().until(dut.ready)
@@ -257,6 +258,7 @@ def test_supervisor_finishes_after_everything_is_idle() -> None:
 
     async def bench(ctx: Any) -> None:
         ctx.set(dut.tags_ready, 1)
+        ctx.set(dut.slots_ready, 1)
         ctx.set(dut.quiet, 1)
         await ctx.tick().until(dut.ready)
         ctx.set(dut.start, 1)
