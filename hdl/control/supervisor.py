@@ -117,7 +117,7 @@ class Supervisor(wiring.Component):
 
     def module_key(self) -> str:
         """Name of the Verilog module."""
-        return "supervisor"
+        return f"supervisor_d{self.config.vcache_tiles}"
 
     def elaborate(self, platform: object) -> Module:
         """Build the state machine."""

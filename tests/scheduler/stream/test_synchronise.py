@@ -93,7 +93,7 @@ def test_drawn_streams_are_ordered_and_hardly_a_wait_is_idle() -> None:
                     waits, idle = waits + 1, idle + (not found)
     assert set(seen) >= {o.name for o in Opcode if o != Opcode.END} and sum(seen.values()) > 1000 and carriers > 5
     assert set(refused) == {"semaphores"}, refused
-    assert waits > 800 and idle <= waits // 200, (waits, idle)
+    assert waits > 800 and idle <= waits // 100, (waits, idle)
 
 
 LOADS = "load dest_tiers=0..3 count=1 tag=1\n"
