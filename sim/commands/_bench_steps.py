@@ -4,6 +4,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from sim.commands._common import (
     Subparsers,
@@ -119,12 +120,7 @@ def _fusion(args: argparse.Namespace) -> int:
         FUSION_COLUMNS, left=("plan",),
         title=f"Steps of {result['model']} on {system.machine.name} (RTL simulation)",
     )  # fmt: skip
-    print(f"cycle model: mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %")
-    print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
-    draw_fusion(result, args.picture)
-    print(f"picture: {args.picture}")
-    write_json(args.json, result)
-    return 1 if result["mismatched_bytes"] else 0
+    return _finish(args, result, draw_fusion)
 
 
 def _serving(args: argparse.Namespace) -> int:
@@ -152,11 +148,7 @@ def _serving(args: argparse.Namespace) -> int:
         title=f"{result['decode']} sequences decode, a prompt of {result['prompt']} tokens comes: {result['model']} on "
         f"{system.machine.name} (RTL simulation; cycles; routing {result['routing']}, policy {system.policy.name})",
     )  # fmt: skip
-    print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
-    draw_serving(result, args.picture)
-    print(f"picture: {args.picture}")
-    write_json(args.json, result)
-    return 1 if result["mismatched_bytes"] else 0
+    return _finish(args, result, draw_serving)
 
 
 def _residency(args: argparse.Namespace) -> int:
@@ -183,9 +175,16 @@ def _residency(args: argparse.Namespace) -> int:
         RESIDENCY_COLUMNS,
         title=f"Decode steps of {result['model']} on {system.machine.name} (RTL simulation; means over {args.steps})",
     )  # fmt: skip
-    print(f"cycle model: mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %")
+    return _finish(args, result, draw_residency)
+
+
+def _finish(args: argparse.Namespace, result: dict[str, Any], draw: Callable[[dict[str, Any], Path], None]) -> int:
+    """Print what all of them end with, write picture and JSON, and return the exit status."""
+    if "mean_error" in result:
+        errors = f"mean error {100 * result['mean_error']:.2f} %, worst {100 * result['worst_error']:.2f} %"
+        print(f"cycle model: {errors}")
     print(f"{result['compared_bytes']:,} bytes compared, {result['mismatched_bytes']} differ")
-    draw_residency(result, args.picture)
+    draw(result, args.picture)
     print(f"picture: {args.picture}")
     write_json(args.json, result)
     return 1 if result["mismatched_bytes"] else 0

@@ -329,12 +329,7 @@ class Generator:
         for request in self.batcher.done(lowered.work, chosen):
             del self._caches[request.number]
         work, program, routing = lowered.work, lowered.program, lowered.expected.routing
-        traced = None
-        if outcome.trace is not None:
-            traced = TracedStep(
-                name=f"{work.phase} {number}", instructions=program.instructions, trace=outcome.trace,
-                labels=program.labels,
-            )  # fmt: skip
+        traced = _traced(f"{work.phase} {number}", program, outcome)
         operations = step_operations(self.tiling.model, work.chunks, routing)
         return StepRecord(
             number=number, phase=work.phase, sequences=tuple(turn.request.number for turn in work.turns),
@@ -356,17 +351,12 @@ class Generator:
         outcome = engine.run(program, trace=trace)
         if not np.array_equal(outcome.logits, expected.last_logits):
             raise CheckError(f"step {number}, {policy.name}: logits are not those of the integer model")
-        traced = None
-        if outcome.trace is not None:
-            traced = TracedStep(
-                name=f"{work.phase} {number}, {policy.name}", instructions=program.instructions, trace=outcome.trace,
-                labels=program.labels,
-            )  # fmt: skip
         assert outcome.cycles is not None
         again = _Lowered(work, expected, self._stream(work, expected, self._chooser))
         return again, Beside(
             policy=policy.name, cycles=outcome.cycles, compared_bytes=outcome.compared_bytes,
-            mismatched_bytes=outcome.mismatched_bytes, traced=traced,
+            mismatched_bytes=outcome.mismatched_bytes,
+            traced=_traced(f"{work.phase} {number}, {policy.name}", program, outcome),
         )  # fmt: skip
 
     def _stream(self, work: StepWork, expected: StepResult, chooser: Chooser) -> StepProgram:
@@ -418,6 +408,13 @@ class Generator:
                 cache.length = chunk.position
             raise
         return _Lowered(work, expected, program)
+
+
+def _traced(name: str, program: StepProgram, outcome: Outcome) -> TracedStep | None:
+    """Return what the units did in a step, where the engine has recorded it."""
+    if outcome.trace is None:
+        return None
+    return TracedStep(name=name, instructions=program.instructions, trace=outcome.trace, labels=program.labels)
 
 
 def no_time(late: Request, engine: str) -> str:
