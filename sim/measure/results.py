@@ -289,7 +289,10 @@ def _model(data: dict[str, Any]) -> list[str]:
         "phase", "batch", "tokens", "cycles", "cycle model", "roofline (cycles)", "bound", "of the roofline",
         "PE utilisation", "bytes", "compulsory bytes",
     )  # fmt: skip
-    lines = [f"Configuration `{data['config']['name']}`, sequential policy, routing `{data['routing']}`.", ""]
+    lines = [
+        f"Configuration `{data['config']['name']}`, policy `{data['system']['policy']}`, routing `{data['routing']}`.",
+        "",
+    ]
     lines += [*_table(head, rows), "", "Where the cycles of each unit went (each row adds up to 100 %):", ""]
     parts = [
         [f"{p['phase']} {p['batch']}", unit, _shares(cycles)] for p in points for unit, cycles in p["stalls"].items()
