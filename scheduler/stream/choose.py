@@ -88,18 +88,19 @@ class Chooser:
         self.on_chip: frozenset[Hashable] = frozenset()
         self._decoded = False
         self._known: dict[tuple[object, ...], Plan] = {}
-        self._pinned: dict[int, Pinned | None] = {}
+        self._memory: ModelMemory | None = None
+        self._pinned: Pinned | None = None
 
     def pinned(self, memory: ModelMemory, constants: Constants) -> Pinned | None:
-        """Return which weights may stay from step to step."""
+        """Return which weights may stay from step to step; with another memory, nothing of them is on the chip."""
         if not self.policy.residency:
             return None
-        if id(memory) not in self._pinned:
-            residence = memory.residence
+        if memory is not self._memory:
+            self.forget()
+            self._memory, residence = memory, memory.residence
             keys = key_space(residence.tiling, memory.context, 1)
-            shares = [layer.shares for layer in constants.layers]
-            self._pinned[id(memory)] = plan_pinned(residence, shares, keys)
-        return self._pinned[id(memory)]
+            self._pinned = plan_pinned(residence, [layer.shares for layer in constants.layers], keys)
+        return self._pinned
 
     def ran(self, chunks: Sequence[Chunk], on_chip: frozenset[Hashable]) -> None:
         """Note that the machine has run a step, and what it left of what stays."""
@@ -107,7 +108,7 @@ class Chooser:
         self._decoded = _decodes(chunks)
 
     def forget(self) -> None:
-        """Note that the machine has stopped with an error, which invalidates V-Cache, or that another one runs."""
+        """Note that the machine has stopped with an error, which invalidates V-Cache, or that another model runs."""
         self.on_chip = frozenset()
 
     def plans(

@@ -189,6 +189,20 @@ def test_weights_stay_from_step_to_step(slots: bool, listed: bool) -> None:
     assert program.kept_tiles == 0 and loads_of(program)["dense"] == loads[1]["dense"]
 
 
+def test_another_model_finds_nothing_that_stays() -> None:
+    """A chooser that goes on with another memory must not believe that its weights are on the chip."""
+    model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
+    plans = [Plan(), *[Plan((3,), pinned=True)] * 2]
+    chooser = Forced([*plans, *plans])
+    for seed in (3, 4):
+        one = LanguageRun(ROOMY, varied(model, seed), step_bytes=1 << 19, chooser=chooser)
+        steps = [one.step(chunks) for chunks in ([prompt(slot, 0, 9) for slot in range(3)], *DECODE[:2])]
+        assert [bool(program.kept_tiles) for program in steps] == [False, False, True]
+    assert chooser.on_chip
+    third = LanguageRun(ROOMY, varied(model, 5), step_bytes=1 << 19, chooser=chooser)
+    assert chooser.pinned(third.memory, third.constants) is not None and not chooser.on_chip
+
+
 def test_what_stays_is_taken_where_it_pays() -> None:
     """By the cycle model, as if it were there; steps with prompts have use for all of V-Cache."""
     model = small_model("mixtral", hidden=16, heads=2, kv_heads=2, head_dim=8, intermediate=16, vocabulary=20)
