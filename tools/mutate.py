@@ -138,7 +138,18 @@ MUTANTS = (
            "swap = is_pair & table.expert[0]", "swap = is_pair & 0",
            "tests/sim/machine/test_system.py -k vectors_and_slots"),
     Mutant("slots: the table is read before an earlier gang has begun", "hdl/control/operation.py",
-           "may_look & ~self.hold)", "may_look)", "tests/sim/machine/test_system.py -k ahead_of_a_gang"),
+           "may_look & ~self.hold,", "may_look,", "tests/sim/machine/test_system.py -k ahead_of_a_gang"),
+    Mutant("slots: a follower does not wait for its leader", "hdl/control/operation.py",
+           "may_look & ~self.hold, self.slot_open)", "may_look & ~self.hold, held)",
+           "tests/hdl/control/test_sequencer_slots.py"),
+    Mutant("slots: a follower takes another leader's look-up for its own leader's", "hdl/control/sequencers.py",
+           "found = opened & follower.slot_wanted", "found = opened & follower.slot_wanted.any().replicate(tier)",
+           "tests/hdl/control/test_sequencer_slots.py"),
+    Mutant("slots: what a leader has looked up once is open for good", "hdl/control/sequencers.py",
+           "opened.eq((opened & ~found) |", "opened.eq(opened |", "tests/hdl/control/test_sequencer_slots.py"),
+    Mutant("slots: a leader tells its followers before its waits are granted", "hdl/control/operation.py",
+           "Mux(leads & look & (step == 0) & gemm.slot_en", "Mux(leads & held & (step == 0) & gemm.slot_en",
+           "tests/hdl/control/test_sequencer_slots.py"),
 )  # fmt: skip
 
 

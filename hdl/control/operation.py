@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -47,15 +47,18 @@ class SetupTiming(NamedTuple):
         From the grant to the offer, at the earliest.
     slot : int
         Cycles that a look-up of the slot adds after the grant.
+    lag : int
+        From a leader's look-up of a slot to those of its followers.
     """
 
     setup: int
     ask: int
     grant: int
     slot: int
+    lag: int
 
 
-TIMING: Final = SetupTiming(setup=6, ask=1, grant=1, slot=2)
+TIMING: Final = SetupTiming(setup=6, ask=1, grant=1, slot=2, lag=1)
 """Five steps of address arithmetic after the holding register."""
 
 
@@ -129,9 +132,10 @@ class OperationSetup(wiring.Component):
     """Holds a tier's next instruction: decode, semaphore waits, starting addresses, range checks.
 
     Latency: an instruction taken from the queue in cycle t is offered in cycle t + `LATENCY` at the earliest, whatever
-    its fields are (the tiers of a gang rely on that); later if its waits are granted later. One with a slot, which is
-    for a single tier, looks the slot up after that: two more cycles. The next instruction is taken in the cycle after
-    the offer is accepted: one instruction per `LATENCY` + 1 cycles.
+    its fields are (the tiers of a gang rely on that); later if its waits are granted later. One with a slot looks the
+    slot up after that: two more cycles. The followers of a gang, who ask for no semaphores, look it up a cycle after
+    their leader. The next instruction is taken in the cycle after the offer is accepted: one instruction per `LATENCY`
+    + 1 cycles.
 
     Members
     -------
@@ -147,6 +151,12 @@ class OperationSetup(wiring.Component):
         Ask for no semaphores and look no slot up: an earlier operation of a gang has not begun.
     slot_write : In
         The routing table, see `SlotTable`.
+    slot_opens : Out(tiers)
+        Followers of the gang whose slot this tier, its leader, looks up in this cycle.
+    slot_wanted : Out(tiers)
+        One-hot: the leader of the gang whose slot this tier, a follower, is to look up; zero: of none.
+    slot_open : In(1)
+        That leader has looked it up; the look-up begins.
     start : Out(stream of start_layout)
         The operation, ready to run.
     held : Out(1)
@@ -169,6 +179,9 @@ class OperationSetup(wiring.Component):
                 "wait": Out(stream.Signature(wait_layout(config))),
                 "hold": In(1),
                 "slot_write": In(slot_write_layout(config)),
+                "slot_opens": Out(config.tiers),
+                "slot_wanted": Out(config.tiers),
+                "slot_open": In(1),
                 "start": Out(stream.Signature(start_layout(config))),
                 "held": Out(1),
                 "waiting": Out(1),
@@ -234,7 +247,14 @@ class OperationSetup(wiring.Component):
 
         start = self.start.payload
         may_look = held & (granted | ~needed) & ~bad_semaphore
-        looked, first_entry, tokens_left = self._slot(m, platform, gemm, may_look & ~self.hold)
+        # A follower asks for no semaphores: the table is what it has to be once its leader looks it up.
+        look = Mux(leads, may_look & ~self.hold, self.slot_open)
+        step, first_entry, tokens_left = self._slot(m, platform, gemm, look)
+        looked = step == 2
+        m.d.comb += [
+            self.slot_opens.eq(Mux(leads & look & (step == 0) & gemm.slot_en, gang, 0)),
+            self.slot_wanted.eq(Mux(~leads & held & (step == 0) & gemm.slot_en, Const(1) << gemm.tier_base, 0)),
+        ]
         ready, bad = self._addresses(m, gemm, held, relative, combine, makes_rows)
         loop = start.loop
         with m.If(gemm.slot_en):
@@ -286,8 +306,14 @@ class OperationSetup(wiring.Component):
             m.d.comb += op.tiers.eq(gemm.dest_tiers)
         return m
 
-    def _slot(self, m: Module, platform: object, gemm: data.View, may_look: Signal) -> tuple[Signal, Signal, Signal]:
-        """Build the look-up of the slot; return (it is done, first list entry, tokens less one: negative for none)."""
+    def _slot(self, m: Module, platform: object, gemm: data.View, look: Value) -> tuple[Signal, Signal, Signal]:
+        """Build the look-up of the slot.
+
+        Returns
+        -------
+        step, first_entry, tokens_left : Signal
+            0: it may begin, 2: it is done; first list entry; tokens less one, negative for none.
+        """
         table = instantiate(m, platform, "slots", SlotTable(self.config))
         step = Signal(2)
         first_entry = Signal(self.config.list_bits)
@@ -296,22 +322,20 @@ class OperationSetup(wiring.Component):
         # A count is at most 4,096, list_base at most 4,095.
         m.d.comb += [
             table.write.eq(self.slot_write),
-            table.read_en.eq(may_look & (step == 0)),
+            table.read_en.eq(look & (step == 0)),
             table.slot.eq(gemm.slot),
             left.eq(table.count - gemm.list_base - 1),
         ]
         with m.If(self.start.valid & self.start.ready):
             m.d.sync += step.eq(0)
-        with m.Elif(may_look & (step != 2)):
+        with m.Elif(table.read_en | (step == 1)):
             m.d.sync += step.eq(step + 1)
         with m.If(step == 1):
             m.d.sync += [
                 first_entry.eq(table.base + gemm.list_base),
                 tokens_left.eq(Mux(left < gemm.tokens, left, gemm.tokens - 1)),
             ]
-        done = Signal()
-        m.d.comb += done.eq(step == 2)
-        return done, first_entry, tokens_left
+        return step, first_entry, tokens_left
 
     def _addresses(
         self,

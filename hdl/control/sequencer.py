@@ -76,8 +76,7 @@ class TierSequencer(wiring.Component):
     index : In(3)
         Number of this tier (a constant outside).
     queue, chained, wait : see `OperationSetup`
-    slot_write : In
-        The routing table, see `SlotTable`.
+    slot_write, slot_opens, slot_wanted, slot_open : see `OperationSetup`
     list_en, list_addr : Out
         Read of the token list; the entry comes one cycle later.
     list_entry : In(list_entry_layout())
@@ -124,6 +123,9 @@ class TierSequencer(wiring.Component):
                 "chained": In(1),
                 "wait": Out(stream.Signature(wait_layout(config))),
                 "slot_write": In(slot_write_layout(config)),
+                "slot_opens": Out(config.tiers),
+                "slot_wanted": Out(config.tiers),
+                "slot_open": In(1),
                 "list_en": Out(1),
                 "list_addr": Out(config.list_bits),
                 "list_entry": In(list_entry_layout()),
@@ -167,7 +169,12 @@ class TierSequencer(wiring.Component):
         connect(m, flipped(self.queue), setup.queue)
         connect(m, setup.wait, flipped(self.wait))
         m.d.comb += [setup.index.eq(self.index), setup.chained.eq(self.chained), self.waiting.eq(setup.waiting)]
-        m.d.comb += [setup.slot_write.eq(self.slot_write)]
+        m.d.comb += [
+            setup.slot_write.eq(self.slot_write),
+            self.slot_opens.eq(setup.slot_opens),
+            self.slot_wanted.eq(setup.slot_wanted),
+            setup.slot_open.eq(self.slot_open),
+        ]
 
         nest = instantiate(m, platform, "nest", LoopNest(config))
         edge = self.config.stationary_feed == "edge"

@@ -193,6 +193,7 @@ class SequencerBlock(wiring.Component):
             sequencers.append(sequencer)
             tags.append(tag)
         m.d.comb += self.tags_ready.eq(Cat(tag.ready for tag in tags).all())
+        self._open_slots(m, sequencers)
 
         waves = [Member("wave", tier, tiers, sequencer.pending) for tier, sequencer in enumerate(sequencers)]
         self._compare_next(m, waves, sequencers)
@@ -215,6 +216,18 @@ class SequencerBlock(wiring.Component):
         missing = self._find_stalls(m, waves, requests, sequencers)
         self._collect_errors(m, requests, sequencers, missing)
         return m
+
+    def _open_slots(self, m: Module, sequencers: list[Any]) -> None:
+        """Tell followers that their leader has looked a slot up.
+
+        One bit for each pair is enough: a leader looks no other gang's slot up before this gang has begun, and by then
+        the follower has.
+        """
+        for tier, follower in enumerate(sequencers[1:], 1):
+            opened = Signal(tier, name=f"slot_opened{tier}")
+            found = opened & follower.slot_wanted
+            m.d.comb += follower.slot_open.eq(found.any())
+            m.d.sync += opened.eq((opened & ~found) | Cat(leader.slot_opens[tier] for leader in sequencers[:tier]))
 
     def _compare_next(self, m: Module, members: list[Member], sequencers: list[Any]) -> None:
         """Compare neighbours' instructions a cycle ahead: each S1 holds its present or its next wave then."""

@@ -64,7 +64,7 @@ class Dest(IntEnum):
 _BODY = (
     Field("tier_base", 3, "lowest tier of the gang (the leader)"),
     Field("tier_count", 4, "tiers in the gang, 1 to 8", default=1),
-    Field("mapping", 2, "mapping of the loop nest to the gang", Mapping3D),
+    Field("mapping", 2, "mapping of the loop nest to the gang; N, or one tier, with a slot", Mapping3D),
     Field("order", 1, "inner tile loop", Order),
     Field("act_list", 1, "1 = activation rows through the token list"),
     Field("dest_list", 1, "1 = result rows (and gates) through the token list"),
@@ -143,8 +143,8 @@ def _check_fields(instruction: Instruction, config: MachineConfig) -> Violation 
         return field_violation(instruction, "mode", "REQUANT8 or SWIGLU when rows go to activation buffers")
     if instruction["dest_kind"] == Dest.COMBINE and instruction["mode"] == Mode.SWIGLU:
         return field_violation(instruction, "mode", "REQUANT8 or REQUANT16 when rows go to the combine buffer")
-    if instruction["slot_en"] and count != 1:
-        return field_violation(instruction, "tier_count", "1 with a slot")
+    if instruction["slot_en"] and count > 1 and instruction["mapping"] != Mapping3D.N:
+        return field_violation(instruction, "mapping", "N (or one tier) with a slot")
     if instruction["slot_en"] and not (instruction["act_list"] or instruction["dest_list"]):
         return field_violation(instruction, "slot_en", "0 without act_list or dest_list")
     return check_slot(instruction, config) or check_tiers(instruction, config)

@@ -57,8 +57,9 @@ class Blocks(NamedTuple):
         From the dispatch to the head of an empty queue.
     posted : int
         From a post to the first grant that can take it.
-    setup, ask, grant, slot : int
-        Tiers: from the queue to the offer and to the request for semaphores; from the grant to the offer; with a slot.
+    setup, ask, grant, slot, lag : int
+        Tiers: from the queue to the offer and to the request for semaphores; from the grant to the offer; with a slot;
+        from a leader's look-up of a slot to its followers'.
     nest : int
         From the offer to the first wave.
     tile, hold, credit : int
@@ -124,6 +125,7 @@ class Blocks(NamedTuple):
     ask: int
     grant: int
     slot: int
+    lag: int
     nest: int
     tile: int
     hold: int
@@ -183,7 +185,7 @@ def blocks_of(config: MachineConfig) -> Blocks:
         instruction_beats=max(1, INSTRUCTION_BYTES // c.group_bytes),
         beat_instructions=max(1, c.group_bytes // INSTRUCTION_BYTES),
         dispatch=FETCH.word + DISPATCHER.checks, enter=DISPATCHER.queue, posted=SEMAPHORES.post,
-        setup=SETUP.setup, ask=SETUP.ask, grant=SETUP.grant, slot=SETUP.slot, nest=SEQUENCER.nest,
+        setup=SETUP.setup, ask=SETUP.ask, grant=SETUP.grant, slot=SETUP.slot, lag=SETUP.lag, nest=SEQUENCER.nest,
         tile=SEQUENCER.tile, hold=SEQUENCER.hold, credit=COLLECTOR.credit + SEQUENCER.credit,
         result=first_row, hop=result_latency(c, 1) - result_latency(c, 0), post=COLLECTOR.post,
         load_decode=ADDRESSES.decode, load_grant=ADDRESSES.grant, load_slot=ADDRESSES.slot, load_issue=BURSTS.issue,

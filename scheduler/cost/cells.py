@@ -420,6 +420,8 @@ class SliceCells(NamedTuple):
         Cycles in which its waves waited for tiles.
     segment : int
         GEMM: segment of the tiles of this tier.
+    looked : int
+        GEMM: first cycle in which the leader looked its slot up.
     """
 
     number: int
@@ -432,3 +434,4 @@ class SliceCells(NamedTuple):
     work: int
     tiles: int
     segment: int
+    looked: int

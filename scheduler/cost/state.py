@@ -100,7 +100,7 @@ RUN: Final = 8
 JOB: Final = 16
 WORDS: Final = 8
 NOTE: Final = 8
-SLICE: Final = 10
+SLICE: Final = 11
 """Cells of the records; those of a burst are eight as well."""
 
 QUEUE: Final = 66

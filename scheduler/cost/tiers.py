@@ -54,8 +54,15 @@ def set_up(rows: Rows, s: Int, tier: int, now: int) -> bool:
     n = s[x + U.held]
     if s[x + U.valid] >= 0:
         return True
-    slot, waiting = rows[n, COL.slot_en], waits(rows, n)
-    if rows[n, COL.tier_base] != tier or not (waiting or slot):
+    slot, waiting, leader = rows[n, COL.slot_en], waits(rows, n), rows[n, COL.tier_base]
+    if leader != tier and slot:
+        at = s[slice_of(rows, s, n, leader) + S.looked]
+        if at < 0:  # it looks the slot up behind its leader, which wakes it
+            return False
+        s[x + U.valid] = max(s[x + U.taken] + s[B.setup], max(s[x + U.taken] + s[B.ask], at + s[B.lag]) + s[B.slot])
+        s[slice_of(rows, s, n, tier) + S.granted] = s[x + U.taken]
+        return True
+    if leader != tier or not (waiting or slot):
         s[x + U.valid] = s[x + U.taken] + s[B.setup]
         s[slice_of(rows, s, n, tier) + S.granted] = s[x + U.taken]
         return True
@@ -70,6 +77,10 @@ def set_up(rows: Rows, s: Int, tier: int, now: int) -> bool:
         at = now + s[B.grant]
     s[x + U.valid] = max(s[x + U.taken] + s[B.setup], at + (s[B.slot] if slot else 0))
     s[slice_of(rows, s, n, tier) + S.granted] = now
+    if slot:
+        s[slice_of(rows, s, n, tier) + S.looked] = at
+        for follower in range(tier + 1, tier + rows[n, COL.tier_count]):
+            wake(s, follower, now + 1)
     return True
 
 

@@ -6,6 +6,8 @@ it posts: one for a load, a store, a VECTOR or a ROUTE, one per tier that makes 
 
 - instructions of one queue are granted in order; a gang's waits are granted in its leader's queue, and only its start
   comes after the starts of what precedes it in the queues of the followers;
+- a gang with a slot reads the table from its leader's grant on: before its start, and maybe before instructions that
+  precede it in the queues of the followers;
 - completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order;
 - a completion comes after its instruction's start, and so after every completion that the grant waited for;
 - a GEMM that reads the last tile of a load by its tag completes after the load (not those with a slot, which may be
@@ -28,10 +30,11 @@ from scheduler.stream.table import COL, Rows
 
 __all__ = [
     "ASKED", "BEFORE", "COMPLETED", "CONDITION", "COUNTS", "ENTERED", "FILLED", "FIRST", "GRANT", "GRANTED", "GRANTS",
-    "LAST_TILE", "LATEST_COMPLETED", "LATEST_ENTERED", "LATEST_OWNED", "LOAD0", "LOAD1", "OPCODE", "PLACE", "QUEUED",
-    "QUEUE_HIGH", "QUEUE_LOW", "SLOT", "START", "STORE", "TAG", "TIER0", "TIERS", "UNITS", "UNIT_HIGH", "UNIT_LOW",
-    "VECTOR", "Clocks", "Ends", "Now", "Steps", "begin", "complete_after", "completions_of", "done_before", "enter",
-    "new_clocks", "note_fields", "restart", "unit_name", "wait_for", "was_granted",
+    "LAST_TILE", "LATEST_COMPLETED", "LATEST_ENTERED", "LATEST_OWNED", "LOAD0", "LOAD1", "LOOKED", "OPCODE", "PLACE",
+    "QUEUED", "QUEUE_HIGH", "QUEUE_LOW", "SLOT", "START", "STEP", "STORE", "TAG", "TIER0", "TIERS", "UNITS",
+    "UNIT_HIGH", "UNIT_LOW", "VECTOR", "Clocks", "Ends", "Now", "Steps", "begin", "complete_after", "completions_of",
+    "done_before", "done_before_grant", "enter", "new_clocks", "note_fields", "restart", "unit_name", "wait_for",
+    "was_granted",
 ]  # fmt: skip
 
 LOAD0, LOAD1, STORE, VECTOR, TIER0 = range(5)
@@ -43,17 +46,18 @@ load both of the load engines', a gang those of its tiers. The one completion of
 engine's, and happens in the order of both."""
 
 Steps = npt.NDArray[np.int32]
-"""Shape [instructions, 72]: what is known of each instruction."""
+"""Shape [instructions, STEP]: what is known of each instruction."""
 
 OPCODE, QUEUE_LOW, QUEUE_HIGH, UNIT_LOW, UNIT_HIGH, FIRST, TAG, SLOT, LAST_TILE, QUEUED, CONDITION = range(11)
 """Columns of `Steps`: opcode, first and last queue, first and last unit that completes (none: the last is lower),
 number of the first completion, fill tag, whether there is a slot, last tile that a load fills, place in the first
 queue, from 1 on, and for :mod:`scheduler.stream.alone` a number for the slot of a load."""
 
-ASKED, GRANT, START, GRANTED, FILLED = range(12, 72, 12)
+STEP = 84
+ASKED, GRANT, LOOKED, START, GRANTED, FILLED = range(12, STEP, 12)
 """Columns where these begin. UNITS columns each: grants that precede an instruction's by the order of its queues alone,
-grants that precede its grant, completions that precede its start, and grants that precede its start with its own.
-TIERS columns: see :mod:`scheduler.stream.conflicts`."""
+grants and completions that precede its grant, completions that precede its start, and grants that precede its start
+with its own. TIERS columns: see :mod:`scheduler.stream.conflicts`."""
 
 Ends = npt.NDArray[np.int32]
 """Shape [completions, 28]."""
@@ -93,7 +97,7 @@ def unit_name(number: int) -> str:
 def new_clocks(instructions: int, completions: int) -> Clocks:
     """Return room for a stream of so many instructions and completions."""
     clocks = Clocks(
-        np.zeros((instructions, 72), np.int32),
+        np.zeros((instructions, STEP), np.int32),
         np.zeros((completions + 1, 28), np.int32),
         np.zeros((6, UNITS), np.int64),
     )
@@ -163,6 +167,7 @@ def begin(clocks: Clocks, rows: Rows, r: int) -> int:
             if queue == low or steps[n, OPCODE] != Opcode.GEMM:  # the leader asks for its gang
                 for unit in range(UNITS):
                     steps[n, ASKED + unit] = max(steps[n, ASKED + unit], steps[latest, GRANTED + unit])
+                    steps[n, LOOKED + unit] = max(steps[n, LOOKED + unit], steps[latest, START + unit])
     for unit in range(UNITS):
         steps[n, GRANT + unit] = steps[n, ASKED + unit]
         ends[first, BEFORE + unit] = 0
@@ -176,6 +181,7 @@ def wait_for(clocks: Clocks, n: int, completion: int) -> None:
     steps, ends = clocks.steps, clocks.ends
     for unit in range(UNITS):
         steps[n, START + unit] = max(steps[n, START + unit], ends[completion, BEFORE + unit])
+        steps[n, LOOKED + unit] = max(steps[n, LOOKED + unit], ends[completion, BEFORE + unit])
         steps[n, GRANT + unit] = max(steps[n, GRANT + unit], ends[completion, GRANTS + unit])
         steps[n, GRANTED + unit] = max(steps[n, GRANTED + unit], ends[completion, GRANTS + unit])
 
@@ -235,17 +241,29 @@ def was_granted(clocks: Clocks, clock: int, n: int, number: int) -> bool:
 
 
 @compiled
+def _done(clocks: Clocks, clock: int, n: int, number: int, tier: int) -> bool:
+    """Return whether instruction `number` is complete before what the clock of `n` says, given by its first column."""
+    steps, ends = clocks.steps, clocks.ends
+    low, high, first = steps[number, UNIT_LOW], steps[number, UNIT_HIGH], steps[number, FIRST]
+    if tier >= 0 and low < high:
+        unit = TIER0 + tier
+        return bool(unit < low or unit > high or steps[n, clock + unit] >= ends[first + unit - low, PLACE])
+    for unit in range(low, high + 1):
+        if steps[n, clock + unit] < ends[first + unit - low, PLACE]:
+            return False
+    return True
+
+
+@compiled
 def done_before(clocks: Clocks, n: int, number: int, tier: int) -> bool:
     """Return whether instruction `number` is complete before the start of instruction `n`.
 
     Of a gang's completions only that of `tier` matters, unless it is negative.
     """
-    steps, ends = clocks.steps, clocks.ends
-    low, high, first = steps[number, UNIT_LOW], steps[number, UNIT_HIGH], steps[number, FIRST]
-    if tier >= 0 and low < high:
-        unit = TIER0 + tier
-        return bool(unit < low or unit > high or steps[n, START + unit] >= ends[first + unit - low, PLACE])
-    for unit in range(low, high + 1):
-        if steps[n, START + unit] < ends[first + unit - low, PLACE]:
-            return False
-    return True
+    return bool(_done(clocks, START, n, number, tier))
+
+
+@compiled
+def done_before_grant(clocks: Clocks, n: int, number: int) -> bool:
+    """Return whether instruction `number` is complete before the grant of instruction `n`."""
+    return bool(_done(clocks, LOOKED, n, number, -1))

@@ -41,9 +41,10 @@ from scheduler.stream.clocks import (
     VECTOR,
     Clocks,
     done_before,
+    done_before_grant,
 )
 from scheduler.stream.compiled import compiled
-from scheduler.stream.machine import SPACES, VCACHE, Machine
+from scheduler.stream.machine import SLOTS, SPACES, VCACHE, Machine
 from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
 from scheduler.stream.segments import Segments, Spans, latest_overlap, near_overlap
 from scheduler.stream.table import COL, Rows
@@ -131,9 +132,13 @@ def key_of(clocks: Clocks, cells: Cells, n: int, kind: int, tier: int) -> int:
 
 
 @compiled
-def ordered(clocks: Clocks, n: int, number: int, tier: int, kind: int, new_tier: int, new_kind: int) -> bool:
+def ordered(
+    clocks: Clocks, n: int, number: int, tier: int, kind: int, new_tier: int, new_kind: int, space: int
+) -> bool:  # fmt: skip
     """Return whether an access by instruction `number` surely precedes one by `n`, the instruction that was begun."""
     steps = clocks.steps
+    if space == SLOTS and steps[n, OPCODE] == Opcode.GEMM:  # looked up when the leader's waits are granted
+        return bool(done_before_grant(clocks, n, number))
     if done_before(clocks, n, number, tier):
         return True
     first, second = steps[number, OPCODE], steps[n, OPCODE]
@@ -218,7 +223,7 @@ def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, 
                 if by_tag:
                     fine = done_before(clocks, n, number, -1) or tag_orders(clocks, cells, n, number, tier, first, cell)
                 else:
-                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
+                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind, space)
                 if not fine:
                     worst = number
         for key in range(clocks.now[COUNTS, 2]):
@@ -227,10 +232,10 @@ def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, 
                 continue
             if end_of(blocks, b) <= keys[key, KEY_BEGIN + space]:
                 continue
-            if ordered(clocks, n, latest, own, other, tier, kind):
+            if ordered(clocks, n, latest, own, other, tier, kind, space):
                 continue
             latest = _latest_since(cells, key, blocks, b, worst + 1) - 1
-            if latest > worst and not ordered(clocks, n, latest, own, other, tier, kind):
+            if latest > worst and not ordered(clocks, n, latest, own, other, tier, kind, space):
                 worst = latest
     return int(worst)
 

@@ -139,7 +139,9 @@ def _gemm_fields(rows: Rows, r: int, machine: Machine) -> bool:
     gang, kind, mode = rows[r, COL.tier_count], rows[r, COL.dest_kind], rows[r, COL.mode]
     if gang < 1 or rows[r, COL.tier_base] + gang > machine.tiers:
         return False
-    if gang > 1 and (rows[r, COL.mapping] == Mapping3D.ALONE or not machine.vertical_links or rows[r, COL.slot_en]):
+    if gang > 1 and (rows[r, COL.mapping] == Mapping3D.ALONE or not machine.vertical_links):
+        return False
+    if gang > 1 and rows[r, COL.slot_en] and rows[r, COL.mapping] != Mapping3D.N:
         return False
     if not rows[r, COL.tokens] or not rows[r, COL.k_slices] or not rows[r, COL.n_tiles]:
         return False

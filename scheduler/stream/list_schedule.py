@@ -36,7 +36,7 @@ from scheduler.cost.work import (
 )
 from scheduler.stream.clocks import QUEUE_HIGH as HIGH
 from scheduler.stream.clocks import QUEUE_LOW as LOW
-from scheduler.stream.clocks import UNITS, note_fields
+from scheduler.stream.clocks import STEP, UNITS, note_fields
 from scheduler.stream.compiled import compiled
 from scheduler.stream.dependences import EARLIER, IN_ORDER, KIND_OF, LATER, TILES, dependences
 from scheduler.stream.lists import Memory
@@ -215,7 +215,7 @@ class _Problem:
         many = len(table)
         forth = dependences(table, config, memory)
         tasks = np.zeros((many, 4), np.int32)
-        _costs(_expected(table.rows, slot_counts), blocks_of(config), np.zeros((1, 72), np.int32), tasks)
+        _costs(_expected(table.rows, slot_counts), blocks_of(config), np.zeros((1, STEP), np.int32), tasks)
         back = forth.edges[np.argsort(forth.edges[:, LATER], kind="stable")][:, [LATER, EARLIER, KIND_OF]]
         back = np.ascontiguousarray(back)
         first = np.searchsorted(back[:, EARLIER], np.arange(many + 1)).astype(np.int32)

@@ -108,7 +108,7 @@ def _with_writers(
                     fine = done_before(clocks, n, number, -1)
                     fine = fine or tag_orders(clocks, cells, n, number, tier, cell, cell + 1)
                 else:
-                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind)
+                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind, space)
                 at = _add(races, first, at, writer, cell, kind == READ, not fine)
                 if at < 0:
                     return -1
@@ -128,7 +128,7 @@ def _with_readers(
             for cell in range(begin, begin + blocks[b, INNER]):
                 number = marked(cells.marks, key + 1, cell)
                 if number > marked(cells.marks, WRITTEN, cell) >> 4:
-                    fine = ordered(clocks, n, number - 1, own, other, tier, kind)
+                    fine = ordered(clocks, n, number - 1, own, other, tier, kind, space)
                     at = _add(races, first, at, number, cell, kind == READ, not fine)
                     if at < 0:
                         return -1

@@ -13,6 +13,7 @@ from hdl.isa import (
     Mode,
     Order,
     gang_tiers,
+    maker_tiers,
     parameter_count,
     swiglu_channels,
     tiers_of_mask,
@@ -43,7 +44,7 @@ def execute_gemm(machine: MachineState, instruction: Instruction, pc: int) -> in
     work = gemm_of_slot(machine, instruction)
     if work is None:
         _count_skipped(machine, instruction)
-        return 1
+        return len(maker_tiers(instruction))
     instruction = work
     tiers = gang_tiers(instruction)
     mapping = Mapping3D(instruction["mapping"]) if len(tiers) > 1 else Mapping3D.ALONE
@@ -88,12 +89,15 @@ def _count(machine: MachineState, instruction: Instruction, mapping: Mapping3D, 
 
 
 def _count_skipped(machine: MachineState, instruction: Instruction) -> None:
-    """Count the one wave of a GEMM whose slot has no tokens left for it; its row is dropped."""
-    tier = instruction["tier_base"]
-    machine.counters[f"tier{tier}_wave"] += 1
-    machine.counters[f"tier{tier}_new_own"] += 1
-    machine.counters["macs"] += machine.config.tile_bytes
-    machine.counters["rows"] += 1
+    """Count the one wave of each tier of a GEMM whose slot has no tokens left for it; its rows are dropped."""
+    tiers = gang_tiers(instruction)
+    for tier in tiers:
+        machine.counters[f"tier{tier}_wave"] += 1
+        machine.counters[f"tier{tier}_new_own"] += 1
+        if tier != tiers[0]:
+            machine.counters[f"tier{tier}_link_n"] += 1
+    machine.counters["macs"] += machine.config.tile_bytes * len(tiers)
+    machine.counters["rows"] += len(tiers)
 
 
 def _stationary(machine: MachineState, instruction: Instruction, tier: int, pc: int) -> npt.NDArray[np.int8]:

@@ -57,7 +57,8 @@ def _fields(base: StreamBase) -> Iterator[IllegalStream]:
     gemm = {**base.gemm, "act_list": 1}
     yield base.change(Opcode.GEMM, base.gemm, FIELD, "no list", slot_en=1)
     if c.tiers > 1:
-        yield base.change(Opcode.GEMM, gemm, FIELD, tier_count=2, mapping=Mapping3D.N, slot_en=1)
+        for mapping in (Mapping3D.M, Mapping3D.K):
+            yield base.change(Opcode.GEMM, gemm, FIELD, mapping.name, tier_count=2, mapping=mapping, slot_en=1)
     if c.expert_slots < 1 << 8:
         for slot in (c.expert_slots, 255):
             yield base.change(Opcode.LOAD, base.load, FIELD, slot_en=1, slot=slot)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hdl.config import ADDRESS_UNIT
-from hdl.isa import Dest, Format, LoadDest, Mode, Opcode, Order, VectorOp, beats, load_item_bytes
+from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, Opcode, Order, VectorOp, beats, load_item_bytes
 from sim.stimulus.stream_draw import Drawer
 from sim.stimulus.stream_order import OrderedProgram, instruction_of
 
@@ -114,10 +114,14 @@ class SlotDrawer:
         count = choose.randint(1, min(2, (self.draws.data[1] - self.draws.data[0]) // c.tile_bytes))
         base, tag = choose.choice(self.tiles[: -count + 1 or None]), choose.randrange(64)
         tier = choose.randrange(c.tiers)
-        if not self._load(slot, experts, LoadDest.VCACHE, form, base, count, 1 << tier, tag):
+        gang = choose.randint(1, c.tiers - tier) if c.vertical_links and choose.random() < 0.6 else 1
+        mask = ((1 << gang) - 1) << tier
+        if not self._load(slot, experts, LoadDest.VCACHE, form, base, count, mask, tag):
             return
         for _ in range(choose.randint(1, 3)):
-            self._gemm(slot, tier, base, count, tag, tokens)
+            first = choose.randrange(gang)  # not all gangs have the same leader, nor all tiers
+            many = choose.choice((gang - first, choose.randint(1, gang - first)))
+            self._gemm(slot, range(tier + first, tier + first + many), base, count, tag, tokens)
             if choose.random() < 0.2:
                 self._other()
 
@@ -142,14 +146,15 @@ class SlotDrawer:
             values[name] = (low + choose.randrange(room + 1) * unit) // ADDRESS_UNIT
         return self.program.emit(instruction_of(Opcode.LOAD, values))
 
-    def _gemm(self, slot: int, tier: int, base: int, count: int, tag: int, most: int) -> bool:
+    def _gemm(self, slot: int, gang: range, base: int, count: int, tag: int, most: int) -> bool:
         choose, draws = self.random, self.draws
         k_slices, n_tiles = choose.choice([(1, 1), (1, min(count, draws.params)), (count, 1)])
         act_list = int(choose.random() < 0.7)
         combine = choose.random() < 0.6
         mode = choose.choice((Mode.REQUANT8, Mode.REQUANT16) if combine else (Mode.REQUANT8, Mode.SWIGLU))
         values = {
-            "tier_base": tier, "tier_count": 1, "mapping": 0, "order": choose.choice(list(Order)), "act_list": act_list,
+            "tier_base": gang.start, "tier_count": len(gang), "mapping": Mapping3D.N if len(gang) > 1 else 0,
+            "order": choose.choice(list(Order)), "act_list": act_list,
             "dest_list": 1 - act_list if choose.random() < 0.5 else 1, "tokens": choose.randint(1, most),
             "list_base": choose.choice((0, 0, 1, 2)), "k_slices": k_slices, "n_tiles": n_tiles, "vcache_base": base,
             "tag": tag, "mode": mode, "param_base": choose.randrange(draws.params - n_tiles + 1),

@@ -102,8 +102,8 @@ class OrderedProgram:
         touched = footprint(instruction, self.config, self.lists)
         if not self._addresses_fit(instruction) or self_conflict(instruction, touched, self.config) is not None:
             return False
-        done, _ = self.order.preview(instruction)
-        needed = {c.earlier for c in self.hazards.conflicts(instruction, touched, done) if not c.ordered}
+        done, asked = self.order.preview(instruction)[0], self.order.preview_grant(instruction)[0]
+        needed = {c.earlier for c in self.hazards.conflicts(instruction, touched, done, asked) if not c.ordered}
         needed = {self._poster(number) for number in needed}
         for number in sorted(needed):
             others = [self.order.before[e] for n in needed - {number} for e in self.order.completions[n]]
@@ -159,7 +159,7 @@ class OrderedProgram:
 
     def _connect(self, instruction: Instruction, needed: list[int]) -> list[tuple[int, int]] | None:
         """Post semaphores from the instructions `needed`; return the waits, or None when that is not possible."""
-        granted = self.order.preview_grant(instruction)
+        granted = self.order.preview_grant(instruction)[1]
         if not needed:
             return []
         groups = [needed]

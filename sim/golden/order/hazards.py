@@ -81,7 +81,9 @@ class HazardTracker:
         self._memory_reads, self._memory_writes = SpanLog(), SpanLog()
         self._tile_loads: dict[int, list[int]] = {}
 
-    def conflicts(self, instruction: Instruction, touched: Footprint, done: int) -> list[Conflict]:
+    def conflicts(
+        self, instruction: Instruction, touched: Footprint, done: int, asked: int | None = None
+    ) -> list[Conflict]:  # fmt: skip
         """Return the conflicts of an instruction with earlier ones.
 
         Parameters
@@ -91,11 +93,14 @@ class HazardTracker:
         touched : Footprint
             What it touches.
         done : int
-            Bit set of completions that surely precede its grant.
+            Bit set of completions that surely precede its start.
+        asked : int, optional
+            Those that surely precede its grant; default: the same. From then on a gang's tiers may look its slot up.
         """
         found: list[Conflict] = []
         for access in touched.accesses:
-            found += self._cell_conflicts(instruction, access, done)
+            looked_up = access.space == "slots" and access.kind == "read" and asked is not None
+            found += self._cell_conflicts(instruction, access, asked if looked_up and asked is not None else done)
         # One engine reads a group and one unit stores, each in order: the latest instruction stands for all before it,
         # and stores need no order among themselves.
         for spans, earlier, text in (

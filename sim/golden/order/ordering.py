@@ -6,6 +6,8 @@ it posts: one for a load, a store, a VECTOR or a ROUTE, one per tier that makes 
 
 - instructions of one queue are granted in order; a gang's waits are granted in its leader's queue, and only its start
   comes after the starts of what precedes it in the queues of the followers;
+- a gang with a slot reads the table from its leader's grant on: before its start, and maybe before instructions that
+  precede it in the queues of the followers;
 - completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order;
 - a completion comes after its instruction's start, and so after every completion that the grant waited for;
 - a GEMM that reads the last tile of a load by its tag completes after the load (not those with a slot, which may be
@@ -44,8 +46,8 @@ class Ordering:
         Instruction number and unit (``tier2``, ``load0``, ...) of each completion.
     grants_before_wait : list of int
         Bit set of the instructions whose grant precedes each instruction's by the order of its queues alone.
-    before_start : list of int
-        Bit set of the completions that precede each instruction's start.
+    before_grant, before_start : list of int
+        Bit sets of the completions that precede each instruction's grant, and its start.
     grants_before_grant : list of int
         Bit set of the instructions whose grant precedes each instruction's grant.
     grants_before_start : list of int
@@ -61,6 +63,7 @@ class Ordering:
         self.completions: list[list[int]] = []
         self.owner: list[tuple[int, str]] = []
         self.grants_before_wait: list[int] = []
+        self.before_grant: list[int] = []
         self.before_start: list[int] = []
         self.grants_before_grant: list[int] = []
         self.grants_before_start: list[int] = []
@@ -73,10 +76,10 @@ class Ordering:
         """Return (completions, grants) that would precede the start of an instruction added now."""
         return self._past(issue_queues(instruction), waited)
 
-    def preview_grant(self, instruction: Instruction, waited: Iterable[int] = ()) -> int:
-        """Return the grants that would precede the grant of an instruction added now."""
+    def preview_grant(self, instruction: Instruction, waited: Iterable[int] = ()) -> tuple[int, int]:
+        """Return (completions, grants) that would precede the grant of an instruction added now."""
         queues = issue_queues(instruction)
-        return self._past(queues[:1] if instruction.opcode == Opcode.GEMM else queues, waited)[1]
+        return self._past(queues[:1] if instruction.opcode == Opcode.GEMM else queues, waited)
 
     def _past(self, queues: Iterable[str], waited: Iterable[int]) -> tuple[int, int]:
         done, granted = 0, 0
@@ -103,10 +106,12 @@ class Ordering:
             Numbers of the loads whose last tile it reads by tag.
         """
         number = len(self.instructions)
-        self.grants_before_wait.append(self.preview_grant(instruction))
+        self.grants_before_wait.append(self.preview_grant(instruction)[1])
         waited = list(waited)
         done, granted = self.preview(instruction, waited)
-        self.grants_before_grant.append(self.preview_grant(instruction, waited))
+        asked, granted_first = self.preview_grant(instruction, waited)
+        self.before_grant.append(asked)
+        self.grants_before_grant.append(granted_first)
         self.instructions.append(instruction)
         self.before_start.append(done)
         self.grants_before_start.append(granted)

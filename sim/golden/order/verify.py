@@ -68,7 +68,8 @@ def verify_stream(
     findings = _stolen(order) + _overflows(order, config)
     hazards = HazardTracker(config, order)
     for number, touched in enumerate(prints.touched):
-        for conflict in hazards.conflicts(instructions[number], touched, order.before_start[number]):
+        before = order.before_start[number], order.before_grant[number]
+        for conflict in hazards.conflicts(instructions[number], touched, *before):
             if not conflict.ordered:
                 pair = (conflict.earlier, number)
                 names = f"{instructions[pair[0]].opcode.name} and {instructions[number].opcode.name}"

@@ -18,6 +18,7 @@ from scheduler.stream.clocks import (
     GRANT,
     GRANTED,
     GRANTS,
+    LOOKED,
     QUEUE_HIGH,
     QUEUE_LOW,
     START,
@@ -68,7 +69,7 @@ def as_sets(program: list[Instruction], clocks: Clocks) -> SimpleNamespace:
     ends = clocks.ends[: len(owners)]
     return SimpleNamespace(
         grants_before_wait=of(ASKED, entered), grants_before_grant=of(GRANT, entered),
-        before_start=of(START, completed),
+        before_grant=of(LOOKED, completed), before_start=of(START, completed),
         grants_before_start=[s & ~(1 << n) for n, s in enumerate(of(GRANTED, entered))],
         before=[sets(end[BEFORE : BEFORE + UNITS], completed) for end in ends],
         grants_before=[sets(end[GRANTS : GRANTS + UNITS], entered) for end in ends],

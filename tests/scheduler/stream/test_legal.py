@@ -67,9 +67,9 @@ EXPECTED = {
     },
     "STORE": {"wait0_sem", "wait1_sem", "post0_sem", "post1_sem", "rows", "row_base", "addr"},
     "GEMM": {
-        "wait0_sem", "wait1_sem", "post0_sem", "post1_sem", "tier_count", "tokens", "k_slices", "n_tiles", "shift",
-        "post_shift", "mode", "slot_en", "slot", "dest_tiers", "vcache_base", "act_base", "list_base", "param_base",
-        "dest_base",
+        "wait0_sem", "wait1_sem", "post0_sem", "post1_sem", "tier_count", "mapping", "tokens", "k_slices", "n_tiles",
+        "shift", "post_shift", "mode", "slot_en", "slot", "dest_tiers", "vcache_base", "act_base", "list_base",
+        "param_base", "dest_base",
     },
     "VECTOR": {
         "wait0_sem", "wait1_sem", "post0_sem", "post1_sem", "vectors", "rows", "fn", "sum", "b_rows", "length",

@@ -16,7 +16,7 @@ from sim.golden.state import ExecutionError
 from sim.stimulus.streams import StreamOptions, random_stream
 
 TINY = PRESETS["tiny"].replace(name="access", vcache_tiles=64, combine_rows=128, activation_words=128)
-SEEDS = 6
+SEEDS = 16
 PATTERN = {1: 0x2B, 2: 0x2A55, 4: 0x0001_2A55}
 """What words of some bytes are changed by."""
 

@@ -155,6 +155,26 @@ def test_loads_and_gemms_of_slots_equal_host_known_ones(form: str) -> None:
         assert by_slot.counters[name] == by_host.counters[name] + 7, name
 
 
+@pytest.mark.parametrize("dest", ["combine accumulate=1 dest_list=1 mode=requant16", "activation mode=swiglu dest=40"])
+def test_a_gang_with_a_slot_equals_a_host_known_one(dest: str) -> None:
+    """Slots of 4, 3 and 1 tokens and an empty one on both tiers, each with half the output tiles, up to 3 tokens."""
+    choice = [[4, 1], [4, 5], [1, 4], [4, 1]]
+    by_slot, by_host = slot_machine(choice), slot_machine(choice)
+    gemm = f"gemm tier_count=2 mapping=n k_slices=2 n_tiles=2 act_list=1 shift=20 post_mult=9 dest_kind={dest}"
+    for machine in (by_slot, by_host):
+        machine.tags[:, :4] = 0
+    for slot, (count, first) in enumerate([(4, 3), (3, 7), (1, 10), (0, 0)]):
+        report = by_slot.run(assemble(f"{gemm} tokens=3 slot_en=1 slot={slot} list=1 post=s3\nend"))
+        assert report.semaphores_left == {3: 2}
+        if count > 1:
+            by_host.run(assemble(f"{gemm} tokens={min(3, count - 1)} list={first + 1}\nend"))
+    assert np.array_equal(by_slot.combine, by_host.combine) and np.array_equal(by_slot.activation, by_host.activation)
+    # Two of the four do nothing but one wave and one row in each tier.
+    for name, more in (("tier0_wave", 2), ("tier1_wave", 2), ("tier1_link_n", 2), ("tier1_new_own", 2), ("rows", 4)):
+        assert by_slot.counters[name] == by_host.counters[name] + more, name
+    assert by_slot.counters["macs"] == by_host.counters["macs"] + 4 * TINY.tile_bytes
+
+
 def test_an_expert_outside_memory() -> None:
     machine = slot_machine([[5], [2]])
     machine.limits = Limits((1 << 14, 1 << 14), ((0, 0), (0, 0)))

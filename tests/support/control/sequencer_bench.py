@@ -79,6 +79,8 @@ class Bench:
         Depth of the modelled queues.
     release : int
         The queues show their heads from this cycle on (so that the whole program can be in them).
+    coded : list of Instruction or None
+        What the queues hold, where that is not `program` itself: instructions with slots.
     """
 
     config: MachineConfig
@@ -92,6 +94,7 @@ class Bench:
     chaining: bool = True
     room: int = 1000
     release: int = 0
+    coded: list[Instruction] | None = None
     dispatch_gap: Callable[[], int] = lambda: 0
     limit: int = 20000
     halt_at: int | None = None
@@ -214,8 +217,9 @@ class Bench:
                     queues[tier].popleft()
             if entering is not None:
                 pc, gemm = entering
+                word = int.from_bytes(encode(self.coded[pc] if self.coded else gemm), "little")
                 for tier in gang_of(gemm):
-                    queues[tier].append((int.from_bytes(encode(gemm), "little"), pc))
+                    queues[tier].append((word, pc))
 
             busy = False
             for tier in range(tiers):

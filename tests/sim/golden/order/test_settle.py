@@ -87,7 +87,7 @@ def execute(program: list[Instruction], order: Ordering, rng: random.Random, sem
         if kind == "grant":
             for semaphore, count in waits_of(program[what]):
                 values[semaphore] -= count
-            if order.grants_before_grant[what] & ~granted:
+            if order.grants_before_grant[what] & ~granted or order.before_grant[what] & ~completed:
                 raise Violated(f"grant of {what}")
             granted |= 1 << what
         elif kind == "start":

@@ -34,6 +34,43 @@ def test_a_slot_is_proved() -> None:
     ) == []  # fmt: skip
 
 
+GANG = f"{GEMM} tier_count=2 mapping=n"
+
+
+def both_tiers(line: str) -> str:
+    return line.replace("dest_tiers=0", "dest_tiers=0..1")
+
+
+def test_a_slot_of_a_gang_is_proved() -> None:
+    assert verify(
+        CHOOSE, f"{ROUTE} post=s0,s1", f"{both_tiers(WORDS)} wait=s0 post=s2", both_tiers(LOAD),
+        f"{GANG} wait=s1,s2 post=s3", "store format=int32 row=20 rows=2 addr=120 wait=s3:2",
+    ) == []  # fmt: skip
+
+
+def test_a_follower_that_comes_behind_the_routing_is_not_enough() -> None:
+    """The leader looks the slot up when its own waits are granted; tier 1 may be at an earlier instruction then."""
+    before = "gemm tiers=1 tokens=1 k_slices=1 n_tiles=1 tag=5 dest_kind=combine dest=40"
+    lines = [
+        "load dest_kind=parameter dest_tiers=0..1 count=1 group=1 post=s2,s3",
+        "load dest_tiers=0..1 count=1 tag=5 format=pair addr_low=40", CHOOSE, f"{ROUTE} by_number=1 post=s0,s1",
+    ]  # fmt: skip
+    found = verify(*lines, f"{before} wait=s1,s2", f"{GANG} wait=s3")
+    assert [f.message for f in found if "slots cell" in f.message] == [
+        "instructions 3 and 5 (ROUTE and GEMM) race: 5 reads slots cell 1 after its write by 3"
+    ]
+    assert not [f for f in verify(*lines, f"{before} wait=s1,s2", f"{GANG} wait=s3,s0") if "slots" in f.message]
+
+
+def test_a_slot_of_a_gang_may_be_written_again_behind_any_of_its_posts() -> None:
+    lines = [
+        CHOOSE, f"{ROUTE} post=s0,s1", f"{both_tiers(WORDS)} wait=s0 post=s2", f"{both_tiers(LOAD)} post=s3",
+        f"{GANG} wait=s1,s2 post=s3",
+    ]  # fmt: skip
+    assert [f for f in verify(*lines, f"{ROUTE}") if "writes slots cell 1 after its read by 4" in f.message]
+    assert not [f for f in verify(*lines, f"{ROUTE} wait=s3:3") if "slots" in f.message]
+
+
 @pytest.mark.parametrize(
     ("lines", "kind", "message"),
     [
