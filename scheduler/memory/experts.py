@@ -104,8 +104,12 @@ class ExpertMemory:
         size = self._gang_bytes(mlp.intermediate)
         return self._part(f"layer{layer}.gang_words", (expert * self._config.tiers + tier) * size)
 
+    def part_words(self, layer: int, width: int, place: int) -> Symbol:
+        """Return the requantisation words of all experts of a layer, one after the other, of one tier of a gang."""
+        return self._builder.symbols[f"layer{layer}.words{width}.{place}"]
+
     def stride(self, layer: int, what: str) -> int:
-        """Return the 32-byte units from one expert's ``words`` or part to the next's.
+        """Return the 32-byte units from one expert's ``words``, ``gang_words`` or part to the next's.
 
         Of a part: from one plane to that of the next expert in the same group.
         """
@@ -144,8 +148,14 @@ class ExpertMemory:
         self._fill(
             f"layer{layer}.words", layer % 2, size * mlp.count, partial(self._words_bytes, layer, mlp.count, size)
         )
+        for width in self._residence.gang_widths(self._residence.tiling.model.layers[layer]):
+            for place in range(width):
+                size = self._round(mlp.count * expert.words // width * 2 * config.columns)
+                own_words = partial(self._part_words_bytes, layer, mlp, width, place)
+                self._fill(f"layer{layer}.words{width}.{place}", (layer + place) % 2, size, own_words)
         if self._residence.gangs:
             size = self._gang_bytes(mlp.intermediate) * config.tiers
+            self._strides[layer, "gang_words"] = size // ADDRESS_UNIT
             make = partial(self._gang_words_bytes, layer, mlp)
             self._fill(f"layer{layer}.gang_words", 1 - layer % 2, size * mlp.count, make)
 
@@ -168,6 +178,20 @@ class ExpertMemory:
     def _words_bytes(layer: int, count: int, size: int, contents: ExpertContents) -> bytes:
         own = (contents.expert_words(layer, e).astype("<u2").tobytes() for e in range(count))
         return b"".join(data.ljust(size, b"\0") for data in own)
+
+    def _part_words_bytes(
+        self, layer: int, mlp: Experts, width: int, place: int, contents: ExpertContents
+    ) -> bytes:  # fmt: skip
+        """Return the words of one tier of gangs of `width`: its output tiles of up, then of down, expert by expert."""
+        expert, found = self._residence.tiling.expert(mlp.intermediate), []
+        tiles = self._residence.tiling.expert(mlp.intermediate).up.n_tiles
+        for number in range(mlp.count):
+            words = contents.expert_words(layer, number).astype("<u2")
+            for part, matrix in ((words[:tiles], expert.up), (words[tiles:], expert.down)):
+                each = matrix.n_tiles // width
+                found.append(part[place * each : (place + 1) * each].tobytes())
+        data = b"".join(found)
+        return data.ljust(self._round(len(data)), b"\0")
 
     def _gang_bytes(self, inner: int) -> int:
         """Return the bytes of a tier's requantisation words of an expert that all tiers run together."""

@@ -171,7 +171,7 @@ class _Estimator:
             used = round(expected_experts(mlp.count, mlp.chosen, operation.tokens))
             counts = np.full(used, operation.tokens * mlp.chosen / max(1, used))
         passes = np.ceil(counts / self.places.chunk).sum()
-        shares = None if self.places.size.slots else self.residence.gangs.get(mlp.intermediate)
+        shares = self.residence.gangs.get(mlp.intermediate)
         if shares is not None:
             each = [
                 sum(share.each for share in own) * matrix.k_slices

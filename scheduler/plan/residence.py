@@ -92,6 +92,24 @@ class Residence:
     dense_tiles: int
     dense_words: int
 
+    def gang_widths(self, layer: Layer) -> tuple[int, ...]:
+        """Return the numbers of tiers that can run a resident routed expert of a layer together, each an equal part.
+
+        Each tier's part of a projection begins where a load can begin.
+        """
+        config, mlp = self.tiling.config, layer.mlp
+        if not self.resident or not config.vertical_links or not isinstance(mlp, Experts):
+            return ()
+        if len(self.pieces[mlp.intermediate]) > 1:
+            return ()
+        expert, align, found = self.tiling.expert(mlp.intermediate), memory_alignment(config), []
+        for width in range(2, config.tiers + 1):
+            parts = [(matrix, matrix.n_tiles // width) for matrix in (expert.up, expert.down)]
+            whole = all(matrix.n_tiles == each * width for matrix, each in parts) and config.tiers % width == 0
+            if whole and not any(each * matrix.k_slices * config.plane_bytes % align for matrix, each in parts):
+                found.append(width)
+        return tuple(found)
+
     def gang_words(self, inner: int) -> int:
         """Return the requantisation words of one tier for a routed expert that all tiers run together."""
         return sum(share.each for own in self.gangs[inner] for share in own)

@@ -11,6 +11,7 @@ import numpy as np
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
+from scheduler.models.description import Experts
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.pinned import Pinned, plan_pinned
 from scheduler.plan.places import key_space
@@ -41,12 +42,15 @@ class Plan:
         Whether keys that the step does not write are loaded apart from those that it does: they need not wait for them.
     pinned : bool
         Whether weights stay in V-Cache for the next step, and what stayed there is not loaded.
+    gang : int
+        Tiers that run an expert together.
     """
 
     cuts: tuple[int, ...] = ()
     listed: bool = False
     early_keys: bool = False
     pinned: bool = False
+    gang: int = 1
 
     def __str__(self) -> str:
         if not self.cuts:
@@ -56,7 +60,8 @@ class Plan:
         else:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
         more = {"list schedule": self.listed, "old keys early": self.early_keys, "weights stay": self.pinned}
-        return ", ".join([name, *(text for text, on in more.items() if on)])
+        gang = [f"experts on gangs of {self.gang}"] if self.gang > 1 else []
+        return ", ".join([name, *gang, *(text for text, on in more.items() if on)])
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ class Chooser:
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
             ways += [(True, early) for early in (False, True) if not early or any(c.position for c in chunks)]
         found = [Plan(own, *way) for own in cuts for way in ways]
+        for width in _widths(residence):
+            found += [Plan(own, *ways[-1], gang=width) for own in cuts if own]
         if pins:
             found += [Plan((len(chunks),), *way, pinned=True) for way in ways]
         return found
@@ -169,6 +176,13 @@ def _can_share(residence: Residence) -> bool:
     if not residence.resident or residence.gangs or len({tiling.heads(kind) for kind in tiling.kinds}) > 1:
         return False
     return all(len(pieces) == 1 for pieces in residence.pieces.values())
+
+
+def _widths(residence: Residence) -> list[int]:
+    """Return the numbers of tiers that can run any routed expert together."""
+    kinds = [kind for kind in residence.tiling.kinds if isinstance(kind.mlp, Experts)]
+    found = set.intersection(*(set(residence.gang_widths(kind)) for kind in kinds)) if kinds else set[int]()
+    return sorted(found)
 
 
 def _cuts(chunks: Sequence[Chunk]) -> list[tuple[int, ...]]:

@@ -491,7 +491,8 @@ class _Lowering:
             first, before = batches[-1].end, before + len(own)
         there = set(on_chip)
         emitter = emit_micro_batches(
-            self._constants, self._memory, part.places, batches, self._routing, outputs, labels, plan.early_keys, there
+            self._constants, self._memory, part.places, batches, self._routing, outputs, labels, plan.early_keys,
+            there, plan.gang,
         )  # fmt: skip
         return _Emitted((part,), emitter.stream, labels, frozenset(there) if plan.pinned else frozenset())
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routed experts that all tiers run together, one after the other: each tier has a part of the output tiles.
 
-No tier waits for another whose experts have more tokens. The routing must be known: instructions with a slot run on
-one tier.
+No tier waits for another whose experts have more tokens, whether the host knows the routing or the machine finds it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from hdl.isa import Dest, LoadDest, Mapping3D, Mode
 from scheduler.memory.placement import Part
 from scheduler.plan.shares import Share
 from scheduler.stream.emit.experts import RoutedJob, load_list
-from scheduler.stream.emit.tiers import plane_fields, tiling_of
+from scheduler.stream.emit.tiers import TierJob, addressed, plane_fields, slot_fields, tiling_of
 from scheduler.stream.emit.work import Work
 
 __all__ = ["GangQueues"]
@@ -30,7 +29,7 @@ class _Step:
 
     Attributes
     ----------
-    job : RoutedJob
+    job : TierJob
     number : int
         Jobs before this one.
     first : int
@@ -43,7 +42,7 @@ class _Step:
         Which of the two places h has.
     """
 
-    job: RoutedJob
+    job: TierJob
     number: int
     first: int
     part: Part
@@ -61,14 +60,14 @@ class GangQueues:
     ----------
     work : Work
         What a step's emission shares.
-    layers : sequence of sequences of RoutedJob
-        Experts of every layer with their tokens.
+    layers : sequence of sequences of TierJob
+        Experts of every layer with their tokens, or slots of one whose routing the machine has found.
     ahead : int, optional
         Shares whose loads come before the GEMM of an earlier one: the dispatcher, which stands still where a queue is
         full, must not keep that GEMM waiting. Default: as many as there are buffers.
     """
 
-    def __init__(self, work: Work, layers: Sequence[Sequence[RoutedJob]], ahead: int | None = None) -> None:
+    def __init__(self, work: Work, layers: Sequence[Sequence[TierJob]], ahead: int | None = None) -> None:
         self._work = work
         self._steps: deque[_Step] = deque()  # not loaded yet
         self._ready: deque[tuple[_Step, int, int]] = deque()  # with base and tag
@@ -88,7 +87,7 @@ class GangQueues:
     def load_lists(self, layer: int) -> None:
         """Lists are loaded expert by expert."""
 
-    def _add(self, jobs: Sequence[RoutedJob]) -> None:
+    def _add(self, jobs: Sequence[TierJob]) -> None:
         """Append a layer's jobs.
 
         The first share of an expert's up projection comes before the down projection of the one before, so that
@@ -107,7 +106,7 @@ class GangQueues:
             self._jobs += 1
         self._steps.extend(waiting)
 
-    def _cut(self, job: RoutedJob, first: int) -> tuple[list[_Step], list[_Step]]:
+    def _cut(self, job: TierJob, first: int) -> tuple[list[_Step], list[_Step]]:
         shares = self._work.residence.gangs[self._tilings[job.layer].down.inputs]
         found: tuple[list[_Step], list[_Step]] = ([], [])
         word = 0
@@ -134,13 +133,15 @@ class GangQueues:
             self._turn += 1
             slices = self._slices(step)
             tiles, places_of = step.share.each * slices, np.arange(step.share.tiers)
-            high, low = work.experts.planes(step.job.layer, step.part, step.job.expert, step.share.first * slices)
+            layer, expert = step.job.layer, addressed(step.job)
+            high, low = work.experts.planes(layer, step.part, expert, step.share.first * slices)
             fields, apart = plane_fields(step.job, high, low), places_of * tiles * work.config.plane_bytes
             columns = {"dest_tiers": 1 << places_of, "addr": (high.address + apart) // ADDRESS_UNIT}
             if "addr_low" in fields:
                 columns["addr_low"] = (low.address + apart) // ADDRESS_UNIT
             work.emitter.loads(
-                f"{step.job.name} {step.part}", columns, **fields, dest_base=base, count=tiles, tag=tag
+                f"{step.job.name} {step.part}", columns, **fields, dest_base=base, count=tiles, tag=tag,
+                **slot_fields(step.job, work.experts.stride(layer, step.part)),
             )  # fmt: skip
             self._ready.append((step, base, tag))
 
@@ -153,6 +154,8 @@ class GangQueues:
             return True
         if step.number - self._lists[0][0] >= len(work.places.expert_words):
             return False
+        if job.slot:
+            return True  # ROUTE has written the list
         ring = work.lists[0]
         if job.count > ring.size:
             return True  # refused when it is loaded
@@ -164,18 +167,20 @@ class GangQueues:
         return (expert.up if step.part == Part.UP else expert.down).k_slices
 
     def _load_job(self, step: _Step) -> None:
-        """Emit the loads of an expert's token list and requantisation words."""
+        """Emit the loads of an expert's token list, where the host knows it, and requantisation words."""
         work, job = self._work, step.job
         job.loaded = True
-        load_list(work, work.every_tier, job)
+        if isinstance(job, RoutedJob):
+            load_list(work, work.every_tier, job)
         self._lists.append((step.number, range(job.entry, job.entry + job.count)))
         job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
         count = work.residence.gang_words(self._tilings[job.layer].down.inputs)
-        words = [work.experts.gang_words(job.layer, job.expert, tier) for tier in range(work.config.tiers)]
+        words = [work.experts.gang_words(job.layer, addressed(job), tier) for tier in range(work.config.tiers)]
         work.emitter.loads(
             f"{job.name} words",
             {"dest_tiers": 1 << np.arange(len(words)), "addr": np.array([own.addr for own in words])},
             dest_kind=LoadDest.PARAMETER, group=words[0].group, dest_base=job.words, count=count,
+            **slot_fields(job, work.experts.stride(job.layer, "gang_words")),
         )  # fmt: skip
 
     def run(self, layer: int) -> None:
@@ -198,7 +203,7 @@ class GangQueues:
             "tier_base": 0, "tier_count": share.tiers, "mapping": Mapping3D.N if share.tiers > 1 else Mapping3D.ALONE,
             "tokens": min(places.chunk, job.count - step.first), "tag": tag, "list_base": job.entry + step.first,
             "n_tiles": share.each, "vcache_base": base, "param_base": job.words + step.word,
-            "k_slices": self._slices(step),
+            "k_slices": self._slices(step), **job.slot,
         }  # fmt: skip
         if step.part == Part.UP:
             work.emitter.gemm(

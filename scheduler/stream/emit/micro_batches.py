@@ -39,6 +39,7 @@ def emit_micro_batches(
     labels: Labels,
     early_keys: bool = False,
     on_chip: set[Hashable] | None = None,
+    gang: int = 1,
 ) -> Emitter:
     """Return the emitter with the instructions of a step.
 
@@ -62,11 +63,13 @@ def emit_micro_batches(
         Keys that the step does not write are loaded apart.
     on_chip : set, optional
         What is there of the weights that stay from step to step; grows by what is loaded.
+    gang : int
+        Tiers that run an expert together.
     """
     work = Work(constants, memory, places, labels)
     work.early_keys = early_keys
     work.on_chip = set() if on_chip is None else on_chip
-    step = _Step(work, batches, routing)
+    step = _Step(work, batches, routing, gang)
     step.emit()
     if outputs:
         emit_head(step.work, step.dense, step.chunks, outputs, 0)
@@ -77,7 +80,7 @@ class _Step:
     """A step while it is emitted."""
 
     def __init__(
-        self, work: Work, batches: Sequence[MicroBatch], routing: Sequence[Routing | None] | None
+        self, work: Work, batches: Sequence[MicroBatch], routing: Sequence[Routing | None] | None, gang: int
     ) -> None:  # fmt: skip
         self.work = work
         self.dense = Dense(work)
@@ -85,7 +88,7 @@ class _Step:
         self._batches = batches
         self._routes = NumberedRoutes(work, batches) if routing is None else None
         jobs = self._routes.jobs() if self._routes else host_jobs(batches, routing or ())
-        self._experts = SharedExperts(work, jobs, [batch.end - batch.first for batch in batches])
+        self._experts = SharedExperts(work, jobs, [batch.end - batch.first for batch in batches], gang)
         self._waves: dict[tuple[int, int], ExpertWaves] = {}
         blocks = [blocks_of(batch.chunks, work.places.block, batch.first) for batch in batches]
         segments = [

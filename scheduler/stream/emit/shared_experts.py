@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experts of one micro-batch beside the attention of another; weights stay on the chip until both have used them."""
+"""Experts of one micro-batch beside the attention of another; weights stay on the chip until both have used them.
+
+An expert runs on one tier, or on a gang of several, each with an equal part of the output tiles: the tiers of a gang
+have as much to do as each other, however the tokens choose. Loads and instructions are more, and the tiers wait for
+each other; which is shorter, the cycle model says.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,22 @@ import numpy.typing as npt
 
 from hdl.isa import LoadDest
 from scheduler.models.description import Experts
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.pinned import PINNED_TAG
 from scheduler.plan.residence import Run
 from scheduler.stream.emit.expert_jobs import Jobs
 from scheduler.stream.emit.experts import ListsFullError, RoutedJob, RoutedLists, take_entries
 from scheduler.stream.emit.job_table import NEVER
-from scheduler.stream.emit.tiers import TierJob, down, load_piece, load_words, pieces_of, tiling_of, up
+from scheduler.stream.emit.tiers import (
+    TierJob,
+    down,
+    load_parts,
+    load_piece,
+    load_words,
+    pieces_of,
+    tiling_of,
+    up,
+)
 from scheduler.stream.emit.work import Work
 
 __all__ = ["ExpertWaves", "SharedExperts"]
@@ -33,11 +48,12 @@ MOST_WAVES = 512
 
 @dataclass(eq=False)
 class Weights:
-    """An expert's weights on a tier, from their load to their last use.
+    """An expert's weights on a tier or a gang, from their load to their last use.
 
     Attributes
     ----------
     layer, tier : int
+        Layer; tier, or number of the gang.
     users : int
         Jobs that still need them.
     job : TierJob
@@ -86,6 +102,56 @@ class _Queue:
     open: deque[tuple[bool, _Job, int, int, Run, bool]] = field(default_factory=deque)
 
 
+class _LayerWords:
+    """Requantisation words of experts that run on gangs: those of all experts of a layer are loaded at once.
+
+    Parameters
+    ----------
+    work : Work
+    gang : int
+        Tiers of a gang.
+
+    Raises
+    ------
+    LoweringError
+        There is no room for those of two layers, or of all where there are fewer.
+    """
+
+    def __init__(self, work: Work, gang: int) -> None:
+        self._work = work
+        self._gang = gang
+        kinds = [kind.mlp for kind in work.tiling.kinds if isinstance(kind.mlp, Experts)]
+        self._size = max(mlp.count * work.tiling.expert(mlp.intermediate).words // gang for mlp in kinds)
+        base, layers = work.places.expert_words[0], len(work.tiling.model.layers)
+        turns = min(layers, (work.config.parameter_words - base) // self._size)
+        if turns < min(2, layers):
+            raise LoweringError(
+                f"experts on gangs: requantisation words of two layers take {2 * self._size} beside {base}; "
+                f"parameter_words is {work.config.parameter_words}"
+            )
+        self._bases = [base + turn * self._size for turn in range(turns)]
+        self.turns = turns
+        """Layers whose words are on the chip at a time."""
+        self._loaded: set[int] = set()
+
+    def load(self, job: TierJob) -> int:
+        """Emit the loads of the words of a job's layer, unless they were; return where its expert's begin."""
+        work, layer = self._work, job.layer
+        base, mlp = self._bases[layer % len(self._bases)], work.layer(layer).mlp
+        assert isinstance(mlp, Experts)
+        each = tiling_of(work, layer).words // self._gang
+        if layer not in self._loaded:
+            self._loaded.add(layer)
+            for place in range(self._gang):
+                words = work.experts.part_words(layer, self._gang, place)
+                tiers = sum(1 << tier for tier in range(place, work.config.tiers, self._gang))
+                work.emitter.load(
+                    "expert words", dest_kind=LoadDest.PARAMETER, dest_tiers=tiers, group=words.group, dest_base=base,
+                    count=mlp.count * each, addr=words.addr,
+                )  # fmt: skip
+        return base + job.expert * each
+
+
 class SharedExperts:
     """Experts of all layers and micro-batches.
 
@@ -97,12 +163,25 @@ class SharedExperts:
         Of every layer and micro-batch.
     tokens : sequence of int
         Of each micro-batch.
+    gang : int
+        Tiers that run an expert together, each with an equal part of the output tiles; a divisor of the tiers.
+
+    Attributes
+    ----------
+    gang : int
+    bases : tuple of int
+        First tiles of the places for weights, the same in all tiers.
     """
 
-    def __init__(self, work: Work, jobs: Jobs, tokens: Sequence[int]) -> None:
+    def __init__(self, work: Work, jobs: Jobs, tokens: Sequence[int], gang: int = 1) -> None:
+        assert gang == 1 or work.pinned is None  # what stays from step to step lies on single tiers
         self._work = work
         self._tokens = tokens
-        tiers, self._places = work.config.tiers, len(work.places.piece_buffers)
+        self.gang = gang
+        size = work.residence.piece_tiles // gang
+        self.bases = tuple(base + part * size for base in work.places.piece_buffers for part in range(gang))
+        self._layer_words = _LayerWords(work, gang) if gang > 1 else None
+        tiers, self._places = work.config.tiers // gang, len(self.bases)
         self._held: list[list[Weights | None]] = [[None] * self._places for _ in range(tiers)]
         self._pinned = 0 if work.pinned is None else work.pinned.places
         self._coming: deque[Weights] = deque()
@@ -124,11 +203,12 @@ class SharedExperts:
                 slices = work.residence.matrices[kind][name].k_slices
                 found[: share.tiers] += np.array(self._tokens) * slices * share.each
         found /= tiling_of(work, layer).tiles
-        return found
+        gangs: npt.NDArray[np.float64] = found.reshape(-1, self.gang, len(self._tokens)).sum(axis=1)
+        return gangs
 
     def _deal(self, layer: int, jobs: Sequence[Sequence[TierJob]]) -> list[list[list[_Job]]]:
         """Give experts to tiers, those with the most tokens first, and bring their weights into an order."""
-        tiers = self._work.config.tiers
+        tiers = self._work.config.tiers // self.gang
         tokens = np.zeros((len(jobs), 1 + max((j.expert for own in jobs for j in own), default=0)), np.int64)
         for number, own in enumerate(jobs):
             for job in own:
@@ -207,10 +287,17 @@ class SharedExperts:
         if not self._coming or (self._coming[0].waits and self._coming[0].layer > self.routed):
             return NEVER
         place = self._place_for(self._coming[0])
-        if place is None:
+        if place is None or self._takes_words(self._coming[0].layer):
             return NEVER
         held = self._held[self._coming[0].tier][place]
         return max(self._work.emitter.clock.loads - LOADS_AHEAD, held.end if held else 0)
+
+    def _takes_words(self, layer: int) -> bool:
+        """Return whether a layer's requantisation words would take the place of those that are still needed."""
+        if self._layer_words is None:
+            return False
+        oldest = layer - self._layer_words.turns
+        return any(own is not None and own.users and own.layer <= oldest for held in self._held for own in held)
 
     def _place_for(self, weights: Weights) -> int | None:
         """Return the place of weights that stay, or the one that has been free for the longest."""
@@ -232,12 +319,17 @@ class SharedExperts:
             self._held[weights.tier][place] = weights
             weights.tag = work.next_tag()
         weights.place, weights.loaded = place, True
-        weights.words = job.words = work.places.expert_words[place]
         work.emitter.layer = weights.layer
-        load_words(work, weights.tier, job)
-        weights.ready = load_piece(
-            work, weights.tier, job, pieces_of(work, job.layer)[0], work.places.piece_buffers[place], weights.tag
-        )
+        if self._layer_words is None:
+            job.words = work.places.expert_words[place]
+            load_words(work, weights.tier, job)
+            weights.ready = load_piece(
+                work, weights.tier, job, pieces_of(work, job.layer)[0], self.bases[place], weights.tag
+            )
+        else:
+            job.words = self._layer_words.load(job)
+            weights.ready = load_parts(work, weights.tier * self.gang, self.gang, job, self.bases[place], weights.tag)
+        weights.words = job.words
         work.emitter.layer = before
 
     def load_until(self, weights: Weights) -> None:
@@ -253,20 +345,21 @@ class SharedExperts:
             entries, count = [job.entries(work) for job in known], sum(job.count for job in known)
             if not count:
                 continue
-            if not self._lists.room(tier, count):
+            leader = tier * self.gang
+            if not self._lists.room(leader, count):
                 raise ListsFullError(
-                    f"token lists of layer {layer}: tier {tier} has no room beside those that are still needed"
+                    f"token lists of layer {layer}: tier {leader} has no room beside those that are still needed"
                 )
-            first = take_entries(work, tier, layer, count)
+            first = take_entries(work, leader, layer, count)
             symbol = work.area.add(np.concatenate(entries).tobytes())
             work.emitter.load(
-                "token list", dest_kind=LoadDest.LIST, dest_tiers=1 << tier, group=symbol.group, dest_base=first,
-                count=count, addr=symbol.addr,
+                "token list", dest_kind=LoadDest.LIST, dest_tiers=((1 << self.gang) - 1) << leader,
+                group=symbol.group, dest_base=first, count=count, addr=symbol.addr,
             )  # fmt: skip
             for job in known:
                 job.entry = first
                 first += job.count
-                self._lists.hold(tier, job)
+                self._lists.hold(leader, job)
 
     def waves(self, layer: int, batch: int) -> ExpertWaves:
         """Return the GEMMs of a layer's experts for a micro-batch."""
@@ -297,9 +390,13 @@ class ExpertWaves:
         """Whether nothing is left."""
         return not any(queue.ups or queue.downs or queue.open for queue in self._queues)
 
+    def _free(self, tier: int) -> int:
+        gang = self._experts.gang
+        return max(self._work.emitter.clock.tiers[tier * gang : (tier + 1) * gang])
+
     def _ready(self, tier: int) -> int:
         queue = self._queues[tier]
-        free = self._work.emitter.clock.tiers[tier] - WAVES_AHEAD
+        free = self._free(tier) - WAVES_AHEAD
         if queue.open:
             return max(free, queue.open[0][1].weights.ready - WAVES_AHEAD)
         if not queue.downs and not (queue.ups and self._experts.halves[tier]):
@@ -323,13 +420,13 @@ class ExpertWaves:
             self._open(tier)
         is_up, one, first, parity, run, last = queue.open.popleft()
         expert, (up_run, _) = tiling_of(work, self._layer), pieces_of(work, self._layer)[0].runs
-        base, weights = work.places.piece_buffers[one.weights.place], one.weights
+        base, weights, gang = self._experts.bases[one.weights.place], one.weights, self._experts.gang
         if is_up:
             base += run.first * expert.up.k_slices
-            up(work, tier, one.job, first, parity, run, base, weights.tag, weights.ready)
+            up(work, tier * gang, one.job, first, parity, run, base, weights.tag, weights.ready, gang)
         else:
-            base += up_run.count * expert.up.k_slices + run.first * expert.down.k_slices
-            end = down(work, tier, one.job, first, parity, run, base, weights.tag, weights.ready)
+            base += up_run.count // gang * expert.up.k_slices + run.first * expert.down.k_slices
+            end = down(work, tier * gang, one.job, first, parity, run, base, weights.tag, weights.ready, gang)
             self.end, weights.end = max(self.end, end), max(weights.end, end)
             if last:
                 self._experts.halves[tier].append(parity)
@@ -352,6 +449,10 @@ class ExpertWaves:
         else:
             one, first, parity = queue.downs.popleft()
         run, expert = pieces_of(work, self._layer)[0].runs[0 if is_up else 1], tiling_of(work, self._layer)
+        gang = self._experts.gang
+        if gang > 1:  # a tier's output tiles follow those of the tier below: all in one instruction
+            queue.open.append((is_up, one, first, parity, Run(run.part, 0, run.count // gang), True))
+            return
         tokens = max(1, (one.job.expected or one.job.count) - first)
         each = min(tokens, work.places.chunk) * (expert.up if is_up else expert.down).k_slices
         size = max(2, MOST_WAVES // each // 2 * 2)
@@ -363,4 +464,4 @@ class ExpertWaves:
     def _is_there(self, tier: int) -> bool:
         """Return whether a tier's next weights are, by the forecast."""
         weights = self._queues[tier].ups[0][0].weights
-        return weights.loaded and weights.ready <= self._work.emitter.clock.tiers[tier] + WAVES_AHEAD
+        return weights.loaded and weights.ready <= self._free(tier) + WAVES_AHEAD

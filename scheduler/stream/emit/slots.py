@@ -4,7 +4,7 @@
 After the router, ROUTE sorts the chosen experts by falling numbers of tokens into slots. The stream has as many slots
 as there can be chosen experts, dealt to the tiers in turn, each with GEMMs for as many tokens as it can have: with
 those before it having at least as many, slot s has at most ``tokens * chosen / (s + 1)``. The machine fills in counts,
-addresses and experts, and skips what is empty.
+addresses and experts, and skips what is empty. Streamed experts run on all tiers together, slot after slot.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hdl.isa.slots import MAX_CHOICES
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.plan.limits import LoweringError
+from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.tiers import TierJob, TierRunner, pieces_of
 from scheduler.stream.emit.work import Work
@@ -79,14 +80,18 @@ class SlotQueues:
         self._route(mlp)
         tiers, tokens = work.config.tiers, work.places.size.tokens
         choices = tokens * mlp.chosen
-        queues: list[list[TierJob]] = [[] for _ in range(tiers)]
-        for slot in range(min(mlp.count, choices)):
-            queues[slot % tiers].append(
-                TierJob(
-                    layer=layer, name=f"slot {slot}", expert=0, count=min(tokens, choices // (slot + 1)),
-                    slot={"slot_en": 1, "slot": slot},
-                )
-            )  # fmt: skip
+        jobs = [
+            TierJob(
+                layer=layer, name=f"slot {slot}", expert=0, count=min(tokens, choices // (slot + 1)),
+                slot={"slot_en": 1, "slot": slot},
+            )
+            for slot in range(min(mlp.count, choices))
+        ]  # fmt: skip
+        if work.residence.gangs:
+            gang = GangQueues(work, [[] if number != layer else jobs for number in range(layer + 1)])
+            gang.run(layer)
+            return
+        queues = [jobs[tier::tiers] for tier in range(tiers)]
         if work.residence.resident and len(pieces_of(work, layer)) == 1:
             self._runner.run(queues)
         else:

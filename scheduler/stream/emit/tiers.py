@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from hdl.isa import Dest, Format, LoadDest, Mode
+import numpy as np
+
+from hdl.config import ADDRESS_UNIT
+from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode
 from scheduler.memory.image import Symbol
 from scheduler.memory.placement import Part
 from scheduler.models.description import Experts
@@ -20,12 +23,15 @@ __all__ = [
     "TierJob",
     "TierRunner",
     "TokenLists",
+    "addressed",
     "down",
+    "load_parts",
     "load_piece",
     "load_words",
     "pieces_of",
     "plane_fields",
     "run_whole",
+    "slot_fields",
     "tiling_of",
     "up",
 ]  # fmt: skip
@@ -97,12 +103,12 @@ def pieces_of(work: Work, layer: int) -> tuple[ExpertPiece, ...]:
     return work.residence.pieces[tiling_of(work, layer).down.inputs]
 
 
-def _slot_of(job: TierJob, stride: int) -> dict[str, int]:
+def slot_fields(job: TierJob, stride: int) -> dict[str, int]:
     """Return the fields of a load that follows a job's slot; none if it does not."""
     return {**job.slot, "slot_stride": stride} if job.slot and job.slot_loads else {}
 
 
-def _addressed(job: TierJob) -> int:
+def addressed(job: TierJob) -> int:
     """Return the expert whose addresses a job's loads have: the machine counts from the first one to a slot's."""
     return 0 if job.slot and job.slot_loads else job.expert
 
@@ -110,8 +116,8 @@ def _addressed(job: TierJob) -> int:
 def load_words(work: Work, tier: int, job: TierJob) -> None:
     """Emit the load of a job's requantisation words."""
     job.loaded = True
-    words = work.experts.words(job.layer, _addressed(job))
-    stride = _slot_of(job, work.experts.stride(job.layer, "words"))
+    words = work.experts.words(job.layer, addressed(job))
+    stride = slot_fields(job, work.experts.stride(job.layer, "words"))
     work.emitter.load(
         f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
         dest_base=job.words, count=tiling_of(work, job.layer).words, addr=words.addr, **stride,
@@ -130,8 +136,8 @@ def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: in
     expert = tiling_of(work, job.layer)
     for run in piece.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
-        high, low = work.experts.planes(job.layer, run.part, _addressed(job), run.first * slices)
-        stride = _slot_of(job, work.experts.stride(job.layer, run.part))
+        high, low = work.experts.planes(job.layer, run.part, addressed(job), run.first * slices)
+        stride = slot_fields(job, work.experts.stride(job.layer, run.part))
         ready = work.emitter.load(
             f"{job.name} {run.part}", **plane_fields(job, high, low), dest_tiers=1 << tier, dest_base=base,
             count=run.count * slices, tag=tag, **stride,
@@ -140,10 +146,36 @@ def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: in
     return ready
 
 
-def _common(tier: int, job: TierJob, first: int, count: int, tag: int) -> dict[str, int]:
+def load_parts(work: Work, tier: int, gang: int, job: TierJob, base: int, tag: int) -> int:
+    """Emit the loads of a whole expert to a gang, each tier an equal part of the output tiles of both projections.
+
+    Returns
+    -------
+    int
+        The cycle in which they are expected.
+    """
+    ready, expert, config = 0, tiling_of(work, job.layer), work.config
+    places = np.arange(gang)
+    for part, matrix in ((Part.UP, expert.up), (Part.DOWN, expert.down)):
+        tiles = matrix.tiles // gang
+        high, low = work.experts.planes(job.layer, part, addressed(job))
+        fields, apart = plane_fields(job, high, low), places * tiles * config.plane_bytes
+        columns = {"dest_tiers": 1 << tier + places, "addr": (high.address + apart) // ADDRESS_UNIT}
+        if "addr_low" in fields:
+            columns["addr_low"] = (low.address + apart) // ADDRESS_UNIT
+        ready = work.emitter.loads(
+            f"{job.name} {part}", columns, **fields, dest_base=base, count=tiles, tag=tag,
+            **slot_fields(job, work.experts.stride(job.layer, part)),
+        )  # fmt: skip
+        base += tiles
+    return ready
+
+
+def _common(tier: int, job: TierJob, first: int, count: int, tag: int, gang: int) -> dict[str, int]:
     """Return the fields of all GEMMs for `count` tokens of a job from `first` on."""
     return {
-        "tier_base": tier, "tier_count": 1, "tokens": count, "tag": tag, "list_base": job.entry + first, **job.slot,
+        "tier_base": tier, "tier_count": gang, "mapping": Mapping3D.N if gang > 1 else Mapping3D.ALONE,
+        "tokens": count, "tag": tag, "list_base": job.entry + first, **job.slot,
     }  # fmt: skip
 
 
@@ -154,19 +186,22 @@ def _expected(job: TierJob, first: int, count: int) -> int | None:
 
 def up(
     work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int,
-    ready: int | None = None,
+    ready: int | None = None, gang: int = 1,
 ) -> None:  # fmt: skip
-    """Emit some output tiles of an up projection, which can begin in cycle `ready`."""
+    """Emit some output tiles of an up projection, which can begin in cycle `ready`.
+
+    `tier` is the leader of a gang of `gang` tiers, each of which has as many of them as `run` says.
+    """
     places, expert = work.places, tiling_of(work, job.layer)
     constants, words = work.constants_of(job.layer).expert(job.expert), places.words["experts"]
     h = words["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
     work.emitter.gemm(
         f"{job.name} up", ready=ready, expected=_expected(job, first, count),
-        **_common(tier, job, first, count, tag), k_slices=expert.up.k_slices,
+        **_common(tier, job, first, count, tag, gang), k_slices=expert.up.k_slices,
         n_tiles=run.count, vcache_base=base, act_base=words["x"], act_list=1, mode=Mode.SWIGLU,
         shift=constants.up_shift, post_mult=constants.post_mult, post_shift=constants.post_shift,
-        param_base=job.words + run.first, dest_kind=Dest.ACTIVATION,
+        param_base=job.words + run.first, dest_kind=Dest.ACTIVATION, dest_tiers=1 << tier if gang > 1 else 0,
         dest_base=h + run.first * work.config.columns // 2 // work.config.rows,
         dest_stride=expert.inner_words,
     )  # fmt: skip
@@ -174,18 +209,18 @@ def up(
 
 def down(
     work: Work, tier: int, job: TierJob, first: int, parity: int, run: Run, base: int, tag: int,
-    ready: int | None = None,
+    ready: int | None = None, gang: int = 1,
 ) -> int:  # fmt: skip
-    """Emit some output tiles of a down projection, which can begin in cycle `ready`; return when they are expected."""
+    """Emit some output tiles of a down projection, likewise; return when they are expected."""
     places, expert = work.places, tiling_of(work, job.layer)
     h = places.words["experts"]["h"] + parity * places.chunk * expert.inner_words
     count = min(places.chunk, job.count - first)
     return work.emitter.gemm(
         f"{job.name} down", ready=ready, expected=_expected(job, first, count),
-        **_common(tier, job, first, count, tag), k_slices=expert.inner_words,
+        **_common(tier, job, first, count, tag, gang), k_slices=expert.inner_words,
         n_tiles=run.count, vcache_base=base, act_base=h, act_stride=expert.inner_words, dest_list=1,
         mode=Mode.REQUANT16, shift=work.constants_of(job.layer).expert(job.expert).down_shift,
-        param_base=job.words + expert.up.n_tiles + run.first, dest_kind=Dest.COMBINE, dest_base=run.first,
+        param_base=job.words + expert.up.n_tiles // gang + run.first, dest_kind=Dest.COMBINE, dest_base=run.first,
         accumulate=1,
     )  # fmt: skip
 

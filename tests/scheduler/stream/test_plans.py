@@ -26,7 +26,9 @@ from scheduler.stream.lower import StepProgram
 from tests.support.checkpoints import small_model
 from tests.support.language import TINY, LanguageRun, varied
 
-ROOMY = TINY.replace(name="roomy", vcache_tiles=1024, combine_rows=2048, activation_words=2048, scalar_depth=512)
+ROOMY = TINY.replace(
+    name="roomy", vcache_tiles=1024, combine_rows=2048, activation_words=2048, scalar_depth=512, list_depth=256
+)
 
 
 class Forced(Chooser):
@@ -90,6 +92,42 @@ def test_a_list_schedule_computes_the_same(family: str, slots: bool) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("family", "slots"), [("mixtral", False), ("mixtral", True), ("qwen3_moe", True), ("olmoe", False)]
+)
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_experts_on_gangs_compute_the_same(family: str, slots: bool, cuts: tuple[tuple[int, ...], ...]) -> None:
+    """Each expert on both tiers; the second layer has no experts, or shared ones beside the others."""
+    sizes = {"hidden": 27, "heads": 4, "kv_heads": 2, "head_dim": 6, "intermediate": 13, "vocabulary": 21}
+    model = small_model(family, **sizes)
+    shared = replace(model.layers[0].mlp, shared=11)
+    assert isinstance(shared, Experts)
+    model = replace(model, layers=(model.layers[0], replace(model.layers[1], mlp=shared), *model.layers[2:]))
+    one = run(model, [Plan(own, True, True, gang=2) for own in cuts], slots=slots)
+    run(small_model(family, **sizes, dense=(1,)), [Plan(own, gang=2) for own in cuts], slots=slots)
+    words = Counter[tuple[str, int]]()
+    for label, word in zip(one.programs[0].labels, one.programs[0].instructions, strict=True):
+        if label.operation.startswith("expert") and word.opcode == Opcode.GEMM:
+            assert (word["tier_base"], word["tier_count"], word["slot_en"]) == (0, 2, int(slots))
+        words[label.operation, label.layer] += word.opcode == Opcode.LOAD and label.operation == "expert words"
+    assert {n: count for (name, n), count in words.items() if name == "expert words"} == {0: 2, 1: 2}
+
+
+def test_gangs_are_tried_where_experts_divide_and_their_words_fit() -> None:
+    """An expert of 4 and 4 output tiles divides into two parts, one of 4 and 3 does not."""
+    gangs = []
+    for hidden, inner, words in ((32, 13, 128), (21, 13, 128), (32, 29, 64)):
+        sizes = {"hidden": hidden, "heads": 4, "kv_heads": 2, "head_dim": 6, "intermediate": inner}
+        model = small_model("mixtral", **sizes, vocabulary=21)
+        config = ROOMY.replace(parameter_words=words)
+        one = LanguageRun(config, varied(model, 3), slots=True, step_bytes=1 << 19, chooser=Chooser(FUSED))
+        gangs.append({tried.plan.gang for tried in one.step(STEPS[0]).tried})
+    assert gangs == [{1, 2}, {1}, {1}]
+    assert str(Plan((8, 8), True, gang=2)) == "micro-batches of 8 + 8 tokens, experts on gangs of 2, list schedule"
+    with pytest.raises(LoweringError, match="experts on gangs: requantisation words of two layers take 60 beside"):
+        LanguageRun(config, varied(model, 3), step_bytes=1 << 19, chooser=Forced([Plan((20,), gang=2)])).step(STEPS[0])
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_cuts(data: st.DataObject) -> None:
@@ -101,7 +139,8 @@ def test_any_cuts(data: st.DataObject) -> None:
         while left:
             cuts.append(data.draw(st.integers(1, left)) if len(cuts) < most - 1 else left)
             left -= cuts[-1]
-        plans.append(Plan(tuple(cuts), data.draw(st.booleans()), data.draw(st.booleans())))
+        gang = data.draw(st.sampled_from((1, 2)))
+        plans.append(Plan(tuple(cuts), data.draw(st.booleans()), data.draw(st.booleans()), gang=gang))
     run(model, plans, slots=slots)
 
 
@@ -116,17 +155,19 @@ def test_the_experts_of_several_micro_batches_are_under_way_at_once(cuts: tuple[
         "mixtral", hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=64, vocabulary=20, context=160
     )
     one = LanguageRun(
-        PRESETS["small"],
+        PRESETS["small"].replace(name="lists", list_depth=1024),
         varied(model, 3),
         step_bytes=1 << 20,
         sequences=6,
         slots=slots,
-        chooser=Forced([Plan(cuts), Plan(cuts, True, True)]),
+        chooser=Forced([Plan(cuts), Plan(cuts, True, True), Plan(cuts, gang=4), Plan(cuts, True, True, gang=2)]),
     )
     chunks = [prompt(0, 0, 30), prompt(1, 0, 34), prompt(2, 0, 40), prompt(3, 0, 18), prompt(4, 0, 6)]
     one.step(chunks)
-    chunks = [prompt(5, 0, 124), *(Chunk(c.sequence, len(c.tokens), (1,)) for c in chunks[:4])]
-    one.step(chunks)
+    more = [prompt(5, 0, 124), *(Chunk(c.sequence, len(c.tokens), (1,)) for c in chunks[:4])]
+    one.step(more)
+    one.step([Chunk(5, 124, (1,)), prompt(1, 35, 125), Chunk(2, 41, (1,)), Chunk(3, 19, (1,))])
+    one.step([prompt(0, 31, 126), Chunk(2, 42, (1,)), Chunk(3, 20, (1,))])
 
 
 def test_lists_that_do_not_fit_are_no_plan() -> None:

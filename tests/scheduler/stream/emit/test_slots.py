@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from hdl.config import MachineConfig
-from hdl.isa import Opcode
+from hdl.isa import Mapping3D, Opcode
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Model
 from scheduler.ops.batch import Chunk
@@ -18,7 +18,7 @@ from tests.support.checkpoints import small_model
 from tests.support.emitting import ODD, STREAMED, TINY, emitted, work_of
 
 
-@pytest.mark.parametrize("config", [TINY, STREAMED], ids=["whole", "pieces"])
+@pytest.mark.parametrize("config", [TINY, STREAMED], ids=["whole", "gangs"])
 @pytest.mark.parametrize(
     ("tokens", "counts"),
     [
@@ -40,13 +40,19 @@ def test_a_slot_has_as_many_tokens_as_it_can_have(config: MachineConfig, tokens:
     assert [route[f] for f in ("tokens", "choices", "experts", "source_stride", "dest_stride")] == [tokens, 3, 5, 3, 3]
     assert route["s_base"] == places.scalars["experts"]["choice"] and route["a_base"] == places.rows["experts"]["gates"]
     found: dict[int, int] = {}
+    gangs: set[int] = set()
     for name, one in rest:
         assert one["slot_en"] == 1 and name.startswith(f"slot {one['slot']} ")
         tier = one["slot"] % 2
-        assert (one["tier_base"] == tier) if one.opcode == Opcode.GEMM else (one["dest_tiers"] == 1 << tier)
+        if config is TINY:
+            assert (one["tier_base"] == tier) if one.opcode == Opcode.GEMM else (one["dest_tiers"] == 1 << tier)
+        elif one.opcode == Opcode.GEMM:  # what a gang cannot divide goes to a smaller one
+            assert (one["tier_base"], one["mapping"] == Mapping3D.N) == (0, one["tier_count"] > 1)
+            gangs.add(one["tier_count"])
         if name.endswith("down") and one["dest_base"] == 0:
             found[one["slot"]] = found.get(one["slot"], 0) + one["tokens"]
     assert found == dict(enumerate(counts))
+    assert gangs == (set() if config is TINY else {1, 2})
 
 
 def test_lists_of_layers_do_not_meet() -> None:
