@@ -17,8 +17,10 @@ from scheduler.stream.emit.slots import SlotQueues
 from tests.support.checkpoints import small_model
 from tests.support.emitting import ODD, STREAMED, TINY, emitted, work_of
 
+UNLINKED = STREAMED.replace(name="unlinked", vertical_links=False)
 
-@pytest.mark.parametrize("config", [TINY, STREAMED], ids=["whole", "gangs"])
+
+@pytest.mark.parametrize("config", [TINY, STREAMED, UNLINKED], ids=["whole", "gangs", "pieces"])
 @pytest.mark.parametrize(
     ("tokens", "counts"),
     [
@@ -44,7 +46,7 @@ def test_a_slot_has_as_many_tokens_as_it_can_have(config: MachineConfig, tokens:
     for name, one in rest:
         assert one["slot_en"] == 1 and name.startswith(f"slot {one['slot']} ")
         tier = one["slot"] % 2
-        if config is TINY:
+        if config is not STREAMED:
             assert (one["tier_base"] == tier) if one.opcode == Opcode.GEMM else (one["dest_tiers"] == 1 << tier)
         elif one.opcode == Opcode.GEMM:  # what a gang cannot divide goes to a smaller one
             assert (one["tier_base"], one["mapping"] == Mapping3D.N) == (0, one["tier_count"] > 1)
@@ -52,7 +54,7 @@ def test_a_slot_has_as_many_tokens_as_it_can_have(config: MachineConfig, tokens:
         if name.endswith("down") and one["dest_base"] == 0:
             found[one["slot"]] = found.get(one["slot"], 0) + one["tokens"]
     assert found == dict(enumerate(counts))
-    assert gangs == (set() if config is TINY else {1, 2})
+    assert gangs == ({1, 2} if config is STREAMED else set())
 
 
 def test_lists_of_layers_do_not_meet() -> None:
