@@ -9,7 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chunk", "MicroBatch", "Piece", "Routing", "blocks_of"]
+__all__ = ["Chunk", "MicroBatch", "Piece", "Prefix", "Routing", "blocks_of"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """First tokens that a sequence has in common with another, in whose place their keys and values lie.
+
+    Attributes
+    ----------
+    sequence : int
+        Place of the sequence that has run them.
+    tokens : int
+        How many they are: a multiple of the keys that attention takes at once, so that no bit depends on it.
+    """
+
+    sequence: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -24,11 +40,14 @@ class Chunk:
         Position of the first new token: as many tokens of the sequence have been run before.
     tokens : tuple of int
         Token numbers, 1 or more.
+    prefix : Prefix or None
+        Tokens before `position` whose keys and values lie in another sequence's place.
     """
 
     sequence: int
     position: int
     tokens: tuple[int, ...]
+    prefix: Prefix | None = None
 
     @property
     def end(self) -> int:

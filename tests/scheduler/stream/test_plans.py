@@ -20,24 +20,11 @@ from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, policy_of
-from scheduler.plan.residence import Residence
 from scheduler.stream.choose import Chooser, Plan, Tried
 from scheduler.stream.lower import StepProgram
 from tests.support.checkpoints import small_model
-from tests.support.language import TINY, LanguageRun, varied
-
-ROOMY = TINY.replace(name="roomy", vcache_tiles=1024, combine_rows=2048, activation_words=2048, scalar_depth=512)
-
-
-class Forced(Chooser):
-    """Takes the plans that it is told, one for each step."""
-
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        super().__init__(FUSED)
-        self._plans = list(plans)
-
-    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None) -> list[Plan]:
-        return [self._plans.pop(0)]
+from tests.support.language import LanguageRun, varied
+from tests.support.plans import ROOMY, Forced
 
 
 def prompt(slot: int, position: int, count: int) -> Chunk:
