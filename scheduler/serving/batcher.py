@@ -16,9 +16,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from scheduler.ops.batch import Chunk, Prefix
+from scheduler.ops.batch import Chunk, Prefix, with_own_prefixes
 from scheduler.serving.batching import BATCHINGS, Active, check_batching, default_step_tokens
-from scheduler.serving.prefixes import find_prefix, prefix_of
+from scheduler.serving.prefixes import find_prefix
 from scheduler.serving.request import Request
 
 __all__ = ["PHASES", "Batcher", "Idle", "StepWork", "Turn"]
@@ -186,10 +186,11 @@ class Batcher:
         if not self._active:
             return Idle(self._waiting[0][0] if self._waiting else None)
         budget = self.step_tokens if most is None else min(most, self.step_tokens)
-        turns = [
-            Turn(own.request, Chunk(own.place, own.done, own.pending[:count], prefix_of(own, self._active)))
-            for own, count in BATCHINGS[self.batching](self._ready(), budget)
-        ]
+        taking = BATCHINGS[self.batching](self._ready(), budget)
+        chunks = with_own_prefixes(
+            [Chunk(own.place, own.done, own.pending[:count], own.prefix) for own, count in taking]
+        )  # fmt: skip
+        turns = [Turn(own.request, chunk) for (own, _), chunk in zip(taking, chunks, strict=True)]
         return StepWork(tuple(_grouped(turns)))
 
     def _join(self, request: Request) -> None:

@@ -6,14 +6,13 @@ Keys and values of a token depend on the tokens before it alone, so those of a c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.ops.batch import Prefix
 from scheduler.serving.batching import Active
 
-__all__ = ["Found", "common_tokens", "find_prefix", "prefix_of"]
+__all__ = ["Found", "common_tokens", "find_prefix"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,3 @@ def find_prefix(
     for place, tokens in left.items():
         note(place, common_tokens(prompt, tokens), len(tokens))
     return max(found, key=lambda one: (one.prefix.tokens, one.there), default=None)
-
-
-def prefix_of(own: Active, active: Sequence[Active]) -> Prefix | None:
-    """Return the prefix that a sequence attends to: its own, or, of its own tokens, what most others begin with."""
-    if own.prefix is not None:
-        return own.prefix
-    users = Counter(other.prefix for other in active if other.prefix is not None)
-    users = Counter({prefix: many for prefix, many in users.items() if prefix.sequence == own.place})
-    return max(users, key=lambda prefix: (users[prefix], prefix.tokens), default=None)

@@ -241,6 +241,9 @@ def check_batch(memory: ModelMemory, chunks: Sequence[Chunk]) -> None:
         most = min(chunk.position, starts.get(owner, chunk.position))
         if not 1 <= tokens <= most:
             raise LoweringError(f"{name}; 1 to {most} of them have been run before the step")
+        align = memory.tiling.key_alignment
+        if tokens % align:
+            raise LoweringError(f"{name}; use a multiple of {align}, what is loaded as a whole")
 
 
 def _size(
@@ -391,12 +394,6 @@ def lower_step(
             f"key_block: {block}; the model was quantised for blocks of up to {constants.key_block} keys: use a "
             "smaller block, or quantise with a larger one"
         )
-    for chunk in chunks:
-        if chunk.prefix is not None and chunk.prefix.tokens % block:
-            raise LoweringError(
-                f"sequence {chunk.sequence}: prefix of {chunk.prefix.tokens} tokens; use a multiple of {block}, the "
-                "keys that attention takes at once"
-            )
     own = chooser or Chooser()
     pinned = own.pinned(memory, constants)
     lowering = _Lowering(constants, memory, chunks, routing, block, own.timing, pinned, own.on_chip)

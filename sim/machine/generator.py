@@ -227,7 +227,7 @@ class Generator:
         self.batch = len(self.requests) if batch is None else batch
         self.batcher = Batcher(
             self.requests, places=self.batch, step_tokens=step_tokens, batching=batching, stop=stop,
-            prefix_block=self.key_block if policy.prefixes else 0,
+            prefix_block=self.tiling.key_alignment if policy.prefixes else 0,
         )  # fmt: skip
         self._constants = constants_of(model)
         self._residence = plan_residence(self.tiling)

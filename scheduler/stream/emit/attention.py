@@ -17,7 +17,7 @@ import numpy as np
 
 from hdl.isa import Dest, Format
 from scheduler.models.description import LatentAttention
-from scheduler.ops.batch import Chunk, Piece, Prefix
+from scheduler.ops.batch import Chunk, Piece
 from scheduler.plan.places import AHEAD
 from scheduler.stream.emit.dense import Dense, Group
 from scheduler.stream.emit.job_table import JOB, NEVER, PIECE, Int64
@@ -326,10 +326,9 @@ class Attention:
     def _counts_of(self, run: Sequence[Piece]) -> Iterator[tuple[int, int]]:
         """Yield the same of decoded tokens that attend to a prefix together, or of a piece alone."""
         if len(run) > 1:
-            prefix, many = _prefix_of(run[0]), len(run) * self.heads.group
+            keys, many = self._common(run[0]), len(run) * self.heads.group
             jobs = self.heads.kv_heads * -(-many // self.work.places.job_vectors)
-            parts = len(self._prefix_parts(prefix.tokens, jobs))
-            yield parts * jobs, jobs * -(-prefix.tokens // self.work.places.size.key_block)
+            yield len(self._prefix_parts(keys, jobs)) * jobs, jobs * (keys // self.work.places.size.key_block)
         for piece in run:
             yield self._counts(piece)
 
@@ -337,13 +336,19 @@ class Attention:
         """Return a block's pieces, those together that attend to a prefix together."""
         runs: list[list[Piece]] = []
         for piece in pieces:
-            prefix = piece.chunk.prefix if self.prefixes and len(piece.chunk.tokens) == 1 else None
+            together = self.prefixes and len(piece.chunk.tokens) == 1 and self._common(piece) > 0
+            prefix = piece.chunk.prefix if together else None
             last = runs[-1][-1].chunk if runs else None
             if prefix is not None and last is not None and last.prefix == prefix and len(last.tokens) == 1:
                 runs[-1].append(piece)
             else:
                 runs.append([piece])
         return runs
+
+    def _common(self, piece: Piece) -> int:
+        """Return the keys of a piece's prefix that are whole blocks: those that sequences can attend to together."""
+        block, prefix = self.work.places.size.key_block, piece.chunk.prefix
+        return 0 if prefix is None else prefix.tokens // block * block
 
     def _jobs(self, number: int, at: int, chunk: Chunk, query_heads: Int64) -> Int64:
         """Return jobs whose first query is each that of a query head of the block's token `at`."""
@@ -381,16 +386,18 @@ class Attention:
         Queries and contexts of a key/value head lie one behind the other, token by token.
         """
         work, heads, pipeline = self.work, self.heads, self.pipeline
-        prefix, size, many = _prefix_of(run[0]), work.places.job_vectors, len(run) * self.heads.group
+        keys, size, many = self._common(run[0]), work.places.job_vectors, len(run) * self.heads.group
         at = run[0].first - self.blocks[number][0].first
         firsts = np.arange(0, many, size)
         head, query = np.repeat(np.arange(heads.kv_heads), len(firsts)), np.tile(firsts, heads.kv_heads)
-        owner = Chunk(prefix.sequence, prefix.tokens, ())
-        for first, end, held in self._prefix_parts(prefix.tokens, len(head)):
+        prefix = run[0].chunk.prefix
+        assert prefix is not None
+        owner = Chunk(prefix.sequence, keys, ())
+        for first, end, held in self._prefix_parts(keys, len(head)):
             jobs = self._jobs(number, at, owner, head * heads.group)
             self._order_queries(jobs, number, at, head, head * many + query, many)
             jobs[:, JOB.vectors] = np.minimum(size, many - query)
-            jobs[:, JOB.position], jobs[:, JOB.mark], jobs[:, JOB.divided] = prefix.tokens - 1, jobs[:, JOB.key_mark], 1
+            jobs[:, JOB.position], jobs[:, JOB.mark], jobs[:, JOB.divided] = keys - 1, jobs[:, JOB.key_mark], 1
             if held:
                 tiles = self._hold_prefix(owner, first, end)
                 for number_of_job, own in enumerate(head.tolist()):
@@ -458,7 +465,7 @@ class Attention:
             head, many = self._kv_of_head[self._firsts], len(run) * heads.group
             query = head * many + own * heads.group + self._firsts % heads.group
             self._order_queries(jobs, number, at, head, query, many)
-            self.pipeline.run(jobs, Span(prefix, piece.position + 1, begins=False))
+            self.pipeline.run(jobs, Span(self._common(piece), piece.position + 1, prefix=prefix, begins=False))
         else:
             self.pipeline.run(jobs, Span(self._start(piece.position), piece.position + 1, prefix=prefix))
         yield piece.first + 1
@@ -515,9 +522,3 @@ class Attention:
         for head, tiles in enumerate(self.cached):
             tiles.ready = load_keys(work, self.layer, chunk, head, tiles, first, piece.position + piece.count)
         return True
-
-
-def _prefix_of(piece: Piece) -> Prefix:
-    """Return the prefix of a piece that has one."""
-    assert piece.chunk.prefix is not None
-    return piece.chunk.prefix

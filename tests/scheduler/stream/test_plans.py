@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hdl.config import PRESETS
 from hdl.isa import Opcode
 from scheduler.models.description import Experts, Model
-from scheduler.ops.batch import Chunk
+from scheduler.ops.batch import Chunk, Prefix
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, policy_of
 from scheduler.stream.choose import Chooser, Plan, Tried
@@ -242,13 +242,21 @@ def test_a_policy_switches_parts_off(name: str) -> None:
     assert any(plan.cuts for plan in mixed) == policy.micro_batches
     assert any(plan.listed for plan in mixed) == policy.list_schedule
     assert any(plan.pinned for plan in decoded) == policy.residency and not any(plan.pinned for plan in mixed)
-    assert (len(decoded) == 1) == (policy == SEQUENTIAL)
+    alike = [replace(chunk, prefix=Prefix(0, 8)) for chunk in decode]
+    together = one.chooser.plans(one.memory.residence, alike, False, pinned)
+    assert any(plan.prefixes for plan in together) == policy.prefixes and together[0] == Plan()
+    assert (len(together) == 1) == (policy == SEQUENTIAL)
 
 
 def test_an_unknown_policy() -> None:
-    with pytest.raises(LoweringError, match="policy: 'best'; use sequential, micro-batches, list, residency, fused"):
+    with pytest.raises(
+        LoweringError, match="policy: 'best'; use sequential, micro-batches, list, residency, prefixes, fused"
+    ):
         policy_of("best")
-    assert policy_of("list+residency").name == "list+residency" and policy_of("micro-batches+list+residency") == FUSED
+    assert (
+        policy_of("list+residency").name == "list+residency"
+        and policy_of("micro-batches+list+residency+prefixes") == FUSED
+    )
 
 
 def test_a_step_is_never_longer_than_its_sequential_plan() -> None:

@@ -73,6 +73,14 @@ def test_the_same_bits(family: str, plan: Plan) -> None:
     run(model(family), steps(), plan)
 
 
+@pytest.mark.parametrize("keys", [8, 24, 40])
+def test_what_is_no_whole_block_is_read_by_each(keys: int) -> None:
+    one = run(model(), steps(4, Prefix(0, keys)), SHARED)
+    plain = run(model(), steps(4, Prefix(0, keys)), Plan())
+    saved = loaded_tiles(plain.programs[-1].table) - loaded_tiles(one.programs[-1].table)
+    assert (saved > 0) == (keys >= BLOCK)
+
+
 @pytest.mark.parametrize("heads", [(1, 1), (2, 2), (6, 2), (3, 1)], ids=str)
 def test_any_number_of_heads(heads: tuple[int, int]) -> None:
     """One query a head; more queries of a prefix than a job takes."""
@@ -152,7 +160,7 @@ def test_layers_with_windows_do_not_share() -> None:
         ([Chunk(1, 32, (1,), Prefix(9, 32))], "prefix of 32 tokens of sequence 9; the memory has sequences 0 to 7"),
         ([Chunk(1, 31, (1,), Prefix(0, 32))], "prefix of 32 tokens of sequence 0; 1 to 31 of them have been run"),
         ([Chunk(0, 16, (1,)), Chunk(1, 32, (1,), Prefix(0, 32))], "1 to 16 of them have been run before the step"),
-        ([Chunk(1, 32, (1,), Prefix(0, 24))], "sequence 1: prefix of 24 tokens; use a multiple of 16"),
+        ([Chunk(1, 32, (1,), Prefix(0, 20))], "prefix of 20 tokens of sequence 0; use a multiple of 8, what is loaded"),
     ],
 )  # fmt: skip
 def test_prefixes_that_cannot_be(chunks: list[Chunk], message: str) -> None:
