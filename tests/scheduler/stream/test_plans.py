@@ -25,17 +25,8 @@ from scheduler.stream.lower import StepProgram
 from tests.support.checkpoints import small_model
 from tests.support.language import LanguageRun, varied
 from tests.support.plans import ROOMY, Forced
+from tests.support.steps import STEPS, prompt
 
-
-def prompt(slot: int, position: int, count: int) -> Chunk:
-    """Return new tokens of a sequence."""
-    return Chunk(slot, position, tuple((7 * slot + 3 * n + position) % 20 for n in range(count)))
-
-
-STEPS = (
-    [prompt(0, 0, 17), prompt(2, 0, 3)], [prompt(0, 17, 1), prompt(1, 0, 9), prompt(2, 3, 1)],
-    [prompt(0, 18, 1), prompt(1, 9, 1), prompt(2, 4, 1)],
-)  # fmt: skip
 CUTS = (((20,), (11,), (3,)), ((17, 3), (1, 9, 1), (2, 1)), ((5, 5, 10), (4, 7), (1, 1, 1)), ((1, 19), (10, 1), (1, 2)))
 
 
