@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hdl.isa.legality import Limits
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants, constants_of, placeholders
@@ -23,6 +24,8 @@ from scheduler.plan.tiling import Tiling
 from scheduler.schedule.routing import RoutingSource
 from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, lower_step
+from scheduler.stream.prove import check
+from scheduler.stream.tags import note_tags
 from scheduler.system import SystemConfig
 
 __all__ = ["Planned", "Scheduler"]
@@ -128,13 +131,19 @@ class Scheduler:
         )  # fmt: skip
 
     def run(self) -> Iterator[Planned]:
-        """Lower the steps; yields each as soon as it is there. Its bytes in the step area last until the next.
+        """Lower the steps and prove their streams; yields each as soon as it is there.
+
+        A step's bytes in the step area last until the next.
 
         Raises
         ------
         LoweringError
             A step that does not fit the machine.
+        StreamError
+            A stream that could deadlock, race or stop: a fault of the scheduler.
         """
+        machine = self.system.machine
+        tags = np.full((machine.tiers, machine.vcache_tiles), -1, np.int16)
         for step, places in zip(self.steps, self._places, strict=True):
             chunks = with_own_prefixes(
                 [
@@ -144,6 +153,9 @@ class Scheduler:
             )
             routing = self._source.routing(step)
             program = lower_step(self.constants, self.memory, chunks, routing, chooser=self._chooser)
+            tags[:, program.kept_tiles :] = -1
+            check(program.table, machine, self.memory.images, Limits(self.memory.sizes, program.window), tags)
+            note_tags(program.table, tags)
             self._chooser.ran(chunks, program.on_chip)
             yield Planned(step, tuple(chunks), routing, program, step_operations(self.model, chunks, routing))
 
