@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from scheduler.plan.places import key_space
 from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import Residence
 
-__all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "slot_counts"]
+__all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "sharing", "slot_counts"]
 
 MOST_LISTED = 1 << 14
 """Instructions of the longest stream that other plans are tried for: more take longer than they are worth."""
@@ -44,6 +45,8 @@ class Plan:
         Whether weights stay in V-Cache for the next step, and what stayed there is not loaded.
     gang : int
         Tiers that run an expert together.
+    prefixes : bool
+        Whether decoded tokens attend to a prefix that their sequences have in common together, so that it is read once.
     """
 
     cuts: tuple[int, ...] = ()
@@ -51,6 +54,7 @@ class Plan:
     early_keys: bool = False
     pinned: bool = False
     gang: int = 1
+    prefixes: bool = False
 
     def __str__(self) -> str:
         if not self.cuts:
@@ -59,7 +63,10 @@ class Plan:
             name = "one batch, experts beside attention"
         else:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
-        more = {"list schedule": self.listed, "old keys early": self.early_keys, "weights stay": self.pinned}
+        more = {
+            "list schedule": self.listed, "old keys early": self.early_keys, "weights stay": self.pinned,
+            "prefixes read once": self.prefixes,
+        }  # fmt: skip
         gang = [f"experts on gangs of {self.gang}"] if self.gang > 1 else []
         return ", ".join([name, *gang, *(text for text, on in more.items() if on)])
 
@@ -142,12 +149,13 @@ class Chooser:
         ways = [(False, False)]
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
             ways += [(True, early) for early in (False, True) if not early or any(c.position for c in chunks)]
-        found = [Plan(own, *way) for own in cuts for way in ways]
+        prefixes = self.policy.prefixes and sharing(chunks) > 0
+        found = [Plan(own, *way, prefixes=prefixes) for own in cuts for way in ways]
         for width in _widths(residence):
-            found += [Plan(own, *ways[-1], gang=width) for own in cuts if own]
+            found += [Plan(own, *ways[-1], gang=width, prefixes=prefixes) for own in cuts if own]
         if pins:
-            found += [Plan((len(chunks),), *way, pinned=True) for way in ways]
-        return found
+            found += [Plan((len(chunks),), *way, pinned=True, prefixes=prefixes) for way in ways]
+        return list(dict.fromkeys([Plan(), *found]))
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False) -> Plan:
         """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential.
@@ -159,6 +167,15 @@ class Chooser:
         return best
 
 
+def sharing(chunks: Sequence[Chunk]) -> int:
+    """Return how many decoded tokens that follow each other attend to the same prefix, at most; 0: no two do."""
+    most = 0
+    for prefix, run in groupby(chunks, key=lambda chunk: chunk.prefix if len(chunk.tokens) == 1 else None):
+        if prefix is not None:
+            most = max(most, len(list(run)))
+    return most if most > 1 else 0
+
+
 def _decodes(chunks: Sequence[Chunk]) -> bool:
     return all(len(chunk.tokens) == 1 for chunk in chunks)
 
@@ -167,7 +184,7 @@ def _key(chunks: Sequence[Chunk], slots: bool) -> tuple[object, ...]:
     """Return what steps that differ little have in common."""
     sizes = tuple(len(chunk.tokens) for chunk in chunks if len(chunk.tokens) > 1)
     decoded = [chunk.end for chunk in chunks if len(chunk.tokens) == 1]
-    return slots, sizes, len(decoded), sum(decoded) // max(1, len(decoded)) // BUCKET
+    return slots, sizes, len(decoded), sum(decoded) // max(1, len(decoded)) // BUCKET, sharing(chunks)
 
 
 def _can_share(residence: Residence) -> bool:

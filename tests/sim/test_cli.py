@@ -212,6 +212,8 @@ OUTPUTS = [
     (["bench", "scheduler"], "--picture"),
     (["bench", "residency"], "--json"),
     (["bench", "residency"], "--picture"),
+    (["bench", "prefix"], "--json"),
+    (["bench", "prefix"], "--picture"),
     (["bench", "serving"], "--json"),
     (["bench", "serving"], "--picture"),
     (["report"], "--docs"),
