@@ -320,7 +320,7 @@ class SequencerBlock(wiring.Component):
                     m.d.comb += now.stall_edge.eq(1)
                 with m.Elif(reason.credit):
                     m.d.comb += now.stall_credit.eq(1)
-                with m.Elif(pending.valid):
+                with m.Elif(pending.valid | sequencer.slot_wanted.any()):
                     m.d.comb += now.wait_gang.eq(1)
                 with m.Elif(sequencer.waiting):
                     m.d.comb += now.wait_semaphore.eq(1)

@@ -188,6 +188,8 @@ def test_leader_granted_before_and_after_its_follower_arrives(late: int, busy: i
     assert record.error is None
     check_waves(bench)
     check_gang_timing(bench)
+    if late and not busy:  # the leader waits for its semaphore, the follower for the leader
+        assert record.stats[0]["wait_semaphore"] > late and record.stats[1]["wait_gang"] > late
 
 
 def test_two_leaders_share_a_follower() -> None:
