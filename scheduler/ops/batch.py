@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chunk", "MicroBatch", "Piece", "Routing", "blocks_of"]
+__all__ = ["Chunk", "MicroBatch", "Piece", "Routing", "blocks_of", "mixed_blocks"]
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,30 @@ def blocks_of(chunks: Sequence[Chunk], block: int, first: int = 0) -> list[list[
             first += count
             done += count
     return blocks
+
+
+def mixed_blocks(chunks: Sequence[Chunk], block: int) -> list[list[Piece]]:
+    """Cut tokens into blocks of at most `block` so that some decoded sequences come before each block of prompts.
+
+    The keys of decoded sequences come from memory while the vector unit works on prompts. Without either it is
+    :func:`blocks_of`.
+    """
+    runs: list[tuple[bool, int, list[Chunk]]] = []  # whether they are decoded, first token, chunks
+    first = 0
+    for chunk in chunks:
+        decoded = len(chunk.tokens) == 1
+        if not runs or runs[-1][0] != decoded:
+            runs.append((decoded, first, []))
+        runs[-1][2].append(chunk)
+        first += len(chunk.tokens)
+    prompts = [own for decoded, at, run in runs if not decoded for own in blocks_of(run, block, at)]
+    total = sum(len(run) for decoded, _, run in runs if decoded)
+    if not prompts or not total:
+        return blocks_of(chunks, block)
+    size = min(block, -(-total // len(prompts)))
+    others = [own for decoded, at, run in runs if decoded for own in blocks_of(run, size, at)]
+    found = []
+    for place, own in enumerate(prompts):
+        found += others[place * len(others) // len(prompts) : (place + 1) * len(others) // len(prompts)]
+        found.append(own)
+    return found

@@ -47,6 +47,8 @@ class StepSize:
         Experts of some tokens run beside the attention of others.
     pinned : Pinned or None
         What stays in V-Cache from step to step.
+    block : int or None
+        Most tokens of a block of attention, if not as many as fit.
     """
 
     tokens: int
@@ -57,6 +59,7 @@ class StepSize:
     slots: bool = False
     beside: bool = False
     pinned: Pinned | None = None
+    block: int | None = None
 
 
 class Ring:

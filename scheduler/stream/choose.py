@@ -16,11 +16,14 @@ from scheduler.plan.pinned import Pinned, plan_pinned
 from scheduler.plan.places import key_space
 from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import Residence
+from scheduler.stream.cuts import spread_sizes
 
 __all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "slot_counts"]
 
-MOST_LISTED = 1 << 14
+MOST_LISTED = 1 << 18
 """Instructions of the longest stream that other plans are tried for: more take longer than they are worth."""
+BESIDE = 2
+"""Micro-batches that run beside one another where weights stream: each reads its own."""
 LEAST_CUT = 32
 """New tokens of a sequence below which it is not cut."""
 BUCKET = 64
@@ -41,16 +44,22 @@ class Plan:
         Whether keys that the step does not write are loaded apart from those that it does: they need not wait for them.
     pinned : bool
         Whether weights stay in V-Cache for the next step, and what stayed there is not loaded.
+    spread : bool
+        Whether each micro-batch has a part of each prompt and some of the decoded sequences; else they are consecutive
+        tokens.
     """
 
     cuts: tuple[int, ...] = ()
     listed: bool = False
     early_keys: bool = False
     pinned: bool = False
+    spread: bool = False
 
     def __str__(self) -> str:
         if not self.cuts:
             name = "sequential"
+        elif self.spread:
+            name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens, each with its own weights"
         elif len(self.cuts) == 1:
             name = "one batch, experts beside attention"
         else:
@@ -133,6 +142,8 @@ class Chooser:
         known = self._known.get((*_key(chunks, slots), pins))
         if known is not None:
             return list(dict.fromkeys([Plan(), known]))
+        if not residence.resident:
+            return self._streamed(residence, chunks, slots)
         cuts = [(), *_cuts(chunks)] if self.policy.micro_batches and _can_share(residence) else [()]
         ways = [(False, False)]
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
@@ -140,6 +151,19 @@ class Chooser:
         found = [Plan(own, *way) for own in cuts for way in ways]
         if pins:
             found += [Plan((len(chunks),), *way, pinned=True) for way in ways]
+        return found
+
+    def _streamed(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:
+        """Return the plans of a step whose weights stream; micro-batches need another order to run beside one another.
+
+        Keys that come early gain nothing there.
+        """
+        if not self.policy.list_schedule:
+            return [Plan()]
+        found = [Plan(), Plan(listed=True)]
+        cuts = spread_sizes(chunks, BESIDE)
+        if self.policy.micro_batches and residence.gangs and not slots and len(cuts) > 1:
+            found.append(Plan(cuts, listed=True, spread=True))
         return found
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False) -> Plan:
