@@ -111,11 +111,20 @@ def blocks_of(chunks: Sequence[Chunk], block: int, first: int = 0) -> list[list[
     return blocks
 
 
-def mixed_blocks(chunks: Sequence[Chunk], block: int) -> list[list[Piece]]:
+def mixed_blocks(chunks: Sequence[Chunk], block: int, least: int = 1) -> list[list[Piece]]:
     """Cut tokens into blocks of at most `block` so that some decoded sequences come before each block of prompts.
 
     The keys of decoded sequences come from memory while the vector unit works on prompts. Without either it is
     :func:`blocks_of`.
+
+    Parameters
+    ----------
+    chunks : sequence of Chunk
+        New tokens of each sequence.
+    block : int
+        Most tokens of a block.
+    least : int
+        Fewest tokens of a block of decoded sequences while there are more: each block reads the dense weights again.
     """
     runs: list[tuple[bool, int, list[Chunk]]] = []  # whether they are decoded, first token, chunks
     first = 0
@@ -129,7 +138,7 @@ def mixed_blocks(chunks: Sequence[Chunk], block: int) -> list[list[Piece]]:
     total = sum(len(run) for decoded, _, run in runs if decoded)
     if not prompts or not total:
         return blocks_of(chunks, block)
-    size = min(block, -(-total // len(prompts)))
+    size = min(block, max(least, -(-total // len(prompts))))
     others = [own for decoded, at, run in runs if decoded for own in blocks_of(run, size, at)]
     found = []
     for place, own in enumerate(prompts):

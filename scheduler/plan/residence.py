@@ -233,8 +233,8 @@ def _plan(
     gangs = {}
     if not resident and config.vertical_links and config.tiers > 1:
         for expert in experts:
-            up = _even(expert.up, config, buffer, up_step(config))
-            gangs[expert.down.inputs] = up, _even(expert.down, config, buffer, 1)
+            up = shares_of(expert.up, config, buffer, up_step(config))
+            gangs[expert.down.inputs] = up, shares_of(expert.down, config, buffer)
     piece_tiles = max(
         (tiles_of_piece(tiling.expert(inner), piece) for inner, own in pieces.items() for piece in own), default=0
     )
@@ -242,17 +242,6 @@ def _plan(
         tiling, resident, shares, cut("head", tiling.head), matrices, pieces, gangs, piece_tiles, 0, 0, 0
     )  # fmt: skip
     return dataclasses.replace(found, piece_tiles=max(piece_tiles, found.gang_tiles))
-
-
-def _even(matrix: Matrix, config: MachineConfig, room: int, step: int) -> tuple[Share, ...]:
-    """Cut a matrix into as few shares as fit, of about the same size."""
-    found = shares_of(matrix, config, room, step)
-    for less in range(room - matrix.k_slices, matrix.k_slices - 1, -matrix.k_slices):
-        smaller = shares_of(matrix, config, less, step)
-        if len(smaller) > len(found):
-            break
-        found = smaller
-    return found
 
 
 def tiles_of_piece(expert: ExpertTiling, piece: ExpertPiece) -> int:

@@ -86,7 +86,11 @@ def emit_layers(
     work.early_keys = early_keys
     work.emitter.most_waves = most_waves
     dense = Dense(work)
-    blocks = (blocks_of if work.residence.resident else mixed_blocks)(chunks, places.block)
+    if work.residence.resident:
+        blocks = blocks_of(chunks, places.block)
+    else:  # fewer tokens would wait for the weights of the next block
+        least = work.config.tiers * work.config.tile_bytes // work.config.peak_bytes
+        blocks = mixed_blocks(chunks, places.block, least)
     layers = work.tiling.model.layers
     before_keys = cycles_before_keys(work, blocks[0])
     queues: SlotQueues | GangQueues | ExpertQueues
