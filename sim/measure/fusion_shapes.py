@@ -26,7 +26,7 @@ from scheduler.models.description import Model
 from scheduler.models.shapes import load_shape
 from scheduler.ops.steps_file import Step, StepSequence
 from scheduler.plan.limits import LoweringError
-from scheduler.plan.policy import FUSED, SEQUENTIAL, Policy
+from scheduler.plan.policy import FUSED, Policy
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.routing import UniformRouting
 from scheduler.stream.prove import check
@@ -104,7 +104,7 @@ class PromptCase:
     Attributes
     ----------
     prompt, steps : int
-        Tokens, and steps in which it is processed.
+        Tokens, and steps in which it is processed, which divide them.
     decode, keys : int
         Sequences that get a token in each step, and how many each has cached.
     """
@@ -115,7 +115,7 @@ class PromptCase:
     keys: int
 
 
-PROMPTS = (PromptCase(768, 4, 32, 2047), PromptCase(2048, 4, 64, 4094))
+PROMPTS = (PromptCase(768, 4, 32, 2047),)
 
 
 @dataclass(frozen=True)
@@ -236,18 +236,21 @@ class FusionShapesBench:
         return point | self._fractions(timed)
 
     def _compared(self, name: str, model: Model, case: PromptCase) -> dict[str, Any]:
-        """Return what a prompt costs in chunks and in groups of layers, for all layers of a model."""
-        size = -(-case.prompt // case.steps)
-        chunks = [
-            ShapeStep(min(size, case.prompt - at), at, case.decode, case.keys) for at in range(0, case.prompt, size)
-        ]
+        """Return what a prompt costs in chunks and in groups of layers, for all layers of a model.
+
+        What a chunk costs grows evenly with the keys before it: the first and the last stand for all.
+        """
+        size = case.prompt // case.steps
+        first, last = (ShapeStep(size, at, case.decode, case.keys) for at in (0, case.prompt - size))
         whole, alone = ShapeStep(case.prompt, 0, case.decode, case.keys), ShapeStep(0, 0, case.decode, case.keys)
-        layers, steps = len(model.layers), len(chunks)
-        found: dict[str, Any] = {}
-        for label, policy in (("sequential", SEQUENTIAL), ("fused", ONE_STEP)):
-            chunked = [self._of_layers(model, step, policy) for step in chunks]
-            (each_whole, _), (each_alone, rest) = (self._of_layers(model, step, policy) for step in (whole, alone))
-            found[f"chunked_{label}"] = sum(rest + layers * each for each, rest in chunked)
+        layers, steps = len(model.layers), case.steps
+        timed = [self._of_layers(model, step) for step in (first, last, whole, alone)]
+        found: dict[str, float] = {}
+        for number, label in enumerate(("sequential", "fused")):
+            (each_first, rest_first), (each_last, rest_last), (each_whole, _), (each_alone, rest) = (
+                own[number] for own in timed
+            )  # fmt: skip
+            found[f"chunked_{label}"] = steps * (rest_first + rest_last + layers * (each_first + each_last)) / 2
             found[f"layered_{label}"] = steps * rest + layers * (each_whole + (steps - 1) * each_alone)
         best = min(found.values())
         return {
@@ -257,10 +260,14 @@ class FusionShapesBench:
             "best": next(key for key, value in found.items() if value == best),
         }  # fmt: skip
 
-    def _of_layers(self, model: Model, step: ShapeStep, policy: Policy) -> tuple[int, int]:
-        """Return the cycles that one more layer takes, and those of the rest: embeddings, head, both ends."""
-        one, two = (self._time(some_layers(model, count), step, policy).forecast.cycles for count in (1, 2))
-        return two - one, 2 * one - two
+    def _of_layers(self, model: Model, step: ShapeStep) -> list[tuple[int, int]]:
+        """Return the cycles that one more layer takes, and those of the rest: embeddings, head, both ends.
+
+        Of the sequential plan, then of the fused one.
+        """
+        one, two = (self._fractions(self._time(some_layers(model, count), step, ONE_STEP)) for count in (1, 2))
+        names = ("sequential_cycles", "fused_cycles")
+        return [(two[name] - one[name], 2 * one[name] - two[name]) for name in names]
 
     def result(self) -> dict[str, Any]:
         """Return the figures: lists ``points``, ``left_out``, ``depth`` and ``layered``, and ``seconds`` of it all."""
