@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chunk", "MicroBatch", "Piece", "Prefix", "Routing", "blocks_of", "with_own_prefixes"]
+__all__ = ["Chunk", "MicroBatch", "Piece", "Prefix", "Routing", "blocks_of", "mixed_blocks", "with_own_prefixes"]
 
 
 @dataclass(frozen=True)
@@ -145,3 +145,39 @@ def blocks_of(chunks: Sequence[Chunk], block: int, first: int = 0) -> list[list[
             first += count
             done += count
     return blocks
+
+
+def mixed_blocks(chunks: Sequence[Chunk], block: int, least: int = 1) -> list[list[Piece]]:
+    """Cut tokens into blocks of at most `block` so that some decoded sequences come before each block of prompts.
+
+    The keys of decoded sequences come from memory while the vector unit works on prompts. Without either it is
+    :func:`blocks_of`.
+
+    Parameters
+    ----------
+    chunks : sequence of Chunk
+        New tokens of each sequence.
+    block : int
+        Most tokens of a block.
+    least : int
+        Fewest tokens of a block of decoded sequences while there are more: each block reads the dense weights again.
+    """
+    runs: list[tuple[bool, int, list[Chunk]]] = []  # whether they are decoded, first token, chunks
+    first = 0
+    for chunk in chunks:
+        decoded = len(chunk.tokens) == 1
+        if not runs or runs[-1][0] != decoded:
+            runs.append((decoded, first, []))
+        runs[-1][2].append(chunk)
+        first += len(chunk.tokens)
+    prompts = [own for decoded, at, run in runs if not decoded for own in blocks_of(run, block, at)]
+    total = sum(len(run) for decoded, _, run in runs if decoded)
+    if not prompts or not total:
+        return blocks_of(chunks, block)
+    size = min(block, max(least, -(-total // len(prompts))))
+    others = [own for decoded, at, run in runs if decoded for own in blocks_of(run, size, at)]
+    found = []
+    for place, own in enumerate(prompts):
+        found += others[place * len(others) // len(prompts) : (place + 1) * len(others) // len(prompts)]
+        found.append(own)
+    return found

@@ -35,6 +35,8 @@ AHEAD = 2
 """Blocks of tokens that are projected before they are attended to."""
 MOST_BUFFERS = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
+MOST_SHARES = 16
+"""The same of shares of streamed experts that all tiers run together."""
 MOST_BLOCK, MOST_RESIDENT_BLOCK = 256, 64
 """Tokens of a block; with resident matrices small ones cost nothing."""
 SPARE_ROWS, SPARE_SCALARS = 3, 1
@@ -139,7 +141,7 @@ def plan_places(residence: Residence, size: StepSize) -> Places:
 def _choices(residence: Residence, size: StepSize, sizes: Sizes) -> list[Choice]:
     """Return what may be tried, the best first."""
     config = residence.tiling.config
-    most = min(size.tokens, most_block(residence))
+    most = min(size.tokens, size.block or size.tokens, most_block(residence))
     blocks = sorted({most, *(b for b in (256, 128, 64, 32, 16, 8, 4, 2, 1) if b <= most)}, reverse=True)
     if size.tokens > 64 and residence.resident:
         # with several blocks, one's vectors overlap the other's GEMMs
@@ -205,13 +207,16 @@ def _fit(residence: Residence, size: StepSize, sizes: Sizes, choice: Choice) -> 
     used = residence.dense_words if residence.resident else 0
     attention = 0 if residence.resident else 2 * max(attention_words(tiling, k) for k in tiling.kinds)
     room = config.parameter_words - used - attention
+    each = sizes.expert_words
+    if residence.gangs and not size.slots:  # experts on all tiers: each has a part of the words
+        each = max(map(residence.gang_words, residence.gangs))
     if residence.resident:
         word_buffers = len(piece_buffers)
     else:
-        word_buffers = min(4, max(2, room // 2 // max(1, sizes.expert_words)))
+        word_buffers = min(4, max(2, room // 2 // max(1, each)))
     expert_base = used if residence.resident else attention
-    expert_words = tuple(expert_base + n * sizes.expert_words for n in range(word_buffers))
-    words_base = 0 if residence.resident else expert_base + word_buffers * sizes.expert_words
+    expert_words = tuple(expert_base + n * each for n in range(word_buffers))
+    words_base = 0 if residence.resident else expert_base + word_buffers * each
     return Places(
         residence=residence, size=size, block=choice.block, copies=choice.copies, job_vectors=choice.job_vectors,
         chunk=chunk, choice_tokens=choices, regions=choice.regions,
@@ -260,6 +265,8 @@ def _piece_buffers(
     else:
         room = residence.piece_buffers
         piece = size.keys
+        if residence.gangs and not size.slots:  # only the shares of gangs come into the buffers, no pieces
+            room, each = min(MOST_SHARES, room * each // residence.gang_tiles), residence.gang_tiles
     buffers = tuple(first + n * each for n in range(room))
     base = first + room * each
     space = config.vcache_tiles - base

@@ -49,6 +49,8 @@ class StepSize:
         What stays in V-Cache from step to step.
     sharing : int
         Most sequences that attend to a prefix together; 0: none do.
+    block : int or None
+        Most tokens of a block of attention, if not as many as fit.
     """
 
     tokens: int
@@ -60,6 +62,7 @@ class StepSize:
     beside: bool = False
     pinned: Pinned | None = None
     sharing: int = 0
+    block: int | None = None
 
 
 class Ring:

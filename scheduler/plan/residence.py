@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from hdl.config import MachineConfig
 from scheduler.memory.layout import memory_alignment
@@ -26,9 +27,9 @@ from scheduler.plan.tiling import ExpertTiling, Tiling
 
 __all__ = ["ExpertPiece", "Residence", "Run", "plan_residence"]
 
-PARTS = ((3, 3), (2, 4), (2, 5), (1, 6))
+PARTS = ((2, 4), (3, 3), (2, 5), (1, 6))
 """Eighths of V-Cache for streamed dense matrices and for experts, in the order they are tried; the rest is for keys."""
-RING_SHARES = 3
+RING_SHARES = 4
 """Shares of a streamed matrix that are on the chip at a time."""
 PIECES = 4
 """Pieces of experts that a tier holds at a time."""
@@ -109,6 +110,16 @@ class Residence:
             if whole and not any(each * matrix.k_slices * config.plane_bytes % align for matrix, each in parts):
                 found.append(width)
         return tuple(found)
+
+    @property
+    def gang_tiles(self) -> int:
+        """V-Cache tiles of the largest share of a gang, in one tier."""
+        found = 0
+        for inner, pair in self.gangs.items():
+            expert = self.tiling.expert(inner)
+            for matrix, own in zip((expert.up, expert.down), pair, strict=True):
+                found = max(found, *(share.each * matrix.k_slices for share in own))
+        return found
 
     def gang_words(self, inner: int) -> int:
         """Return the requantisation words of one tier for a routed expert that all tiers run together."""
@@ -201,9 +212,11 @@ def _streamed(
     """
     eighth = tiling.config.vcache_tiles // 8
     reason: LoweringError | None = None
-    for dense, parts in sorted(PARTS, key=lambda own: (8 - sum(own)) * eighth < keys):
-        ring, room = eighth * dense, eighth * parts
-        for shares in range(RING_SHARES, 1, -1):
+    ordered = sorted(PARTS, key=lambda own: (8 - sum(own)) * eighth < keys)
+    small = [own for own in ordered if (8 - sum(own)) * eighth < keys]
+    for own in (ordered[: len(ordered) - len(small)], small):
+        for shares, (dense, parts) in product(range(RING_SHARES, 1, -1), own):
+            ring, room = eighth * dense, eighth * parts
             for pieces in range(PIECES, 1, -1):
                 buffer = room // 2 if largest <= room // 2 else room // pieces
                 try:
@@ -243,13 +256,10 @@ def _plan(
     piece_tiles = max(
         (tiles_of_piece(tiling.expert(inner), piece) for inner, own in pieces.items() for piece in own), default=0
     )
-    for inner, pair in gangs.items():
-        expert = tiling.expert(inner)
-        for matrix, own in zip((expert.up, expert.down), pair, strict=True):
-            piece_tiles = max(piece_tiles, *(share.each * matrix.k_slices for share in own))
-    return Residence(
+    found = Residence(
         tiling, resident, shares, cut("head", tiling.head), matrices, pieces, gangs, piece_tiles, 0, 0, 0
     )  # fmt: skip
+    return dataclasses.replace(found, piece_tiles=max(piece_tiles, found.gang_tiles))
 
 
 def tiles_of_piece(expert: ExpertTiling, piece: ExpertPiece) -> int:

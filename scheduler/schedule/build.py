@@ -68,7 +68,7 @@ class Planned:
         for part in self.program.parts:
             own = None
             if self.routing is not None:
-                rows = slice(part.first, part.first + part.tokens)
+                rows = part.numbers
                 own = [None if r is None else Routing(r.experts[rows], r.gates[rows]) for r in self.routing]
             found.append(estimate(part.places, part.chunks, own, len(part.outputs)))
         return found

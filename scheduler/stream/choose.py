@@ -18,11 +18,14 @@ from scheduler.plan.pinned import Pinned, plan_pinned
 from scheduler.plan.places import key_space
 from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import Residence
+from scheduler.stream.cuts import spread_sizes
 
 __all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "sharing", "slot_counts"]
 
-MOST_LISTED = 1 << 14
+MOST_LISTED = 1 << 18
 """Instructions of the longest stream that other plans are tried for: more take longer than they are worth."""
+BESIDE = 2
+"""Micro-batches that run beside one another where weights stream: each reads its own."""
 LEAST_CUT = 32
 """New tokens of a sequence below which it is not cut."""
 BUCKET = 64
@@ -47,6 +50,9 @@ class Plan:
         Tiers that run an expert together.
     prefixes : bool
         Whether decoded tokens attend to a prefix that their sequences have in common together, so that it is read once.
+    spread : bool
+        Whether each micro-batch has a part of each prompt and some of the decoded sequences; else they are consecutive
+        tokens.
     """
 
     cuts: tuple[int, ...] = ()
@@ -55,10 +61,13 @@ class Plan:
     pinned: bool = False
     gang: int = 1
     prefixes: bool = False
+    spread: bool = False
 
     def __str__(self) -> str:
         if not self.cuts:
             name = "sequential"
+        elif self.spread:
+            name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens, each with its own weights"
         elif len(self.cuts) == 1:
             name = "one batch, experts beside attention"
         else:
@@ -145,6 +154,8 @@ class Chooser:
         known = self._known.get((*_key(chunks, slots), pins))
         if known is not None:
             return list(dict.fromkeys([Plan(), known]))
+        if not residence.resident:
+            return self._streamed(residence, chunks, slots)
         cuts = [(), *_cuts(chunks)] if self.policy.micro_batches and _can_share(residence) else [()]
         ways = [(False, False)]
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
@@ -156,6 +167,20 @@ class Chooser:
         if pins:
             found += [Plan((len(chunks),), *way, pinned=True, prefixes=prefixes) for way in ways]
         return list(dict.fromkeys([Plan(), *found]))
+
+    def _streamed(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:
+        """Return the plans of a step whose weights stream; micro-batches need another order to run beside one another.
+
+        Keys that come early gain nothing there.
+        """
+        prefixes = self.policy.prefixes and sharing(chunks) > 0
+        if not self.policy.list_schedule:
+            return list(dict.fromkeys([Plan(), Plan(prefixes=prefixes)]))
+        found = [Plan(), Plan(listed=True, prefixes=prefixes)]
+        cuts = spread_sizes(chunks, BESIDE)
+        if self.policy.micro_batches and residence.gangs and not slots and len(cuts) > 1:
+            found.append(Plan(cuts, listed=True, spread=True, prefixes=prefixes))
+        return found
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False) -> Plan:
         """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential.

@@ -48,6 +48,11 @@ WINDOWS = (100, 200, 300)
 """Cycles within which the way to the end decides who begins: each is tried."""
 SERIAL = (False, True)
 """Whether the way to the end counts all that is still to come on a unit: each is tried."""
+LONG = 1 << 14
+"""Instructions of a stream from which on its own order decides instead, within each of these cycles:"""
+LONG_WINDOWS = (0, 50, 100)
+LONGEST, LONGEST_WINDOWS = 1 << 16, (50,)
+"""The same of streams that are longer still: each try takes seconds."""
 MOST_PASSES = 6
 """Pairs of a backward and a forward pass."""
 CONFLICTS = 1.15
@@ -267,8 +272,9 @@ def _expected(rows: Rows, slot_counts: Sequence[Sequence[int]]) -> Rows:
 
 
 def list_schedule(
-    table: Table, config: MachineConfig, memory: Memory, slot_counts: Sequence[Sequence[int]] = ()
-) -> npt.NDArray[np.intp]:
+    table: Table, config: MachineConfig, memory: Memory, slot_counts: Sequence[Sequence[int]] = (),
+    in_order: bool = False,
+) -> npt.NDArray[np.intp]:  # fmt: skip
     """Return the numbers of the instructions of a plain stream in a better order.
 
     Parameters
@@ -281,6 +287,9 @@ def list_schedule(
         Where token lists are read from.
     slot_counts : sequence of sequences of int, optional
         Tokens of the slots that can be expected, as `scheduler.cost.model.simulate` takes them.
+    in_order : bool
+        What comes first in the stream is more urgent than what has the longest way to the end: the order is that in
+        which micro-batches take turns.
 
     Returns
     -------
@@ -288,8 +297,11 @@ def list_schedule(
         What depends on one another keeps its order.
     """
     problem = _Problem(table, config, memory, slot_counts)
-    tries = (
-        problem.improve(*problem.run(problem.ways(serial), window), window) for serial in SERIAL for window in WINDOWS
-    )
+    if in_order or len(table) > LONG:
+        urgent = np.arange(len(table), 0, -1).astype(np.int32)
+        starts = [(urgent, window) for window in (LONGEST_WINDOWS if len(table) > LONGEST else LONG_WINDOWS)]
+    else:
+        starts = [(problem.ways(serial), window) for serial in SERIAL for window in WINDOWS]
+    tries = (problem.improve(*problem.run(ways, window), window) for ways, window in starts)
     _, begins = min(tries, key=lambda found: found[0])
     return np.lexsort((np.arange(len(begins)), begins))

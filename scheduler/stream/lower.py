@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -20,6 +20,7 @@ from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, MicroBatch, Routing
 from scheduler.ops.draw import draw_routing
+from scheduler.plan.beside import split
 from scheduler.plan.estimate import estimate
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.pinned import Pinned
@@ -28,6 +29,8 @@ from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, sharing, slot_counts
+from scheduler.stream.cuts import Spread, cut_chunks, spread_chunks
+from scheduler.stream.emit.beside import emit_beside
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.head import logit_parts
@@ -46,6 +49,9 @@ __all__ = [
 
 MOST_PARTS = 8
 """Parts that are tried once something fits."""
+BESIDE_BLOCK = 64
+"""Tokens of a block of attention in micro-batches that stream weights: the vector unit must not wait for long
+projections."""
 MEAN_OF = 8
 """Routings that are drawn for what slots can expect."""
 
@@ -63,12 +69,20 @@ class Part:
         Numbers of the part's chunks whose last token's logits are wanted.
     places : Places
         Where the part's data lie on the chip.
+    spread : Spread, optional
+        Which tokens of the step these are, if not consecutive ones.
     """
 
     chunks: tuple[Chunk, ...]
     first: int
     outputs: tuple[int, ...]
     places: Places
+    spread: Spread | None = None
+
+    @property
+    def numbers(self) -> npt.NDArray[np.intp]:
+        """The part's tokens among the step's."""
+        return np.arange(self.first, self.first + self.tokens) if self.spread is None else self.spread.numbers
 
     @property
     def tokens(self) -> int:
@@ -161,11 +175,25 @@ class StepProgram:
         shares, found, done = self.places.residence.head, [], 0
         for part in self.parts:
             count = len(part.outputs)
+            rows = list(range(done, done + count)) if part.spread is None else list(part.spread.rows)
             for numbers in logit_parts(shares, part.places.head_tiles) if count else ():
                 first = shares[numbers[0]].first
-                found.append(LogitBlock(done, count, first, shares[numbers[-1]].end - first))
+                found += [
+                    LogitBlock(row, many, first, shares[numbers[-1]].end - first) for row, many in _runs_of(rows)
+                ]  # fmt: skip
             done += count
         return found
+
+
+def _runs_of(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return runs of consecutive numbers: the first of each, and how many."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == sum(found[-1]):
+            found[-1] = found[-1][0], found[-1][1] + 1
+        else:
+            found.append((number, 1))
+    return found
 
 
 @dataclass(frozen=True)
@@ -253,32 +281,6 @@ def _size(
         tokens=sum(len(c.tokens) for c in chunks), outputs=outputs, longest=max(len(c.tokens) for c in chunks),
         keys=max(c.end for c in chunks), key_block=key_block, slots=slots, sharing=sharing(chunks) if prefixes else 0,
     )  # fmt: skip
-
-
-def cut_chunks(chunks: Sequence[Chunk], sizes: Iterable[int]) -> list[tuple[tuple[Chunk, ...], tuple[int, ...]]]:
-    """Cut a step's tokens into parts of at most some sizes, one after the other.
-
-    Returns
-    -------
-    list of (chunks, outputs)
-        Parts, each with the numbers of its chunks that end a sequence's.
-    """
-    parts: list[tuple[list[Chunk], list[int]]] = []
-    room, more = 0, iter(sizes)
-    for chunk in chunks:
-        done = 0
-        while done < len(chunk.tokens):
-            if not room:
-                parts.append(([], []))
-                room = next(more)
-            count = min(room, len(chunk.tokens) - done)
-            own, outputs = parts[-1]
-            if done + count == len(chunk.tokens):
-                outputs.append(len(own))
-            own.append(replace(chunk, position=chunk.position + done, tokens=chunk.tokens[done : done + count]))
-            room -= count
-            done += count
-    return [(tuple(own), tuple(outputs)) for own, outputs in parts]
 
 
 def parts_of(
@@ -500,6 +502,8 @@ class _Lowering:
 
     def _emit_cut(self, parts: tuple[Part, ...], plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
         """Emit micro-batches, which have to fit the chip together."""
+        if plan.spread:
+            return self._emit_beside(plan)
         if len(parts) > 1:
             raise LoweringError("micro-batches: the step does not fit the chip as a whole")
         self._memory.begin_step()
@@ -517,6 +521,24 @@ class _Lowering:
         )  # fmt: skip
         return _Emitted((part,), emitter.stream, labels, frozenset(there) if plan.pinned else frozenset())
 
+    def _emit_beside(self, plan: Plan) -> _Emitted:
+        """Emit micro-batches that stream weights, each for itself."""
+        if self._routing is None:
+            raise LoweringError("micro-batches with weights of their own: the routing has to be known")
+        regions = split(self._memory.residence, len(plan.cuts))
+        parts, first = [], 0
+        cuts = spread_chunks(self._chunks, len(plan.cuts))
+        for (own, outputs, spread), region in zip(cuts, regions, strict=True):
+            size = replace(_size(own, len(outputs), self._block, False, plan.prefixes), block=BESIDE_BLOCK)
+            places = plan_places(region.residence, size)
+            parts.append(Part(own, first, outputs, places, spread))
+            first += parts[-1].tokens
+        self._memory.begin_step()
+        labels = Labels()
+        routing = [[_slice(route, part) for route in self._routing] for part in parts]
+        stream = emit_beside(self._constants, self._memory, parts, regions, routing, labels, plan.early_keys)
+        return _Emitted(tuple(parts), stream, labels)
+
     def _order(
         self, emitted: _Emitted, plan: Plan, stream: Builder | None = None
     ) -> tuple[Table, npt.NDArray[np.int64]]:
@@ -527,7 +549,7 @@ class _Lowering:
         many, memory = len(emitted.stream), self._memory.images
         plain, marks = emitted.stream.table(), emitted.stream.marks[:many].copy()
         if plan.listed:
-            order = list_schedule(plain, self._config, memory, self._mean_counts(emitted, plan))
+            order = list_schedule(plain, self._config, memory, self._mean_counts(emitted, plan), plan.spread)
             plain, marks = Table(plain.rows[order]), marks[order]
         own = Builder.of(plain) if stream is None or plan.listed else stream
         table, origin = synchronise(own, self._config, memory, carriers(self._config), end=True)
@@ -571,7 +593,7 @@ def _emit(
 def _slice(route: Routing | None, part: Part) -> Routing | None:
     if route is None or not route.experts.size:  # a layer without experts
         return None
-    own = slice(part.first, part.first + part.tokens)
+    own = part.numbers
     return Routing(route.experts[own], route.gates[own])
 
 

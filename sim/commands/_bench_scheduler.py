@@ -35,6 +35,14 @@ SCHEDULER_COLUMNS = (
     "model", "phase", "tokens", "cached", "layers", "instructions", "cycles", "roofline", "bound", "of it", "padding"
 )  # fmt: skip
 
+FUSION_COLUMNS = (
+    "model", "step", "compute", "memory", "vector", "bound", "sequential", "of roofline", "fused", "of roofline",
+    "gain", "plan",
+)  # fmt: skip
+LAYERED_COLUMNS = (
+    "model", "prompt", "steps", "beside", "chunked", "layered", "chunked, fused", "layered, fused", "least",
+)  # fmt: skip
+
 STALL_COLUMNS = ("step", "unit", "parts of its cycles")
 
 
@@ -66,6 +74,76 @@ def add_benches(kinds: Subparsers) -> None:
         help=f"rewrite the table in FILE; default {SCHEDULER_DOCS}",
     )  # fmt: skip
     add_json_option(scheduler)
+    _add_fusion_shapes(kinds)
+
+
+def _add_fusion_shapes(kinds: Subparsers) -> None:
+    from sim.measure.fusion_shapes import SHAPES
+
+    shapes = kinds.add_parser(
+        "fusion-shapes", help="fused against sequential plans, and layered prefill, on published shapes (cycle model)"
+    )
+    add_config_option(shapes, "large")
+    shapes.add_argument(
+        "--shapes", nargs="+", choices=shape_names(), default=list(SHAPES), metavar="NAME",
+        help=f"default {' '.join(SHAPES)}",
+    )  # fmt: skip
+    shapes.add_argument(
+        "--layers", type=count(1), default=2, metavar="N", help="layers that are timed, with experts; default 2"
+    )
+    shapes.add_argument("--picture", type=picture_file, default="build/bench/fusion_shapes.png", metavar="FILE")
+    add_json_option(shapes)
+
+
+def _fusion_shapes(args: argparse.Namespace) -> int:
+    from sim.measure.fusion_shapes import FusionShapesBench, nothing_gained
+    from sim.measure.fusion_shapes import draw as draw_shapes
+
+    config = machine_of(args, "bench fusion-shapes")
+    bench = FusionShapesBench(config, list(dict.fromkeys(args.shapes)), layers=args.layers)
+    for _ in progress(bench.run(), "steps", bench.total):
+        pass
+    result = bench.result()
+    print_table(
+        [
+            [
+                p["model"], p["step"], round(p["compute_cycles"]), round(p["memory_cycles"]),
+                round(p["vector_cycles"]), p["bound"], p["sequential_cycles"],
+                f"{100 * p['sequential_fraction']:.1f} %", p["fused_cycles"], f"{100 * p['fused_fraction']:.1f} %",
+                f"{100 * p['gain']:.1f} %", p["plan"],
+            ]
+            for p in result["points"]
+        ],
+        FUSION_COLUMNS, left=("step", "plan"),
+        title=f"steps of published shapes on {config.name}, {args.layers} layers and the head (cycle model)",
+    )  # fmt: skip
+    for p in result["left_out"]:
+        print(f"left out: {p['model']}, {p['step']}: {p['why']}")
+    for kind, bound, steps in nothing_gained(result["points"]):
+        print(f"nothing gained: {kind}, {bound} bound: {steps}")
+    print_table(
+        [
+            [
+                p["model"], p["prompt"], p["steps"], f"decode {p['decode']} at {p['keys']:,}",
+                *(round(p[f"{way}_per_token"]) for way in _WAYS), p["best"].replace("_", ", "),
+            ]
+            for p in result["layered"]
+        ],
+        LAYERED_COLUMNS, title="cycles for each token of a prompt, all layers: in chunks, and in groups of layers",
+    )  # fmt: skip
+    for p in result["depth"]:
+        print(
+            f"{p['model']}, {p['step']}, {p['layers']} layers: sequential {100 * p['sequential_fraction']:.1f} %, "
+            f"fused {100 * p['fused_fraction']:.1f} % of the roofline"
+        )
+    print(f"{result['seconds']:.0f} s")
+    draw_shapes(result, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, result)
+    return 0
+
+
+_WAYS = ("chunked_sequential", "layered_sequential", "chunked_fused", "layered_fused")
 
 
 def _scheduler(args: argparse.Namespace) -> int:
@@ -146,5 +224,6 @@ def _cycle_model(args: argparse.Namespace) -> int:
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "cycle-model": _cycle_model,
     "scheduler": _scheduler,
+    "fusion-shapes": _fusion_shapes,
 }
 """What runs each of them."""

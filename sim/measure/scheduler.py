@@ -32,7 +32,7 @@ from scheduler.stream.lower import default_key_block, parts_of
 from scheduler.stream.prove import check
 from scheduler.system import SystemConfig
 
-__all__ = ["PHASES", "Phase", "SchedulerBench", "draw", "layer_plan_seconds", "some_layers"]
+__all__ = ["PHASES", "Phase", "SchedulerBench", "draw", "layer_plan_seconds", "some_layers", "stalls_by_kind"]
 
 ENOUGH = 0.80
 """Part of the roofline below which a point says where its cycles went."""
@@ -167,7 +167,7 @@ class SchedulerBench:
             "parts": len(planned.program.parts), "instructions": len(planned.program.table), "cycles": cycles,
             "roofline_cycles": line.cycles, "bound": line.bound, "roofline_fraction": line.cycles / cycles,
             "padding_waste": 1 - sum(one.waves * (1 - one.padding) for one in estimates) / waves,
-            "stalls": _stalls(forecast) if line.cycles < ENOUGH * cycles else {},
+            "stalls": stalls_by_kind(forecast) if line.cycles < ENOUGH * cycles else {},
         }  # fmt: skip
 
     def result(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class SchedulerBench:
         }
 
 
-def _stalls(forecast: Forecast) -> dict[str, dict[str, float]]:
+def stalls_by_kind(forecast: Forecast) -> dict[str, dict[str, float]]:
     """Return the parts of the cycles that tiers, load engines, store unit and vector unit spent on each cause."""
     kinds: dict[str, list[dict[str, int]]] = {}
     for unit, causes in forecast.stalls().items():

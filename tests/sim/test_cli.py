@@ -210,6 +210,8 @@ OUTPUTS = [
     (["bench", "fusion"], "--json"),
     (["bench", "fusion"], "--picture"),
     (["bench", "scheduler"], "--picture"),
+    (["bench", "fusion-shapes"], "--json"),
+    (["bench", "fusion-shapes"], "--picture"),
     (["bench", "residency"], "--json"),
     (["bench", "residency"], "--picture"),
     (["bench", "prefix"], "--json"),

@@ -20,7 +20,7 @@ from scheduler.models.description import LatentAttention
 from scheduler.ops.batch import Chunk, Piece
 from scheduler.plan.places import AHEAD
 from scheduler.stream.emit.dense import Dense, Group
-from scheduler.stream.emit.job_table import JOB, NEVER, PIECE, Int64
+from scheduler.stream.emit.job_table import JOB, NEVER, PIECE, TURN, Int64
 from scheduler.stream.emit.jobs import Beside, Chain, JobPipeline, Span
 from scheduler.stream.emit.labels import HEAD_MARK, job_mark
 from scheduler.stream.emit.latent import expand_contexts, project_latent
@@ -187,6 +187,7 @@ class Attention:
             work, dense, self.layer, sum(jobs for jobs, _ in counts), sum(n for _, n in counts), loads
         )
         self.cached: list[KeyTiles] = []  # of the sequence that is prefilled, by head
+        self._held: list[int] = []
         kv_heads = np.arange(self.heads.kv_heads)
         self._kv_of_head = np.repeat(kv_heads, self.heads.group)
         size = min(work.places.job_vectors, self.heads.group)
@@ -498,6 +499,10 @@ class Attention:
             self.pipeline.run(jobs, Span(start, position + count, self.cached[0].first if held else None, prefix))
             yield min(piece.first + done + size, piece.first + piece.count)
 
+    def _turns(self) -> list[int]:
+        """Return how often each tier's places for keys were given away: in between, other jobs' keys may come there."""
+        return [int(self.work.turns[TURN.buffers + tier]) for tier in range(self.work.config.tiers)]
+
     def _hold(self, piece: Piece) -> bool:
         """Bring a sequence's keys and values onto the chip for all its jobs, if they fit; return whether they do."""
         work, heads, pipeline, tiling = self.work, self.heads, self.pipeline, self.work.tiling
@@ -506,7 +511,7 @@ class Attention:
         each = -(-heads.kv_heads // work.config.tiers)
         if chunk.end - start > work.places.key_piece or each > work.key_buffers:
             return False
-        begins = piece.position == chunk.position
+        begins = piece.position == chunk.position or self._held != self._turns()
         if begins:
             pipeline.settle()
             self.cached.clear()
@@ -515,6 +520,7 @@ class Attention:
                 base = work.key_buffer(tiers)
                 values = base + tiling.key_tiles(heads, chunk.end - start)
                 self.cached.append(KeyTiles(tiers, base, values, work.next_tag(), start))
+            self._held = self._turns()
         # Whole alignments; what earlier blocks have loaded of the first is loaded again.
         first = start if begins else piece.position // align * align
         if not begins and first < piece.position:

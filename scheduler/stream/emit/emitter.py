@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,22 @@ def carriers(config: MachineConfig) -> dict[str, dict[str, int]]:
         },
         **loads,
     }  # fmt: skip
+
+
+def _token_parts(fields: Mapping[str, int], size: int) -> Iterator[dict[str, int]]:
+    """Yield a GEMM's fields for at most `size` of its tokens at a time, of about the same number each."""
+    tokens = fields["tokens"]
+    count = -(-tokens // size)
+    for number in range(count):
+        first = number * tokens // count
+        part = dict(fields) | {"tokens": (number + 1) * tokens // count - first}
+        if fields.get("act_list") or fields.get("dest_list"):
+            part["list_base"] = fields.get("list_base", 0) + first
+        if not fields.get("act_list"):
+            part["act_base"] = fields["act_base"] + first * fields["act_stride"]
+        if not fields.get("dest_list"):
+            part["dest_base"] = fields["dest_base"] + first * fields["dest_stride"]
+        yield part
 
 
 class Emitter:
@@ -65,6 +81,7 @@ class Emitter:
         self.labels = Labels() if labels is None else labels
         self.stream = Builder() if stream is None else stream
         self.clock = Clock(config)
+        self.most_waves = 0
         self._times_loads = times_loads
 
     def _emit(self, opcode: Opcode, operation: str, fields: dict[str, int]) -> int:
@@ -90,8 +107,15 @@ class Emitter:
 
         Without `ready` it begins when the vector unit is done. With a slot, `expected` are its tokens.
         """
-        number = self._emit(Opcode.GEMM, operation, fields)
-        return self.clock.add_gemm(self.stream.rows, number, ready, expected)
+        size = self.most_waves // (fields["k_slices"] * fields["n_tiles"]) if self.most_waves else 0
+        if not self.most_waves or fields["tokens"] <= max(1, size):
+            number = self._emit(Opcode.GEMM, operation, fields)
+            return self.clock.add_gemm(self.stream.rows, number, ready, expected)
+        done = 0
+        for part in _token_parts(fields, max(1, size)):
+            number = self._emit(Opcode.GEMM, operation, part)
+            done = self.clock.add_gemm(self.stream.rows, number, ready, None)
+        return done
 
     def vector(self, operation: str, **fields: int) -> None:
         """Emit a VECTOR."""

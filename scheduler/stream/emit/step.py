@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.models.description import Experts
-from scheduler.ops.batch import Chunk, Routing, blocks_of
+from scheduler.ops.batch import Chunk, Routing, blocks_of, mixed_blocks
 from scheduler.plan.places import Places
 from scheduler.stream.emit.attention import Segment, emit_attention
 from scheduler.stream.emit.dense import Dense
@@ -24,7 +25,7 @@ from scheduler.stream.emit.slots import SlotQueues
 from scheduler.stream.emit.work import Work
 from scheduler.stream.table import Builder
 
-__all__ = ["emit_step"]
+__all__ = ["emit_layers", "emit_step"]
 
 
 def emit_step(
@@ -63,10 +64,33 @@ def emit_step(
     early_keys : bool
         Keys that the step does not write are loaded apart.
     """
+    steps = emit_layers(constants, memory, places, chunks, routing, outputs, done, labels, stream, early_keys)
+    return deque(steps, maxlen=1)[0]
+
+
+def emit_layers(
+    constants: Constants,
+    memory: ModelMemory,
+    places: Places,
+    chunks: Sequence[Chunk],
+    routing: Sequence[Routing | None] | None,
+    outputs: Sequence[int],
+    done: int = 0,
+    labels: Labels | None = None,
+    stream: Builder | None = None,
+    early_keys: bool = False,
+    most_waves: int = 0,
+) -> Iterator[Emitter]:
+    """Do the same in pieces: yields between the attention and the experts of each layer, and at the end."""
     work = Work(constants, memory, places, labels, stream)
     work.early_keys = early_keys
+    work.emitter.most_waves = most_waves
     dense = Dense(work)
-    blocks = blocks_of(chunks, places.block)
+    if work.residence.resident:
+        blocks = blocks_of(chunks, places.block)
+    else:  # fewer tokens would wait for the weights of the next block
+        least = work.config.tiers * work.config.tile_bytes // work.config.peak_bytes
+        blocks = mixed_blocks(chunks, places.block, least)
     layers = work.tiling.model.layers
     before_keys = cycles_before_keys(work, blocks[0])
     queues: SlotQueues | GangQueues | ExpertQueues
@@ -97,8 +121,9 @@ def emit_step(
                 emit_choices(work, number, first, min(size, places.size.tokens - first))
         emit_mlp(work, dense, number, 0, places.size.tokens)
         dense.prefetch_after(number, bool(outputs))
+        yield work.emitter
         queues.run(number)
     work.emitter.layer = -1
     if outputs:
         emit_head(work, dense, chunks, outputs, done)
-    return work.emitter
+    yield work.emitter

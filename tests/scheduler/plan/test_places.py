@@ -75,8 +75,9 @@ def test_everything_has_its_place(size: StepSize, tiles: int, slots: bool) -> No
         <= (places.keys[1])
     )
     # Requantisation words.
-    words = [*places.expert_words, places.expert_words[-1] + 7]
-    assert all(b - a == 7 for a, b in pairwise(words)) and words[-1] <= config.parameter_words
+    each = 7 if slots or tiles == 256 else 4  # of two tiers together, 2 + 2 output tiles a tier
+    words = [*places.expert_words, places.expert_words[-1] + each]
+    assert all(b - a == each for a, b in pairwise(words)) and words[-1] <= config.parameter_words
     assert places.list_entries == (places.block, config.list_depth - places.block)
     assert places.choice_tokens == size.tokens or not slots
 

@@ -117,7 +117,7 @@ def test_too_few_words_are_named_and_what_is_named_is_enough(words: int, vocabul
 
 
 def test_too_few_tiles_are_named() -> None:
-    with pytest.raises(LoweringError, match="matrix qkv: 1 output tiles of 3 slices; V-Cache has room for 2 tiles: "):
+    with pytest.raises(LoweringError, match="matrix qkv: 1 output tiles of 3 slices; V-Cache has room for 1 tiles: "):
         plan(TINY.replace(vcache_tiles=16))
 
 

@@ -169,6 +169,23 @@ def test_prefixes_that_cannot_be(chunks: list[Chunk], message: str) -> None:
         one.lower(chunks, None)
 
 
+def test_weights_that_stream_share_prefixes_too() -> None:
+    """In the sequential order, listed, and in micro-batches that run beside one another."""
+    what, batch = varied(model(heads=6, kv_heads=1, head_dim=8, context=320), 3), steps(8, Prefix(0, 96))
+    config = ROOMY.replace(vcache_tiles=64)
+    one = LanguageRun(config, what, step_bytes=1 << 20, key_block=BLOCK, sequences=8, chooser=Chooser(FUSED))
+    assert not one.memory.residence.resident
+    plans = one.chooser.plans(one.memory.residence, batch[2], False)
+    assert plans[0] == Plan() and all(plan.prefixes for plan in plans[1:]) and len(plans) > 1
+    assert Chooser(policy_of("prefixes")).plans(one.memory.residence, batch[2], False) == [Plan(), SHARED]
+    for plan in plans[1:]:
+        one = LanguageRun(
+            config, what, step_bytes=1 << 20, key_block=BLOCK, sequences=8, chooser=Forced([Plan(), Plan(), plan, plan])
+        )  # fmt: skip
+        for chunks in batch:
+            one.step(chunks, alone=True)
+
+
 def test_who_shares() -> None:
     own, other = Prefix(0, 16), Prefix(1, 16)
     assert sharing([Chunk(n, 20, (1,), own) for n in range(3)]) == 3
