@@ -23,8 +23,9 @@ from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.schedule.routing import RoutingSource
 from scheduler.stream.choose import Chooser
-from scheduler.stream.lower import StepProgram, lower_step
+from scheduler.stream.lower import lower_step
 from scheduler.stream.prove import check
+from scheduler.stream.step_program import StepProgram
 from scheduler.stream.tags import note_tags
 from scheduler.system import SystemConfig
 

@@ -40,7 +40,7 @@ from scheduler.plan.policy import policy_of
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.index import FILES, check_index
 from scheduler.stream.emit.labels import Label
-from scheduler.stream.lower import LogitBlock, gather_logits
+from scheduler.stream.step_program import LogitBlock, gather_logits
 from scheduler.stream.table import Table
 from scheduler.system import SystemConfig
 

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import repeat
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import Instruction
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
 from scheduler.memory.image import Symbol
@@ -21,334 +18,30 @@ from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, MicroBatch, Routing
 from scheduler.ops.draw import draw_routing
 from scheduler.plan.beside import split
-from scheduler.plan.estimate import estimate
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.pinned import Pinned
-from scheduler.plan.places import Places, plan_places
-from scheduler.plan.pools import StepSize
-from scheduler.plan.residence import Residence
-from scheduler.plan.tiling import Tiling
-from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, sharing, slot_counts
-from scheduler.stream.cuts import Spread, cut_chunks, spread_chunks
+from scheduler.plan.places import plan_places
+from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, slot_counts
+from scheduler.stream.cuts import cut_chunks, spread_chunks
 from scheduler.stream.emit.beside import emit_beside
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import ListsFullError
-from scheduler.stream.emit.head import logit_parts
-from scheduler.stream.emit.labels import Label, Labels
+from scheduler.stream.emit.labels import Labels
 from scheduler.stream.emit.micro_batches import emit_micro_batches
 from scheduler.stream.emit.step import emit_step
 from scheduler.stream.list_schedule import list_schedule
+from scheduler.stream.parts import check_batch, default_key_block, parts_of, size_of
+from scheduler.stream.step_program import Part, StepProgram
 from scheduler.stream.synchronise import SyncError, synchronise
 from scheduler.stream.table import Builder, Table
 
-__all__ = [
-    "LogitBlock", "Part", "StepProgram", "check_batch", "check_smallest_step", "default_key_block", "gather_logits",
-    "lower_step", "parts_of",
-]  # fmt: skip
+__all__ = ["lower_step"]
 
-
-MOST_PARTS = 8
-"""Parts that are tried once something fits."""
 BESIDE_BLOCK = 64
 """Tokens of a block of attention in micro-batches that stream weights: the vector unit must not wait for long
 projections."""
 MEAN_OF = 8
 """Routings that are drawn for what slots can expect."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some of a step's tokens that go through all layers together.
-
-    Attributes
-    ----------
-    chunks : tuple of Chunk
-    first : int
-        Tokens of the step before this part.
-    outputs : tuple of int
-        Numbers of the part's chunks whose last token's logits are wanted.
-    places : Places
-        Where the part's data lie on the chip.
-    spread : Spread, optional
-        Which tokens of the step these are, if not consecutive ones.
-    """
-
-    chunks: tuple[Chunk, ...]
-    first: int
-    outputs: tuple[int, ...]
-    places: Places
-    spread: Spread | None = None
-
-    @property
-    def numbers(self) -> npt.NDArray[np.intp]:
-        """The part's tokens among the step's."""
-        return np.arange(self.first, self.first + self.tokens) if self.spread is None else self.spread.numbers
-
-    @property
-    def tokens(self) -> int:
-        """New tokens of the part."""
-        return sum(len(chunk.tokens) for chunk in self.chunks)
-
-
-@dataclass(frozen=True, eq=False)
-class StepProgram:
-    """A step's stream and what it needs in memory.
-
-    Attributes
-    ----------
-    parts : tuple of Part
-        Tokens that go through the model together; one part where they fit.
-    chunks : tuple of Chunk
-        What the step works on.
-    table : Table
-        The stream, END included.
-    marks : int64 array [instructions]
-        What each instruction is for, as numbers; :attr:`labels` are the texts.
-    label_texts : Labels
-        What they mean.
-    stream_base : int
-        Byte address of the stream in group 0.
-    patch : Symbol
-        The part of memory that the host writes for this step (stream and token lists).
-    window : tuple of two (int, int)
-        Output windows of the groups: first byte and end.
-    logits : Symbol
-        Where the logits appear, see :meth:`read_logits`.
-    plan : Plan
-        How the step is emitted.
-    tried : tuple of Tried
-        What it was chosen from.
-    on_chip : frozenset
-        What the step leaves of the weights that stay from step to step.
-    kept_tiles : int
-        V-Cache tiles of each tier, from the first on, that the step finds as the one before has left them.
-    """
-
-    parts: tuple[Part, ...]
-    chunks: tuple[Chunk, ...]
-    table: Table
-    marks: npt.NDArray[np.int64]
-    label_texts: Labels
-    stream_base: int
-    patch: Symbol
-    window: tuple[tuple[int, int], tuple[int, int]]
-    logits: Symbol
-    plan: Plan
-    tried: tuple[Tried, ...]
-    on_chip: frozenset[Hashable] = frozenset()
-    kept_tiles: int = 0
-
-    @cached_property
-    def instructions(self) -> tuple[Instruction, ...]:
-        """The stream, one instruction after the other."""
-        return self.table.instructions()
-
-    @cached_property
-    def labels(self) -> tuple[Label, ...]:
-        """What each instruction is for."""
-        return self.label_texts.of(self.marks.tolist())
-
-    @property
-    def places(self) -> Places:
-        """Where the first part's data lie on the chip."""
-        return self.parts[0].places
-
-    @property
-    def tiling(self) -> Tiling:
-        """The model on the machine."""
-        return self.places.tiling
-
-    def read_logits(self, memory: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int16]:
-        """Return the logits [sequences, vocabulary] from the groups' memories after the step."""
-        config = self.tiling.config
-        return gather_logits(memory, self.logits, self.logit_blocks, config.columns, self.tiling.model.vocabulary)
-
-    def slot_counts(self, routing: Sequence[Routing | None]) -> list[list[int]]:
-        """Return the tokens of each slot after each ROUTE, as the machine's router fills them with a routing."""
-        if self.plan.cuts:
-            return slot_counts(self.plan.cuts, routing, by_number=True)
-        return slot_counts([part.tokens for part in self.parts], routing)
-
-    @property
-    def logit_blocks(self) -> list[LogitBlock]:
-        """The blocks of logits in the order in which they lie in memory."""
-        shares, found, done = self.places.residence.head, [], 0
-        for part in self.parts:
-            count = len(part.outputs)
-            rows = list(range(done, done + count)) if part.spread is None else list(part.spread.rows)
-            for numbers in logit_parts(shares, part.places.head_tiles) if count else ():
-                first = shares[numbers[0]].first
-                found += [
-                    LogitBlock(row, many, first, shares[numbers[-1]].end - first) for row, many in _runs_of(rows)
-                ]  # fmt: skip
-            done += count
-        return found
-
-
-def _runs_of(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return runs of consecutive numbers: the first of each, and how many."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and number == sum(found[-1]):
-            found[-1] = found[-1][0], found[-1][1] + 1
-        else:
-            found.append((number, 1))
-    return found
-
-
-@dataclass(frozen=True)
-class LogitBlock:
-    """Logits that lie together: of each of some sequences, `tiles` rows of C int16.
-
-    Attributes
-    ----------
-    first, count : int
-        Sequences.
-    tile, tiles : int
-        Output tiles of the head.
-    """
-
-    first: int
-    count: int
-    tile: int
-    tiles: int
-
-
-def gather_logits(
-    memory: Sequence[npt.NDArray[np.uint8]], region: Symbol, blocks: Sequence[LogitBlock], columns: int, vocabulary: int
-) -> npt.NDArray[np.int16]:
-    """Return the logits [sequences, vocabulary] whose blocks lie one after the other in a region of memory."""
-    raw = np.asarray(memory[region.group])[region.address : region.address + region.size]
-    rows = raw.copy().view("<i2").reshape(-1, columns)
-    result = np.zeros((max(b.first + b.count for b in blocks), -(-vocabulary // columns) * columns), dtype=np.int16)
-    done = 0
-    for block in blocks:
-        own = rows[done : done + block.count * block.tiles].reshape(block.count, -1)
-        first = block.tile * columns
-        result[block.first : block.first + block.count, first : first + own.shape[1]] = own
-        done += block.count * block.tiles
-    return result[:, :vocabulary]
-
-
-def check_batch(memory: ModelMemory, chunks: Sequence[Chunk]) -> None:
-    """Refuse a batch that the model or its memory has no place for.
-
-    Raises
-    ------
-    LoweringError
-        Names the sequence, its value and the limit.
-    """
-    vocabulary = memory.tiling.model.vocabulary
-    if not chunks:
-        raise LoweringError("batch: no sequences; give at least one")
-    if len({chunk.sequence for chunk in chunks}) != len(chunks):
-        raise LoweringError("batch: two sequences have the same place; give each its own")
-    for chunk in chunks:
-        if not 0 <= chunk.sequence < memory.sequences:
-            raise LoweringError(
-                f"batch: sequence {chunk.sequence}; the memory has sequences 0 to {memory.sequences - 1}"
-            )
-        if not chunk.tokens:
-            raise LoweringError(f"sequence {chunk.sequence}: no new tokens; give at least one")
-        if chunk.end > memory.context:
-            raise LoweringError(
-                f"sequence {chunk.sequence}: {chunk.end} tokens; the context is {memory.context}: shorten it or "
-                "generate fewer tokens"
-            )
-        wrong = [token for token in chunk.tokens if not 0 <= token < vocabulary]
-        if wrong:
-            raise LoweringError(f"sequence {chunk.sequence}: token {wrong[0]}; the vocabulary is 0 to {vocabulary - 1}")
-    starts = {chunk.sequence: chunk.position for chunk in chunks}
-    for chunk in chunks:
-        if chunk.prefix is None:
-            continue
-        owner, tokens = chunk.prefix.sequence, chunk.prefix.tokens
-        name = f"sequence {chunk.sequence}: prefix of {tokens} tokens of sequence {owner}"
-        if not 0 <= owner < memory.sequences:
-            raise LoweringError(f"{name}; the memory has sequences 0 to {memory.sequences - 1}")
-        most = min(chunk.position, starts.get(owner, chunk.position))
-        if not 1 <= tokens <= most:
-            raise LoweringError(f"{name}; 1 to {most} of them have been run before the step")
-        align = memory.tiling.key_alignment
-        if tokens % align:
-            raise LoweringError(f"{name}; use a multiple of {align}, what is loaded as a whole")
-
-
-def _size(
-    chunks: Sequence[Chunk], outputs: int, key_block: int, slots: bool, prefixes: bool = False
-) -> StepSize:  # fmt: skip
-    return StepSize(
-        tokens=sum(len(c.tokens) for c in chunks), outputs=outputs, longest=max(len(c.tokens) for c in chunks),
-        keys=max(c.end for c in chunks), key_block=key_block, slots=slots, sharing=sharing(chunks) if prefixes else 0,
-    )  # fmt: skip
-
-
-def parts_of(
-    residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool, largest: int | None = None,
-    prefixes: bool = False,
-) -> tuple[Part, ...]:  # fmt: skip
-    """Return a step's tokens in parts that fit the chip: one, or as many as take the fewest cycles.
-
-    Parameters
-    ----------
-    residence : Residence
-        The model on the machine.
-    chunks : sequence of Chunk
-        New tokens of each sequence.
-    key_block : int
-        Keys that are scored at once.
-    slots : bool
-        The machine finds the routing.
-    largest : int, optional
-        Most tokens of a part.
-    prefixes : bool
-        Decoded tokens attend to a prefix that their sequences have in common together.
-
-    Raises
-    ------
-    LoweringError
-        Not even single tokens fit.
-    """
-    total = sum(len(chunk.tokens) for chunk in chunks)
-    reason: LoweringError | None = None
-    best: tuple[int, tuple[Part, ...]] | None = None
-    for count in range(1 if largest is None else -(-total // largest), total + 1):
-        most = -(-total // count)
-        if count > 1 and most == -(-total // (count - 1)):
-            continue
-        try:
-            parts = _plan_parts(residence, cut_chunks(chunks, repeat(most)), key_block, slots, prefixes)
-        except LoweringError as error:
-            reason = reason or error
-            continue
-        price = sum(_price(part) for part in parts)
-        if best is None or price < best[0]:
-            best = price, parts
-        elif count >= MOST_PARTS:
-            break
-        if best is not None and (count >= MOST_PARTS or best[1][0].places.block == best[1][0].tokens):
-            break  # more parts read weights more often, and cannot make blocks any larger
-    if best is None:
-        assert reason is not None
-        raise reason
-    return best[1]
-
-
-def _plan_parts(
-    residence: Residence, cuts: Sequence[tuple[tuple[Chunk, ...], tuple[int, ...]]], key_block: int, slots: bool,
-    prefixes: bool,
-) -> tuple[Part, ...]:  # fmt: skip
-    parts, first = [], 0
-    for own, outputs in cuts:
-        places = plan_places(residence, _size(own, len(outputs), key_block, slots, prefixes))
-        parts.append(Part(own, first, outputs, places))
-        first += parts[-1].tokens
-    return tuple(parts)
-
-
-def _price(part: Part) -> int:
-    """Return the cycles that a part takes when nothing overlaps."""
-    return sum(one.cycles for one in estimate(part.places, part.chunks, None, len(part.outputs)))
 
 
 def lower_step(
@@ -529,7 +222,7 @@ class _Lowering:
         parts, first = [], 0
         cuts = spread_chunks(self._chunks, len(plan.cuts))
         for (own, outputs, spread), region in zip(cuts, regions, strict=True):
-            size = replace(_size(own, len(outputs), self._block, False, plan.prefixes), block=BESIDE_BLOCK)
+            size = replace(size_of(own, len(outputs), self._block, False, plan.prefixes), block=BESIDE_BLOCK)
             places = plan_places(region.residence, size)
             parts.append(Part(own, first, outputs, places, spread))
             first += parts[-1].tokens
@@ -595,34 +288,3 @@ def _slice(route: Routing | None, part: Part) -> Routing | None:
         return None
     own = part.numbers
     return Routing(route.experts[own], route.gates[own])
-
-
-def default_key_block(tiling: Tiling, most: int) -> int:
-    """Return the keys that are scored at once unless something else is asked for.
-
-    Parameters
-    ----------
-    tiling : Tiling
-    most : int
-        What the model is, or will be, quantised for.
-    """
-    return min(tiling.key_block, max(tiling.key_alignment, most // tiling.key_alignment * tiling.key_alignment))
-
-
-def check_smallest_step(residence: Residence, key_block: int) -> None:
-    """Check that the machine has room for a step of one token, before there is a model.
-
-    Parameters
-    ----------
-    residence : Residence
-        The model on the machine.
-    key_block : int
-        What the model will be quantised for.
-
-    Raises
-    ------
-    LoweringError
-        It has not; names the memory, the need and the remedy.
-    """
-    block = default_key_block(residence.tiling, key_block)
-    plan_places(residence, _size([Chunk(0, 0, (0,))], 1, block, False))

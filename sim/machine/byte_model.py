@@ -16,7 +16,7 @@ from scheduler.models.checkpoint import check_checkpoint, has_weights, read_chec
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
-from scheduler.stream.lower import check_smallest_step
+from scheduler.stream.parts import check_smallest_step
 
 __all__ = ["ByteModel", "printable", "read_byte_model", "show", "to_tokens"]
 

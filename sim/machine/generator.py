@@ -26,7 +26,9 @@ from scheduler.serving.batcher import Batcher, Idle, StepWork, Turn
 from scheduler.serving.request import Request, check_requests
 from scheduler.serving.room import Room
 from scheduler.stream.choose import Chooser
-from scheduler.stream.lower import StepProgram, default_key_block, lower_step, parts_of
+from scheduler.stream.lower import lower_step
+from scheduler.stream.parts import default_key_block, parts_of
+from scheduler.stream.step_program import StepProgram
 from scheduler.stream.synchronise import SyncError
 from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
 from sim.machine.engines import Engine, Outcome

@@ -28,7 +28,9 @@ from scheduler.plan.policy import POLICIES
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.choose import Chooser
-from scheduler.stream.lower import StepProgram, default_key_block, lower_step
+from scheduler.stream.lower import lower_step
+from scheduler.stream.parts import default_key_block
+from scheduler.stream.step_program import StepProgram
 from scheduler.system import SystemConfig
 from sim.golden.integer_model import IntegerModel, StepResult
 from sim.machine.byte_model import read_byte_model

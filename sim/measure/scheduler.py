@@ -28,7 +28,7 @@ from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.schedule.build import Planned, Scheduler
 from scheduler.schedule.routing import UniformRouting
-from scheduler.stream.lower import default_key_block, parts_of
+from scheduler.stream.parts import default_key_block, parts_of
 from scheduler.stream.prove import check
 from scheduler.system import SystemConfig
 

@@ -22,8 +22,9 @@ from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
-from scheduler.stream.lower import default_key_block, lower_step
+from scheduler.stream.lower import lower_step
 from scheduler.stream.lower_layer import lower_layer
+from scheduler.stream.parts import default_key_block
 from scheduler.stream.program import Program
 from scheduler.stream.table import Table
 from sim.golden.integer_model import IntegerModel

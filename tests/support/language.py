@@ -23,8 +23,10 @@ from scheduler.plan.places import SPARE_ROWS
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.choose import Chooser
-from scheduler.stream.lower import StepProgram, default_key_block, lower_step
+from scheduler.stream.lower import lower_step
+from scheduler.stream.parts import default_key_block
 from scheduler.stream.prove import prove
+from scheduler.stream.step_program import StepProgram
 from sim.golden.executor import Executor
 from sim.golden.integer_model import IntegerModel
 from sim.machine.system import Job

@@ -23,7 +23,7 @@ from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.step import emit_step
-from scheduler.stream.lower import default_key_block, parts_of
+from scheduler.stream.parts import default_key_block, parts_of
 from scheduler.stream.synchronise import synchronise
 from sim.stimulus.streams import StreamOptions, random_stream
 from tests.support.checkpoints import small_model

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from hdl.config import MachineConfig
-from scheduler.stream.lower import StepProgram
+from scheduler.stream.step_program import StepProgram
 from sim.machine.engines import IsaEngine, Outcome
 
 __all__ = ["TOKEN_CYCLES", "TimedExecutor"]

@@ -26,7 +26,8 @@ from scheduler.plan.policy import FUSED, SEQUENTIAL, Policy
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.choose import Chooser
-from scheduler.stream.lower import default_key_block, lower_step
+from scheduler.stream.lower import lower_step
+from scheduler.stream.parts import default_key_block
 from sim.stimulus.moe_demo import DEMO_MODEL
 
 SMALL = PRESETS["small"]

@@ -17,7 +17,7 @@ from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.tiling import Tiling
-from scheduler.stream.lower import StepProgram
+from scheduler.stream.step_program import StepProgram
 from scheduler.stream.synchronise import SyncError
 from tests.support.checkpoints import small_model
 from tests.support.language import NANO, TINY, WIDE, LanguageRun, varied

@@ -21,7 +21,7 @@ from scheduler.ops.batch import Chunk, Prefix
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, policy_of
 from scheduler.stream.choose import Chooser, Plan, Tried
-from scheduler.stream.lower import StepProgram
+from scheduler.stream.step_program import StepProgram
 from tests.support.checkpoints import small_model
 from tests.support.language import LanguageRun, varied
 from tests.support.plans import ROOMY, Forced

@@ -18,7 +18,8 @@ from scheduler.models.constants import constants_of
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk
 from scheduler.plan.limits import LoweringError
-from scheduler.stream.lower import StepProgram, lower_step
+from scheduler.stream.lower import lower_step
+from scheduler.stream.step_program import StepProgram
 from sim import cli
 from sim.golden.integer_model import IntegerModel
 from sim.machine.byte_model import show, to_tokens

@@ -20,7 +20,7 @@ from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, SEQUENTIAL, policy_of
 from scheduler.serving.batcher import PHASES
 from scheduler.serving.request import Request
-from scheduler.stream.lower import StepProgram
+from scheduler.stream.step_program import StepProgram
 from sim import cli
 from sim.commands import _generation
 from sim.machine import generator as module
