@@ -47,6 +47,9 @@ class Plan:
     spread : bool
         Whether each micro-batch has a part of each prompt and some of the decoded sequences; else they are consecutive
         tokens.
+    fine : bool
+        Whether attention takes small blocks of tokens and GEMMs are short, so that another order has more to choose
+        from. Micro-batches that are spread always do so.
     """
 
     cuts: tuple[int, ...] = ()
@@ -54,6 +57,7 @@ class Plan:
     early_keys: bool = False
     pinned: bool = False
     spread: bool = False
+    fine: bool = False
 
     def __str__(self) -> str:
         if not self.cuts:
@@ -64,7 +68,12 @@ class Plan:
             name = "one batch, experts beside attention"
         else:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
-        more = {"list schedule": self.listed, "old keys early": self.early_keys, "weights stay": self.pinned}
+        more = {
+            "list schedule": self.listed,
+            "small blocks": self.fine,
+            "old keys early": self.early_keys,
+            "weights stay": self.pinned,
+        }
         return ", ".join([name, *(text for text, on in more.items() if on)])
 
 
@@ -160,7 +169,7 @@ class Chooser:
         """
         if not self.policy.list_schedule:
             return [Plan()]
-        found = [Plan(), Plan(listed=True)]
+        found = [Plan(), Plan(listed=True, fine=True)]
         cuts = spread_sizes(chunks, BESIDE)
         if self.policy.micro_batches and residence.gangs and not slots and len(cuts) > 1:
             found.append(Plan(cuts, listed=True, spread=True))

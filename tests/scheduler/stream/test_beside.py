@@ -149,7 +149,7 @@ def test_what_is_tried_where_weights_stream(policy: str, slots: bool, listed: bo
     """Micro-batches need another order to be worth anything, and a routing that is known."""
     residence = plan_residence(Tiling(NARROW, streamed("mixtral")))
     chunks = [prompt(0, 0, 37), *(prompt(n, 5, 1) for n in (1, 2, 3))]
-    expected = [Plan(), *[Plan(listed=True)] * listed, *[Plan((34, 6), listed=True, spread=True)] * spread]
+    expected = [Plan(), *[Plan(listed=True, fine=True)] * listed, *[Plan((34, 6), listed=True, spread=True)] * spread]
     assert Chooser(POLICIES[policy]).plans(residence, chunks, slots) == expected
 
 
