@@ -3,13 +3,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Chunk", "MicroBatch", "Piece", "Routing", "blocks_of", "mixed_blocks"]
+__all__ = ["Chunk", "MicroBatch", "Piece", "Prefix", "Routing", "blocks_of", "mixed_blocks", "with_own_prefixes"]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """First tokens that a sequence has in common with another, in whose place their keys and values lie.
+
+    Attributes
+    ----------
+    sequence : int
+        Place of the sequence that has run them.
+    tokens : int
+        How many they are: a multiple of `scheduler.plan.tiling.Tiling.key_alignment`.
+    """
+
+    sequence: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -24,11 +41,14 @@ class Chunk:
         Position of the first new token: as many tokens of the sequence have been run before.
     tokens : tuple of int
         Token numbers, 1 or more.
+    prefix : Prefix or None
+        Tokens before `position` whose keys and values lie in another sequence's place.
     """
 
     sequence: int
     position: int
     tokens: tuple[int, ...]
+    prefix: Prefix | None = None
 
     @property
     def end(self) -> int:
@@ -92,6 +112,22 @@ class Piece:
     first: int
     position: int
     count: int
+
+
+def with_own_prefixes(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Return chunks, those in whose places others have a prefix with it as their own: they attend to it with them.
+
+    Where others have prefixes of several lengths there, it is the one that most of them have, of these the longest.
+    """
+    users = Counter(chunk.prefix for chunk in chunks if chunk.prefix is not None)
+    found = []
+    for chunk in chunks:
+        own = chunk.prefix
+        if own is None:
+            known = [p for p in users if p is not None and p.sequence == chunk.sequence and p.tokens <= chunk.position]
+            own = max(known, key=lambda prefix: (users[prefix], prefix.tokens), default=None)
+        found.append(replace(chunk, prefix=own))
+    return found
 
 
 def blocks_of(chunks: Sequence[Chunk], block: int, first: int = 0) -> list[list[Piece]]:

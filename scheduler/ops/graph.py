@@ -44,10 +44,24 @@ def seen_keys(chunks: Sequence[Chunk], window: int | None = None) -> int:
 
 
 def _cached(chunks: Sequence[Chunk], window: int | None) -> int:
-    """Return the keys that must be read: of earlier tokens, each once for a sequence; new ones are made on the chip."""
-    if window is None:
-        return sum(chunk.position for chunk in chunks)
-    return sum(min(chunk.position, window - 1) for chunk in chunks)
+    """Return the keys that must be read: of earlier tokens, each once for a sequence; new ones are made on the chip.
+
+    Those of a prefix that sequences have in common count once for all of them.
+    """
+    own, common = 0, dict[int, tuple[int, int]]()  # first and end of what is read in a prefix's place
+    for chunk in chunks:
+        first = 0 if window is None else max(0, chunk.position - window + 1)
+        border = 0 if chunk.prefix is None else chunk.prefix.tokens
+        own += chunk.position - max(first, border)
+        if chunk.prefix is not None and first < border:
+            begin, end = common.get(chunk.prefix.sequence, (first, border))
+            common[chunk.prefix.sequence] = min(begin, first), max(end, border)
+    for chunk in chunks:  # the prefix's own sequence may read it in the same step
+        if chunk.prefix is None and chunk.sequence in common:
+            begin, end = common[chunk.sequence]
+            first = 0 if window is None else max(0, chunk.position - window + 1)
+            own -= max(0, min(end, chunk.position) - max(begin, first))
+    return own + sum(end - begin for begin, end in common.values())
 
 
 def expected_experts(experts: int, chosen: int, tokens: int) -> float:

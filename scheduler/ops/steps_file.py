@@ -5,10 +5,13 @@
 
     {"sequences": [{"id": "a", "cached": 0, "new": 96}, {"id": "b", "cached": 512, "new": 1}]}
     {"sequences": [{"id": "a", "cached": 96, "new": 1}, {"id": "b", "cached": 513, "tokens": [17]}]}
+    {"sequences": [{"id": "c", "cached": 64, "new": 9, "prefix": {"id": "a", "tokens": 64}}]}
 
 A sequence has an ``id`` (a text or a number; default: its place in the line), tokens that are ``cached`` (default 0),
 and either a number of ``new`` tokens or the ``tokens`` themselves. ``routing`` may give the experts of all new tokens
 of the step, ``[layers][tokens][chosen]``, layers without experts left out, and ``gates`` their gates from 0 to 1.
+With ``prefix`` a sequence's first tokens are those of another one, which has run them: their keys and values lie in its
+place. It is said in the sequence's first line; later ones may say it again.
 A sequence's first step in the file may have any number of cached tokens; later ones no more than the file has run.
 Empty lines are skipped.
 """
@@ -16,7 +19,7 @@ Empty lines are skipped.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +53,18 @@ class StepSequence:
         New tokens.
     tokens : tuple of int
         Their numbers; empty: not given.
+    prefix : str or None
+        Sequence in whose place the keys and values of the first tokens lie.
+    prefix_tokens : int
+        How many these are.
     """
 
     name: str
     cached: int
     new: int
     tokens: tuple[int, ...] = ()
+    prefix: str | None = None
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +120,13 @@ def parse_steps(lines: Iterable[str], model: Model, name: str = "steps", context
     """Return the steps that some lines describe; see :func:`read_steps`."""
     found = []
     known: dict[str, int] = {}
+    prefixes: dict[str, tuple[str, int] | None] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            step = _Line(f"{name}, line {number}", model, context or model.context).step(line, number, known)
+            step = _Line(f"{name}, line {number}", model, context or model.context).step(line, number, known, prefixes)
             known |= {sequence.name: sequence.cached + sequence.new for sequence in step.sequences}
+            for own in step.sequences:
+                prefixes[own.name] = None if own.prefix is None else (own.prefix, own.prefix_tokens)
             found.append(step)
     return found
 
@@ -127,8 +139,10 @@ class _Line(JsonLine):
         self._model = model
         self._context = context
 
-    def step(self, line: str, number: int, known: Mapping[str, int]) -> Step:
-        """Return the step; `known` has the tokens of each sequence that earlier lines have run."""
+    def step(
+        self, line: str, number: int, known: Mapping[str, int], prefixes: Mapping[str, tuple[str, int] | None]
+    ) -> Step:  # fmt: skip
+        """Return the step; earlier lines have run the tokens in `known` of each sequence, and gave them prefixes."""
         value = self.parse(line, "sequences")
         self.check_known(value, ("sequences", "routing", "gates"), "")
         items = value.get("sequences", MISSING)
@@ -145,6 +159,10 @@ class _Line(JsonLine):
                     f"sequences[{place}].cached", own.cached,
                     f"at most {known[own.name]}, the tokens of {shown(own.name)} up to here, or another id",
                 )  # fmt: skip
+        there = {own.name: own.cached for own in sequences}
+        for place, own in enumerate(sequences):
+            self._check_prefix(f"sequences[{place}].prefix", own, {**known, **there}, prefixes)
+        sequences = tuple(_with_prefix(own, prefixes.get(own.name)) for own in sequences)
         experts, gates = self._routing(value, sum(s.new for s in sequences))
         return Step(number, sequences, experts, gates)
 
@@ -152,7 +170,7 @@ class _Line(JsonLine):
         where = f"sequences[{place}]."
         if not isinstance(value, dict):
             raise self.error(where[:-1], value, 'an object such as {"cached": 0, "new": 8}')
-        self.check_known(value, ("id", "cached", "new", "tokens"), where)
+        self.check_known(value, ("id", "cached", "new", "tokens", "prefix"), where)
         name = value.get("id", place)
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise self.error(f"{where}id", name, "a text or an integer")
@@ -164,13 +182,46 @@ class _Line(JsonLine):
             tokens = tuple(self.integer(token, f"{where}tokens", 0, most) for token in tokens)
         cached = self.integer(value.get("cached", 0), f"{where}cached", 0, self._context - 1)
         most = self._context - cached
+        prefix, shared = self._prefix(value.get("prefix"), where, cached)
         if tokens is None:
-            return StepSequence(str(name), cached, self.integer(value.get("new", MISSING), f"{where}new", 1, most))
+            new = self.integer(value.get("new", MISSING), f"{where}new", 1, most)
+            return StepSequence(str(name), cached, new, (), prefix, shared)
         if len(tokens) > most:
             raise self.error(f"{where}tokens", len(tokens), f"at most {most} tokens: the context is {self._context}")
         if value.get("new", len(tokens)) != len(tokens):
             raise self.error(f"{where}new", value["new"], f"{len(tokens)}, as many as tokens, or leave it out")
-        return StepSequence(str(name), cached, len(tokens), tokens)
+        return StepSequence(str(name), cached, len(tokens), tokens, prefix, shared)
+
+    def _prefix(self, value: Any, where: str, cached: int) -> tuple[str | None, int]:
+        """Return whose prefix it is and its tokens."""
+        if value is None:
+            return None, 0
+        if not isinstance(value, dict):
+            raise self.error(f"{where}prefix", value, 'an object such as {"id": "a", "tokens": 64}')
+        self.check_known(value, ("id", "tokens"), f"{where}prefix.")
+        name = value.get("id", MISSING)
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise self.error(f"{where}prefix.id", name, "the id of another sequence")
+        if not cached:
+            raise self.error(f"{where}prefix", value, "it with cached tokens only")
+        return str(name), self.integer(value.get("tokens", MISSING), f"{where}prefix.tokens", 1, cached)
+
+    def _check_prefix(
+        self, field: str, own: StepSequence, there: Mapping[str, int], prefixes: Mapping[str, tuple[str, int] | None]
+    ) -> None:  # fmt: skip
+        """Refuse a prefix that nobody has run, or another one than before."""
+        if own.prefix is None:
+            return
+        if own.name in prefixes and prefixes[own.name] != (own.prefix, own.prefix_tokens):
+            raise self.error(field, own.prefix, "what the sequence's first line says, or leave it out")
+        if own.prefix == own.name or own.prefix not in there:
+            raise self.error(f"{field}.id", own.prefix, "the id of another sequence, of this line or an earlier one")
+        if own.prefix_tokens > there[own.prefix]:
+            raise self.error(
+                f"{field}.tokens", own.prefix_tokens, f"at most {there[own.prefix]}, what {shown(own.prefix)} has run"
+            )
+        if prefixes.get(own.prefix) is not None:
+            raise self.error(f"{field}.id", own.prefix, "a sequence that has no prefix itself")
 
     def _routing(
         self, value: Mapping[str, Any], tokens: int
@@ -218,3 +269,8 @@ class _Line(JsonLine):
             size = len(value) if isinstance(value, list) else value
             raise self.error(field, size, f"{tokens} lists, one for each new token, of {chosen}")
         return array
+
+
+def _with_prefix(own: StepSequence, known: tuple[str, int] | None) -> StepSequence:
+    """Return a sequence with the prefix that an earlier line gave it."""
+    return own if known is None else replace(own, prefix=known[0], prefix_tokens=known[1])

@@ -148,7 +148,7 @@ def _choices(residence: Residence, size: StepSize, sizes: Sizes) -> list[Choice]
         blocks = [b for b in blocks if b <= 16] or blocks
     vectors = max(1, min(config.accumulator_depth // sizes.value_rows, most_vectors(config)))
     wanted = min(sizes.group, config.accumulator_depth // sizes.value_rows) or 1
-    job = max(wanted, min(vectors, size.longest))
+    job = max(wanted, min(vectors, max(size.longest, size.sharing * sizes.group)))
     ahead = (AHEAD,) if residence.resident else (1, 0)
     tiers = config.tiers
     all_regions = [2 * tiers, 3 * tiers // 2, tiers, 1]

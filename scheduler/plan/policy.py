@@ -22,11 +22,14 @@ class Policy:
         Instructions are brought into the order that list scheduling finds.
     residency : bool
         Weights stay in V-Cache from one step to the next.
+    prefixes : bool
+        Keys and values that sequences have in common are read once a step.
     """
 
     micro_batches: bool = False
     list_schedule: bool = False
     residency: bool = False
+    prefixes: bool = False
 
     @property
     def name(self) -> str:
@@ -37,12 +40,13 @@ class Policy:
         return "+".join(name for name in PARTS if _contains(self, POLICIES[name]))
 
 
-SEQUENTIAL, FUSED = Policy(), Policy(True, True, True)
+SEQUENTIAL, FUSED = Policy(), Policy(True, True, True, True)
 
 PARTS = {
     "micro-batches": Policy(micro_batches=True),
     "list": Policy(list_schedule=True),
     "residency": Policy(residency=True),
+    "prefixes": Policy(prefixes=True),
 }
 POLICIES = {"sequential": SEQUENTIAL, **PARTS, "fused": FUSED}
 """By name: nothing, each part alone, all of it."""

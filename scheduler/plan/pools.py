@@ -47,6 +47,8 @@ class StepSize:
         Experts of some tokens run beside the attention of others.
     pinned : Pinned or None
         What stays in V-Cache from step to step.
+    sharing : int
+        Most sequences that attend to a prefix together; 0: none do.
     block : int or None
         Most tokens of a block of attention, if not as many as fit.
     """
@@ -59,6 +61,7 @@ class StepSize:
     slots: bool = False
     beside: bool = False
     pinned: Pinned | None = None
+    sharing: int = 0
     block: int | None = None
 
 
@@ -218,10 +221,12 @@ def word_pools(tiling: Tiling, size: StepSize, sizes: Sizes, choice: Choice, chu
 
 def scalar_pools(size: StepSize, sizes: Sizes, choice: Choice, choices: int) -> dict[str, Pool]:
     """Return a step's scalars by phase; experts are chosen for `choices` tokens at once."""
+    most_heads = max(heads.heads for heads in sizes.heads)
     attention = {
         "norm": choice.copies * choice.block,
         "heads": max(sizes.norm_scalars, choice.block) if sizes.norm_scalars else 0,
         "jobs": 2 * choice.regions * choice.job_vectors,
+        "prefix": min(2, choice.copies) * 2 * choice.block * most_heads if size.sharing else 0,
     }
     experts = {
         "norm": min(size.tokens, MOST_COUNT), "choice": sizes.chosen * choices, "top": choices, "sum": choices

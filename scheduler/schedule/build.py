@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hdl.isa.legality import Limits
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants, constants_of, placeholders
 from scheduler.models.description import Model
 from scheduler.models.quantised_model import QuantisedModel
-from scheduler.ops.batch import Chunk, Routing
+from scheduler.ops.batch import Chunk, Prefix, Routing, with_own_prefixes
 from scheduler.ops.graph import step_operations
 from scheduler.ops.operation import Operation
 from scheduler.ops.steps_file import Step
@@ -23,6 +24,8 @@ from scheduler.plan.tiling import Tiling
 from scheduler.schedule.routing import RoutingSource
 from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import StepProgram, lower_step
+from scheduler.stream.prove import check
+from scheduler.stream.tags import note_tags
 from scheduler.system import SystemConfig
 
 __all__ = ["Planned", "Scheduler"]
@@ -123,48 +126,66 @@ class Scheduler:
         self.constants: Constants = placeholders(model) if quantised is None else constants_of(quantised)
         self.memory = ModelMemory(
             plan_residence(tiling), None if quantised is None else Weights(quantised, tiling),
-            sequences=1 + max(place for step in self._places for place in step), context=context, outputs=most,
+            sequences=1 + max(place for step in self._places for place, _ in step), context=context, outputs=most,
             step_bytes=STEP_BYTES + TOKEN_BYTES * tokens * len(model.layers),
         )  # fmt: skip
 
     def run(self) -> Iterator[Planned]:
-        """Lower the steps; yields each as soon as it is there. Its bytes in the step area last until the next.
+        """Lower the steps and prove their streams; yields each as soon as it is there.
+
+        A step's bytes in the step area last until the next.
 
         Raises
         ------
         LoweringError
             A step that does not fit the machine.
+        StreamError
+            A stream that could deadlock, race or stop: a fault of the scheduler.
         """
+        machine = self.system.machine
+        tags = np.full((machine.tiers, machine.vcache_tiles), -1, np.int16)
         for step, places in zip(self.steps, self._places, strict=True):
-            chunks = tuple(
-                Chunk(place, own.cached, own.tokens or self._draw(own.new))
-                for own, place in zip(step.sequences, places, strict=True)
+            chunks = with_own_prefixes(
+                [
+                    Chunk(place, own.cached, own.tokens or self._draw(own.new), prefix)
+                    for own, (place, prefix) in zip(step.sequences, places, strict=True)
+                ]
             )
             routing = self._source.routing(step)
             program = lower_step(self.constants, self.memory, chunks, routing, chooser=self._chooser)
+            tags[:, program.kept_tiles :] = -1
+            check(program.table, machine, self.memory.images, Limits(self.memory.sizes, program.window), tags)
+            note_tags(program.table, tags)
             self._chooser.ran(chunks, program.on_chip)
-            yield Planned(step, chunks, routing, program, step_operations(self.model, chunks, routing))
+            yield Planned(step, tuple(chunks), routing, program, step_operations(self.model, chunks, routing))
 
     def _draw(self, count: int) -> tuple[int, ...]:
         return tuple(self._rng.integers(0, self.model.vocabulary, count).tolist())
 
 
-def _cache_places(steps: Sequence[Step]) -> list[list[int]]:
-    """Give every sequence a place in the cache from its first step to its last."""
-    last = {sequence.name: number for number, step in enumerate(steps) for sequence in step.sequences}
+def _cache_places(steps: Sequence[Step]) -> list[list[tuple[int, Prefix | None]]]:
+    """Give every sequence a place in the cache from its first step to the last of those that use it, and its prefix."""
+    last: dict[str, int] = {}
+    for number, step in enumerate(steps):
+        for own in step.sequences:
+            last[own.name] = number
+            if own.prefix is not None:
+                last[own.prefix] = number
     held: dict[str, int] = {}
     free: list[int] = []
     used = 0
     found = []
     for number, step in enumerate(steps):
-        for sequence in step.sequences:
-            if sequence.name not in held:
+        for own in step.sequences:
+            if own.name not in held:
                 if not free:
                     free.append(used)
                     used += 1
-                held[sequence.name] = free.pop(0)
-        found.append([held[sequence.name] for sequence in step.sequences])
-        for sequence in step.sequences:
-            if last[sequence.name] == number:
-                free.append(held.pop(sequence.name))
+                held[own.name] = free.pop(0)
+        found.append([
+            (held[own.name], None if own.prefix is None else Prefix(held[own.prefix], own.prefix_tokens))
+            for own in step.sequences
+        ])  # fmt: skip
+        for name in [name for name in held if last[name] == number]:
+            free.append(held.pop(name))
     return found

@@ -337,7 +337,10 @@ def _entry(name: str, planned: Planned) -> dict[str, Any]:
         "name": name,
         "line": planned.step.line,
         "sequences": [
-            {"id": own.name, "place": chunk.sequence, "cached": own.cached, "new": own.new}
+            {
+                "id": own.name, "place": chunk.sequence, "cached": own.cached, "new": own.new,
+                "prefix": None if chunk.prefix is None else asdict(chunk.prefix),
+            }
             for own, chunk in zip(planned.step.sequences, planned.chunks, strict=True)
         ],
         "tokens": planned.step.tokens,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from scheduler.ops.batch import Prefix
 from scheduler.plan.limits import LoweringError
 from scheduler.serving.request import Request
 
@@ -34,6 +35,8 @@ class Active:
         New tokens.
     served : int
         Number of the last step that it took part in; -1: none yet.
+    prefix : Prefix or None
+        First tokens that another place has the keys and values of; they count as run.
     """
 
     request: Request
@@ -41,6 +44,12 @@ class Active:
     done: int = 0
     output: list[int] = field(default_factory=list)
     served: int = -1
+    prefix: Prefix | None = None
+
+    @property
+    def run(self) -> tuple[int, ...]:
+        """Tokens that the machine has run."""
+        return (*self.request.prompt, *self.output)[: self.done]
 
     @property
     def decodes(self) -> bool:

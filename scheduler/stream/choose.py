@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from scheduler.plan.policy import SEQUENTIAL, Policy
 from scheduler.plan.residence import Residence
 from scheduler.stream.cuts import spread_sizes
 
-__all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "slot_counts"]
+__all__ = ["MOST_LISTED", "Chooser", "Plan", "Tried", "sharing", "slot_counts"]
 
 MOST_LISTED = 1 << 18
 """Instructions of the longest stream that other plans are tried for: more take longer than they are worth."""
@@ -44,6 +45,8 @@ class Plan:
         Whether keys that the step does not write are loaded apart from those that it does: they need not wait for them.
     pinned : bool
         Whether weights stay in V-Cache for the next step, and what stayed there is not loaded.
+    prefixes : bool
+        Whether decoded tokens attend to a prefix that their sequences have in common together, so that it is read once.
     spread : bool
         Whether each micro-batch has a part of each prompt and some of the decoded sequences; else they are consecutive
         tokens.
@@ -56,6 +59,7 @@ class Plan:
     listed: bool = False
     early_keys: bool = False
     pinned: bool = False
+    prefixes: bool = False
     spread: bool = False
     fine: bool = False
 
@@ -69,11 +73,9 @@ class Plan:
         else:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
         more = {
-            "list schedule": self.listed,
-            "small blocks": self.fine,
-            "old keys early": self.early_keys,
-            "weights stay": self.pinned,
-        }
+            "list schedule": self.listed, "small blocks": self.fine, "old keys early": self.early_keys,
+            "weights stay": self.pinned, "prefixes read once": self.prefixes,
+        }  # fmt: skip
         return ", ".join([name, *(text for text, on in more.items() if on)])
 
 
@@ -157,23 +159,25 @@ class Chooser:
         ways = [(False, False)]
         if self.policy.list_schedule:  # only another order makes use of keys that can come early
             ways += [(True, early) for early in (False, True) if not early or any(c.position for c in chunks)]
-        found = [Plan(own, *way) for own in cuts for way in ways]
+        prefixes = self.policy.prefixes and sharing(chunks) > 0
+        found = [Plan(own, *way, prefixes=prefixes) for own in cuts for way in ways]
         if pins:
-            found += [Plan((len(chunks),), *way, pinned=True) for way in ways]
-        return found
+            found += [Plan((len(chunks),), *way, pinned=True, prefixes=prefixes) for way in ways]
+        return list(dict.fromkeys([Plan(), *found]))
 
     def _streamed(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:
         """Return the plans of a step whose weights stream; micro-batches need another order to run beside one another.
 
         Keys that come early gain nothing there.
         """
-        if not self.policy.list_schedule:
-            return [Plan()]
-        found = [Plan(), Plan(listed=True, fine=True)]
-        cuts = spread_sizes(chunks, BESIDE)
-        if self.policy.micro_batches and residence.gangs and not slots and len(cuts) > 1:
-            found.append(Plan(cuts, listed=True, spread=True))
-        return found
+        prefixes = self.policy.prefixes and sharing(chunks) > 0
+        found = [Plan(), Plan(prefixes=prefixes)]
+        if self.policy.list_schedule:
+            found.append(Plan(listed=True, fine=True, prefixes=prefixes))
+            cuts = spread_sizes(chunks, BESIDE)
+            if self.policy.micro_batches and residence.gangs and not slots and len(cuts) > 1:
+                found.append(Plan(cuts, listed=True, spread=True, prefixes=prefixes))
+        return list(dict.fromkeys(found))
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False) -> Plan:
         """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential.
@@ -185,6 +189,15 @@ class Chooser:
         return best
 
 
+def sharing(chunks: Sequence[Chunk]) -> int:
+    """Return how many decoded tokens that follow each other attend to the same prefix, at most; 0: no two do."""
+    most = 0
+    for prefix, run in groupby(chunks, key=lambda chunk: chunk.prefix if len(chunk.tokens) == 1 else None):
+        if prefix is not None:
+            most = max(most, len(list(run)))
+    return most if most > 1 else 0
+
+
 def _decodes(chunks: Sequence[Chunk]) -> bool:
     return all(len(chunk.tokens) == 1 for chunk in chunks)
 
@@ -193,7 +206,7 @@ def _key(chunks: Sequence[Chunk], slots: bool) -> tuple[object, ...]:
     """Return what steps that differ little have in common."""
     sizes = tuple(len(chunk.tokens) for chunk in chunks if len(chunk.tokens) > 1)
     decoded = [chunk.end for chunk in chunks if len(chunk.tokens) == 1]
-    return slots, sizes, len(decoded), sum(decoded) // max(1, len(decoded)) // BUCKET
+    return slots, sizes, len(decoded), sum(decoded) // max(1, len(decoded)) // BUCKET, sharing(chunks)
 
 
 def _can_share(residence: Residence) -> bool:

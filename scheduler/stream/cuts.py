@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,7 @@ def cut_chunks(chunks: Sequence[Chunk], sizes: Iterable[int]) -> list[tuple[tupl
             own, outputs = parts[-1]
             if done + count == len(chunk.tokens):
                 outputs.append(len(own))
-            own.append(Chunk(chunk.sequence, chunk.position + done, chunk.tokens[done : done + count]))
+            own.append(replace(chunk, position=chunk.position + done, tokens=chunk.tokens[done : done + count]))
             room -= count
             done += count
     return [(tuple(own), tuple(outputs)) for own, outputs in parts]
@@ -97,7 +97,7 @@ def spread_chunks(
         own, outputs, numbers, rows = [], [], [], []
         for place, (number, first, end) in enumerate(pieces):
             chunk = chunks[number]
-            own.append(Chunk(chunk.sequence, chunk.position + first, chunk.tokens[first:end]))
+            own.append(replace(chunk, position=chunk.position + first, tokens=chunk.tokens[first:end]))
             numbers.append(np.arange(before[number] + first, before[number] + end))
             if end == len(chunk.tokens):
                 outputs.append(place)

@@ -28,7 +28,7 @@ from scheduler.plan.places import Places, plan_places
 from scheduler.plan.pools import StepSize
 from scheduler.plan.residence import Residence
 from scheduler.plan.tiling import Tiling
-from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, slot_counts
+from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, sharing, slot_counts
 from scheduler.stream.cuts import Spread, cut_chunks, spread_chunks
 from scheduler.stream.emit.beside import emit_beside
 from scheduler.stream.emit.emitter import carriers
@@ -257,18 +257,35 @@ def check_batch(memory: ModelMemory, chunks: Sequence[Chunk]) -> None:
         wrong = [token for token in chunk.tokens if not 0 <= token < vocabulary]
         if wrong:
             raise LoweringError(f"sequence {chunk.sequence}: token {wrong[0]}; the vocabulary is 0 to {vocabulary - 1}")
+    starts = {chunk.sequence: chunk.position for chunk in chunks}
+    for chunk in chunks:
+        if chunk.prefix is None:
+            continue
+        owner, tokens = chunk.prefix.sequence, chunk.prefix.tokens
+        name = f"sequence {chunk.sequence}: prefix of {tokens} tokens of sequence {owner}"
+        if not 0 <= owner < memory.sequences:
+            raise LoweringError(f"{name}; the memory has sequences 0 to {memory.sequences - 1}")
+        most = min(chunk.position, starts.get(owner, chunk.position))
+        if not 1 <= tokens <= most:
+            raise LoweringError(f"{name}; 1 to {most} of them have been run before the step")
+        align = memory.tiling.key_alignment
+        if tokens % align:
+            raise LoweringError(f"{name}; use a multiple of {align}, what is loaded as a whole")
 
 
-def _size(chunks: Sequence[Chunk], outputs: int, key_block: int, slots: bool) -> StepSize:
+def _size(
+    chunks: Sequence[Chunk], outputs: int, key_block: int, slots: bool, prefixes: bool = False
+) -> StepSize:  # fmt: skip
     return StepSize(
         tokens=sum(len(c.tokens) for c in chunks), outputs=outputs, longest=max(len(c.tokens) for c in chunks),
-        keys=max(c.end for c in chunks), key_block=key_block, slots=slots,
+        keys=max(c.end for c in chunks), key_block=key_block, slots=slots, sharing=sharing(chunks) if prefixes else 0,
     )  # fmt: skip
 
 
 def parts_of(
-    residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool, largest: int | None = None
-) -> tuple[Part, ...]:
+    residence: Residence, chunks: Sequence[Chunk], key_block: int, slots: bool, largest: int | None = None,
+    prefixes: bool = False,
+) -> tuple[Part, ...]:  # fmt: skip
     """Return a step's tokens in parts that fit the chip: one, or as many as take the fewest cycles.
 
     Parameters
@@ -283,6 +300,8 @@ def parts_of(
         The machine finds the routing.
     largest : int, optional
         Most tokens of a part.
+    prefixes : bool
+        Decoded tokens attend to a prefix that their sequences have in common together.
 
     Raises
     ------
@@ -297,7 +316,7 @@ def parts_of(
         if count > 1 and most == -(-total // (count - 1)):
             continue
         try:
-            parts = _plan_parts(residence, cut_chunks(chunks, repeat(most)), key_block, slots)
+            parts = _plan_parts(residence, cut_chunks(chunks, repeat(most)), key_block, slots, prefixes)
         except LoweringError as error:
             reason = reason or error
             continue
@@ -315,11 +334,12 @@ def parts_of(
 
 
 def _plan_parts(
-    residence: Residence, cuts: Sequence[tuple[tuple[Chunk, ...], tuple[int, ...]]], key_block: int, slots: bool
-) -> tuple[Part, ...]:
+    residence: Residence, cuts: Sequence[tuple[tuple[Chunk, ...], tuple[int, ...]]], key_block: int, slots: bool,
+    prefixes: bool,
+) -> tuple[Part, ...]:  # fmt: skip
     parts, first = [], 0
     for own, outputs in cuts:
-        places = plan_places(residence, _size(own, len(outputs), key_block, slots))
+        places = plan_places(residence, _size(own, len(outputs), key_block, slots, prefixes))
         parts.append(Part(own, first, outputs, places))
         first += parts[-1].tokens
     return tuple(parts)
@@ -462,7 +482,8 @@ class _Lowering:
         return self._last[1]
 
     def _emit_anew(self, plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
-        parts = parts_of(self._memory.residence, self._chunks, self._block, self._routing is None)
+        slots, prefixes = self._routing is None, plan.prefixes
+        parts = parts_of(self._memory.residence, self._chunks, self._block, slots, prefixes=prefixes)
         if plan.cuts:
             return self._emit_cut(parts, plan, on_chip)
         while True:
@@ -478,8 +499,8 @@ class _Lowering:
                 if most == 1:
                     raise
                 parts = parts_of(
-                    self._memory.residence, self._chunks, self._block, self._routing is None, -(-most // 2)
-                )
+                    self._memory.residence, self._chunks, self._block, slots, -(-most // 2), prefixes
+                )  # fmt: skip
 
     def _fine(self, part: Part) -> Part:
         """Return a part with smaller blocks of attention."""
@@ -514,7 +535,7 @@ class _Lowering:
         parts, first = [], 0
         cuts = spread_chunks(self._chunks, len(plan.cuts))
         for (own, outputs, spread), region in zip(cuts, regions, strict=True):
-            size = replace(_size(own, len(outputs), self._block, False), block=SMALL_BLOCK)
+            size = replace(_size(own, len(outputs), self._block, False, plan.prefixes), block=SMALL_BLOCK)
             places = plan_places(region.residence, size)
             parts.append(Part(own, first, outputs, places, spread))
             first += parts[-1].tokens

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benches of serving: steps by each policy of the planner, weights that stay, prompts that arrive."""
+"""Benches of serving: steps by each policy of the planner, weights that stay, common prefixes, prompts that arrive."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ RESIDENCY_COLUMNS = (
     "batch", "routing", "weights stay", "bytes a step", "saved", "cycles a step", "without / cycles",
     "first step: bytes", "cycles",
 )  # fmt: skip
+PREFIX_COLUMNS = (
+    "batch", "routing", "prefix once", "bytes a step", "saved", "cycles a step", "without / cycles",
+    "whole run: tokens", "bytes", "cycles",
+)  # fmt: skip
 
 
 def add_benches(kinds: Subparsers) -> None:
@@ -45,6 +49,7 @@ def add_benches(kinds: Subparsers) -> None:
     _add_fusion(kinds)
     _add_serving(kinds)
     _add_residency(kinds)
+    _add_prefix(kinds)
 
 
 def _add_fusion(kinds: Subparsers) -> None:
@@ -89,10 +94,23 @@ def _add_residency(kinds: Subparsers) -> None:
     residency.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
     add_config_option(residency, "small")
     residency.add_argument("--batches", type=count(1), nargs="+", default=[1, 8], metavar="B", help="default 1 8")
-    residency.add_argument("--steps", type=count(1), default=12, metavar="N", help="decode steps; default 12")
-    residency.add_argument("--routing", choices=ROUTINGS, nargs="+", default=list(ROUTINGS), help="default both")
-    residency.add_argument("--picture", type=picture_file, default="build/bench/residency.png", metavar="FILE")
-    add_json_option(residency)
+    _add_part_options(residency, "residency")
+
+
+def _add_part_options(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument("--steps", type=count(1), default=12, metavar="N", help="decode steps; default 12")
+    parser.add_argument("--routing", choices=ROUTINGS, nargs="+", default=list(ROUTINGS), help="default both")
+    parser.add_argument("--picture", type=picture_file, default=f"build/bench/{name}.png", metavar="FILE")
+    add_json_option(parser)
+
+
+def _add_prefix(kinds: Subparsers) -> None:
+    prefix = kinds.add_parser("prefix", help="sequences that begin alike, with their prefix read once and for each")
+    prefix.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(prefix, "small")
+    prefix.add_argument("--batches", type=count(2), nargs="+", default=[8], metavar="B", help="default 8")
+    prefix.add_argument("--common", type=count(1), default=128, metavar="N", help="tokens of the prefix; default 128")
+    _add_part_options(prefix, "prefix")
 
 
 def _fusion(args: argparse.Namespace) -> int:
@@ -152,14 +170,23 @@ def _serving(args: argparse.Namespace) -> int:
 
 
 def _residency(args: argparse.Namespace) -> int:
-    from sim.measure.residency import ResidencyBench
-    from sim.measure.residency import draw as draw_residency
+    return _part(args, "residency", 0, RESIDENCY_COLUMNS, ("first_bytes", "first_cycles"))
+
+
+def _prefix(args: argparse.Namespace) -> int:
+    return _part(args, "prefixes", args.common, PREFIX_COLUMNS, ("run_tokens", "run_bytes", "run_cycles"))
+
+
+def _part(args: argparse.Namespace, part: str, common: int, columns: Sequence[str], more: Sequence[str]) -> int:
+    """Run batches with and without a part of the policy; the last columns of the table are `more`."""
+    from sim.measure.policy_parts import PartBench
+    from sim.measure.policy_parts import draw as draw_part
 
     system = system_of(argparse.Namespace(config=args.config))
     require_simulator("verilator")
-    bench = ResidencyBench(
-        args.model, system, batches=list(dict.fromkeys(args.batches)), steps=args.steps,
-        routings=list(dict.fromkeys(args.routing)), announce=announce_compiling(system.machine),
+    bench = PartBench(
+        args.model, system, part, batches=list(dict.fromkeys(args.batches)), steps=args.steps,
+        routings=list(dict.fromkeys(args.routing)), common=common, announce=announce_compiling(system.machine),
     )  # fmt: skip
     for _ in progress(bench.run(), "tokens", bench.total):
         pass
@@ -167,15 +194,15 @@ def _residency(args: argparse.Namespace) -> int:
     print_table(
         [
             [
-                p["batch"], p["routing"], p["residency"], round(p["bytes"]), f"{100 * p['saved_bytes']:.1f} %",
-                round(p["cycles"]), f"{p['speedup']:.2f}", p["first_bytes"], p["first_cycles"],
+                p["batch"], p["routing"], p["on"], round(p["bytes"]), f"{100 * p['saved_bytes']:.1f} %",
+                round(p["cycles"]), f"{p['speedup']:.2f}", *(p[name] for name in more),
             ]
             for p in result["points"]
         ],
-        RESIDENCY_COLUMNS,
+        columns,
         title=f"Decode steps of {result['model']} on {system.machine.name} (RTL simulation; means over {args.steps})",
     )  # fmt: skip
-    return _finish(args, result, draw_residency)
+    return _finish(args, result, draw_part)
 
 
 def _finish(args: argparse.Namespace, result: dict[str, Any], draw: Callable[[dict[str, Any], Path], None]) -> int:
@@ -194,5 +221,6 @@ BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "fusion": _fusion,
     "serving": _serving,
     "residency": _residency,
+    "prefix": _prefix,
 }
 """What runs each of them."""

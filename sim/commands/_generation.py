@@ -329,6 +329,8 @@ def print_report(report: dict[str, Any], title: str) -> None:
             f"from token to token: half within {times['p50']:,.0f} cycles, 95 % within {times['p95']:,.0f}, all within "
             f"{times['max']:,.0f}; {report['end_cycle']:,} cycles in all, {report['idle_cycles']:,} of them idle"
         )
+    if report["shared_tokens"]:
+        print(f"tokens of prompts that began as others and did not run again: {report['shared_tokens']:,}")
     if "clock_mhz" in report:
         rates = "; ".join(f"{phase} {report[f'{phase}_tokens_per_s']:,.0f} tokens/s" for phase in phases)
         print(f"at {report['clock_mhz']:g} MHz: {report['ttft_ms']:.3g} ms to the first token; {rates}")

@@ -160,6 +160,12 @@ class KeyValueCache:
     values: npt.NDArray[np.int8]
     length: int = 0
 
+    def begin_with(self, other: KeyValueCache, tokens: int) -> None:
+        """Begin with the first tokens of another sequence, which has run them."""
+        self.keys[:, :, :tokens] = other.keys[:, :, :tokens]
+        self.values[:, :, :tokens] = other.values[:, :, :tokens]
+        self.length = tokens
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerTrace:

@@ -157,7 +157,7 @@ class IsaEngine:
     name = "isa"
     timed = False
 
-    def __init__(self, config: MachineConfig, *, verify: bool = False) -> None:
+    def __init__(self, config: MachineConfig, *, verify: bool = True) -> None:
         self.config = config
         self.verify = verify
         self._memory: Memory | None = None

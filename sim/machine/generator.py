@@ -22,7 +22,7 @@ from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, Policy
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
-from scheduler.serving.batcher import Batcher, Idle, StepWork
+from scheduler.serving.batcher import Batcher, Idle, StepWork, Turn
 from scheduler.serving.request import Request, check_requests
 from scheduler.serving.room import Room
 from scheduler.stream.choose import Chooser
@@ -226,7 +226,8 @@ class Generator:
         check_requests(self.requests, self.tiling.model.vocabulary, self.tiling.model.context)
         self.batch = len(self.requests) if batch is None else batch
         self.batcher = Batcher(
-            self.requests, places=self.batch, step_tokens=step_tokens, batching=batching, stop=stop
+            self.requests, places=self.batch, step_tokens=step_tokens, batching=batching, stop=stop,
+            prefix_block=self.tiling.key_alignment if policy.prefixes else 0,
         )  # fmt: skip
         self._constants = constants_of(model)
         self._residence = plan_residence(self.tiling)
@@ -236,7 +237,7 @@ class Generator:
         )  # fmt: skip
         self.memory = self._room.memory(Weights(model, self.tiling))
         self._integer = IntegerModel(model, key_block=self.key_block)
-        self._caches: dict[int, KeyValueCache] = {}
+        self._caches: dict[int, tuple[int, KeyValueCache]] = {}  # of each place: request, keys and values
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
@@ -326,8 +327,7 @@ class Generator:
         if not np.array_equal(outcome.logits, lowered.expected.last_logits):
             raise CheckError(f"step {number}: the {engine.name} engine's logits are not those of the integer model")
         chosen = self._choose(lowered.work, outcome)
-        for request in self.batcher.done(lowered.work, chosen):
-            del self._caches[request.number]
+        self.batcher.done(lowered.work, chosen)
         work, program, routing = lowered.work, lowered.program, lowered.expected.routing
         traced = _traced(f"{work.phase} {number}", program, outcome)
         operations = step_operations(self.tiling.model, work.chunks, routing)
@@ -396,10 +396,7 @@ class Generator:
         """Return integer model and stream of a step; the caches are as they were where that fails."""
         chunks, slots = work.chunks, self.routing == "slots"
         parts_of(self._residence, chunks, self.key_block, slots)  # before the work is done
-        for turn in work.turns:
-            if turn.request.number not in self._caches:
-                self._caches[turn.request.number] = self._integer.new_cache(self._room.context)
-        batch = [(self._caches[turn.request.number], turn.chunk.tokens) for turn in work.turns]
+        batch = [(self._cache(turn), turn.chunk.tokens) for turn in work.turns]
         expected = self._integer.step(batch)
         try:
             program = self._stream(work, expected, self._chooser)
@@ -408,6 +405,17 @@ class Generator:
                 cache.length = chunk.position
             raise
         return _Lowered(work, expected, program)
+
+    def _cache(self, turn: Turn) -> KeyValueCache:
+        """Return the integer model's keys and values of a sequence; a new one may begin with those of another."""
+        place, prefix = turn.chunk.sequence, turn.chunk.prefix
+        number, cache = self._caches.get(place, (-1, None))
+        if number != turn.request.number or cache is None:
+            cache = self._integer.new_cache(self._room.context)
+            if prefix is not None and prefix.sequence != place:
+                cache.begin_with(self._caches[prefix.sequence][1], prefix.tokens)
+            self._caches[place] = turn.request.number, cache
+        return cache
 
 
 def _traced(name: str, program: StepProgram, outcome: Outcome) -> TracedStep | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import A3dError
+from sim.measure.policy_parts import LABELS
 
 __all__ = ["SOURCES", "render_results"]
 
@@ -18,6 +19,7 @@ SOURCES = {
     "fusion": ("bench/fusion.json", "a3d bench fusion --json build/bench/fusion.json"),
     "fusion_shapes": ("bench/fusion_shapes.json", "a3d bench fusion-shapes --json build/bench/fusion_shapes.json"),
     "residency": ("bench/residency.json", "a3d bench residency --json build/bench/residency.json"),
+    "prefix": ("bench/prefix.json", "a3d bench prefix --json build/bench/prefix.json"),
     "serving": ("bench/serving.json", "a3d bench serving --json build/bench/serving.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
     "cycle_model": (
@@ -207,20 +209,35 @@ def _fusion_shapes(data: dict[str, Any]) -> list[str]:
 
 
 def _residency(data: dict[str, Any]) -> list[str]:
+    return _part(
+        data, "decode steps behind the one that loads what stays", ("first step: bytes", "cycles"),
+        ("first_bytes", "first_cycles"),
+    )  # fmt: skip
+
+
+def _prefix(data: dict[str, Any]) -> list[str]:
+    return _part(
+        data, f"decode steps of sequences whose first {data['common']} tokens are the same",
+        ("whole run: tokens", "bytes", "cycles"), ("run_tokens", "run_bytes", "run_cycles"),
+    )  # fmt: skip
+
+
+def _part(data: dict[str, Any], steps: str, titles: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the section of a part of the policy: what `steps` are measured, and further columns."""
     rows = [
         [
-            p["batch"], p["routing"], "yes" if p["residency"] else "no", round(p["bytes"]), _percent(p["saved_bytes"]),
-            round(p["cycles"]), f"{p['speedup']:.2f}", p["first_bytes"], p["first_cycles"],
+            p["batch"], p["routing"], "yes" if p["on"] else "no", round(p["bytes"]), _percent(p["saved_bytes"]),
+            round(p["cycles"]), f"{p['speedup']:.2f}", *(p[name] for name in names),
         ]
         for p in data["points"]
     ]  # fmt: skip
     columns = (
-        "batch", "routing", "weights stay", "bytes a step", "saved", "cycles a step", "without / cycles",
-        "first step: bytes", "cycles",
+        "batch", "routing", LABELS[data["part"]][0], "bytes a step", "saved", "cycles a step", "without / cycles",
+        *titles,
     )  # fmt: skip
     lines = [
         f"Configuration `{data['config']['name']}`, model {data['model']}, RTL simulation; means over {data['steps']} "
-        "decode steps behind the one that loads what stays. Bytes are the load engines' data beats. Bytes "
+        f"{steps}. Bytes are the load engines' data beats. Bytes "
         f"compared: {data['compared_bytes']:,}; differ: {data['mismatched_bytes']}. Cycle model: mean error "
         f"{100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %.", "",
     ]  # fmt: skip
@@ -399,6 +416,7 @@ _SECTIONS = {
     "fusion": ("Steps of serving by each policy of the planner", _fusion),
     "fusion_shapes": ("Fused steps of published shapes, and layered prefill", _fusion_shapes),
     "residency": ("Weights that stay in V-Cache from step to step", _residency),
+    "prefix": ("Sequences that begin with the same tokens", _prefix),
     "serving": ("A long prompt comes while others decode", _serving),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
     "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),

@@ -175,7 +175,8 @@ class Tally:
         Returns
         -------
         dict
-            ``config, engine, routing, batch, batching, step_tokens, temperature, seed, tokens`` (generated),
+            ``config, engine, routing, batch, batching, step_tokens, shared_tokens, temperature, seed``, ``tokens``
+            (generated),
             ``mismatched_bytes, compared_bytes, ttft_cycles, tpot_cycles`` (means over the sequences),
             ``between_tokens`` (:func:`between_tokens`), ``end_cycle`` (the machine's clock at the end),
             ``idle_cycles`` (in which no request was there), ``compared`` (a step that ran by another policy too:
@@ -205,6 +206,7 @@ class Tally:
             "routing": generator.routing,
             "batch": generator.batch,
             "batching": generator.batcher.batching,
+            "shared_tokens": generator.batcher.shared_tokens,
             "step_tokens": generator.batcher.step_tokens,
             "temperature": generator.sampler.temperature,
             "seed": generator.sampler.seed,

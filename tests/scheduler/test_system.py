@@ -35,10 +35,10 @@ def test_sections_say_all(tmp_path):
     )
     assert load_system(path) == SystemConfig(
         machine=PRESETS["tiny"].replace(name="board"), memory=MemoryTiming(latency=90, stall_rate=8), clock_mhz=800,
-        policy=Policy(list_schedule=True, residency=True),
+        policy=Policy(list_schedule=True, residency=True, prefixes=True),
     )  # fmt: skip
     memory = {"latency": 90, "random_latency": 0, "stall_rate": 8, "seed": 1}
-    assert load_system(path).to_dict() == {"memory": memory, "clock_mhz": 800, "policy": "list+residency"}
+    assert load_system(path).to_dict() == {"memory": memory, "clock_mhz": 800, "policy": "list+residency+prefixes"}
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -50,7 +50,8 @@ def test_every_policy_has_its_name(tmp_path, name):
 def test_parts_of_a_policy_give_one_with_a_name(tmp_path):
     path = written(
         tmp_path,
-        '[machine]\npreset = "tiny"\n[policy]\nmicro_batches = false\nlist_schedule = false\nresidency = false',
+        '[machine]\npreset = "tiny"\n[policy]\nmicro_batches = false\nlist_schedule = false\nresidency = false\n'
+        "prefixes = false",
     )
     assert load_system(path).policy == SEQUENTIAL
 
@@ -70,7 +71,7 @@ def test_parts_of_a_policy_give_one_with_a_name(tmp_path):
         ("[clock]\nghz = 1", "config clock.ghz: no such field"),
         (
             '[policy]\nname = "best"',
-            "config policy.name: 'best' in .*; use sequential, micro-batches, list, residency, fused",
+            "config policy.name: 'best' in .*; use sequential, micro-batches, list, residency, prefixes, fused",
         ),
         ("[policy]\nname = 3", "config policy.name: 3 in "),
         ("[policy]\nlist_schedule = 1", "config policy.list_schedule: 1 in .*; use true or false"),

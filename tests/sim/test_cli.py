@@ -214,6 +214,8 @@ OUTPUTS = [
     (["bench", "fusion-shapes"], "--picture"),
     (["bench", "residency"], "--json"),
     (["bench", "residency"], "--picture"),
+    (["bench", "prefix"], "--json"),
+    (["bench", "prefix"], "--picture"),
     (["bench", "serving"], "--json"),
     (["bench", "serving"], "--picture"),
     (["report"], "--docs"),

@@ -102,6 +102,10 @@ class LanguageRun:
 
     def step(self, chunks: list[Chunk], *, alone: bool = False) -> StepProgram:
         """Lower a step, prove its stream, run it, and compare its logits; `alone`: with each sequence run by itself."""
+        for caches in (self.caches, self.alone) if alone else (self.caches,):
+            for chunk in chunks:
+                if chunk.prefix is not None and caches[chunk.sequence].length < chunk.prefix.tokens:
+                    caches[chunk.sequence].begin_with(caches[chunk.prefix.sequence], chunk.prefix.tokens)
         result = self.integer.step([(self.caches[c.sequence], c.tokens) for c in chunks])
         self.routing = result.routing
         program = self.lower(chunks, None if self.slots else result.routing)

@@ -2,8 +2,9 @@
 """Attention of one layer: projections, rotation, append to the cache, scores, online softmax, context, output.
 
 Tokens go through in blocks. Of each block, jobs of one tier each compute the attention of some queries (some tokens of
-one head, or a decoded token's grouped heads) in blocks of keys. The next block's projection comes between this block's
-jobs, and this block's output projection, norm and router between the next block's.
+one head, or a decoded token's grouped heads) in blocks of keys. Decoded tokens whose sequences have a prefix in common
+attend to it together, and then each to its own keys. The next block's projection comes between this block's jobs, and
+this block's output projection, norm and router between the next block's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from hdl.isa import Dest, Format
 from scheduler.models.description import LatentAttention
-from scheduler.ops.batch import Piece
+from scheduler.ops.batch import Chunk, Piece
 from scheduler.plan.places import AHEAD
 from scheduler.stream.emit.dense import Dense, Group
 from scheduler.stream.emit.job_table import JOB, NEVER, PIECE, TURN, Int64
@@ -124,8 +125,10 @@ class KeyTiles:
     ready: int = 0
 
 
-def load_keys(work: Work, layer: int, sequence: int, head: int, tiles: KeyTiles, first: int, end: int) -> int:
+def load_keys(work: Work, layer: int, chunk: Chunk, head: int, tiles: KeyTiles, first: int, end: int) -> int:
     """Load the keys and values from `first`, a whole alignment, up to `end` - 1 and to the end of its alignment.
+
+    Those of a prefix come from the place of its own sequence.
 
     Returns
     -------
@@ -138,14 +141,24 @@ def load_keys(work: Work, layer: int, sequence: int, head: int, tiles: KeyTiles,
         ("keys", Format.COLUMNS, tiles.keys, tiling.key_tiles),
         ("values", Format.BYTES, tiles.values, tiling.value_tiles),
     ):  # fmt: skip
-        area = work.memory.cache(layer, sequence, head, what)
-        before = count(heads, first)
-        ready = work.emitter.load(
-            f"{what} of sequence {sequence} head {head}", format=form, group=area.group, dest_tiers=mask,
-            dest_base=base + before - count(heads, tiles.first), count=count(heads, end) - before, tag=tiles.tag,
-            addr=(area.address + before * work.config.tile_bytes) // 32,
-        )  # fmt: skip
+        for sequence, begin, stop in _places_of(chunk, first, end):
+            area = work.memory.cache(layer, sequence, head, what)
+            before = count(heads, begin)
+            ready = work.emitter.load(
+                f"{what} of sequence {sequence} head {head}", format=form, group=area.group, dest_tiers=mask,
+                dest_base=base + before - count(heads, tiles.first), count=count(heads, stop) - before, tag=tiles.tag,
+                addr=(area.address + before * work.config.tile_bytes) // 32,
+            )  # fmt: skip
     return ready
+
+
+def _places_of(chunk: Chunk, first: int, end: int) -> list[tuple[int, int, int]]:
+    """Return the places of a sequence's keys from `first` to `end` - 1: sequence, first key, the one after the last."""
+    if chunk.prefix is None or first >= chunk.prefix.tokens:
+        return [(chunk.sequence, first, end)]
+    border = min(chunk.prefix.tokens, end)
+    common = [(chunk.prefix.sequence, first, border)]
+    return [*common, (chunk.sequence, border, end)] if border < end else common
 
 
 class Attention:
@@ -166,7 +179,10 @@ class Attention:
         self._segment_of = [segment for segment in segments for _ in segment.blocks]
         self.heads = work.heads(self.layer)
         self.latent = isinstance(work.layer(self.layer).attention, LatentAttention)
-        counts = [self._counts(piece) for pieces in self.blocks for piece in pieces]
+        self.prefixes = work.places.size.sharing > 0 and self.heads.window is None
+        counts = [
+            count for pieces in self.blocks for run in self._runs(pieces) for count in self._counts_of(run)
+        ]  # fmt: skip
         self.pipeline = JobPipeline(
             work, dense, self.layer, sum(jobs for jobs, _ in counts), sum(n for _, n in counts), loads
         )
@@ -207,6 +223,11 @@ class Attention:
             context_rows=rows["context"] + number % contexts * places.block * heads.context_rows,
             context_words=words["context"] + number % contexts * places.block * heads.context_words,
             section=self.edge if self._begins(number) else self.section,
+            runs=tuple(
+                (run[0].first - self.blocks[number][0].first, len(run))
+                for run in self._runs(self.blocks[number])
+                if len(run) > 1
+            ),
         )  # fmt: skip
 
     def _begins(self, number: int) -> bool:
@@ -216,7 +237,7 @@ class Attention:
     def run(self) -> None:
         """Emit everything."""
         work, pipeline = self.work, self.pipeline
-        run: list[int] = []
+        jobs_of: list[int] = []
         for number in range(self.ahead):
             self._project(number)
         contexts = min(2, work.places.copies)
@@ -230,18 +251,22 @@ class Attention:
                 pipeline.flush()
                 self._project(number)
             pipeline.finish(self.projections[number])
-            pipeline.close(run[number - contexts] if number >= contexts else 0)  # their place is used again
+            pipeline.close(jobs_of[number - contexts] if number >= contexts else 0)  # their place is used again
             if self.ahead:
                 self._project(number + self.ahead)
-            first = pieces[0].first
-            for place, piece in enumerate(pieces):
-                appends.emit(pieces[min(place + APPENDED, len(pieces) - 1)].first)
-                emit = self._decode if len(piece.chunk.tokens) == 1 else self._prefill
-                for end in emit(piece, number):
-                    if end - first >= self.section or (piece is pieces[-1] and end == piece.first + piece.count):
-                        pipeline.after(partial(self._finish, (first, end - first), number))
-                        first = end
-            run.append(pipeline.jobs)
+            first, place = pieces[0].first, 0
+            for together in self._runs(pieces):
+                if len(together) > 1:
+                    self._attend_prefix(together, number)
+                for piece in together:
+                    appends.emit(pieces[min(place + APPENDED, len(pieces) - 1)].first)
+                    place += 1
+                    emit = self._decode if len(piece.chunk.tokens) == 1 else self._prefill
+                    for end in emit(piece, number, together):
+                        if end - first >= self.section or (piece is pieces[-1] and end == piece.first + piece.count):
+                            pipeline.after(partial(self._finish, (first, end - first), number))
+                            first = end
+            jobs_of.append(pipeline.jobs)
         pipeline.flush()
 
     def _project(self, number: int) -> None:
@@ -299,9 +324,36 @@ class Attention:
             jobs = heads.heads * -(-piece.count // places.job_vectors)
         return jobs, jobs * blocks
 
-    def _jobs(self, number: int, at: int, sequence: int, query_heads: Int64) -> Int64:
+    def _counts_of(self, run: Sequence[Piece]) -> Iterator[tuple[int, int]]:
+        """Yield the same of decoded tokens that attend to a prefix together, or of a piece alone."""
+        if len(run) > 1:
+            keys, many = self._common(run[0]), len(run) * self.heads.group
+            jobs = self.heads.kv_heads * -(-many // self.work.places.job_vectors)
+            yield len(self._prefix_parts(keys, jobs)) * jobs, jobs * (keys // self.work.places.size.key_block)
+        for piece in run:
+            yield self._counts(piece)
+
+    def _runs(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
+        """Return a block's pieces, those together that attend to a prefix together."""
+        runs: list[list[Piece]] = []
+        for piece in pieces:
+            together = self.prefixes and len(piece.chunk.tokens) == 1 and self._common(piece) > 0
+            prefix = piece.chunk.prefix if together else None
+            last = runs[-1][-1].chunk if runs else None
+            if prefix is not None and last is not None and last.prefix == prefix and len(last.tokens) == 1:
+                runs[-1].append(piece)
+            else:
+                runs.append([piece])
+        return runs
+
+    def _common(self, piece: Piece) -> int:
+        """Return the keys of a piece's prefix that are whole blocks: those that sequences can attend to together."""
+        block, prefix = self.work.places.size.key_block, piece.chunk.prefix
+        return 0 if prefix is None else prefix.tokens // block * block
+
+    def _jobs(self, number: int, at: int, chunk: Chunk, query_heads: Int64) -> Int64:
         """Return jobs whose first query is each that of a query head of the block's token `at`."""
-        place, heads = self.place(number), self.heads
+        place, heads, sequence = self.place(number), self.heads, chunk.sequence
         jobs = self.pipeline.rows_of_heads(self._kv_of_head[query_heads])
         jobs[:, JOB.query] = place.query + at * heads.query_words + query_heads * heads.key_words
         jobs[:, JOB.context] = place.context_rows + at * heads.context_rows + query_heads * heads.value_rows
@@ -309,22 +361,117 @@ class Attention:
         jobs[:, JOB.output_tiers] = self.work.every_tier if self.latent else 1
         own = query_heads // heads.group
         jobs[:, JOB.group : JOB.values + 1] = self.work.memory.caches(self.layer, sequence)[own]
+        if chunk.prefix is not None:
+            common = self.work.memory.caches(self.layer, chunk.prefix.sequence)[own]
+            jobs[:, JOB.prefix_group : JOB.prefix_values + 1] = common
         jobs[:, JOB.key_mark] = job_mark(self.layer, sequence, 0) + own * HEAD_MARK
         return jobs
 
-    def _decode(self, piece: Piece, number: int) -> Iterator[int]:
-        """Run a decoded token's jobs, query heads of one key/value head together; yield the token after it."""
+    def _prefix_parts(self, keys: int, jobs: int) -> list[tuple[int, int, bool]]:
+        """Return first key, the one after the last and whether all jobs of a head find them on the chip.
+
+        Several jobs of a head that each load the keys would read them several times.
+        """
+        heads, places = self.heads, self.work.places
+        each = -(-heads.kv_heads // self.work.config.tiers)
+        if jobs == heads.kv_heads or each > self.work.key_buffers:
+            return [(0, keys, False)]
+        piece = places.key_piece // places.size.key_block * places.size.key_block
+        if not piece:
+            return [(0, keys, False)]
+        return [(first, min(first + piece, keys), True) for first in range(0, keys, piece)]
+
+    def _attend_prefix(self, run: Sequence[Piece], number: int) -> None:
+        """Run the jobs of decoded tokens over the prefix that their sequences have in common, all tokens together.
+
+        Queries and contexts of a key/value head lie one behind the other, token by token.
+        """
+        work, heads, pipeline = self.work, self.heads, self.pipeline
+        keys, size, many = self._common(run[0]), work.places.job_vectors, len(run) * self.heads.group
+        at = run[0].first - self.blocks[number][0].first
+        firsts = np.arange(0, many, size)
+        head, query = np.repeat(np.arange(heads.kv_heads), len(firsts)), np.tile(firsts, heads.kv_heads)
+        prefix = run[0].chunk.prefix
+        assert prefix is not None
+        owner = Chunk(prefix.sequence, keys, ())
+        for first, end, held in self._prefix_parts(keys, len(head)):
+            jobs = self._jobs(number, at, owner, head * heads.group)
+            self._order_queries(jobs, number, at, head, head * many + query, many)
+            jobs[:, JOB.vectors] = np.minimum(size, many - query)
+            jobs[:, JOB.position], jobs[:, JOB.mark], jobs[:, JOB.divided] = keys - 1, jobs[:, JOB.key_mark], 1
+            if held:
+                tiles = self._hold_prefix(owner, first, end)
+                for number_of_job, own in enumerate(head.tolist()):
+                    tiers = tiles[own].tiers
+                    jobs[number_of_job, JOB.tier] = tiers[number_of_job % len(tiers)]
+                    jobs[number_of_job, JOB.pieces : JOB.pieces + PIECE] = (
+                        tiles[own].keys, tiles[own].values, tiles[own].tag, tiles[own].ready,
+                    )  # fmt: skip
+            else:
+                jobs[:, JOB.tier] = work.next_tiers(len(jobs))
+            pipeline.run(jobs, Span(first, end, first if held else None, begins=first == 0, ends=False))
+        pipeline.settle()
+
+    def _hold_prefix(self, owner: Chunk, first: int, end: int) -> list[KeyTiles]:
+        """Bring keys and values of a prefix onto the chip for all jobs of each head."""
+        work, found = self.work, []
+        self.pipeline.settle()
+        self.cached.clear()
+        for head in range(self.heads.kv_heads):
+            tiers = work.tiers_of(self.layer, head)
+            base = work.key_buffer(tiers)
+            tiles = KeyTiles(
+                tiers, base, base + work.tiling.key_tiles(self.heads, end - first), work.next_tag(), first
+            )  # fmt: skip
+            tiles.ready = load_keys(work, self.layer, owner, head, tiles, first, end)
+            found.append(tiles)
+        return found
+
+    def _order_queries(self, jobs: Int64, number: int, at: int, head: Int64, query: Int64, many: int) -> None:
+        """Let jobs begin with some of the queries of a run that begins with the block's token `at`.
+
+        Parameters
+        ----------
+        jobs : int64 array [jobs, columns]
+        number, at : int
+            Block, and its token.
+        head, query : int64 arrays [jobs]
+            Key/value head, and the query's number in the run, where each head has `many`, one behind the other.
+        many : int
+        """
+        work, place, heads = self.work, self.place(number), self.heads
+        scalars = work.places.scalars["attention"]["prefix"]
+        scalars += (number % min(2, work.places.copies) * work.places.block + at) * 2 * heads.heads
+        jobs[:, JOB.query] = place.query + at * heads.query_words + query * heads.key_words
+        jobs[:, JOB.context] = place.context_rows + at * heads.context_rows + query * heads.value_rows
+        jobs[:, JOB.query_stride], jobs[:, JOB.context_stride] = heads.key_words, heads.value_rows
+        jobs[:, JOB.placed], jobs[:, JOB.scalar] = 1, scalars + query + head * many
+        jobs[:, JOB.sums] = jobs[:, JOB.scalar] + many
+
+    def _decode(self, piece: Piece, number: int, run: Sequence[Piece]) -> Iterator[int]:
+        """Run a decoded token's jobs, query heads of one key/value head together; yield the token after it.
+
+        In a `run` of several pieces the prefix has been attended to.
+        """
         heads, size = self.heads, self.work.places.job_vectors
-        jobs = self._jobs(number, piece.first - self.blocks[number][0].first, piece.chunk.sequence, self._firsts)
+        jobs = self._jobs(number, piece.first - self.blocks[number][0].first, piece.chunk, self._firsts)
         jobs[:, JOB.tier] = self.work.next_tiers(len(jobs))
         jobs[:, JOB.vectors] = np.minimum(size, heads.group - self._firsts % heads.group)
         jobs[:, JOB.query_stride], jobs[:, JOB.context_stride] = heads.key_words, heads.value_rows
         jobs[:, JOB.output_stride], jobs[:, JOB.position] = heads.value_words, piece.position
         jobs[:, JOB.mark] = jobs[:, JOB.key_mark]
-        self.pipeline.run(jobs, Span(self._start(piece.position), piece.position + 1))
+        prefix = 0 if piece.chunk.prefix is None else piece.chunk.prefix.tokens
+        if len(run) > 1:
+            at, own = run[0].first - self.blocks[number][0].first, piece.first - run[0].first
+            head, many = self._kv_of_head[self._firsts], len(run) * heads.group
+            query = head * many + own * heads.group + self._firsts % heads.group
+            self._order_queries(jobs, number, at, head, query, many)
+            self.pipeline.run(jobs, Span(self._common(piece), piece.position + 1, prefix=prefix, begins=False))
+        else:
+            self.pipeline.run(jobs, Span(self._start(piece.position), piece.position + 1, prefix=prefix))
         yield piece.first + 1
 
-    def _prefill(self, piece: Piece, number: int) -> Iterator[int]:
+    def _prefill(self, piece: Piece, number: int, _: Sequence[Piece]) -> Iterator[int]:
         """Run the jobs of several tokens of a sequence: some consecutive tokens and one query head each.
 
         Yields, whenever all heads of some tokens were run, the token after them.
@@ -334,7 +481,7 @@ class Attention:
         held = self._hold(piece)
         for done in range(0, piece.count, size):
             position, count = piece.position + done, min(size, piece.count - done)
-            jobs = self._jobs(number, piece.first - self.blocks[number][0].first + done, sequence, every)
+            jobs = self._jobs(number, piece.first - self.blocks[number][0].first + done, piece.chunk, every)
             start = self._start(position)
             if held:
                 start = max(self.cached[0].first, start)
@@ -348,7 +495,8 @@ class Attention:
             jobs[:, JOB.query_stride], jobs[:, JOB.context_stride] = heads.query_words, heads.context_rows
             jobs[:, JOB.output_stride] = heads.context_words
             jobs[:, JOB.mark] = job_mark(self.layer, sequence, 0) + every * HEAD_MARK
-            self.pipeline.run(jobs, Span(start, position + count, self.cached[0].first if held else None))
+            prefix = 0 if piece.chunk.prefix is None else piece.chunk.prefix.tokens
+            self.pipeline.run(jobs, Span(start, position + count, self.cached[0].first if held else None, prefix))
             yield min(piece.first + done + size, piece.first + piece.count)
 
     def _turns(self) -> list[int]:
@@ -358,7 +506,7 @@ class Attention:
     def _hold(self, piece: Piece) -> bool:
         """Bring a sequence's keys and values onto the chip for all its jobs, if they fit; return whether they do."""
         work, heads, pipeline, tiling = self.work, self.heads, self.pipeline, self.work.tiling
-        sequence, align, chunk = piece.chunk.sequence, tiling.key_alignment, piece.chunk
+        align, chunk = tiling.key_alignment, piece.chunk
         start = self._start(chunk.position)
         each = -(-heads.kv_heads // work.config.tiers)
         if chunk.end - start > work.places.key_piece or each > work.key_buffers:
@@ -378,5 +526,5 @@ class Attention:
         if not begins and first < piece.position:
             pipeline.settle()
         for head, tiles in enumerate(self.cached):
-            tiles.ready = load_keys(work, self.layer, sequence, head, tiles, first, piece.position + piece.count)
+            tiles.ready = load_keys(work, self.layer, chunk, head, tiles, first, piece.position + piece.count)
         return True

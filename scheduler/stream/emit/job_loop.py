@@ -55,9 +55,10 @@ def _place_scores(sizes: Sizes, loop: Loop, turns: Int64, ops: Int64, op: int) -
         own = blocks[block, BLOCK.rows] * jobs[blocks[block, BLOCK.job], JOB.vectors]
         if _overlaps(first, count, blocks[block, BLOCK.region] - sizes.region_base, own):
             return False
-    if ops[op, OP.is_first]:
+    if ops[op, OP.is_first] or ops[op, OP.is_last]:
         if state[STATE.undivided] + state[STATE.pending] >= len(loop.undivided):
             return False
+    if ops[op, OP.is_first] and not jobs[job, JOB.placed]:
         scalar = turns[TURN.scalar] if turns[TURN.scalar] + 2 * vectors <= sizes.scalars else 0
         for other in range(state[STATE.divided], state[STATE.started]):
             if jobs[other, JOB.divided]:
@@ -68,6 +69,7 @@ def _place_scores(sizes: Sizes, loop: Loop, turns: Int64, ops: Int64, op: int) -
                 return False
         turns[TURN.scalar] = scalar + 2 * vectors
         jobs[job, JOB.scalar], state[STATE.started] = sizes.scalar_base + scalar, job + 1
+        jobs[job, JOB.sums] = jobs[job, JOB.scalar] + vectors
     turns[TURN.region] = first + count
     count = count * sizes.columns // sizes.rows
     words = turns[TURN.words + tier] if turns[TURN.words + tier] + count <= sizes.words else 0
@@ -165,7 +167,7 @@ def _softmax(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) -
     rows[n, COL.op], rows[n, COL.fn], rows[n, COL.sum] = VectorOp.MAP, VectorFn.EXP2, VectorSum.SUM
     if last:
         rows[n, COL.sum], rows[n, COL.imm] = VectorSum.SUM_RECIP, jobs[job, JOB.context_mult]
-    rows[n, COL.d_scalar] = jobs[job, JOB.scalar] + jobs[job, JOB.vectors]
+    rows[n, COL.d_scalar] = jobs[job, JOB.sums]
     rows[n, COL.mult], rows[n, COL.shift], rows[n, COL.bits] = PROBABILITY_MULT, PROBABILITY_SHIFT, VectorBits.BITS8
     rows[n, COL.dest_kind], rows[n, COL.dest_tiers] = VectorDest.ACTIVATION, 1 << jobs[job, JOB.tier]
     rows[n, COL.dest_base], rows[n, COL.dest_stride] = blocks[block, BLOCK.words], words
@@ -187,7 +189,7 @@ def _softmax(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) -
     ready = take_gemm(clock, rows, n, clock[DONE])
     if last:
         at = (state[STATE.undivided_at] + state[STATE.undivided]) % len(loop.undivided)
-        loop.undivided[at, 0], loop.undivided[at, 1], loop.undivided[at, 2] = ready, job, jobs[job, JOB.scalar]
+        loop.undivided[at, 0], loop.undivided[at, 1] = ready, job
         state[STATE.undivided] += 1
 
 
@@ -196,13 +198,12 @@ def _divide(sizes: Sizes, loop: Loop, clock: State, rows: Rows, marks: Int64) ->
     """Emit the division of the oldest context."""
     jobs, state, n = loop.jobs, loop.state, loop.state[STATE.instructions]
     job = loop.undivided[state[STATE.undivided_at], 1]
-    scalar = loop.undivided[state[STATE.undivided_at], 2] + jobs[job, JOB.vectors]
     state[STATE.undivided_at] = (state[STATE.undivided_at] + 1) % len(loop.undivided)
     state[STATE.undivided] -= 1
     rows[n, COL.opcode], rows[n, COL.op], rows[n, COL.bits] = Opcode.VECTOR, VectorOp.SCALE, VectorBits.BITS8
     rows[n, COL.vectors], rows[n, COL.rows] = jobs[job, JOB.vectors], sizes.value_rows
     rows[n, COL.a_base], rows[n, COL.a_stride] = jobs[job, JOB.context], jobs[job, JOB.context_stride]
-    rows[n, COL.s_base], rows[n, COL.shift] = scalar, jobs[job, JOB.context_shift]
+    rows[n, COL.s_base], rows[n, COL.shift] = jobs[job, JOB.sums], jobs[job, JOB.context_shift]
     rows[n, COL.dest_kind], rows[n, COL.dest_tiers] = VectorDest.ACTIVATION, jobs[job, JOB.output_tiers]
     rows[n, COL.dest_base], rows[n, COL.dest_stride] = jobs[job, JOB.output], jobs[job, JOB.output_stride]
     marks[n] = jobs[job, JOB.mark] + DIVIDE
@@ -266,8 +267,9 @@ def _load(sizes: Sizes, loop: Loop, turns: Int64, clock: State, rows: Rows, mark
         jobs[job, piece], jobs[job, piece + 1] = base, base + ops[op, OP.rows]
         jobs[job, piece + 2] = turns[TURN.tag] % TAGS
     for kind in range(2):
-        where, place, many = jobs[job, JOB.keys + kind], ops[op, OP.key_place + 2 * kind], OP.key_tiles + 2 * kind
-        rows[n, COL.opcode], rows[n, COL.group] = Opcode.LOAD, jobs[job, JOB.group]
+        area = JOB.prefix_group if ops[op, OP.shared] else JOB.group
+        where, place, many = jobs[job, area + 1 + kind], ops[op, OP.key_place + 2 * kind], OP.key_tiles + 2 * kind
+        rows[n, COL.opcode], rows[n, COL.group] = Opcode.LOAD, jobs[job, area]
         rows[n, COL.format] = Format.BYTES if kind else Format.COLUMNS
         begin = jobs[job, piece + kind] + (ops[op, OP.is_last] if kind else ops[op, OP.is_first])
         rows[n, COL.dest_tiers], rows[n, COL.dest_base] = 1 << tier, begin

@@ -31,24 +31,26 @@ which the keys are expected."""
 
 JOB: Any = _columns(
     "JOB",
-    "tier vectors query query_stride context context_stride output output_stride output_tiers position step scalar "
-    "score_word context_word score_shift value_shift context_mult context_shift group keys values mark key_mark "
-    "maxed divided pieces",
+    "tier vectors query query_stride context context_stride output output_stride output_tiers position step placed "
+    "scalar sums score_word context_word score_shift value_shift context_mult context_shift group keys values "
+    "prefix_group prefix_keys prefix_values mark key_mark maxed divided pieces",
 )
 """Columns of the table of jobs, each the attention of some queries over the keys of one head on one tier. Addresses are
-as instructions take them, but `keys` and `values` are bytes of memory. `position` is the first query's, `step` from one
-query's to the next one's. `maxed`: the maximum of one of its blocks is out, the exponential is not. From `pieces` on:
-the two pieces of keys that are on the chip."""
+as instructions take them, but `keys` and `values` are bytes of memory; `prefix_keys` and `prefix_values` are those of a
+prefix that lies in another sequence's place. `position` is the first query's, `step` from one query's to the next
+one's. `scalar` and `sums` are the first scalars of its maxima and sums: with `placed` they are given, else it gets
+some that are free. `maxed`: the maximum of one of its blocks is out, the exponential is not. From `pieces` on: the two
+pieces of keys that are on the chip."""
 
 JOB_COLUMNS = len(JOB) - 1 + 2 * PIECE
 
 OP: Any = _columns(
-    "OP", "scores job piece first rows is_first is_last key_place key_tiles value_place value_tiles again"
+    "OP", "scores job piece first rows is_first is_last key_place key_tiles value_place value_tiles again shared"
 )
 """Columns of what has to be emitted in order: with `scores` a block of keys of a job, which begins with key `first` and
 takes `rows` rows of scores; without, the loads of a piece of keys, or with `again` of the rest of it: `rows` are all
 tiles of its keys then, `is_first` and `is_last` those of keys and of values before what is loaded. Places are tiles
-from the begin of the piece, or, of loads, from that of the cache."""
+from the begin of the piece, or, of loads, from that of the cache, which is that of the prefix with `shared`."""
 
 BLOCK: Any = _columns("BLOCK", "ready job region words rows valid is_first is_last keys value_tile tag maxed")
 """Columns of the blocks of keys whose scores are out and whose softmax is not."""
@@ -123,8 +125,8 @@ class Loop(NamedTuple):
     jobs : int64 array [jobs, JOB_COLUMNS]
     pending : int64 array [MOST_PENDING, len(BLOCK)]
         Ring of blocks.
-    undivided : int64 array [MOST_UNDIVIDED, 3]
-        Ring of jobs: when the division can come, the job, its first scalar.
+    undivided : int64 array [MOST_UNDIVIDED, 2]
+        Ring of jobs: when the division can come, and the job.
     chains : int64 array [16 or more]
         When the next step of each can come.
     state : int64 array [len(STATE)]
@@ -145,7 +147,7 @@ def new_turns() -> Int64:
     return np.zeros(TURN.many, np.int64)
 
 
-UNDIVIDED = 3
+UNDIVIDED = 2
 MOST_PENDING, MOST_UNDIVIDED = 64, 128
 
 

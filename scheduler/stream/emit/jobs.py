@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -99,11 +100,18 @@ class Span:
         First key, a whole alignment, and the one behind the last query's last.
     held : int or None
         They are on the chip from this key on for all jobs of a head; None: each job loads its own, piece by piece.
+    prefix : int
+        Keys that lie in another sequence's place.
+    begins, ends : bool
+        Whether no jobs have looked at earlier keys for the same queries, and none will at later ones.
     """
 
     start: int
     end: int
     held: int | None = None
+    prefix: int = 0
+    begins: bool = True
+    ends: bool = True
 
 
 class JobPipeline:
@@ -307,13 +315,14 @@ def _operations(work: Work, heads: HeadTiling, jobs: int, group: int, span: Span
             old = max(first, (span.end - 1) // tiling.key_alignment * tiling.key_alignment) if early else first
             before = tiling.key_tiles(heads, first), tiling.value_tiles(heads, first)
             total = tiling.key_tiles(heads, end) - before[0]
-            for begin, stop in ((first, min(old, end)), (min(old, end), end)):
+            ends = sorted({min(max(first, span.prefix), end), min(old, end), end})
+            for begin, stop in pairwise([first, *ends]):
                 keys, values = tiling.key_tiles(heads, begin), tiling.value_tiles(heads, begin)
                 many = tiling.key_tiles(heads, stop) - keys, tiling.value_tiles(heads, stop) - values
                 if stop > begin:
                     found.append(
                         (0, job, loaded[job] % 2, 0, total, keys - before[0], values - before[1], keys, many[0],
-                         values, many[1], int(begin > first))
+                         values, many[1], int(begin > first), int(begin < span.prefix))
                     )  # fmt: skip
             loaded[job] += 1
 
@@ -332,9 +341,9 @@ def _operations(work: Work, heads: HeadTiling, jobs: int, group: int, span: Span
                     number = (first - span.start) // piece
                     base = span.start + number * piece
                     load(job, number + ahead)
-                last = int(first + keys >= span.end)
+                is_first, is_last = span.begins and first == span.start, span.ends and first + keys >= span.end
                 places = tiling.key_tiles(heads, first - base), tiling.value_tiles(heads, first - base)
                 found.append(
-                    (1, job, number % 2, first, rows, int(first == span.start), last, places[0], 0, places[1], 0, 0)
+                    (1, job, number % 2, first, rows, int(is_first), int(is_last), places[0], 0, places[1], 0, 0, 0)
                 )
     return np.array(found, np.int64)

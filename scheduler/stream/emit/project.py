@@ -44,6 +44,9 @@ class BlockPlace:
         Tokens that go through norms, matrices and rotations at a time.
     latent : int
         Latent attention: activation word of the first token's latent query, plain queries and expanded contexts.
+    runs : tuple of (int, int)
+        First token of the block and number of tokens whose queries attend to a prefix together: those of a key/value
+        head lie one behind the other.
     """
 
     first: int
@@ -55,6 +58,7 @@ class BlockPlace:
     context_words: int
     section: int
     latent: int = 0
+    runs: tuple[tuple[int, int], ...] = ()
 
 
 def project_block(
@@ -112,12 +116,29 @@ def project_block(
         appends.wait(pieces, place.first, (keys, values), stride)
     for at, count in sections:
         norm.emit_queries(place.rows + at * stride, count)
-        emit.vector(
-            "rotate q", **rotation(at, count), rows=heads.query_rows, a_base=place.rows + at * stride,
-            dest_kind=VectorDest.ACTIVATION, dest_tiers=work.every_tier, dest_base=place.query + at * heads.query_words,
-            dest_stride=heads.query_words,
-        )  # fmt: skip
+        for first, many, run in _runs_of(place.runs, at, count):
+            # In a run each head's queries go to a place of their own.
+            parts = heads.kv_heads if run is not None else 1
+            rows, words = heads.query_rows // parts, heads.query_words // parts
+            base, tokens = (first, 0) if run is None else run
+            for part in range(parts):
+                word = base * heads.query_words + (part * tokens + first - base) * words
+                emit.vector(
+                    "rotate q", **rotation(first, many), rows=rows, a_base=place.rows + first * stride + part * rows,
+                    dest_kind=VectorDest.ACTIVATION, dest_tiers=work.every_tier, dest_base=place.query + word,
+                    dest_stride=words,
+                )  # fmt: skip
         yield emit.clock.vector
+
+
+def _runs_of(
+    runs: Sequence[tuple[int, int]], at: int, count: int
+) -> Iterator[tuple[int, int, tuple[int, int] | None]]:  # fmt: skip
+    """Cut a block's tokens from `at` on where runs begin and end; yield first token, number of tokens and their run."""
+    end = at + count
+    cuts = sorted({at, end, *(cut for first, many in runs for cut in (first, first + many) if at < cut < end)})
+    for begin, stop in pairwise(cuts):
+        yield begin, stop - begin, next((run for run in runs if run[0] <= begin < run[0] + run[1]), None)
 
 
 def cycles_before_keys(work: Work, pieces: Sequence[Piece]) -> int:

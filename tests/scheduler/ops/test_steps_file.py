@@ -36,6 +36,53 @@ def test_defaults_are_the_place_in_the_line_and_equal_gates():
     assert set(step.gates[0].ravel().tolist()) == {16384}
 
 
+def test_a_prefix_is_that_of_another_sequence() -> None:
+    prefix = {"id": "a", "tokens": 16}
+    lines = [
+        {"sequences": [{"id": "a", "new": 20}]},
+        {"sequences": [{"id": "b", "cached": 16, "new": 2, "prefix": prefix}, {"id": "a", "cached": 20, "new": 1}]},
+        {"sequences": [{"id": "b", "cached": 18, "new": 1}]},
+    ]
+    steps = parse_steps([json.dumps(line) for line in lines], MODEL)
+    assert [(s.prefix, s.prefix_tokens) for s in steps[1].sequences] == [("a", 16), (None, 0)]
+    assert [(s.prefix, s.prefix_tokens) for s in steps[2].sequences] == [("a", 16)], "later lines need not say it"
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"prefix": 3}, "line 2: sequences\\[0\\].prefix: 3; use an object"),
+        ({"prefix": {"id": "a"}}, "sequences\\[0\\].prefix.tokens: is missing; use an integer from 1 to 24"),
+        ({"prefix": {"id": "a", "tokens": 25}}, "prefix.tokens: 25; use an integer from 1 to 24"),
+        ({"prefix": {"id": "a", "tokens": 21}}, "prefix.tokens: 21; use at most 20, what 'a' has run"),
+        ({"prefix": {"id": "c", "tokens": 8}}, "prefix.id: 'c'; use the id of another sequence, of this line or an"),
+        ({"prefix": {"id": "b", "tokens": 8}}, "prefix.id: 'b'; use the id of another sequence"),
+        ({"prefix": {"id": "a", "tokens": 8}, "cached": 0}, "prefix: .*; use it with cached tokens only"),
+        ({"prefix": {"id": "a", "tokens": 8, "place": 1}}, "prefix.'place': no such field; use id, tokens"),
+    ],
+)  # fmt: skip
+def test_prefixes_that_cannot_be(own: dict[str, object], message: str) -> None:
+    lines = [{"sequences": [{"id": "a", "new": 20}]}, {"sequences": [{"id": "b", "cached": 24, "new": 1} | own]}]
+    with pytest.raises(StepsError, match=message):
+        parse_steps([json.dumps(line) for line in lines], MODEL)
+
+
+def test_a_prefix_stays_what_it_is_and_has_none_itself() -> None:
+    lines = [
+        {"sequences": [{"id": "a", "new": 20}]},
+        {"sequences": [{"id": "b", "cached": 16, "new": 8, "prefix": {"id": "a", "tokens": 16}}]},
+    ]
+    for third, message in (
+        (
+            {"id": "b", "cached": 24, "new": 1, "prefix": {"id": "a", "tokens": 8}},
+            "what the sequence's first line says",
+        ),
+        ({"id": "c", "cached": 24, "new": 1, "prefix": {"id": "b", "tokens": 24}}, "a sequence that has no prefix"),
+    ):
+        with pytest.raises(StepsError, match=message):
+            parse_steps([json.dumps(line) for line in [*lines, {"sequences": [third]}]], MODEL)
+
+
 ONE = [{"new": 1}]
 
 

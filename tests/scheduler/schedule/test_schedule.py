@@ -15,9 +15,12 @@ from scheduler.models.random_model import random_model
 from scheduler.ops.steps_file import parse_steps
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import SEQUENTIAL, policy_of
+from scheduler.schedule import build
 from scheduler.schedule.build import Scheduler
 from scheduler.schedule.files import ScheduleError, load_schedule, save_schedule
 from scheduler.schedule.routing import MachineRouting, TraceRouting, UniformRouting, given_routing
+from scheduler.stream.prove import StreamError
+from scheduler.stream.table import COL
 from scheduler.system import SystemConfig
 from sim.machine.engines import IsaEngine
 from sim.machine.replay import replay
@@ -65,6 +68,41 @@ def test_weights_that_stay_are_in_the_schedule(tmp_path):
     index.write_text(index.read_text().replace('"kept_tiles": 0', f'"kept_tiles": {kept[2]}', 1))
     with pytest.raises(ScheduleError, match=r"steps\[0\].kept_tiles is .*, expected 0: no step has left any before"):
         load_schedule(tmp_path / "out")
+
+
+def test_a_prefix_lies_in_the_place_of_its_own_sequence(tmp_path):
+    """It is kept after the sequence's last step; all that look at it give the same logits as with keys of their own."""
+    prefix = {"id": "a", "tokens": 16}
+    first, more = list(range(16)), [3, 5, 7]
+    lines = [
+        {"sequences": [{"id": "a", "tokens": first}]},
+        {"sequences": [{"id": name, "cached": 16, "tokens": more, "prefix": prefix} for name in "bc"]},
+        {"sequences": [{"id": name, "cached": 19, "tokens": [9]} for name in "bc"]},
+        {"sequences": [{"id": "d", "tokens": [*first, *more, 9]}]},
+    ]  # fmt: skip
+    steps = parse_steps([json.dumps(line) for line in lines], MODEL)
+    system = SystemConfig(machine=CONFIG, policy=policy_of("prefixes"))
+    made = Scheduler(system, MODEL, steps, MachineRouting(), quantised=random_model(MODEL, 1))
+    about = save_schedule(made, tmp_path / "out")
+    assert [[own["place"] for own in step["sequences"]] for step in about["steps"]] == [[0], [1, 2], [1, 2], [0]]
+    assert {"sequence": 0, "tokens": 16} == about["steps"][2]["sequences"][0]["prefix"]
+    with IsaEngine(CONFIG) as engine:
+        *_, (_, decoded), (_, whole) = replay(load_schedule(tmp_path / "out"), engine)
+    assert np.array_equal(decoded.logits[0], whole.logits[0]) and np.array_equal(decoded.logits[1], whole.logits[0])
+
+
+def test_a_stream_that_could_race_is_not_written(tmp_path, monkeypatch):
+    real = build.lower_step
+
+    def broken(*args, **options):
+        program = real(*args, **options)
+        program.table.rows[:, COL.wait0_count] = 0
+        return program
+
+    monkeypatch.setattr(build, "lower_step", broken)
+    with pytest.raises(StreamError, match="race"):
+        save_schedule(scheduler(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sequence_keeps_its_place_in_the_cache_and_gives_it_up():

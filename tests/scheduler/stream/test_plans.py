@@ -17,38 +17,16 @@ from hypothesis import strategies as st
 from hdl.config import PRESETS
 from hdl.isa import Opcode
 from scheduler.models.description import Experts, Model
-from scheduler.ops.batch import Chunk
+from scheduler.ops.batch import Chunk, Prefix
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, policy_of
-from scheduler.plan.residence import Residence
 from scheduler.stream.choose import Chooser, Plan, Tried
 from scheduler.stream.lower import StepProgram
 from tests.support.checkpoints import small_model
-from tests.support.language import TINY, LanguageRun, varied
+from tests.support.language import LanguageRun, varied
+from tests.support.plans import ROOMY, Forced
+from tests.support.steps import STEPS, prompt
 
-ROOMY = TINY.replace(name="roomy", vcache_tiles=1024, combine_rows=2048, activation_words=2048, scalar_depth=512)
-
-
-class Forced(Chooser):
-    """Takes the plans that it is told, one for each step."""
-
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        super().__init__(FUSED)
-        self._plans = list(plans)
-
-    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None) -> list[Plan]:
-        return [self._plans.pop(0)]
-
-
-def prompt(slot: int, position: int, count: int) -> Chunk:
-    """Return new tokens of a sequence."""
-    return Chunk(slot, position, tuple((7 * slot + 3 * n + position) % 20 for n in range(count)))
-
-
-STEPS = (
-    [prompt(0, 0, 17), prompt(2, 0, 3)], [prompt(0, 17, 1), prompt(1, 0, 9), prompt(2, 3, 1)],
-    [prompt(0, 18, 1), prompt(1, 9, 1), prompt(2, 4, 1)],
-)  # fmt: skip
 CUTS = (((20,), (11,), (3,)), ((17, 3), (1, 9, 1), (2, 1)), ((5, 5, 10), (4, 7), (1, 1, 1)), ((1, 19), (10, 1), (1, 2)))
 
 
@@ -255,13 +233,21 @@ def test_a_policy_switches_parts_off(name: str) -> None:
     assert any(plan.cuts for plan in mixed) == policy.micro_batches
     assert any(plan.listed for plan in mixed) == policy.list_schedule
     assert any(plan.pinned for plan in decoded) == policy.residency and not any(plan.pinned for plan in mixed)
-    assert (len(decoded) == 1) == (policy == SEQUENTIAL)
+    alike = [replace(chunk, prefix=Prefix(0, 8)) for chunk in decode]
+    together = one.chooser.plans(one.memory.residence, alike, False, pinned)
+    assert any(plan.prefixes for plan in together) == policy.prefixes and together[0] == Plan()
+    assert (len(together) == 1) == (policy == SEQUENTIAL)
 
 
 def test_an_unknown_policy() -> None:
-    with pytest.raises(LoweringError, match="policy: 'best'; use sequential, micro-batches, list, residency, fused"):
+    with pytest.raises(
+        LoweringError, match="policy: 'best'; use sequential, micro-batches, list, residency, prefixes, fused"
+    ):
         policy_of("best")
-    assert policy_of("list+residency").name == "list+residency" and policy_of("micro-batches+list+residency") == FUSED
+    assert (
+        policy_of("list+residency").name == "list+residency"
+        and policy_of("micro-batches+list+residency+prefixes") == FUSED
+    )
 
 
 def test_a_step_is_never_longer_than_its_sequential_plan() -> None:

@@ -17,7 +17,7 @@ from scheduler.models.calibration import quantise_checkpoint
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.ops.batch import Chunk
 from scheduler.plan.limits import LoweringError
-from scheduler.plan.policy import FUSED, SEQUENTIAL
+from scheduler.plan.policy import FUSED, SEQUENTIAL, policy_of
 from scheduler.serving.batcher import PHASES
 from scheduler.serving.request import Request
 from scheduler.stream.lower import StepProgram
@@ -84,7 +84,26 @@ def test_mixed_steps_write_what_each_request_alone_gives(model: QuantisedModel, 
     assert report["mixed"]["steps"] == len(mixed) and report["batching"] == "mixed" and report["step_tokens"] == 8
     assert records[-1].start == 900_000 and report["end_cycle"] == 902_000
     assert report["idle_cycles"] == 902_000 - sum(record.cycles or 0 for record in records)
-    assert generator._caches == {}
+    assert len(generator._caches) == 3, "one for each place"
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_a_common_prefix_runs_once(model: QuantisedModel, routing: str) -> None:
+    """Tokens are those of each request alone, whatever becomes of the request whose keys the others use."""
+    common = prompt(17)
+    requests = [
+        Request(number, common + prompt(4 + number), tokens, arrival)
+        for number, (tokens, arrival) in enumerate([(1, 0), (6, 0), (4, 0), (3, 30_000)])
+    ]
+    expected = [alone(model, request) for request in requests]
+    for policy, shared in ((SEQUENTIAL, 0), (policy_of("prefixes"), 3 * 16), (FUSED, 3 * 16)):
+        generator = Generator(
+            model, TINY, requests, batch=4, routing=routing, batching="mixed", step_tokens=24, policy=policy
+        )
+        report = summarise(generator, serve(generator, verify=True), "rtl")
+        assert [own["tokens"] for own in report["sequences"]] == expected
+        assert report["shared_tokens"] == shared
+        assert report["total"]["tokens"] == sum(request.length for request in requests) - shared
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
