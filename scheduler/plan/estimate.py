@@ -186,7 +186,8 @@ class _Estimator:
             waves = round(max(loads) * tiling.tiles)
             pieces = len(self.residence.pieces[mlp.intermediate])
             how = f"tiers alone, {'whole' if pieces == 1 else f'{pieces} pieces'}"
-        where = f"{len(self.places.piece_buffers)} buffers of {self.residence.piece_tiles} tiles"
+        size = self.residence.piece_tiles if shares is None else self.residence.gang_tiles
+        where = f"{len(self.places.piece_buffers)} buffers of {size} tiles"
         return self._done(operation, how, where, waves, int(passes) * tiling.tiles * config.tile_bytes, 0)
 
     def attend(self, operation: Operation) -> Estimate:

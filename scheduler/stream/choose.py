@@ -53,6 +53,9 @@ class Plan:
     spread : bool
         Whether each micro-batch has a part of each prompt and some of the decoded sequences; else they are consecutive
         tokens.
+    fine : bool
+        Whether attention takes small blocks of tokens and GEMMs are short, so that another order has more to choose
+        from. Micro-batches that are spread always do so.
     """
 
     cuts: tuple[int, ...] = ()
@@ -62,6 +65,7 @@ class Plan:
     gang: int = 1
     prefixes: bool = False
     spread: bool = False
+    fine: bool = False
 
     def __str__(self) -> str:
         if not self.cuts:
@@ -73,8 +77,8 @@ class Plan:
         else:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
         more = {
-            "list schedule": self.listed, "old keys early": self.early_keys, "weights stay": self.pinned,
-            "prefixes read once": self.prefixes,
+            "list schedule": self.listed, "small blocks": self.fine, "old keys early": self.early_keys,
+            "weights stay": self.pinned, "prefixes read once": self.prefixes,
         }  # fmt: skip
         gang = [f"experts on gangs of {self.gang}"] if self.gang > 1 else []
         return ", ".join([name, *gang, *(text for text, on in more.items() if on)])
@@ -174,13 +178,13 @@ class Chooser:
         Keys that come early gain nothing there.
         """
         prefixes = self.policy.prefixes and sharing(chunks) > 0
-        if not self.policy.list_schedule:
-            return list(dict.fromkeys([Plan(), Plan(prefixes=prefixes)]))
-        found = [Plan(), Plan(listed=True, prefixes=prefixes)]
-        cuts = spread_sizes(chunks, BESIDE)
-        if self.policy.micro_batches and residence.gangs and not slots and len(cuts) > 1:
-            found.append(Plan(cuts, listed=True, spread=True, prefixes=prefixes))
-        return found
+        found = [Plan(), Plan(prefixes=prefixes)]
+        if self.policy.list_schedule:
+            found.append(Plan(listed=True, fine=True, prefixes=prefixes))
+            cuts = spread_sizes(chunks, BESIDE)
+            if self.policy.micro_batches and residence.gangs and not slots and len(cuts) > 1:
+                found.append(Plan(cuts, listed=True, spread=True, prefixes=prefixes))
+        return list(dict.fromkeys(found))
 
     def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False) -> Plan:
         """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential.

@@ -28,7 +28,7 @@ from scheduler.stream.emit.emitter import carriers
 from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.labels import Labels
 from scheduler.stream.emit.micro_batches import emit_micro_batches
-from scheduler.stream.emit.step import emit_step
+from scheduler.stream.emit.step import MOST_WAVES, emit_step
 from scheduler.stream.list_schedule import list_schedule
 from scheduler.stream.parts import check_batch, default_key_block, parts_of, size_of
 from scheduler.stream.step_program import Part, StepProgram
@@ -37,9 +37,8 @@ from scheduler.stream.table import Builder, Table
 
 __all__ = ["lower_step"]
 
-BESIDE_BLOCK = 64
-"""Tokens of a block of attention in micro-batches that stream weights: the vector unit must not wait for long
-projections."""
+SMALL_BLOCK = 64
+"""Tokens of a block of attention in plans that are fine: the vector unit must not wait for long projections."""
 MEAN_OF = 8
 """Routings that are drawn for what slots can expect."""
 
@@ -183,7 +182,10 @@ class _Lowering:
         while True:
             try:
                 labels = Labels()
-                stream = _emit(self._constants, self._memory, parts, self._routing, labels, plan.early_keys)
+                waves = 0
+                if plan.fine:
+                    waves, parts = MOST_WAVES, tuple(map(self._fine, parts))
+                stream = _emit(self._constants, self._memory, parts, self._routing, labels, plan.early_keys, waves)
                 return _Emitted(parts, stream, labels)
             except ListsFullError:  # the routing is known now, and so is what the lists take
                 most = max(part.tokens for part in parts)
@@ -192,6 +194,11 @@ class _Lowering:
                 parts = parts_of(
                     self._memory.residence, self._chunks, self._block, slots, -(-most // 2), prefixes
                 )  # fmt: skip
+
+    def _fine(self, part: Part) -> Part:
+        """Return a part with smaller blocks of attention."""
+        size = replace(part.places.size, block=SMALL_BLOCK)
+        return replace(part, places=plan_places(self._memory.residence, size))
 
     def _emit_cut(self, parts: tuple[Part, ...], plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
         """Emit micro-batches, which have to fit the chip together."""
@@ -222,7 +229,7 @@ class _Lowering:
         parts, first = [], 0
         cuts = spread_chunks(self._chunks, len(plan.cuts))
         for (own, outputs, spread), region in zip(cuts, regions, strict=True):
-            size = replace(size_of(own, len(outputs), self._block, False, plan.prefixes), block=BESIDE_BLOCK)
+            size = replace(size_of(own, len(outputs), self._block, False, plan.prefixes), block=SMALL_BLOCK)
             places = plan_places(region.residence, size)
             parts.append(Part(own, first, outputs, places, spread))
             first += parts[-1].tokens
@@ -271,14 +278,16 @@ class _Lowering:
 
 def _emit(
     constants: Constants, memory: ModelMemory, parts: Sequence[Part], routing: Sequence[Routing | None] | None,
-    labels: Labels, early_keys: bool,
+    labels: Labels, early_keys: bool, most_waves: int,
 ) -> Builder:  # fmt: skip
     """Return the instructions of all parts without semaphores."""
     memory.begin_step()
     stream, done = Builder(), 0
     for part in parts:
         own = None if routing is None else [_slice(route, part) for route in routing]
-        emit_step(constants, memory, part.places, part.chunks, own, part.outputs, done, labels, stream, early_keys)
+        emit_step(
+            constants, memory, part.places, part.chunks, own, part.outputs, done, labels, stream, early_keys, most_waves
+        )  # fmt: skip
         done += len(part.outputs)
     return stream
 

@@ -45,7 +45,7 @@ GOAL = 0.90
 """Part of the roofline below which a mixed step says where its cycles went."""
 ONE_STEP = replace(FUSED, residency=False)
 DEPTHS = (1, 2, 4, 8)
-"""Numbers of layers that one mixed step is timed with: the part of the roofline hardly depends on it."""
+"""Numbers of layers that two mixed steps are timed with, for what the part of the roofline owes to their number."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class FusionShapesBench:
     prompts : sequence of PromptCase
         Of these chunked prefill is compared with layered prefill.
     depths : sequence of int
-        Numbers of layers that the first shape's first mixed step is timed with.
+        Numbers of layers that the first shape's first two mixed steps are timed with.
     """
 
     def __init__(
@@ -164,8 +164,8 @@ class FusionShapesBench:
             (name, model, case) for name, model in models.items() for case in prompts
             if max(case.prompt, case.keys + 1) <= model.context
         ]  # fmt: skip
-        mixed = next(((name, model, step) for name, model, step in self._cases if step.kind == "mixed"), None)
-        self._depths = [(*mixed, count) for count in depths] if mixed else []
+        mixed = [case for case in self._cases if case[2].kind == "mixed" and case[0] == shapes[0]][:2]
+        self._depths = [(*case, count) for case in mixed for count in depths]
         self._points: list[dict[str, Any]] = []
         self._depth: list[dict[str, Any]] = []
         self._layered: list[dict[str, Any]] = []

@@ -17,6 +17,7 @@ SOURCES = {
     "demo": ("demo/report.json", "a3d demo"),
     "model": ("bench/model.json", "a3d bench model --json build/bench/model.json"),
     "fusion": ("bench/fusion.json", "a3d bench fusion --json build/bench/fusion.json"),
+    "fusion_shapes": ("bench/fusion_shapes.json", "a3d bench fusion-shapes --json build/bench/fusion_shapes.json"),
     "residency": ("bench/residency.json", "a3d bench residency --json build/bench/residency.json"),
     "prefix": ("bench/prefix.json", "a3d bench prefix --json build/bench/prefix.json"),
     "serving": ("bench/serving.json", "a3d bench serving --json build/bench/serving.json"),
@@ -151,6 +152,60 @@ def _fusion(data: dict[str, Any]) -> list[str]:
         f"Cycle model: mean error {100 * data['mean_error']:.2f} %, worst {100 * data['worst_error']:.2f} %.", "",
     ]  # fmt: skip
     return lines + _table(columns, rows)
+
+
+def _fusion_shapes(data: dict[str, Any]) -> list[str]:
+    from sim.measure.fusion_shapes import nothing_gained
+
+    rows = [
+        [
+            p["model"], p["step"], round(p["compute_cycles"]), round(p["memory_cycles"]), round(p["vector_cycles"]),
+            p["bound"], p["sequential_cycles"], _percent(p["sequential_fraction"]), p["fused_cycles"],
+            _percent(p["fused_fraction"]), f"{p['sequential_cycles'] / p['fused_cycles']:.2f}", p["plan"],
+        ]
+        for p in data["points"]
+    ]  # fmt: skip
+    columns = (
+        "model", "step", "compute", "memory", "vector", "bound", "sequential", "of the roofline", "fused",
+        "of the roofline", "sequential / fused", "plan",
+    )  # fmt: skip
+    lines = [
+        f"Configuration `{data['config']['name']}`, {data['layers']} layers of each shape with embedding and head, "
+        "uniform routing that the host knows, cycle model; each stream is proved. The sequential plan reads each "
+        f"expert once for all tokens of a step. Measured in {data['seconds'] / 60:.0f} minutes.", "",
+        *_table(columns, rows), "",
+    ]  # fmt: skip
+    lines += [f"Left out: {p['model']}, {p['step']}: {p['why']}" for p in data["left_out"]]
+    lines += ["", f"Where fusion gains less than {_percent(data['least_gain'])}:", ""]
+    lines += _table(("kind of step", "bound", "steps"), nothing_gained(data["points"]))
+    short = [p for p in data["points"] if p["kind"] == "mixed" and p["stalls"]]
+    lines += ["", "Where the cycles of fused mixed steps below 90 % of the roofline went:", ""]
+    lines += _table(("step", "unit", "parts of its cycles"), [
+        [f"{p['model']}, {p['step']}", unit, ", ".join(f"{c} {_percent(v)}" for c, v in causes.items() if v >= 0.005)]
+        for p in short for unit, causes in p["stalls"].items() if unit != "store"
+    ])  # fmt: skip
+    lines += ["", "The number of layers: what belongs to the head becomes less.", ""]
+    lines += _table(("model", "step", "layers", "sequential, of the roofline", "fused, of the roofline"), [
+        [p["model"], p["step"], p["layers"], _percent(p["sequential_fraction"]), _percent(p["fused_fraction"])]
+        for p in data["depth"]
+    ])  # fmt: skip
+    lines += [
+        "", "A prompt in several steps, all layers (composed of layers that were timed alone), cycles for each of its "
+        "tokens. Chunked: each step has a part of its tokens. Layered prefill (arXiv 2510.08055): each step brings all "
+        "of its tokens through some of the layers. In both, all steps decode the same sequences.", "",
+    ]  # fmt: skip
+    ways = ("chunked_sequential", "layered_sequential", "chunked_fused", "layered_fused")
+    head = (
+        "model", "prompt", "steps", "beside", "chunked, sequential", "layered, sequential", "chunked, fused",
+        "layered, fused", "least",
+    )  # fmt: skip
+    return lines + _table(head, [
+        [
+            p["model"], p["prompt"], p["steps"], f"decode {p['decode']} at {p['keys']:,}",
+            *(round(p[f"{way}_per_token"]) for way in ways), p["best"].replace("_", ", "),
+        ]
+        for p in data["layered"]
+    ])  # fmt: skip
 
 
 def _residency(data: dict[str, Any]) -> list[str]:
@@ -359,6 +414,7 @@ _SECTIONS = {
     "model": ("Steps of the language model, routing known to the host", _model),
     "slots": ("Steps of the language model, routed by the machine", _model),
     "fusion": ("Steps of serving by each policy of the planner", _fusion),
+    "fusion_shapes": ("Fused steps of published shapes, and layered prefill", _fusion_shapes),
     "residency": ("Weights that stay in V-Cache from step to step", _residency),
     "prefix": ("Sequences that begin with the same tokens", _prefix),
     "serving": ("A long prompt comes while others decode", _serving),

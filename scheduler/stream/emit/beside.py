@@ -16,14 +16,10 @@ from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.beside import Region
 from scheduler.plan.places import Places
 from scheduler.stream.emit.labels import Labels
-from scheduler.stream.emit.step import emit_layers
+from scheduler.stream.emit.step import MOST_WAVES, emit_layers
 from scheduler.stream.table import Builder
 
 __all__ = ["emit_beside"]
-
-
-MOST_WAVES = 1024
-"""Most waves of one GEMM: what another micro-batch wants of the tier must not wait long."""
 
 
 class Batch(Protocol):

@@ -71,6 +71,8 @@ class Emitter:
     stream : Builder
         The instructions, without semaphores and END.
     clock : Clock
+    most_waves : int
+        Most waves of one GEMM, which is cut by tokens else; 0: it does not matter.
     """
 
     def __init__(
@@ -107,8 +109,9 @@ class Emitter:
 
         Without `ready` it begins when the vector unit is done. With a slot, `expected` are its tokens.
         """
-        size = self.most_waves // (fields["k_slices"] * fields["n_tiles"]) if self.most_waves else 0
-        if not self.most_waves or fields["tokens"] <= max(1, size):
+        whole = not self.most_waves or fields.get("slot_en")  # the machine says how many tokens there are
+        size = 0 if whole else self.most_waves // (fields["k_slices"] * fields["n_tiles"])
+        if whole or fields["tokens"] <= max(1, size):
             number = self._emit(Opcode.GEMM, operation, fields)
             return self.clock.add_gemm(self.stream.rows, number, ready, expected)
         done = 0

@@ -25,7 +25,10 @@ from scheduler.stream.emit.slots import SlotQueues
 from scheduler.stream.emit.work import Work
 from scheduler.stream.table import Builder
 
-__all__ = ["emit_layers", "emit_step"]
+__all__ = ["MOST_WAVES", "emit_layers", "emit_step"]
+
+MOST_WAVES = 1024
+"""Most waves of one GEMM of plans that are fine: what else wants the tier must not wait long."""
 
 
 def emit_step(
@@ -39,6 +42,7 @@ def emit_step(
     labels: Labels | None = None,
     stream: Builder | None = None,
     early_keys: bool = False,
+    most_waves: int = 0,
 ) -> Emitter:
     """Return the emitter with the instructions of a step, or of a part of one.
 
@@ -63,8 +67,12 @@ def emit_step(
         Those of the step, when earlier parts have some.
     early_keys : bool
         Keys that the step does not write are loaded apart.
+    most_waves : int
+        Most waves of one GEMM; 0: it does not matter.
     """
-    steps = emit_layers(constants, memory, places, chunks, routing, outputs, done, labels, stream, early_keys)
+    steps = emit_layers(
+        constants, memory, places, chunks, routing, outputs, done, labels, stream, early_keys, most_waves
+    )
     return deque(steps, maxlen=1)[0]
 
 

@@ -15,7 +15,7 @@ from hdl.config import PRESETS
 from hdl.isa import Opcode
 from scheduler.cost.model import simulate
 from scheduler.models.description import Experts, Model
-from scheduler.ops.batch import Chunk
+from scheduler.ops.batch import Chunk, Prefix
 from scheduler.plan.beside import split
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, POLICIES
@@ -30,6 +30,7 @@ from scheduler.stream.machine import ACTIVATION, COMBINE, LIST, PARAMETER, SCALA
 from scheduler.stream.touched import new_touched, touch
 from tests.support.checkpoints import small_model
 from tests.support.language import TINY, LanguageRun, varied
+from tests.support.plans import Forced
 
 NARROW = TINY.replace(
     name="narrow", vcache_tiles=128, combine_rows=2048, activation_words=2048, scalar_depth=1024, parameter_words=256,
@@ -53,12 +54,13 @@ STEPS = (
 class Spread(Chooser):
     """Cuts every step into two micro-batches."""
 
-    def __init__(self, listed: bool) -> None:
+    def __init__(self, listed: bool, prefixes: bool = False) -> None:
         super().__init__(FUSED)
-        self._listed = listed
+        self._listed, self._prefixes = listed, prefixes
 
     def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None) -> list[Plan]:
-        return [Plan(spread_sizes(chunks, 2), listed=self._listed, spread=True)]
+        cuts = spread_sizes(chunks, 2)
+        return [Plan(cuts, listed=self._listed, spread=True, prefixes=self._prefixes)]
 
 
 def streamed(family: str, experts: int = 4, **sizes: int) -> Model:
@@ -81,6 +83,22 @@ def test_they_compute_the_same(family: str, listed: bool) -> None:
         assert len(program.parts) == 2 and len(program.plan.cuts) == 2
         numbers = np.concatenate([part.numbers for part in program.parts])
         assert sorted(numbers.tolist()) == list(range(sum(len(chunk.tokens) for chunk in chunks)))
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_prefixes_are_read_once_by_each_micro_batch_and_in_small_blocks(spread: bool) -> None:
+    """Seven sequences have a prompt's first tokens in common; another prompt comes beside them."""
+    prefix, rest = Prefix(0, 32), range(1, 7)
+    first = [Chunk(0, 0, prompt(0, 0, 37).tokens)]
+    second = [Chunk(slot, 32, prompt(slot, 32, slot).tokens, prefix) for slot in rest]
+    both = [replace(prompt(slot, 32 + (slot or 5), 1), prefix=prefix) for slot in range(7)]
+    chooser = Spread(True, True) if spread else Forced([Plan(listed=True, fine=True, prefixes=True)] * 3)
+    one = LanguageRun(
+        NARROW, varied(streamed("mixtral"), 3), step_bytes=1 << 19, sequences=8, key_block=16, chooser=chooser
+    )  # fmt: skip
+    for chunks in (first, second, [*both, prompt(7, 0, 20)]):
+        program = one.step(chunks, alone=True)
+    assert max(part.places.size.sharing for part in program.parts) == (4 if spread else 7)
 
 
 def test_an_order_that_takes_turns_is_another_and_shorter() -> None:
@@ -149,7 +167,7 @@ def test_what_is_tried_where_weights_stream(policy: str, slots: bool, listed: bo
     """Micro-batches need another order to be worth anything, and a routing that is known."""
     residence = plan_residence(Tiling(NARROW, streamed("mixtral")))
     chunks = [prompt(0, 0, 37), *(prompt(n, 5, 1) for n in (1, 2, 3))]
-    expected = [Plan(), *[Plan(listed=True)] * listed, *[Plan((34, 6), listed=True, spread=True)] * spread]
+    expected = [Plan(), *[Plan(listed=True, fine=True)] * listed, *[Plan((34, 6), listed=True, spread=True)] * spread]
     assert Chooser(POLICIES[policy]).plans(residence, chunks, slots) == expected
 
 
