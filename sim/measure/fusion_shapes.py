@@ -252,6 +252,8 @@ class FusionShapesBench:
             )  # fmt: skip
             found[f"chunked_{label}"] = steps * (rest_first + rest_last + layers * (each_first + each_last)) / 2
             found[f"layered_{label}"] = steps * rest + layers * (each_whole + (steps - 1) * each_alone)
+        for way in ("chunked", "layered"):  # what only one layer gains is no gain of all
+            found[f"{way}_fused"] = min(found[f"{way}_fused"], found[f"{way}_sequential"])
         best = min(found.values())
         return {
             "model": name, "prompt": case.prompt, "steps": steps, "decode": case.decode, "keys": case.keys,
@@ -299,7 +301,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     points = result["points"]
     names = list(dict.fromkeys(point["model"] for point in points))
-    figure = Figure(figsize=(13, 2.6 * len(names) + 0.8), layout="constrained")
+    figure = Figure(figsize=(18, 2.6 * len(names) + 0.8), layout="constrained")
     for number, name in enumerate(names):
         own = [point for point in points if point["model"] == name]
         axis = figure.add_subplot(len(names), 1, number + 1)
