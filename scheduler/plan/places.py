@@ -37,6 +37,8 @@ MOST_BUFFERS = 4
 """Whole experts of one tier that may be loaded or in use at a time."""
 MOST_SHARES = 16
 """The same of shares of streamed experts that all tiers run together."""
+MOST_SLOT_SHARES = 3
+"""The same where the machine finds their tokens: each takes many semaphores, as any of them may be skipped."""
 MOST_BLOCK, MOST_RESIDENT_BLOCK = 256, 64
 """Tokens of a block; with resident matrices small ones cost nothing."""
 SPARE_ROWS, SPARE_SCALARS = 3, 1
@@ -267,6 +269,8 @@ def _piece_buffers(
         piece = size.keys
         if residence.gangs and not size.slots:  # only the shares of gangs come into the buffers, no pieces
             room, each = min(MOST_SHARES, room * each // residence.gang_tiles), residence.gang_tiles
+        elif residence.gangs:
+            room = min(room, MOST_SLOT_SHARES)
     buffers = tuple(first + n * each for n in range(room))
     base = first + room * each
     space = config.vcache_tiles - base

@@ -49,6 +49,8 @@ class StepSize:
         What stays in V-Cache from step to step.
     sharing : int
         Most sequences that attend to a prefix together; 0: none do.
+    alone : bool
+        Each slot's expert runs on a single tier, also where all tiers could run it together.
     block : int or None
         Most tokens of a block of attention, if not as many as fit.
     """
@@ -62,6 +64,7 @@ class StepSize:
     beside: bool = False
     pinned: Pinned | None = None
     sharing: int = 0
+    alone: bool = False
     block: int | None = None
 
 

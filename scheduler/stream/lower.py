@@ -21,6 +21,7 @@ from scheduler.plan.beside import split
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.pinned import Pinned
 from scheduler.plan.places import plan_places
+from scheduler.plan.residence import Residence
 from scheduler.stream.choose import MOST_LISTED, Chooser, Plan, Tried, slot_counts
 from scheduler.stream.cuts import cut_chunks, spread_chunks
 from scheduler.stream.emit.beside import emit_beside
@@ -91,10 +92,24 @@ def lower_step(
     own = chooser or Chooser()
     pinned = own.pinned(memory, constants)
     lowering = _Lowering(constants, memory, chunks, routing, block, own.timing, pinned, own.on_chip)
-    plans, tried = own.plans(residence, chunks, routing is None, pinned), list[Tried]()
+    try:
+        return _shortest(lowering, own, residence, pinned)
+    except SyncError:
+        if routing is not None or not residence.gangs:
+            raise
+        lowering.use_single_tiers()  # which takes fewer semaphores
+        return _shortest(lowering, own, residence, pinned)
+
+
+def _shortest(
+    lowering: _Lowering, chooser: Chooser, residence: Residence, pinned: Pinned | None
+) -> StepProgram:  # fmt: skip
+    """Return the shortest of the plans that a chooser names."""
+    chunks, slots, tried = lowering.chunks, lowering.slots, list[Tried]()
+    plans = chooser.plans(residence, chunks, slots, pinned)
     if len(plans) > 1:
         tried = lowering.time(plans)
-        plans = [own.learn(chunks, routing is None, tried, pinned is not None)] if tried else plans
+        plans = [chooser.learn(chunks, slots, tried, pinned is not None)] if tried else plans
     return lowering.program(plans[0], tuple(tried))
 
 
@@ -108,7 +123,17 @@ class _Emitted(NamedTuple):
 
 
 class _Lowering:
-    """A step whose plans are tried."""
+    """A step whose plans are tried.
+
+    Attributes
+    ----------
+    chunks : sequence of Chunk
+        New tokens of each sequence.
+    slots : bool
+        The machine finds the routing.
+    alone : bool
+        Slots run on single tiers where weights stream, not on all tiers together.
+    """
 
     def __init__(
         self, constants: Constants, memory: ModelMemory, chunks: Sequence[Chunk],
@@ -117,7 +142,9 @@ class _Lowering:
     ) -> None:  # fmt: skip
         self._constants = constants
         self._memory = memory
-        self._chunks = chunks
+        self.chunks = chunks
+        self.slots = routing is None
+        self.alone = False
         self._routing = routing
         self._block = block
         self._timing = timing
@@ -125,6 +152,10 @@ class _Lowering:
         self._on_chip = on_chip
         self._config = memory.tiling.config
         self._last: tuple[tuple[Plan, frozenset[Hashable]], _Emitted] | None = None
+
+    def use_single_tiers(self) -> None:
+        """Emit slots on single tiers from now on."""
+        self.alone, self._last = True, None
 
     def time(self, plans: Sequence[Plan]) -> list[Tried]:
         """Return the plans that can be, with their cycles; nothing for a stream that takes too long to try others.
@@ -156,7 +187,7 @@ class _Lowering:
         binary = memory.add(table.to_binary())
         size = sum(len(part.outputs) for part in parts) * tiling.logit_rows * tiling.config.columns * 2
         return StepProgram(
-            parts=parts, chunks=tuple(self._chunks), table=table, marks=np.append(marks, labels.mark(-1, "end")),
+            parts=parts, chunks=tuple(self.chunks), table=table, marks=np.append(marks, labels.mark(-1, "end")),
             label_texts=labels, stream_base=binary.address, patch=memory.step, window=memory.window,
             logits=Symbol(memory.logits.group, memory.logits.address, size), plan=plan, tried=tried,
             on_chip=on_chip, kept_tiles=kept,
@@ -175,8 +206,10 @@ class _Lowering:
         return self._last[1]
 
     def _emit_anew(self, plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
-        slots, prefixes = self._routing is None, plan.prefixes
-        parts = parts_of(self._memory.residence, self._chunks, self._block, slots, prefixes=prefixes)
+        slots, prefixes = self.slots, plan.prefixes
+        parts = parts_of(self._memory.residence, self.chunks, self._block, slots, prefixes=prefixes)
+        if self.alone:
+            parts = tuple(map(_alone, parts))
         if plan.cuts:
             return self._emit_cut(parts, plan, on_chip)
         while True:
@@ -192,12 +225,12 @@ class _Lowering:
                 if most == 1:
                     raise
                 parts = parts_of(
-                    self._memory.residence, self._chunks, self._block, slots, -(-most // 2), prefixes
+                    self._memory.residence, self.chunks, self._block, slots, -(-most // 2), prefixes
                 )  # fmt: skip
 
     def _fine(self, part: Part) -> Part:
         """Return a part with smaller blocks of attention."""
-        size = replace(part.places.size, block=SMALL_BLOCK)
+        size = replace(part.places.size, block=SMALL_BLOCK, alone=self.alone)
         return replace(part, places=plan_places(self._memory.residence, size))
 
     def _emit_cut(self, parts: tuple[Part, ...], plan: Plan, on_chip: frozenset[Hashable]) -> _Emitted:
@@ -210,7 +243,7 @@ class _Lowering:
         size = replace(parts[0].places.size, beside=True, pinned=self._pinned if plan.pinned else None)
         part, labels = replace(parts[0], places=plan_places(self._memory.residence, size)), Labels()
         batches, outputs, first, before = [], [], 0, 0
-        for own, ends in cut_chunks(self._chunks, plan.cuts):
+        for own, ends in cut_chunks(self.chunks, plan.cuts):
             batches.append(MicroBatch(own, first))
             outputs += [before + number for number in ends]
             first, before = batches[-1].end, before + len(own)
@@ -227,7 +260,7 @@ class _Lowering:
             raise LoweringError("micro-batches with weights of their own: the routing has to be known")
         regions = split(self._memory.residence, len(plan.cuts))
         parts, first = [], 0
-        cuts = spread_chunks(self._chunks, len(plan.cuts))
+        cuts = spread_chunks(self.chunks, len(plan.cuts))
         for (own, outputs, spread), region in zip(cuts, regions, strict=True):
             size = replace(size_of(own, len(outputs), self._block, False, plan.prefixes), block=SMALL_BLOCK)
             places = plan_places(region.residence, size)
@@ -290,6 +323,12 @@ def _emit(
         )  # fmt: skip
         done += len(part.outputs)
     return stream
+
+
+def _alone(part: Part) -> Part:
+    """Return a part whose slots run on single tiers."""
+    places = part.places
+    return replace(part, places=replace(places, size=replace(places.size, alone=True)))
 
 
 def _slice(route: Routing | None, part: Part) -> Routing | None:

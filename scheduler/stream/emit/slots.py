@@ -4,7 +4,8 @@
 After the router, ROUTE sorts the chosen experts by falling numbers of tokens into slots. The stream has as many slots
 as there can be chosen experts, dealt to the tiers in turn, each with GEMMs for as many tokens as it can have: with
 those before it having at least as many, slot s has at most ``tokens * chosen / (s + 1)``. The machine fills in counts,
-addresses and experts, and skips what is empty. Streamed experts run on all tiers together, slot after slot.
+addresses and experts, and skips what is empty. Streamed experts run on all tiers together, slot after slot, unless
+the step asks for single tiers.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class SlotQueues:
             )
             for slot in range(min(mlp.count, choices))
         ]  # fmt: skip
-        if work.residence.gangs:
+        if work.residence.gangs and not work.places.size.alone:
             gang = GangQueues(work, [[] if number != layer else jobs for number in range(layer + 1)])
             gang.run(layer)
             return

@@ -16,11 +16,16 @@ from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.limits import LoweringError
+from scheduler.plan.policy import FUSED
 from scheduler.plan.tiling import Tiling
+from scheduler.stream import lower
+from scheduler.stream.choose import Chooser
 from scheduler.stream.step_program import StepProgram
 from scheduler.stream.synchronise import SyncError
+from scheduler.stream.table import COL, Builder
 from tests.support.checkpoints import small_model
 from tests.support.language import NANO, TINY, WIDE, LanguageRun, varied
+from tests.support.plans import ROOMY
 
 CONTEXT = 64
 FAMILIES = ("mixtral", "qwen3_moe", "olmoe")
@@ -266,3 +271,26 @@ def test_any_model_on_any_machine() -> None:
 def test_any_model_on_any_machine_many_times() -> None:
     outcomes = check_cases(1000)
     assert len([name for name in outcomes if not name.startswith("refused")]) == 4, outcomes
+
+
+def test_slots_run_on_single_tiers_where_semaphores_do_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gangs of slots take more of them; the bits are the same."""
+    real, refused = lower.synchronise, list[int]()
+
+    def few(stream: Builder, *args: object, **options: object) -> object:
+        gangs = (stream.rows[:, COL.slot_en] == 1) & (stream.rows[:, COL.tier_count] > 1)
+        if gangs[: stream.count].any():
+            refused.append(stream.count)
+            raise SyncError("semaphores: too few")
+        return real(stream, *args, **options)  # type: ignore[arg-type]
+
+    shape = small_model(
+        "mixtral", hidden=32, heads=4, kv_heads=2, head_dim=8, intermediate=24, vocabulary=24, experts=8, chosen=2
+    )
+    config = ROOMY.replace(vcache_tiles=64)
+    for chooser in (Chooser(), Chooser(FUSED)):
+        one = LanguageRun(config, varied(shape, 3), slots=True, step_bytes=1 << 20, chooser=chooser)
+        assert one.memory.residence.gangs and not one.step(STEPS[0], alone=True).places.size.alone
+        monkeypatch.setattr(lower, "synchronise", few)
+        assert all(one.step(chunks, alone=True).places.size.alone for chunks in STEPS[1:]) and refused
+        monkeypatch.setattr(lower, "synchronise", real)

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     ("config", "message"),
     [
         (TINY.replace(stationary_feed="edge"), "config stationary_feed: 'edge' .*; set it to 'vertical'"),
-        (TINY.replace(vcache_tiles=16), "matrix qkv: .*; V-Cache has room for 2 tiles: raise vcache_tiles"),
+        (TINY.replace(vcache_tiles=16), "matrix qkv: .*; V-Cache has room for 1 tiles: raise vcache_tiles"),
         (TINY.replace(parameter_words=16), "requantisation words take [0-9]+ of tiny's 16: raise parameter_words"),
         (TINY.replace(combine_rows=8), "needs combine_rows of [0-9]+, the machine has 8; .* or raise combine_rows"),
         (TINY.replace(vcache_tiles=32), None),  # weights stream
