@@ -34,7 +34,8 @@ from hdl.config import PRESETS, ConfigError, MachineConfig, load_config
 from hdl.config_file import is_name, read_sections
 from hdl.errors import one_line, shown
 from scheduler.cost.memory_timing import MemoryTiming
-from scheduler.plan.policy import FUSED, POLICIES, Policy
+from scheduler.plan.limits import LoweringError
+from scheduler.plan.policy import FUSED, POLICIES, Policy, policy_of
 
 __all__ = ["SystemConfig", "load_system"]
 
@@ -110,13 +111,17 @@ def _policy(fields: Mapping[str, Any], file: str) -> Policy:
     parts = [f.name for f in dataclasses.fields(Policy)]
     _check_known("policy", fields, ["name", *parts], file)
     name = fields.get("name", "fused")
-    if not isinstance(name, str) or name not in POLICIES:
-        raise ConfigError(f"config policy.name: {shown(name)} in {file}; use {', '.join(POLICIES)}")
+    try:
+        policy = policy_of(name if isinstance(name, str) else shown(name))
+    except LoweringError as error:
+        raise ConfigError(
+            f"config policy.name: {shown(name)} in {file}; use {', '.join(POLICIES)}, or parts with + between"
+        ) from error
     own = {key: value for key, value in fields.items() if key != "name"}
     for key, value in own.items():
         if not isinstance(value, bool):
             raise ConfigError(f"config policy.{key}: {shown(value)} in {file}; use true or false")
-    return dataclasses.replace(POLICIES[name], **own)
+    return dataclasses.replace(policy, **own)
 
 
 def _check_known(section: str, fields: Mapping[str, Any], known: list[str], file: str) -> None:

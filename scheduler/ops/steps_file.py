@@ -10,15 +10,17 @@
 A sequence has an ``id`` (a text or a number; default: its place in the line), tokens that are ``cached`` (default 0),
 and either a number of ``new`` tokens or the ``tokens`` themselves. ``routing`` may give the experts of all new tokens
 of the step, ``[layers][tokens][chosen]``, layers without experts left out, and ``gates`` their gates from 0 to 1.
-With ``prefix`` a sequence's first tokens are those of another one, which has run them: their keys and values lie in its
-place. It is said in the sequence's first line; later ones may say it again.
+With ``prefix`` a sequence's first tokens are those of another one, which has run them and has no prefix itself: their
+keys and values lie in its place. They are a multiple of what the machine loads as a whole
+(`Tiling.key_alignment`: 16 on `small`, 128 on `large`). A prefix is said in the sequence's first line; later ones may
+say it again. A sequence that starts again (``cached`` 0) has none; who has a prefix of it must start again too.
 A sequence's first step in the file may have any number of cached tokens; later ones no more than the file has run.
 Empty lines are skipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from scheduler.ops.json_lines import MISSING, JsonLine, read_lines
 __all__ = ["Step", "StepSequence", "StepsError", "parse_steps", "read_steps"]
 
 Q15 = 1 << 15
+_GONE = 1 << 62
+"""Tokens of a prefix whose sequence has started again: more than any has run."""
 
 
 class StepsError(A3dError):
@@ -120,13 +124,11 @@ def parse_steps(lines: Iterable[str], model: Model, name: str = "steps", context
     """Return the steps that some lines describe; see :func:`read_steps`."""
     found = []
     known: dict[str, int] = {}
-    prefixes: dict[str, tuple[str, int] | None] = {}
+    prefixes: dict[str, tuple[str, int]] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             step = _Line(f"{name}, line {number}", model, context or model.context).step(line, number, known, prefixes)
             known |= {sequence.name: sequence.cached + sequence.new for sequence in step.sequences}
-            for own in step.sequences:
-                prefixes[own.name] = None if own.prefix is None else (own.prefix, own.prefix_tokens)
             found.append(step)
     return found
 
@@ -140,9 +142,9 @@ class _Line(JsonLine):
         self._context = context
 
     def step(
-        self, line: str, number: int, known: Mapping[str, int], prefixes: Mapping[str, tuple[str, int] | None]
+        self, line: str, number: int, known: Mapping[str, int], prefixes: dict[str, tuple[str, int]]
     ) -> Step:  # fmt: skip
-        """Return the step; earlier lines have run the tokens in `known` of each sequence, and gave them prefixes."""
+        """Return the step; earlier lines have run the tokens in `known` of each sequence, and gave them `prefixes`."""
         value = self.parse(line, "sequences")
         self.check_known(value, ("sequences", "routing", "gates"), "")
         items = value.get("sequences", MISSING)
@@ -159,10 +161,7 @@ class _Line(JsonLine):
                     f"sequences[{place}].cached", own.cached,
                     f"at most {known[own.name]}, the tokens of {shown(own.name)} up to here, or another id",
                 )  # fmt: skip
-        there = {own.name: own.cached for own in sequences}
-        for place, own in enumerate(sequences):
-            self._check_prefix(f"sequences[{place}].prefix", own, {**known, **there}, prefixes)
-        sequences = tuple(_with_prefix(own, prefixes.get(own.name)) for own in sequences)
+        sequences = self._share(sequences, known, prefixes)
         experts, gates = self._routing(value, sum(s.new for s in sequences))
         return Step(number, sequences, experts, gates)
 
@@ -204,24 +203,59 @@ class _Line(JsonLine):
             raise self.error(f"{where}prefix.id", name, "the id of another sequence")
         if not cached:
             raise self.error(f"{where}prefix", value, "it with cached tokens only")
-        return str(name), self.integer(value.get("tokens", MISSING), f"{where}prefix.tokens", 1, cached)
+        why = ", the tokens that the sequence itself has cached"
+        return str(name), self.integer(value.get("tokens", MISSING), f"{where}prefix.tokens", 1, cached, why)
+
+    def _share(
+        self, sequences: Sequence[StepSequence], known: Mapping[str, int], prefixes: dict[str, tuple[str, int]]
+    ) -> tuple[StepSequence, ...]:
+        """Return the sequences with their prefixes, those of earlier lines too; refuse what nobody has run."""
+        there = {**known, **{own.name: own.cached for own in sequences}}
+        found = []
+        for place, own in enumerate(sequences):
+            field, before = f"sequences[{place}]", prefixes.get(own.name)
+            if before is not None and own.cached == 0:
+                before = None
+                del prefixes[own.name]  # it starts again
+            if before is not None and before[1] == _GONE:
+                what = f"0: {shown(before[0])}, whose first tokens it has, has started again"
+                raise self.error(f"{field}.cached", own.cached, what)
+            if before is not None and own.cached < before[1]:
+                what = f"0 to start again, or at least {before[1]}, the tokens of its prefix"
+                raise self.error(f"{field}.cached", own.cached, what)
+            if own.prefix is not None:
+                self._check_prefix(f"{field}.prefix", own, own.name in known, before, there)
+                prefixes[own.name] = own.prefix, own.prefix_tokens
+            elif before is not None:
+                own = replace(own, prefix=before[0], prefix_tokens=before[1])
+            found.append(own)
+        for place, own in enumerate(found):
+            if own.prefix is None:
+                continue
+            if own.prefix in prefixes:
+                raise self.error(f"sequences[{place}].prefix.id", own.prefix, "a sequence that has no prefix itself")
+            if own.prefix_tokens > there[own.prefix]:
+                raise self.error(
+                    f"sequences[{place}].prefix.tokens", own.prefix_tokens,
+                    f"at most {there[own.prefix]}, what {shown(own.prefix)} has run, or start again with cached 0",
+                )  # fmt: skip
+        restarted = {own.name for own in sequences if own.cached < known.get(own.name, 0)}
+        for name, (owner, tokens) in list(prefixes.items()):
+            if owner in restarted and tokens > there[owner]:
+                prefixes[name] = owner, _GONE
+        return tuple(found)
 
     def _check_prefix(
-        self, field: str, own: StepSequence, there: Mapping[str, int], prefixes: Mapping[str, tuple[str, int] | None]
+        self, field: str, own: StepSequence, seen: bool, before: tuple[str, int] | None, there: Mapping[str, int]
     ) -> None:  # fmt: skip
-        """Refuse a prefix that nobody has run, or another one than before."""
-        if own.prefix is None:
-            return
-        if own.name in prefixes and prefixes[own.name] != (own.prefix, own.prefix_tokens):
-            raise self.error(field, own.prefix, "what the sequence's first line says, or leave it out")
+        """Refuse a prefix of nobody, or another one than before."""
         if own.prefix == own.name or own.prefix not in there:
             raise self.error(f"{field}.id", own.prefix, "the id of another sequence, of this line or an earlier one")
-        if own.prefix_tokens > there[own.prefix]:
-            raise self.error(
-                f"{field}.tokens", own.prefix_tokens, f"at most {there[own.prefix]}, what {shown(own.prefix)} has run"
-            )
-        if prefixes.get(own.prefix) is not None:
-            raise self.error(f"{field}.id", own.prefix, "a sequence that has no prefix itself")
+        if before is not None and before != (own.prefix, own.prefix_tokens):
+            what = f"{before[1]} tokens of {shown(before[0])}, as before, or leave it out"
+            raise self.error(field, f"{own.prefix_tokens} tokens of {own.prefix}", what)
+        if before is None and seen and own.cached:
+            raise self.error(field, own.prefix, "it in a sequence's first line, or a new id")
 
     def _routing(
         self, value: Mapping[str, Any], tokens: int
@@ -269,8 +303,3 @@ class _Line(JsonLine):
             size = len(value) if isinstance(value, list) else value
             raise self.error(field, size, f"{tokens} lists, one for each new token, of {chosen}")
         return array
-
-
-def _with_prefix(own: StepSequence, known: tuple[str, int] | None) -> StepSequence:
-    """Return a sequence with the prefix that an earlier line gave it."""
-    return own if known is None else replace(own, prefix=known[0], prefix_tokens=known[1])

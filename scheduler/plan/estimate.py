@@ -7,7 +7,7 @@ The three are the resources of the roofline. An operation takes at least as long
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,6 +96,8 @@ def estimate(
     places: Places, chunks: Sequence[Chunk], routing: Sequence[Routing | None] | None = None, outputs: int | None = None
 ) -> list[Estimate]:
     """Return every operation of a step, or of a part of one, as `places` plans it."""
+    if not places.size.sharing:  # each reads what sequences have in common
+        chunks = [replace(chunk, prefix=None) for chunk in chunks]
     operations = step_operations(places.tiling.model, chunks, routing, outputs)
     estimator = _Estimator(places, routing)
     return [estimator.one(operation) for operation in operations]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hdl.errors import shown
 from hdl.isa.legality import Limits
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
@@ -19,6 +20,7 @@ from scheduler.ops.graph import step_operations
 from scheduler.ops.operation import Operation
 from scheduler.ops.steps_file import Step
 from scheduler.plan.estimate import Estimate, Roofline, estimate, roofline
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.schedule.routing import RoutingSource
@@ -121,6 +123,7 @@ class Scheduler:
         self._rng = np.random.default_rng(seed)
         self._places = _cache_places(steps)
         tiling = Tiling(system.machine, model)
+        _check_prefixes(steps, tiling)
         most = max(len(step.sequences) for step in steps)
         tokens = max(step.tokens for step in steps)
         context = max(s.cached + s.new for step in steps for s in step.sequences)
@@ -162,6 +165,18 @@ class Scheduler:
 
     def _draw(self, count: int) -> tuple[int, ...]:
         return tuple(self._rng.integers(0, self.model.vocabulary, count).tolist())
+
+
+def _check_prefixes(steps: Sequence[Step], tiling: Tiling) -> None:
+    """Refuse prefixes that end where no load can end."""
+    align = tiling.key_alignment
+    for step in steps:
+        for own in step.sequences:
+            if own.prefix_tokens % align:
+                raise LoweringError(
+                    f"steps, line {step.line}: sequence {shown(own.name)}: prefix of {own.prefix_tokens} tokens; use a "
+                    f"multiple of {align}, what {tiling.config.name} loads as a whole"
+                )
 
 
 def _cache_places(steps: Sequence[Step]) -> list[list[tuple[int, Prefix | None]]]:

@@ -199,14 +199,18 @@ class Batcher:
         found = find_prefix(own, self._active, self._left, self._block) if self._block else None
         kept = found.prefix if found is not None and found.prefix.sequence in self._left else None
         free = [place for place in self._free if kept is None or place != kept.sequence]
-        if not free:
-            free, kept = self._free, None
-        empty = [place for place in free if place not in self._left]
-        own.place = empty[0] if empty else next(place for place in self._left if place in free)
+        if free:
+            empty = [place for place in free if place not in self._left]
+            own.place = empty[0] if empty else next(place for place in self._left if place in free)
+            if kept is not None:
+                self._begin(own, kept)
+        else:  # the only free place: it goes on there
+            (own.place,) = self._free
+            if kept is not None:
+                own.done = kept.tokens
+                self.shared_tokens += kept.tokens
         self._left.pop(own.place, None)
         self._active.append(own)
-        if kept is not None:
-            self._begin(own, kept)
         self._count_free()
 
     def _begin(self, own: Active, prefix: Prefix) -> None:

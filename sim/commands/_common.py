@@ -24,6 +24,7 @@ from hdl.errors import A3dError, one_line
 from hdl.isa import Instruction
 from hdl.isa.asm import AsmError, from_binary
 from hdl.scratch import probe_folder, whole_file
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import POLICIES, policy_of
 from scheduler.system import SystemConfig, load_system
 
@@ -427,10 +428,19 @@ def print_table(
 def add_policy_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what the planner may do; `system_of` reads it."""
     parser.add_argument(
-        "--policy", choices=list(POLICIES),
-        help=f"what the planner may do to a step, if that makes it shorter: {', '.join(POLICIES)}; default: what the "
-        "configuration's file says, or fused",
+        "--policy", type=_policy_name, metavar="NAME",
+        help=f"what the planner may do to a step, if that makes it shorter: {', '.join(POLICIES)}, or parts with + "
+        "between, as list+residency; default: what the configuration's file says, or fused",
     )  # fmt: skip
+
+
+def _policy_name(text: str) -> str:
+    """Return a policy's name, if it is one."""
+    try:
+        policy_of(text)
+    except LoweringError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("policy: ")) from error
+    return text
 
 
 def system_of(args: argparse.Namespace) -> SystemConfig:

@@ -66,6 +66,8 @@ def explain(planned: Planned) -> None:
         name = f", part {number + 1} of {len(planned.program.parts)}" if len(planned.program.parts) > 1 else ""
         title = f"step of line {planned.step.line}{name}: {part.tokens} tokens, blocks of {part.places.block}, "
         title += f"{part.places.size.key_block} keys scored at once"
+        if part.places.size.sharing:
+            title += f", up to {part.places.size.sharing} sequences attend to a prefix together"
         print_table([_row(one, times) for one, times in _distinct(estimates)], OPERATION_COLUMNS, title=title)
     if planned.program.tried:
         best, first = planned.program.plan, planned.program.tried[0].cycles

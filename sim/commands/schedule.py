@@ -136,9 +136,10 @@ def _say_unwritten(steps: Sequence[Step]) -> None:
     seen: set[str] = set()
     for step in steps:
         for own in step.sequences:
-            if own.cached and own.name not in seen:
+            alone = own.cached - own.prefix_tokens
+            if alone and own.name not in seen:
                 say(
-                    f"line {step.line}: sequence {own.name}: no step writes its {own.cached} cached tokens; their keys "
+                    f"line {step.line}: sequence {own.name}: no step writes {alone} of its cached tokens; their keys "
                     "and values are what memory holds"
                 )
             seen.add(own.name)

@@ -413,9 +413,9 @@ class Generator:
         place, prefix = turn.chunk.sequence, turn.chunk.prefix
         number, cache = self._caches.get(place, (-1, None))
         if number != turn.request.number or cache is None:
-            cache = self._integer.new_cache(self._room.context)
-            if prefix is not None and prefix.sequence != place:
-                cache.begin_with(self._caches[prefix.sequence][1], prefix.tokens)
+            cache, begin = self._integer.new_cache(self._room.context), turn.chunk.position
+            if begin:  # in another place, or in this one, where a request before it has left them
+                cache.begin_with(self._caches[place if prefix is None else prefix.sequence][1], begin)
             self._caches[place] = turn.request.number, cache
         return cache
 

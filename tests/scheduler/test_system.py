@@ -7,7 +7,7 @@ import pytest
 
 from hdl.config import PRESETS, ConfigError, load_config
 from scheduler.cost.memory_timing import MemoryTiming
-from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, Policy
+from scheduler.plan.policy import FUSED, POLICIES, SEQUENTIAL, Policy, policy_of
 from scheduler.system import SystemConfig, load_system
 
 
@@ -41,10 +41,10 @@ def test_sections_say_all(tmp_path):
     assert load_system(path).to_dict() == {"memory": memory, "clock_mhz": 800, "policy": "list+residency+prefixes"}
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", [*POLICIES, "list+prefixes", "micro-batches+list"])
 def test_every_policy_has_its_name(tmp_path, name):
     path = written(tmp_path, f'[machine]\npreset = "tiny"\n[policy]\nname = "{name}"')
-    assert load_system(path).policy == POLICIES[name] and POLICIES[name].name == name
+    assert load_system(path).policy == policy_of(name) and policy_of(name).name == name
 
 
 def test_parts_of_a_policy_give_one_with_a_name(tmp_path):

@@ -67,20 +67,42 @@ def test_prefixes_that_cannot_be(own: dict[str, object], message: str) -> None:
         parse_steps([json.dumps(line) for line in lines], MODEL)
 
 
-def test_a_prefix_stays_what_it_is_and_has_none_itself() -> None:
-    lines = [
-        {"sequences": [{"id": "a", "new": 20}]},
-        {"sequences": [{"id": "b", "cached": 16, "new": 8, "prefix": {"id": "a", "tokens": 16}}]},
-    ]
-    for third, message in (
-        (
-            {"id": "b", "cached": 24, "new": 1, "prefix": {"id": "a", "tokens": 8}},
-            "what the sequence's first line says",
-        ),
-        ({"id": "c", "cached": 24, "new": 1, "prefix": {"id": "b", "tokens": 24}}, "a sequence that has no prefix"),
-    ):
-        with pytest.raises(StepsError, match=message):
-            parse_steps([json.dumps(line) for line in [*lines, {"sequences": [third]}]], MODEL)
+A, B = {"id": "a", "new": 20}, {"id": "b", "cached": 16, "new": 8, "prefix": {"id": "a", "tokens": 16}}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([[{**B, "cached": 24, "prefix": {"id": "a", "tokens": 8}}]], "use 16 tokens of 'a', as before"),
+        ([[{"id": "c", "cached": 24, "new": 1, "prefix": {"id": "b", "tokens": 24}}]], "a sequence that has no prefix"),
+        ([[{"id": "a", "cached": 20, "new": 1, "prefix": {"id": "b", "tokens": 8}}]], "it in a sequence's first"),
+        ([[{"id": "b", "cached": 8, "new": 1}]], "cached: 8; use 0 to start again, or at least 16, the tokens of its"),
+        ([[{"id": "a", "new": 2}, {"id": "b", "cached": 24, "new": 1}]], "16; use at most 0, what 'a' has run"),
+        ([[{"id": "a", "new": 2}], [{"id": "b", "cached": 24, "new": 1}]], "24; use 0: 'a', whose first tokens"),
+    ],
+)  # fmt: skip
+def test_prefixes_that_do_not_stay(more: list[list[object]], message: str) -> None:
+    """Another one than before, one of a sequence that has one, one whose sequence has started again."""
+    lines = [{"sequences": own} for own in ([A], [B], *more)]
+    with pytest.raises(StepsError, match=message):
+        parse_steps([json.dumps(line) for line in lines], MODEL)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_chains_within_a_line_are_refused(order: tuple[int, int]) -> None:
+    own = [B, {"id": "c", "cached": 24, "new": 1, "prefix": {"id": "b", "tokens": 16}}]
+    lines = [{"sequences": [A]}, {"sequences": [own[n] for n in order]}]
+    with pytest.raises(StepsError, match="prefix.id: 'b'; use a sequence that has no prefix itself"):
+        parse_steps([json.dumps(line) for line in lines], MODEL)
+    circle = [{"id": x, "cached": 20, "new": 1, "prefix": {"id": y, "tokens": 16}} for x, y in ("ab", "ba")]
+    with pytest.raises(StepsError, match="a sequence that has no prefix itself"):
+        parse_steps([json.dumps({"sequences": circle})], MODEL)
+
+
+def test_sequences_that_start_again_have_no_prefix() -> None:
+    lines = [[A], [B], [{"id": "a", "new": 30}], [{"id": "b", "new": 3}], [{"id": "b", "cached": 3, "new": 1}]]
+    steps = parse_steps([json.dumps({"sequences": own}) for own in lines], MODEL)
+    assert [step.sequences[0].prefix for step in steps] == [None, "a", None, None, None]
 
 
 ONE = [{"new": 1}]

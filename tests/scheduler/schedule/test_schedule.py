@@ -91,6 +91,18 @@ def test_a_prefix_lies_in_the_place_of_its_own_sequence(tmp_path):
     assert np.array_equal(decoded.logits[0], whole.logits[0]) and np.array_equal(decoded.logits[1], whole.logits[0])
 
 
+def test_a_prefix_ends_where_a_load_can_end():
+    lines = [
+        '{"sequences": [{"new": 20}]}',
+        '{"sequences": [{"id": "b", "cached": 20, "new": 1, "prefix": {"id": 0, "tokens": 20}}]}',
+    ]
+    steps = parse_steps(lines, MODEL)
+    with pytest.raises(
+        LoweringError, match="line 2: sequence 'b': prefix of 20 tokens; use a multiple of 16, what small"
+    ):
+        Scheduler(system_of(CONFIG), MODEL, steps, UniformRouting(MODEL, 3))
+
+
 def test_a_stream_that_could_race_is_not_written(tmp_path, monkeypatch):
     real = build.lower_step
 

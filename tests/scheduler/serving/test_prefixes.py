@@ -77,10 +77,12 @@ def test_what_lies_in_free_places_is_used() -> None:
     assert take(one, 9) == [(3, 8, 5, Prefix(0, 8))], "not in the place of the second: it has only what follows"
 
 
-def test_with_a_single_place_it_is_overwritten() -> None:
-    one = batcher(request(1, 2, 1), request(2, 3, 1), places=1)
+def test_with_a_single_place_a_request_goes_on_in_it() -> None:
+    one = batcher(request(1, 2, 1), request(2, 3, 2), request(3, 4, 1, common=0), places=1)
     assert take(one) == [(1, 0, 12, None)]
-    assert take(one) == [(2, 0, 13, None)] and one.shared_tokens == 0
+    assert take(one) == [(2, 8, 5, None)] and one.shared_tokens == 8
+    assert take(one) == [(2, 13, 1, None)]
+    assert take(one) == [(3, 0, 4, None)]
 
 
 def test_what_was_written_counts_too() -> None:

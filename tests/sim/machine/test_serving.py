@@ -106,6 +106,15 @@ def test_a_common_prefix_runs_once(model: QuantisedModel, routing: str) -> None:
         assert report["total"]["tokens"] == sum(request.length for request in requests) - shared
 
 
+def test_requests_follow_one_another_in_a_single_place(model: QuantisedModel) -> None:
+    common = prompt(17)
+    requests = [Request(number, common + prompt(4 + number), 3) for number in range(3)]
+    generator = Generator(model, TINY, requests, batch=1, batching="mixed", policy=policy_of("prefixes"))
+    report = summarise(generator, serve(generator, verify=True), "rtl")
+    assert [own["tokens"] for own in report["sequences"]] == [alone(model, request) for request in requests]
+    assert report["shared_tokens"] == 2 * 16
+
+
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_the_first_mixed_step_by_another_policy_too(model: QuantisedModel, routing: str) -> None:
     """What it writes does not change, its time counts nowhere, and the report says both."""

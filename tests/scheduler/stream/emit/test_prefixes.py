@@ -13,6 +13,7 @@ from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import placeholders
 from scheduler.models.description import GroupedAttention, Model
 from scheduler.ops.batch import Chunk, Prefix
+from scheduler.plan.estimate import estimate
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, SEQUENTIAL, policy_of
 from scheduler.plan.residence import plan_residence
@@ -184,6 +185,14 @@ def test_weights_that_stream_share_prefixes_too() -> None:
         )  # fmt: skip
         for chunks in batch:
             one.step(chunks, alone=True)
+
+
+def test_estimates_count_what_is_read() -> None:
+    own, plain = (run(model(), steps(4), plan).programs[-1] for plan in (SHARED, Plan()))
+    once, each = (sum(one.bytes for one in estimate(p.places, p.chunks) if "attend" in one.operation.name)
+                  for p in (own, plain))  # fmt: skip
+    cached = own.tiling.kinds[0].attention.kv_heads * 2 * 6 * len(own.tiling.model.layers)
+    assert each - once == 3 * PREFIX.tokens * cached
 
 
 def test_who_shares() -> None:
