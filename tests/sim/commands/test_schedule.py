@@ -81,7 +81,7 @@ def test_what_a_schedule_brings_is_no_option_of_its_run(
 ) -> None:
     out = str(tmp_path / "out")
     assert main([*schedule, out, "--random-weights", "1"]) == 0
-    assert "no step writes its 3 cached tokens" in capsys.readouterr().err
+    assert "no step writes 3 of its cached tokens" in capsys.readouterr().err
     run = ["run", "--engine", "isa", "-o", str(tmp_path / "run"), "--schedule", out]
     assert main(run) == 0
     assert "--tokens: a schedule brings" in error_of(capsys, [*run, "--tokens", "5"])
