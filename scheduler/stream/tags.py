@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import LoadDest, Opcode
-from scheduler.stream.table import COL, Table
+from scheduler.stream.compiled import compiled
+from scheduler.stream.table import COL, Rows, Table
 
 __all__ = ["note_tags"]
 
@@ -24,8 +25,17 @@ def note_tags(table: Table, tags: npt.NDArray[np.int16]) -> None:
     tags : int16 array [tiers, vcache_tiles]
         -1: not valid. Changed.
     """
-    rows = table.rows
-    for row in rows[(rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.dest_kind] == LoadDest.VCACHE)]:
-        tiers = [tier for tier in range(len(tags)) if row[COL.dest_tiers] >> tier & 1]
-        first = row[COL.dest_base]
-        tags[tiers, first : first + row[COL.count]] = -1 if row[COL.slot_en] else row[COL.tag]
+    _note(table.rows, tags)
+
+
+@compiled
+def _note(rows: Rows, tags: npt.NDArray[np.int16]) -> None:
+    for n in range(len(rows)):
+        if rows[n, COL.opcode] != Opcode.LOAD or rows[n, COL.dest_kind] != LoadDest.VCACHE:
+            continue
+        tag = -1 if rows[n, COL.slot_en] else rows[n, COL.tag]
+        first = rows[n, COL.dest_base]
+        for tier in range(len(tags)):
+            if rows[n, COL.dest_tiers] >> tier & 1:
+                for tile in range(first, first + rows[n, COL.count]):
+                    tags[tier, tile] = tag

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class ModelBench:
     folder : path
         Model directory with ``heldout.txt``.
     system : SystemConfig
+        Its policy is used without residency.
     batches : sequence of int
         Batch sizes of decode.
     prefill : int
@@ -105,6 +107,8 @@ class ModelBench:
             raise A3dError(f"--batches {max(batches)}: the held-out text has {windows} excerpts; use at most {windows}")
         if prefill > size:
             raise A3dError(f"--prefill {prefill}: excerpts of the held-out text have {size} bytes; use at most {size}")
+        # A step alone: what is loaded for the next one is what `a3d bench residency` measures.
+        system = replace(system, policy=replace(system.policy, residency=False))
         self.system, self.config = system, config
         self.routing = routing
         self.model_name = model.name
