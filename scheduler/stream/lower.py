@@ -17,7 +17,6 @@ from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, MicroBatch, Routing
 from scheduler.ops.draw import draw_routing
-from scheduler.plan.beside import split
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.pinned import Pinned
 from scheduler.plan.places import plan_places
@@ -32,6 +31,7 @@ from scheduler.stream.emit.micro_batches import emit_micro_batches
 from scheduler.stream.emit.step import MOST_WAVES, emit_step
 from scheduler.stream.list_schedule import list_schedule
 from scheduler.stream.parts import check_batch, default_key_block, parts_of, size_of
+from scheduler.stream.region import split
 from scheduler.stream.step_program import Part, StepProgram
 from scheduler.stream.synchronise import SyncError, synchronise
 from scheduler.stream.table import Builder, Table

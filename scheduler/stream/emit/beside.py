@@ -13,10 +13,10 @@ from typing import Protocol
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.ops.batch import Chunk, Routing
-from scheduler.plan.beside import Region
 from scheduler.plan.places import Places
 from scheduler.stream.emit.labels import Labels
 from scheduler.stream.emit.step import MOST_WAVES, emit_layers
+from scheduler.stream.region import Region
 from scheduler.stream.table import Builder
 
 __all__ = ["emit_beside"]

@@ -16,7 +16,6 @@ from hdl.isa import Opcode
 from scheduler.cost.model import simulate
 from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Chunk, Prefix
-from scheduler.plan.beside import split
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, POLICIES
 from scheduler.plan.residence import Residence, plan_residence
@@ -27,6 +26,7 @@ from scheduler.stream.cuts import cut_chunks, spread_chunks, spread_sizes
 from scheduler.stream.emit.emitter import Emitter
 from scheduler.stream.lists import token_lists
 from scheduler.stream.machine import ACTIVATION, COMBINE, LIST, PARAMETER, SCALAR, VCACHE, machine_of
+from scheduler.stream.region import split
 from scheduler.stream.touched import new_touched, touch
 from tests.support.checkpoints import small_model
 from tests.support.language import TINY, LanguageRun, varied

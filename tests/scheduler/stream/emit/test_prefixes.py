@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from hdl.isa import Opcode
+from hdl.isa.legality import Limits
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import placeholders
 from scheduler.models.description import GroupedAttention, Model
@@ -20,6 +21,7 @@ from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
 from scheduler.stream.choose import Chooser, Plan, sharing
 from scheduler.stream.lower import lower_step
+from scheduler.stream.prove import prove
 from scheduler.stream.table import COL, Table
 from tests.support.checkpoints import small_model
 from tests.support.language import LanguageRun, varied
@@ -147,12 +149,17 @@ def test_layers_with_windows_do_not_share() -> None:
     assert isinstance(attention, GroupedAttention)
     windowed = replace(plain.layers[0], attention=replace(attention, window=20))
     both = replace(plain, layers=(windowed, *plain.layers[1:]))
-    batch = steps(4)
-    chooser = Forced([SHARED] * 4)
-    memory = ModelMemory(plan_residence(Tiling(ROOMY, both)), None, sequences=8, context=128, step_bytes=1 << 19)
-    for chunks in batch:
-        program = lower_step(placeholders(both), memory, chunks, None, key_block=BLOCK, chooser=chooser)
-    assert program.plan == SHARED
+    tiling, loaded = Tiling(ROOMY, both), list[int]()
+    for plan in (Plan(), SHARED):
+        chooser = Forced([plan] * 4)
+        memory = ModelMemory(plan_residence(tiling), None, sequences=8, context=128, step_bytes=1 << 19)
+        for chunks in steps(4):
+            program = lower_step(placeholders(both), memory, chunks, None, key_block=BLOCK, chooser=chooser)
+            assert prove(program.table, ROOMY, memory.images, Limits(memory.sizes, program.window)) == []
+        loaded.append(loaded_tiles(program.table))
+    heads = tiling.heads(plain.layers[1])
+    tiles = heads.kv_heads * (tiling.key_tiles(heads, PREFIX.tokens) + tiling.value_tiles(heads, PREFIX.tokens))
+    assert loaded[0] - loaded[1] == 3 * (len(both.layers) - 1) * tiles
 
 
 @pytest.mark.parametrize(
