@@ -78,6 +78,7 @@ class ExpertMemory:
         self._contents = contents
         self._config = residence.tiling.config
         self._strides: dict[tuple[int, str], int] = {}
+        self._planes: dict[tuple[int, str, int], tuple[int, int]] = {}  # by the group of the high planes
 
     # Places.
 
@@ -87,22 +88,20 @@ class ExpertMemory:
         even_odd = self.placement == Placement.EVEN_ODD
         offset = (expert // 2 if even_odd else expert) * self.stride(layer, part) * ADDRESS_UNIT
         offset += tile * self._config.plane_bytes
-        places = []
-        for plane, kind in enumerate(PLANES):
-            base = self._builder.symbols[f"layer{layer}.{part}.{kind}.{group ^ plane}"]
-            places.append(Symbol(base.group, base.address + offset, 0))
-        return places[0], places[1]
+        high, low = self._planes[layer, part, group]
+        return Symbol(group, high + offset, 0), Symbol(group ^ 1, low + offset, 0)
 
     def words(self, layer: int, expert: int) -> Symbol:
         """Return the requantisation words of an expert."""
         return self._part(f"layer{layer}.words", expert * self.stride(layer, "words") * ADDRESS_UNIT)
 
-    def gang_words(self, layer: int, expert: int, tier: int) -> Symbol:
-        """Return a tier's requantisation words of an expert that all tiers run together."""
-        mlp = self._residence.tiling.model.layers[layer].mlp
-        assert isinstance(mlp, Experts)
-        size = self._gang_bytes(mlp.intermediate)
-        return self._part(f"layer{layer}.gang_words", (expert * self._config.tiers + tier) * size)
+    def gang_words(self, layer: int, expert: int) -> Symbol:
+        """Return the first tier's requantisation words of an expert that all tiers run together."""
+        return self._part(f"layer{layer}.gang_words", expert * self.stride(layer, "gang_words") * ADDRESS_UNIT)
+
+    def gang_words_apart(self, layer: int) -> int:
+        """Return the 32-byte units from one tier's such words to the next one's."""
+        return self.stride(layer, "gang_words") // self._config.tiers
 
     def part_words(self, layer: int, width: int, place: int) -> Symbol:
         """Return the requantisation words of all experts of a layer, one after the other, of one tier of a gang."""
@@ -143,6 +142,10 @@ class ExpertMemory:
                     own = [e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane]
                     make = partial(self._plane_bytes, layer, part, own, plane, size)
                     self._fill(f"layer{layer}.{part}.{kind}.{group}", group, size * len(own), make)
+            for group in (0, 1):
+                names = (f"layer{layer}.{part}.{kind}.{group ^ plane}" for plane, kind in enumerate(PLANES))
+                high, low = (self._builder.symbols[name].address for name in names)
+                self._planes[layer, part, group] = high, low
         size = self._round(expert.words * 2 * config.columns)
         self._strides[layer, "words"] = size // ADDRESS_UNIT
         self._fill(

@@ -32,9 +32,9 @@ __all__ = [
     "ASKED", "BEFORE", "COMPLETED", "CONDITION", "COUNTS", "ENTERED", "FILLED", "FIRST", "GRANT", "GRANTED", "GRANTS",
     "LAST_TILE", "LATEST_COMPLETED", "LATEST_ENTERED", "LATEST_OWNED", "LOAD0", "LOAD1", "LOOKED", "OPCODE", "PLACE",
     "QUEUED", "QUEUE_HIGH", "QUEUE_LOW", "SLOT", "START", "STEP", "STORE", "TAG", "TIER0", "TIERS", "UNITS",
-    "UNIT_HIGH", "UNIT_LOW", "VECTOR", "Clocks", "Ends", "Now", "Steps", "begin", "complete_after", "completions_of",
-    "done_before", "done_before_grant", "enter", "new_clocks", "note_fields", "restart", "unit_name", "wait_for",
-    "was_granted",
+    "UNIT_HIGH", "UNIT_LOW", "VECTOR", "Clocks", "Ends", "Now", "Steps", "all_done_before", "begin", "complete_after",
+    "completions_of", "done_before", "done_before_grant", "enter", "new_clocks", "note_fields", "restart",
+    "unit_name", "wait_for", "was_granted",
 ]  # fmt: skip
 
 LOAD0, LOAD1, STORE, VECTOR, TIER0 = range(5)
@@ -75,18 +75,23 @@ latest one that counts as the unit's (none: -1); then instructions and completio
 :mod:`scheduler.stream.conflicts`: keys, and spaces in which keys were met."""
 
 
+Chain = npt.NDArray[np.int32]
+"""Shape [UNITS, instructions]: the instructions that each unit completes, in order."""
+
+
 class Clocks(NamedTuple):
     """Grows with the stream, one instruction at a time in program order.
 
     Attributes
     ----------
-    steps, ends, now
+    steps, ends, now, chain
         See above.
     """
 
     steps: Steps
     ends: Ends
     now: Now
+    chain: Chain
 
 
 def unit_name(number: int) -> str:
@@ -100,6 +105,7 @@ def new_clocks(instructions: int, completions: int) -> Clocks:
         np.zeros((instructions, STEP), np.int32),
         np.zeros((completions + 1, 28), np.int32),
         np.zeros((6, UNITS), np.int64),
+        np.zeros((UNITS, instructions), np.int32),
     )
     restart(clocks)
     return clocks
@@ -196,8 +202,9 @@ def complete_after(clocks: Clocks, first: int, completion: int) -> None:
 
 
 @compiled
-def _complete_in(clocks: Clocks, completion: int, unit: int) -> None:
+def _complete_in(clocks: Clocks, n: int, completion: int, unit: int) -> None:
     now = clocks.now
+    clocks.chain[unit, now[COMPLETED, unit]] = n
     if now[LATEST_COMPLETED, unit] >= 0:
         complete_after(clocks, completion, now[LATEST_COMPLETED, unit])
     now[COMPLETED, unit] += 1
@@ -224,11 +231,11 @@ def enter(clocks: Clocks, n: int) -> None:
                 ends[completion, unit] = ends[first, unit]
         for unit in range(low, high + 1):
             completion = first + unit - low
-            _complete_in(clocks, completion, unit)
+            _complete_in(clocks, n, completion, unit)
             now[LATEST_OWNED, unit] = completion
             ends[completion, PLACE] = now[COMPLETED, unit]
         if steps[n, OPCODE] == Opcode.LOAD and steps[n, QUEUE_HIGH] > low:
-            _complete_in(clocks, first, LOAD1)
+            _complete_in(clocks, n, first, LOAD1)
     now[COUNTS, 0] = n + 1
     now[COUNTS, 1] = first + high - low + 1
 
@@ -261,6 +268,17 @@ def done_before(clocks: Clocks, n: int, number: int, tier: int) -> bool:
     Of a gang's completions only that of `tier` matters, unless it is negative.
     """
     return bool(_done(clocks, START, n, number, tier))
+
+
+@compiled
+def all_done_before(clocks: Clocks, n: int) -> int:
+    """Return an instruction, `n` or an earlier one, before which all are complete before the start of `n`."""
+    first = n
+    for unit in range(UNITS):
+        many = clocks.steps[n, START + unit]
+        if many < clocks.now[COMPLETED, unit]:
+            first = min(first, clocks.chain[unit, many])
+    return int(first)
 
 
 @compiled

@@ -40,18 +40,20 @@ from scheduler.stream.clocks import (
     UNITS,
     VECTOR,
     Clocks,
+    all_done_before,
     done_before,
     done_before_grant,
 )
 from scheduler.stream.compiled import compiled
-from scheduler.stream.machine import SLOTS, SPACES, VCACHE, Machine
-from scheduler.stream.marks import Marks, mark, marked, new_marks, run_of
+from scheduler.stream.machine import ACTIVATION, SLOTS, SPACES, VCACHE, Machine
+from scheduler.stream.marks import Marks, mark, marked, new_marks, next_from, run_of
 from scheduler.stream.segments import Segments, Spans, latest_overlap, near_overlap
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
     "KEY_KIND", "KEY_TIER", "KEY_TURN", "WRITTEN", "Cells", "Fills", "Keys", "Loads",
-    "Numbering", "conflict_in_memory", "conflict_of", "new_cells", "note_cells", "ordered", "tag_loads", "tag_orders",
+    "Numbering", "Seen", "conflict_in_memory", "conflict_of", "new_cells", "note_cells", "ordered", "tag_loads",
+    "tag_orders",
 ]  # fmt: skip
 
 WRITTEN = 0
@@ -79,6 +81,11 @@ load from column `FILLED` on, by tier. The last one: places that are taken."""
 Loads = npt.NDArray[np.int32]
 """Numbers of loads."""
 
+Seen = npt.NDArray[np.int64]
+"""Shape [UNITS, 5]: for each queue the last GEMM that reads activations there without a list, one more than its number
+(0: none), and first cell, cells, distance and number of the runs. What it reads and nobody has written since is known
+to be there for the GEMMs behind it, which often read the same for other columns of a matrix."""
+
 ALL_KEYS = 2 * UNITS * UNITS * (TIERS + 1)
 
 
@@ -89,7 +96,7 @@ class Cells(NamedTuple):
     ----------
     marks
         Who touched them.
-    keys, numbering, fills
+    keys, numbering, fills, seen
         See above.
     """
 
@@ -97,6 +104,7 @@ class Cells(NamedTuple):
     keys: Keys
     numbering: Numbering
     fills: Fills
+    seen: Seen
 
 
 def new_cells(rows: Rows, machine: Machine) -> Cells:
@@ -110,7 +118,7 @@ def new_cells(rows: Rows, machine: Machine) -> Cells:
     fills[-1] = 0
     return Cells(
         new_marks(1 + keys, machine.cells), np.zeros((keys, 24), np.int32),
-        np.full(ALL_KEYS, -1, np.int32), fills,
+        np.full(ALL_KEYS, -1, np.int32), fills, np.zeros((UNITS, 5), np.int64),
     )  # fmt: skip
 
 
@@ -181,20 +189,99 @@ def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first
 
 
 @compiled
-def _latest_since(cells: Cells, key: int, blocks: Blocks, b: int, more: int) -> int:
-    """Return one more than the number of a key's latest access to a block since the last write, or `more` if higher."""
+def _latest_since(cells: Cells, key: int, blocks: Blocks, low: int, high: int, more: int) -> int:
+    """Return one more than the number of a key's latest access to blocks since the last write, or `more` if higher."""
     marks = cells.marks
-    for run in range(blocks[b, OUTER]):
-        cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
-        end = cell + blocks[b, INNER]
-        while cell < end:
-            number, high = run_of(marks, key + 1, cell, end)
-            while number > more and cell < high:
-                writer, cell = run_of(marks, WRITTEN, cell, high)
-                if number > writer >> 4:
-                    more = number
-            cell = high
+    for b in range(low, high):
+        for run in range(blocks[b, OUTER]):
+            cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
+            end = cell + blocks[b, INNER]
+            while True:
+                cell = next_from(marks, key + 1, cell, end, more + 1)
+                if cell >= end:
+                    break
+                number, behind = run_of(marks, key + 1, cell, end)
+                while number > more and cell < behind:
+                    writer, cell = run_of(marks, WRITTEN, cell, behind)
+                    if number > writer >> 4:
+                        more = number
+                cell = behind
     return more
+
+
+@compiled
+def _latest_writer(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, high: int, worst: int) -> int:
+    """Return the latest writer that conflicts with an access, the blocks `low` up to `high`, or `worst` if higher."""
+    kind, tier, space, marks = blocks[low, KIND], blocks[low, TIER], blocks[low, SPACE], cells.marks
+    by_tag, previous = space == VCACHE and kind == READ, 0
+    for b in range(low, high):
+        for run in range(blocks[b, OUTER]):
+            cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
+            end = cell + blocks[b, INNER]
+            while True:
+                first = next_from(marks, WRITTEN, cell, end, (worst + 2) << 4)
+                if first >= end:
+                    break
+                writer, cell = run_of(marks, WRITTEN, first, end)
+                if writer == previous and not by_tag:
+                    continue
+                previous, number = writer, (writer >> 4) - 1
+                if by_tag:
+                    fine = done_before(clocks, n, number, -1) or tag_orders(clocks, cells, n, number, tier, first, cell)
+                else:
+                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind, space)
+                if not fine:
+                    worst = number
+    return worst
+
+
+@compiled
+def _latest_other(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, high: int, worst: int) -> int:
+    """Return the latest read or addition that conflicts with an access, as `_latest_writer` does for writes."""
+    keys, kind, tier, space = cells.keys, blocks[low, KIND], blocks[low, TIER], blocks[low, SPACE]
+    begin, end = blocks[low, BEGIN], end_of(blocks, low)
+    for b in range(low + 1, high):
+        begin, end = min(begin, blocks[b, BEGIN]), max(end, end_of(blocks, b))
+    for key in range(clocks.now[COUNTS, 2]):
+        latest, other, own = keys[key, KEY_LATEST] - 1, keys[key, KEY_KIND], keys[key, KEY_TIER]
+        if other == kind or latest <= worst:
+            continue
+        if keys[key, KEY_END + space] <= begin or end <= keys[key, KEY_BEGIN + space]:
+            continue
+        if ordered(clocks, n, latest, own, other, tier, kind, space):
+            continue
+        latest = _latest_since(cells, key, blocks, low, high, worst + 1) - 1
+        if latest > worst and not ordered(clocks, n, latest, own, other, tier, kind, space):
+            worst = latest
+    return worst
+
+
+@compiled
+def _seen(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, high: int) -> int:
+    """Return the last GEMM in the queue of `n` with the same access and no conflict left open, or -1."""
+    seen, queue = cells.seen, clocks.steps[n, QUEUE_LOW]
+    if high > low + 1 or blocks[low, SPACE] != ACTIVATION or blocks[low, KIND] != READ:
+        return -1
+    if seen[queue, 1] != blocks[low, BEGIN] or seen[queue, 2] != blocks[low, INNER]:
+        return -1
+    if seen[queue, 3] != blocks[low, STRIDE] or seen[queue, 4] != blocks[low, OUTER]:
+        return -1
+    return int(seen[queue, 0] - 1)
+
+
+@compiled
+def _note_seen(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, high: int) -> None:
+    """Note the activations that a GEMM reads which comes after all that it conflicts with."""
+    steps, seen = clocks.steps, cells.seen
+    if steps[n, OPCODE] != Opcode.GEMM:
+        return
+    queue = steps[n, QUEUE_LOW]
+    for b in range(low, high):
+        if blocks[b, SPACE] == ACTIVATION and blocks[b, KIND] == READ and blocks[b, TIER] == queue - TIER0:
+            seen[queue, 0] = n + 1
+            seen[queue, 1], seen[queue, 2] = blocks[b, BEGIN], blocks[b, INNER]
+            seen[queue, 3], seen[queue, 4] = blocks[b, STRIDE], blocks[b, OUTER]
+            return
 
 
 @compiled
@@ -206,38 +293,20 @@ def conflict_of(clocks: Clocks, cells: Cells, n: int, blocks: Blocks, low: int, 
     blocks, low, high
         What instruction `n` touches: the blocks from `low` up to `high`.
     """
-    keys, worst = cells.keys, -1
-    for b in range(low, high):
-        kind, tier, space = blocks[b, KIND], blocks[b, TIER], blocks[b, SPACE]
-        by_tag, previous = space == VCACHE and kind == READ, 0
-        for run in range(blocks[b, OUTER]):
-            cell = blocks[b, BEGIN] + run * blocks[b, STRIDE]
-            end = cell + blocks[b, INNER]
-            while cell < end:
-                first = cell
-                writer, cell = run_of(cells.marks, WRITTEN, first, end)
-                number = (writer >> 4) - 1
-                if number <= worst or (writer == previous and not by_tag):
-                    continue
-                previous = writer
-                if by_tag:
-                    fine = done_before(clocks, n, number, -1) or tag_orders(clocks, cells, n, number, tier, first, cell)
-                else:
-                    fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind, space)
-                if not fine:
-                    worst = number
-        for key in range(clocks.now[COUNTS, 2]):
-            latest, other, own = keys[key, KEY_LATEST] - 1, keys[key, KEY_KIND], keys[key, KEY_TIER]
-            if other == kind or latest <= worst or keys[key, KEY_END + space] <= blocks[b, BEGIN]:
-                continue
-            if end_of(blocks, b) <= keys[key, KEY_BEGIN + space]:
-                continue
-            if ordered(clocks, n, latest, own, other, tier, kind, space):
-                continue
-            latest = _latest_since(cells, key, blocks, b, worst + 1) - 1
-            if latest > worst and not ordered(clocks, n, latest, own, other, tier, kind, space):
-                worst = latest
-    return int(worst)
+    found, settled = -1, all_done_before(clocks, n) - 1
+    while low < high:
+        behind = low + 1
+        while behind < high and blocks[behind, ACCESS] == blocks[low, ACCESS]:
+            behind += 1
+        worst = found
+        if blocks[low, SPACE] != SLOTS or clocks.steps[n, OPCODE] != Opcode.GEMM:  # see `ordered`
+            worst = max(found, settled, _seen(clocks, cells, n, blocks, low, behind))
+        latest = _latest_writer(clocks, cells, n, blocks, low, behind, worst)
+        latest = _latest_other(clocks, cells, n, blocks, low, behind, latest)
+        if latest > worst:
+            found = latest
+        low = behind
+    return int(found)
 
 
 @compiled
@@ -279,9 +348,13 @@ def tag_loads(
 
 
 @compiled
-def note_cells(clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: Blocks, low: int, high: int) -> None:
-    """Note what instruction `n` touches, which has entered."""
+def note_cells(
+    clocks: Clocks, cells: Cells, n: int, machine: Machine, blocks: Blocks, low: int, high: int, in_order: bool
+) -> None:
+    """Note what instruction `n` touches, which has entered; `in_order`: it comes after all that it conflicts with."""
     steps, keys, fills, key = clocks.steps, cells.keys, cells.fills, -1
+    if in_order:
+        _note_seen(clocks, cells, n, blocks, low, high)
     for b in range(low, high):
         kind, space, inner = blocks[b, KIND], blocks[b, SPACE], blocks[b, INNER]
         begin, stride = blocks[b, BEGIN], blocks[b, STRIDE]

@@ -5,17 +5,13 @@ from __future__ import annotations
 
 from hdl.isa import Opcode
 from scheduler.stream.clocks import (
-    COMPLETED,
     COUNTS,
     FIRST,
-    LOAD1,
     OPCODE,
     QUEUE_HIGH,
     QUEUE_LOW,
     QUEUED,
     TIER0,
-    UNIT_HIGH,
-    UNIT_LOW,
     Clocks,
     begin,
     complete_after,
@@ -81,7 +77,7 @@ def _append(
     touched, place
         What it touches.
     """
-    n, steps, now, notes, pending = clocks.now[COUNTS, 0], clocks.steps, clocks.now, posted.notes, posted.pending
+    n, steps, notes, pending = clocks.now[COUNTS, 0], clocks.steps, posted.notes, posted.pending
     notes[n, SOURCE], notes[n, ORIGIN], notes[n, WAITING] = r, origin, pending[whose, 0]
     blocks, low, high = touched.blocks, touched.blocks_at[place], touched.blocks_at[place + 1]
     tagged = posted.tagged_at[n]
@@ -92,14 +88,9 @@ def _append(
         tagged = end
     posted.tagged_at[n + 1] = tagged
     enter(clocks, n)
-    for unit in range(steps[n, UNIT_LOW], steps[n, UNIT_HIGH] + 1):
-        posted.chain[unit, now[COMPLETED, unit] - 1] = n
-    load = steps[n, OPCODE] == Opcode.LOAD
-    if load and steps[n, QUEUE_HIGH] > steps[n, QUEUE_LOW]:
-        posted.chain[LOAD1, now[COMPLETED, LOAD1] - 1] = n
-    note_cells(clocks, cells, n, machine, blocks, low, high)
+    note_cells(clocks, cells, n, machine, blocks, low, high, True)
     low, high = touched.spans_at[place], touched.spans_at[place + 1]
-    note_spans(touched.spans, low, high, segments, LOADS if load else STORES, n)
+    note_spans(touched.spans, low, high, segments, LOADS if steps[n, OPCODE] == Opcode.LOAD else STORES, n)
     for wait in range(pending[whose, 0]):
         semaphore, count = pending[whose, 1 + 2 * wait], pending[whose, 2 + 2 * wait]
         notes[n, WAITS + 2 * wait], notes[n, WAITS + 2 * wait + 1] = semaphore, count

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from scheduler.stream.compiled import compiled
 
-__all__ = ["PAGE", "Marks", "mark", "marked", "new_marks", "run_of"]
+__all__ = ["PAGE", "Marks", "mark", "marked", "new_marks", "next_from", "run_of"]
 
 PAGE = 32
 """Cells of a page."""
@@ -28,7 +28,7 @@ class Marks(NamedTuple):
     cells : int32 array [layers, cells]
         Number of each cell.
     pages : int32 array [layers, 2, pages]
-        Number of each page, and the largest of its cells' own numbers.
+        Number of each page, and the largest of its own and its cells'.
     """
 
     cells: npt.NDArray[np.int32]
@@ -61,6 +61,7 @@ def mark(marks: Marks, layer: int, first: int, end: int, number: int) -> None:
         _mark_cells(marks, layer, first, page * PAGE, number)
     for whole in range(page, last):
         marks.pages[layer, 0, whole] = number
+        marks.pages[layer, 1, whole] = number
     _mark_cells(marks, layer, last * PAGE, end, number)
 
 
@@ -71,6 +72,25 @@ def marked(marks: Marks, layer: int, cell: int) -> int:
 
 
 @compiled
+def next_from(marks: Marks, layer: int, first: int, end: int, least: int) -> int:
+    """Return the first cell from `first` on whose number is `least` or more, or `end`."""
+    cells, pages = marks.cells, marks.pages
+    while first < end:
+        page = first // PAGE
+        behind = min(end, (page + 1) * PAGE)
+        if pages[layer, 1, page] < least:
+            first = behind
+            continue
+        if pages[layer, 0, page] >= least:
+            return first
+        while first < behind:
+            if cells[layer, first] >= least:
+                return first
+            first += 1
+    return end
+
+
+@compiled
 def run_of(marks: Marks, layer: int, first: int, end: int) -> tuple[int, int]:
     """Return the number of cell `first`, and the end of cells from there on that have it too, at most `end`.
 
@@ -78,9 +98,9 @@ def run_of(marks: Marks, layer: int, first: int, end: int) -> tuple[int, int]:
     """
     cells, pages, page = marks.cells, marks.pages, first // PAGE
     number, behind = pages[layer, 0, page], page + 1
-    if pages[layer, 1, page] <= number:
+    if pages[layer, 1, page] == number:
         last = (end - 1) // PAGE
-        while behind <= last and pages[layer, 0, behind] == number and pages[layer, 1, behind] <= number:
+        while behind <= last and pages[layer, 0, behind] == number and pages[layer, 1, behind] == number:
             behind += 1
         return int(number), min(end, behind * PAGE)
     end, own = min(end, behind * PAGE), max(number, cells[layer, first])

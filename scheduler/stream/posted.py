@@ -52,9 +52,6 @@ POSTER, POOL = UNITS, UNITS + 1
 Pairs = npt.NDArray[np.int64]
 """Shape [UNITS, UNITS + 1]: the semaphore from each unit to each queue, or -1."""
 
-Chain = npt.NDArray[np.int32]
-"""Shape [UNITS, instructions]: the instructions that each unit completes, in order."""
-
 State = npt.NDArray[np.int64]
 """Shape [CARRIER + UNITS]."""
 
@@ -78,7 +75,7 @@ class Posted(NamedTuple):
 
     Attributes
     ----------
-    notes, pending, semaphores, pairs, chain, state
+    notes, pending, semaphores, pairs, state
         See above.
     tagged, tagged_at
         Loads whose last tile a GEMM reads by tag: all of them, and where those of each instruction begin.
@@ -88,7 +85,6 @@ class Posted(NamedTuple):
     pending: Pending
     semaphores: Semaphores
     pairs: Pairs
-    chain: Chain
     state: State
     tagged: Loads
     tagged_at: Loads
@@ -113,7 +109,7 @@ def new_posted(instructions: int, semaphores: int, tiles: int, carriers: Mapping
     return Posted(
         np.zeros((instructions, 10), np.int32), np.zeros((2, 5), np.int64),
         np.full((semaphores, UNITS + 2), -1, np.int64), np.full((UNITS, UNITS + 1), -1, np.int64),
-        np.zeros((UNITS, instructions), np.int32), state, np.zeros(instructions + tiles, np.int32),
+        state, np.zeros(instructions + tiles, np.int32),
         np.zeros(instructions + 1, np.int32),
     )  # fmt: skip
 

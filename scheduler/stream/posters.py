@@ -72,7 +72,7 @@ def _covers(clocks: Clocks, completion: int, number: int) -> bool:
 @compiled
 def _later_poster(clocks: Clocks, posted: Posted, earlier: int) -> int:
     """Return the first instruction with one completion and a post to spare that completes after `earlier`, or -1."""
-    steps, chain, best = clocks.steps, posted.chain, -1
+    steps, chain, best = clocks.steps, clocks.chain, -1
     for unit in range(UNITS):
         low, end = 0, clocks.now[COMPLETED, unit]
         high = end
@@ -141,7 +141,7 @@ def _gang_after(clocks: Clocks, posted: Posted, number: int) -> int:
     place = clocks.now[COMPLETED, low]
     while place > 0:
         place -= 1
-        other = posted.chain[low, place]
+        other = clocks.chain[low, place]
         if other <= number:
             break
         if completions_of(clocks, other) == 1 or posted.notes[other, POSTING] == PLACES:

@@ -199,7 +199,8 @@ def find_races(
         low, high = touched.blocks_at[place], touched.blocks_at[place + 1]
         begin, end = touched.spans_at[place], touched.spans_at[place + 1]
         load, at = rows[n, COL.opcode] == Opcode.LOAD, ends[0]
-        if conflict_of(clocks, cells, n, blocks, low, high) >= 0:
+        in_order = conflict_of(clocks, cells, n, blocks, low, high) < 0
+        if not in_order:
             at = _races_on_chip(clocks, cells, n, blocks, low, high, races, at)
         if at >= 0 and begin < end:
             if conflict_in_memory(clocks, n, reach, begin, end, segments, STORES if load else LOADS) >= 0:
@@ -210,6 +211,6 @@ def find_races(
         if at < 0:
             return n
         ends[0] = at
-        note_cells(clocks, cells, n, machine, blocks, low, high)
+        note_cells(clocks, cells, n, machine, blocks, low, high, in_order)
         note_spans(reach, begin, end, segments, LOADS if load else STORES, n)
     return int(touched.part[1])

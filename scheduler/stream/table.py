@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hdl.isa import BODIES, INSTRUCTION_BITS, Instruction, IsaError, Opcode, encode, fields_of
 from scheduler.stream.compiled import compiled
 
-__all__ = ["COL", "COLUMNS", "Builder", "Rows", "Table", "tops"]
+__all__ = ["COL", "COLUMNS", "Builder", "Columns", "Rows", "Table", "pattern_of", "tops"]
 
 COLUMNS: tuple[str, ...] = tuple(
     dict.fromkeys(field.name for opcode in BODIES for field in fields_of(opcode) if field.name != "reserved")
@@ -24,6 +24,11 @@ COL: Any = namedtuple("COL", COLUMNS)(*range(len(COLUMNS)))
 """Numbers of the columns by name, as constants that compiled functions can use: ``rows[n, COL.tokens]``."""
 
 Rows = npt.NDArray[np.int64]
+"""Instructions: shape [instructions, len(COLUMNS)]."""
+
+Columns = dict[int, int | npt.NDArray[np.int64]]
+"""Fields of instructions by their columns: one value for all, or one for each."""
+
 _WORDS = INSTRUCTION_BITS // 64
 _NUMBER = {name: number for number, name in enumerate(COLUMNS)}
 
@@ -43,6 +48,15 @@ def tops() -> Rows:
             if field.name != "reserved":  # values of an enumeration are all the numbers from its first on
                 result[opcode, _NUMBER[field.name]] = 1 << field.width if field.enum is None else max(field.enum) + 1
     return result
+
+
+def pattern_of(opcode: Opcode, many: int = 1, **fields: int | npt.NDArray[np.int64]) -> Rows:
+    """Return `many` instructions with some fields, others 0, for :meth:`Builder.add_like`."""
+    rows = np.zeros((many, len(COLUMNS)), np.int64)
+    rows[:, COL.opcode] = opcode
+    for name, values in fields.items():
+        rows[:, _NUMBER[name]] = values
+    return rows
 
 
 def _layout() -> tuple[Rows, Rows, Rows]:
@@ -214,6 +228,28 @@ class Builder:
         self.marks[number] = mark
         self.count += 1
         return number
+
+    def add_like(self, pattern: Rows, fields: Columns, mark: int = 0) -> int:
+        """Add instructions, and return the first one's number.
+
+        Parameters
+        ----------
+        pattern : int64 array [instructions, len(COLUMNS)]
+            They are like these: see :func:`pattern_of`.
+        fields : Columns
+            What differs from it.
+        mark : int
+        """
+        first, many = self.count, len(pattern)
+        self.count += many
+        while self.count > len(self.marks):
+            self.grow()
+        rows = self.rows[first : self.count]
+        rows[:] = pattern
+        for column, values in fields.items():
+            rows[:, column] = values
+        self.marks[first : self.count] = mark
+        return first
 
     def repeat(self, columns: Mapping[str, npt.NDArray[np.int64]]) -> None:
         """Add the last instruction again and again, so that all of them, itself included, have these fields."""

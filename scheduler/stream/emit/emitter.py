@@ -13,7 +13,7 @@ from hdl.isa import LoadDest, Opcode, StoreFormat, VectorOp
 from scheduler.cost.clock import Clock
 from scheduler.plan.places import SPARE_ROWS, SPARE_SCALARS
 from scheduler.stream.emit.labels import Labels
-from scheduler.stream.table import Builder
+from scheduler.stream.table import COLUMNS, Builder, Columns, Rows
 
 __all__ = ["Emitter", "carriers"]
 
@@ -99,6 +99,22 @@ class Emitter:
         number = self._emit(Opcode.LOAD, operation, fields)
         self.stream.repeat(columns)
         return self.clock.add_loads(self.stream.rows, number, self.stream.count) if self._times_loads else 0
+
+    def loads_like(self, operation: str, pattern: Rows, fields: Columns) -> None:
+        """Emit LOADs that differ from a pattern in some columns."""
+        number = self.stream.add_like(pattern, fields, self.labels.mark(self.layer, operation))
+        if self._times_loads:
+            self.clock.add_loads(self.stream.rows, number, self.stream.count)
+
+    def gemm_like(self, operation: str, pattern: Rows, fields: Columns) -> None:
+        """Emit a GEMM that differs from a pattern, one row, in some columns; it begins when the vector unit is done."""
+        if self.most_waves:
+            values = dict(zip(COLUMNS, pattern[0].tolist(), strict=True))
+            values |= {COLUMNS[column]: int(value) for column, value in fields.items()}
+            self.gemm(operation, **values)
+            return
+        number = self.stream.add_like(pattern, fields, self.labels.mark(self.layer, operation))
+        self.clock.add_gemm(self.stream.rows, number, None, None)
 
     def store(self, operation: str, **fields: int) -> None:
         """Emit a STORE."""

@@ -11,19 +11,68 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT
-from hdl.isa import Dest, LoadDest, Mapping3D, Mode
+from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, Opcode
 from scheduler.memory.placement import Part
-from scheduler.plan.shares import Share
 from scheduler.stream.emit.experts import RoutedJob, load_list
-from scheduler.stream.emit.tiers import TierJob, addressed, plane_fields, slot_fields, tiling_of
+from scheduler.stream.emit.tiers import TierJob, addressed, slot_fields, tiling_of
 from scheduler.stream.emit.work import Work
+from scheduler.stream.table import COL, Columns, Rows, pattern_of
 
 __all__ = ["GangQueues"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class _Pattern:
+    """What the instructions of a share of a matrix have in common, whatever the expert of the layer.
+
+    Attributes
+    ----------
+    part : Part
+    tile : int
+        First tile of the share in the matrix.
+    word : int
+        Requantisation words of the expert before this share's.
+    apart : int64 array [tiers]
+        Address units from the share's first tile to that of each tier.
+    loads : Rows [tiers, columns]
+    gemm : Rows [1, columns]
+    """
+
+    part: Part
+    tile: int
+    word: int
+    apart: npt.NDArray[np.int64]
+    loads: Rows
+    gemm: Rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What the instructions of a layer's experts have in common.
+
+    Attributes
+    ----------
+    up, down : tuple of _Pattern
+        Shares of both matrices.
+    apart : int64 array [tiers]
+        Address units from the first tier's requantisation words to each tier's.
+    words : Rows [tiers, columns]
+        Their loads.
+    h_words : int
+        Activation words of the inner vectors of a chunk of tokens.
+    """
+
+    up: tuple[_Pattern, ...]
+    down: tuple[_Pattern, ...]
+    apart: npt.NDArray[np.int64]
+    words: Rows
+    h_words: int
+
+
+@dataclass(frozen=True, eq=False)
 class _Step:
     """A share of one matrix of an expert for some of its tokens.
 
@@ -34,10 +83,8 @@ class _Step:
         Jobs before this one.
     first : int
         First token of the job.
-    part : Part
-    share : Share
-    word : int
-        Requantisation words of the expert before this share's.
+    layer : _Layer
+    pattern : _Pattern
     parity : int
         Which of the two places h has.
     """
@@ -45,9 +92,8 @@ class _Step:
     job: TierJob
     number: int
     first: int
-    part: Part
-    share: Share
-    word: int
+    layer: _Layer
+    pattern: _Pattern
     parity: int
 
 
@@ -74,6 +120,7 @@ class GangQueues:
         self._left: dict[int, int] = {}  # by job: shares that are not emitted yet
         self._lists: deque[tuple[int, range]] = deque()  # jobs' list entries that a later GEMM may need
         self._tilings = {n: tiling_of(work, n) for n, jobs in enumerate(layers) if jobs}
+        self._layers: dict[tuple[int, bool, bool, bool], _Layer] = {}
         self._turn = 0
         self._most = len(work.places.piece_buffers) if ahead is None else min(ahead, len(work.places.piece_buffers))
         self._jobs = self._chunks = 0
@@ -107,42 +154,84 @@ class GangQueues:
         self._steps.extend(waiting)
 
     def _cut(self, job: TierJob, first: int) -> tuple[list[_Step], list[_Step]]:
-        shares = self._work.residence.gangs[self._tilings[job.layer].down.inputs]
-        found: tuple[list[_Step], list[_Step]] = ([], [])
-        word = 0
-        for part, own, steps in zip((Part.UP, Part.DOWN), shares, found, strict=True):
-            for share in own:
-                steps.append(_Step(job, self._jobs, first, part, share, word, self._chunks % 2))
-                word += share.each
-        return found
+        layer, parity = self._layer(job), self._chunks % 2
+        ups, downs = (
+            [_Step(job, self._jobs, first, layer, pattern, parity) for pattern in patterns]
+            for patterns in (layer.up, layer.down)
+        )
+        return ups, downs
+
+    def _layer(self, job: TierJob) -> _Layer:
+        """Return what the instructions of a job's layer have in common."""
+        key = job.layer, job.high, bool(job.slot), job.slot_loads
+        if key not in self._layers:
+            self._layers[key] = self._layer_anew(job)
+        return self._layers[key]
+
+    def _layer_anew(self, job: TierJob) -> _Layer:
+        work, expert = self._work, self._tilings[job.layer]
+        words, patterns, word = work.places.words["experts"], [], 0
+        parts = zip((Part.UP, Part.DOWN), work.residence.gangs[expert.down.inputs], strict=True)
+        for share, part in ((share, part) for part, shares in parts for share in shares):
+            slices = (expert.up if part == Part.UP else expert.down).k_slices
+            tiles, places = share.each * slices, np.arange(share.tiers)
+            loads = pattern_of(
+                Opcode.LOAD, share.tiers, format=Format.HIGH if job.high else Format.PAIR, dest_tiers=1 << places,
+                count=tiles, **slot_fields(job, work.experts.stride(job.layer, part)),
+            )  # fmt: skip
+            gemm = {
+                "tier_count": share.tiers, "mapping": Mapping3D.N if share.tiers > 1 else Mapping3D.ALONE,
+                "n_tiles": share.each, "k_slices": slices, **job.slot,
+            }  # fmt: skip
+            if part == Part.UP:
+                gemm |= {
+                    "act_base": words["x"], "act_list": 1, "mode": Mode.SWIGLU, "dest_kind": Dest.ACTIVATION,
+                    "dest_tiers": 1, "dest_stride": expert.inner_words,
+                    "dest_base": words["h"] + share.first * work.config.columns // 2 // work.config.rows,
+                }  # fmt: skip
+            else:
+                gemm |= {
+                    "act_base": words["h"], "act_stride": expert.inner_words, "dest_list": 1, "mode": Mode.REQUANT16,
+                    "dest_kind": Dest.COMBINE, "dest_base": share.first, "accumulate": 1,
+                }  # fmt: skip
+            apart = places * (tiles * work.config.plane_bytes // ADDRESS_UNIT)
+            patterns.append(_Pattern(part, share.first * slices, word, apart, loads, pattern_of(Opcode.GEMM, **gemm)))
+            word += share.each
+        tiers = np.arange(work.config.tiers)
+        loads = pattern_of(
+            Opcode.LOAD, len(tiers), dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tiers,
+            count=work.residence.gang_words(expert.down.inputs),
+            **slot_fields(job, work.experts.stride(job.layer, "gang_words")),
+        )  # fmt: skip
+        up, down = (tuple(one for one in patterns if one.part == part) for part in (Part.UP, Part.DOWN))
+        apart = tiers * work.experts.gang_words_apart(job.layer)
+        return _Layer(up, down, apart, loads, work.places.chunk * expert.inner_words)
 
     def _fill(self) -> None:
         """Emit loads as far as there are buffers."""
-        work, places = self._work, self._work.places
+        work, buffers = self._work, self._work.places.piece_buffers
         while self._steps and len(self._ready) < self._most:
             step = self._steps[0]
-            if not self._loadable(step):
-                if self._ready:
-                    return
+            if self._loadable(step):
+                self._steps.popleft()
+            elif self._ready:
+                return
+            else:
                 # Nothing is on its way that could make room: what the experts before it still need comes first.
                 step = next(one for one in self._steps if one.job.loaded)
-            self._steps.remove(step)
+                self._steps.remove(step)
             if not step.job.loaded:
                 self._load_job(step)
-            base, tag = places.piece_buffers[self._turn % len(places.piece_buffers)], work.next_tag()
+            base, tag, job, pattern = buffers[self._turn % len(buffers)], work.next_tag(), step.job, step.pattern
             self._turn += 1
-            slices = self._slices(step)
-            tiles, places_of = step.share.each * slices, np.arange(step.share.tiers)
-            layer, expert = step.job.layer, addressed(step.job)
-            high, low = work.experts.planes(layer, step.part, expert, step.share.first * slices)
-            fields, apart = plane_fields(step.job, high, low), places_of * tiles * work.config.plane_bytes
-            columns = {"dest_tiers": 1 << places_of, "addr": (high.address + apart) // ADDRESS_UNIT}
-            if "addr_low" in fields:
-                columns["addr_low"] = (low.address + apart) // ADDRESS_UNIT
-            work.emitter.loads(
-                f"{step.job.name} {step.part}", columns, **fields, dest_base=base, count=tiles, tag=tag,
-                **slot_fields(step.job, work.experts.stride(layer, step.part)),
-            )  # fmt: skip
+            high, low = work.experts.planes(job.layer, pattern.part, addressed(job), pattern.tile)
+            fields: Columns = {
+                COL.dest_base: base, COL.tag: tag, COL.group: high.group, COL.addr: high.addr + pattern.apart,
+                **(_slot_of(job) if job.slot_loads else {}),
+            }  # fmt: skip
+            if not job.high:
+                fields[COL.addr_low] = low.addr + pattern.apart
+            work.emitter.loads_like(f"{job.name} {pattern.part}", pattern.loads, fields)
             self._ready.append((step, base, tag))
 
     def _loadable(self, step: _Step) -> bool:
@@ -162,10 +251,6 @@ class GangQueues:
         first = ring.following(job.count)
         return all(first >= held.stop or held.start >= first + job.count for _, held in self._lists)
 
-    def _slices(self, step: _Step) -> int:
-        expert = self._tilings[step.job.layer]
-        return (expert.up if step.part == Part.UP else expert.down).k_slices
-
     def _load_job(self, step: _Step) -> None:
         """Emit the loads of an expert's token list, where the host knows it, and requantisation words."""
         work, job = self._work, step.job
@@ -174,14 +259,12 @@ class GangQueues:
             load_list(work, work.every_tier, job)
         self._lists.append((step.number, range(job.entry, job.entry + job.count)))
         job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
-        count = work.residence.gang_words(self._tilings[job.layer].down.inputs)
-        words = [work.experts.gang_words(job.layer, addressed(job), tier) for tier in range(work.config.tiers)]
-        work.emitter.loads(
-            f"{job.name} words",
-            {"dest_tiers": 1 << np.arange(len(words)), "addr": np.array([own.addr for own in words])},
-            dest_kind=LoadDest.PARAMETER, group=words[0].group, dest_base=job.words, count=count,
-            **slot_fields(job, work.experts.stride(job.layer, "gang_words")),
-        )  # fmt: skip
+        words = work.experts.gang_words(job.layer, addressed(job))
+        fields: Columns = {
+            COL.dest_base: job.words, COL.group: words.group, COL.addr: words.addr + step.layer.apart,
+            **(_slot_of(job) if job.slot_loads else {}),
+        }  # fmt: skip
+        work.emitter.loads_like(f"{job.name} words", step.layer.words, fields)
 
     def run(self, layer: int) -> None:
         """Emit a layer's experts."""
@@ -195,27 +278,22 @@ class GangQueues:
             self._fill()
 
     def _emit(self, step: _Step, base: int, tag: int) -> None:
-        work, places, job, share = self._work, self._work.places, step.job, step.share
-        expert, constants = self._tilings[job.layer], work.constants_of(job.layer).expert(job.expert)
-        words = places.words["experts"]
-        h = words["h"] + step.parity * places.chunk * expert.inner_words
-        common = {
-            "tier_base": 0, "tier_count": share.tiers, "mapping": Mapping3D.N if share.tiers > 1 else Mapping3D.ALONE,
-            "tokens": min(places.chunk, job.count - step.first), "tag": tag, "list_base": job.entry + step.first,
-            "n_tiles": share.each, "vcache_base": base, "param_base": job.words + step.word,
-            "k_slices": self._slices(step), **job.slot,
+        work, job, pattern = self._work, step.job, step.pattern
+        constants, row = work.constants_of(job.layer).expert(job.expert), pattern.gemm[0]
+        h, up = step.parity * step.layer.h_words, pattern.part == Part.UP
+        fields: Columns = {
+            COL.tokens: min(work.places.chunk, job.count - step.first), COL.tag: tag,
+            COL.list_base: job.entry + step.first, COL.vcache_base: base, COL.param_base: job.words + pattern.word,
+            COL.shift: constants.up_shift if up else constants.down_shift, **_slot_of(job),
         }  # fmt: skip
-        if step.part == Part.UP:
-            work.emitter.gemm(
-                f"{job.name} up", **common, act_base=words["x"], act_list=1, mode=Mode.SWIGLU,
-                shift=constants.up_shift, post_mult=constants.post_mult, post_shift=constants.post_shift,
-                dest_kind=Dest.ACTIVATION, dest_tiers=1,
-                dest_base=h + share.first * work.config.columns // 2 // work.config.rows,
-                dest_stride=expert.inner_words,
-            )  # fmt: skip
+        if up:
+            fields[COL.post_mult], fields[COL.post_shift] = constants.post_mult, constants.post_shift
+            fields[COL.dest_base] = int(row[COL.dest_base]) + h
         else:
-            work.emitter.gemm(
-                f"{job.name} down", **common, act_base=h, act_stride=expert.inner_words, dest_list=1,
-                mode=Mode.REQUANT16, shift=constants.down_shift, dest_kind=Dest.COMBINE, dest_base=share.first,
-                accumulate=1,
-            )  # fmt: skip
+            fields[COL.act_base] = int(row[COL.act_base]) + h
+        work.emitter.gemm_like(f"{job.name} {pattern.part}", pattern.gemm, fields)
+
+
+def _slot_of(job: TierJob) -> dict[int, int]:
+    """Return the column of an instruction that follows a job's slot."""
+    return {COL.slot: job.slot["slot"]} if job.slot else {}

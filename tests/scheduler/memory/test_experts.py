@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hdl.config import PRESETS
+from hdl.config import ADDRESS_UNIT, PRESETS
 from scheduler.memory.experts import ExpertContents, ExpertMemory
 from scheduler.memory.image import ImageBuilder
 from scheduler.memory.placement import Part, Placement
@@ -86,9 +86,10 @@ def test_gangs_have_the_words_of_each_tiers_tiles() -> None:
             words = contents.expert_words(layer, expert)
             none = np.zeros_like(words[:1])
             for tier, own in enumerate(([0, 1, 4, 6], [2, 3, 5, None])):
-                place = memory.gang_words(layer, expert, tier)
+                place = memory.gang_words(layer, expert)
+                address = place.address + tier * memory.gang_words_apart(layer) * ADDRESS_UNIT
                 wanted = np.concatenate([none if n is None else words[n : n + 1] for n in own])
-                found = images[place.group][place.address :][: wanted.nbytes].view("<u2").reshape(wanted.shape)
+                found = images[place.group][address:][: wanted.nbytes].view("<u2").reshape(wanted.shape)
                 np.testing.assert_array_equal(found, wanted)
                 assert place.group == 1 - layer
 

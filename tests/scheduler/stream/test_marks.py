@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from scheduler.stream.marks import PAGE, mark, marked, new_marks, run_of
+from scheduler.stream.marks import PAGE, mark, marked, new_marks, next_from, run_of
 
 
 @pytest.mark.parametrize("cells", [1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 3])
@@ -30,6 +30,10 @@ def test_numbers_are_those_of_the_cells(cells: int) -> None:
             assert first < behind <= limit
             assert set(plain[layer, first:behind].tolist()) == {found}
             longest = max(longest, behind - first)
+            least = rng.randint(1, number + 1)
+            behind = next_from(marks, layer, first, limit, least)
+            assert (plain[layer, first:behind] < least).all()
+            assert behind == limit or plain[layer, behind] >= least
     assert longest > 2 * PAGE or cells < 3 * PAGE
 
 

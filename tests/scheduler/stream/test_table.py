@@ -8,7 +8,7 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.isa import BODIES, Instruction, IsaError, Opcode, encode, fields_of
-from scheduler.stream.table import COL, COLUMNS, Builder, Table
+from scheduler.stream.table import COL, COLUMNS, Builder, Table, pattern_of
 
 
 def _random(draw: random.Random) -> Instruction:
@@ -82,3 +82,14 @@ def test_builder_keeps_what_it_has_as_it_grows() -> None:
     assert rows[2999:, COL.addr].tolist() == list(range(5)) and set(rows[2999:, COL.count].tolist()) == {7}
     assert set(rows[:, COL.tag].tolist()) == {1} and set(builder.marks[2999:3004].tolist()) == {2999}
     assert not builder.rows[3004:].any()
+
+
+def test_instructions_are_like_a_pattern_but_for_some_fields() -> None:
+    builder, pattern = Builder(), pattern_of(Opcode.LOAD, 3, count=9, addr=np.array([5, 6, 7]), tag=1)
+    for number in range(1000):
+        assert builder.add_like(pattern, {COL.count: number, COL.dest_base: np.arange(3)}, number) == 3 * number
+    rows = builder.table().rows
+    assert len(rows) == 3000 and set(rows[:, COL.opcode].tolist()) == {Opcode.LOAD}
+    assert rows[:, COL.count].tolist() == builder.marks[:3000].tolist() == np.arange(1000).repeat(3).tolist()
+    assert rows[:, COL.addr].tolist() == [5, 6, 7] * 1000 and rows[:, COL.dest_base].tolist() == [0, 1, 2] * 1000
+    assert set(rows[:, COL.tag].tolist()) == {1} and pattern[:, COL.count].tolist() == [9, 9, 9]
