@@ -106,7 +106,7 @@ def test_what_the_reference_is_tested_with_about_slots(lines: list[str]) -> None
     assert wanted == got and got
 
 
-@pytest.mark.parametrize("first", ["tiers=0 act=0", "tiers=0 act=1", "tiers=0..1 mapping=n act=0", "tiers=1 act=0"])
+@pytest.mark.parametrize("first", ["tiers=0 act=0", "tiers=0 act=1", "tiers=0..1 mapping=n act=0", "tiers=0 act=9"])
 @pytest.mark.parametrize("again", ["tiers=0 act=0", "tiers=0..1 mapping=n act=0"])
 @pytest.mark.parametrize("write", ["", "tiers=0 dest=1", "tiers=0 dest=3", "tiers=0 dest=8", "tiers=1 dest=1"])
 def test_activations_that_are_read_again(first: str, write: str, again: str) -> None:
@@ -119,6 +119,9 @@ def test_activations_that_are_read_again(first: str, write: str, again: str) -> 
     assert wanted == got
     late = [one for kind, one, _ in got if kind == "race" and one[0] == 1]
     assert len(late) == (2 if write in ("tiers=0 dest=1", "tiers=0 dest=3") else 0)
+    lines[:2] = lines[1::-1]  # what others have read says nothing of what was written before
+    wanted, got = both(assemble("\n".join(lines)), TINY, tags=tags)
+    assert wanted == got
 
 
 def test_a_route_that_leads_out_of_the_activations() -> None:
