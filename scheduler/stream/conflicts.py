@@ -109,12 +109,14 @@ class Cells(NamedTuple):
 
 def new_cells(rows: Rows, machine: Machine) -> Cells:
     """Return cells that nothing has touched, for instructions that are all like one of the rows."""
-    gemms = rows[rows[:, COL.opcode] == Opcode.GEMM]
-    gangs = (gemms[:, COL.tier_base] * 16 + gemms[:, COL.tier_count]) * 2 + (gemms[:, COL.mapping] == Mapping3D.K)
+    opcodes = rows[:, COL.opcode]
+    at = np.flatnonzero(opcodes == Opcode.GEMM)
+    gangs = (rows[at, COL.tier_base] * 16 + rows[at, COL.tier_count]) * 2 + (rows[at, COL.mapping] == Mapping3D.K)
     keys = 5 + 2 * int(sum(gang >> 1 & 15 for gang in np.flatnonzero(np.bincount(gangs))))
-    loads = rows[(rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.dest_kind] == LoadDest.VCACHE)]
-    tiers = sum(loads[:, COL.dest_tiers] >> tier & 1 for tier in range(machine.tiers))
-    fills = np.empty(int((loads[:, COL.count] * tiers).sum()) + 1, np.int32)
+    at = np.flatnonzero((opcodes == Opcode.LOAD) & (rows[:, COL.dest_kind] == LoadDest.VCACHE))
+    masks = rows[at, COL.dest_tiers]
+    tiles = sum(masks >> tier & 1 for tier in range(machine.tiers)) * rows[at, COL.count]
+    fills = np.empty(int(tiles.sum()) + 1, np.int32)
     fills[-1] = 0
     return Cells(
         new_marks(1 + keys, machine.cells), np.zeros((keys, 24), np.int32),

@@ -127,8 +127,8 @@ def synchronise(
         segments.trees[:] = 0
     many = int(clocks.now[COUNTS, 0])
     own_rows = rows[plain:].copy()
-    builder.resize(many + int(end))
-    result = builder.rows
+    builder.reserve(many + int(end))
+    result = builder.rows[: many + int(end)]
     write_out(result[:many], posted.notes[:many], plain, own_rows)
     _check_counters(result[:many], config, clocks, posted)
     if end:

@@ -198,20 +198,23 @@ class Builder:
     def of(table: Table) -> Builder:
         """Return a copy of a table that can grow."""
         builder = Builder()
-        builder.resize(len(table) + 8)
+        builder.reserve(len(table) + len(table) // 8 + 64)
         builder.rows[: len(table)] = table.rows
         builder.count = len(table)
         return builder
 
     def grow(self) -> None:
-        """Make room for more; see :meth:`resize`."""
-        self.resize(len(self.marks) + max(1024, len(self.marks) // 4))
+        """Make room for more; see :meth:`reserve`."""
+        self.reserve(2 * len(self.marks))
 
-    def resize(self, room: int) -> None:
-        """Make room for so many; rows that someone holds are no longer those of the stream then."""
-        # In place: the system moves large arrays without a copy, and fresh memory is what costs most.
-        self.rows.resize((room, len(COLUMNS)), refcheck=False)
-        self.marks.resize(room, refcheck=False)
+    def reserve(self, room: int) -> None:
+        """Make room for at least so many; rows that someone holds are no longer those of the stream then."""
+        if room <= len(self.marks):
+            return
+        # Fresh arrays: the system clears large pages for them, which takes a fraction of growing in place.
+        rows, marks = np.zeros((room, len(COLUMNS)), np.int64), np.zeros(room, np.int64)
+        rows[: len(self.rows)], marks[: len(self.marks)] = self.rows, self.marks
+        self.rows, self.marks = rows, marks
 
     def add(self, opcode: Opcode, values: Mapping[str, int], mark: int = 0) -> int:
         """Add an instruction, its fields by name, and return its number."""
