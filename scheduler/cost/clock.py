@@ -185,6 +185,15 @@ def take_gemm(state: State, rows: Rows, n: int, ready: int) -> int:
     return int(end + state[PASS])
 
 
+@compiled
+def _take_gemms(state: State, rows: Rows, first: int, end: int, ready: int) -> int:
+    """Do the same with the GEMMs in rows `first` to `end` - 1; return when the last one's rows are there."""
+    done = ready
+    for n in range(first, end):
+        done = take_gemm(state, rows, n, ready)
+    return done
+
+
 class Clock:
     """The forecast of a step as it is emitted; it guides the order of emission.
 
@@ -239,6 +248,10 @@ class Clock:
             row = row.copy()
             row[0, COL.tokens] = tokens
         return take_gemm(self.state, row, 0, self.done if ready is None else ready)
+
+    def add_gemms(self, rows: Rows, first: int, end: int) -> int:
+        """Do so with the GEMMs in rows `first` to `end` - 1, when the vector unit is done; return when the last is."""
+        return int(_take_gemms(self.state, rows, first, end, self.done))
 
     @property
     def loads(self) -> int:

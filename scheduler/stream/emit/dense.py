@@ -237,12 +237,12 @@ class Dense:
         self._loaded.append(loaded)
         self._tile, self._word = tile + tiles, word + words
         self._load_share(f"{matrix.name} weights", key, matrix, share, tile, tag)
-        for place in range(share.tiers):
-            symbol = work.memory.words(key, number, place)
-            work.emitter.load(
-                f"{matrix.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << place, group=symbol.group,
-                dest_base=loaded.word, count=share.each, addr=symbol.addr,
-            )  # fmt: skip
+        symbol, tiers = work.memory.words(key, number, 0), np.arange(share.tiers)
+        work.emitter.loads(
+            f"{matrix.name} words",
+            {"dest_tiers": 1 << tiers, "addr": symbol.addr + tiers * (symbol.size // ADDRESS_UNIT)},
+            dest_kind=LoadDest.PARAMETER, group=symbol.group, dest_base=loaded.word, count=share.each,
+        )  # fmt: skip
         return loaded
 
     def prefetch(self, layer: int, name: str) -> None:
@@ -345,17 +345,19 @@ class Dense:
         ready = 0
         for share, place in self._on_chip(layer, name, None):
             _, matrix, _ = self._find(layer, name)
-            for local in range(0, share.each, each):  # the tiers in turn
-                for tier in range(share.tiers):
-                    head = (share.first + tier * share.each + local) // each
-                    ready = self._work.emitter.gemm(
-                        name, tier_base=tier, tier_count=1, tokens=tokens, k_slices=matrix.k_slices, n_tiles=each,
-                        vcache_base=place.tile + local * matrix.k_slices, tag=place.tag,
-                        act_base=act[0] + head * act[1], act_stride=act[2], mode=Mode.REQUANT8, shift=shift,
-                        param_base=place.word + local,
-                        dest_kind=Dest.ACTIVATION, dest_tiers=tiers, dest_base=dest[0] + head * dest[1],
-                        dest_stride=dest[2],
-                    )  # fmt: skip
+            tier, local = np.tile(np.arange(share.tiers), share.each // each), np.arange(0, share.each, each)
+            local = local.repeat(share.tiers)  # the tiers in turn
+            head = (share.first + tier * share.each + local) // each
+            columns = {
+                "tier_base": tier, "vcache_base": place.tile + local * matrix.k_slices,
+                "param_base": place.word + local, "act_base": act[0] + head * act[1],
+                "dest_base": dest[0] + head * dest[1],
+            }  # fmt: skip
+            ready = self._work.emitter.gemms(
+                name, columns, tier_count=1, tokens=tokens, k_slices=matrix.k_slices, n_tiles=each, tag=place.tag,
+                act_stride=act[2], mode=Mode.REQUANT8, shift=shift, dest_kind=Dest.ACTIVATION, dest_tiers=tiers,
+                dest_stride=dest[2],
+            )  # fmt: skip
         return ready
 
     def _on_chip(self, layer: int, name: str, only: Sequence[int] | None) -> Iterator[tuple[Share, _Loaded]]:

@@ -106,6 +106,20 @@ class Emitter:
         if self._times_loads:
             self.clock.add_loads(self.stream.rows, number, self.stream.count)
 
+    def gemms(self, operation: str, columns: Mapping[str, npt.NDArray[np.int64]], **fields: int) -> int:
+        """Emit GEMMs that are alike but for some fields, which `columns` have; return when the last one is done.
+
+        Each begins when the vector unit is done.
+        """
+        if self.most_waves:
+            done, names = 0, tuple(columns)
+            for values in zip(*(columns[name].tolist() for name in names), strict=True):
+                done = self.gemm(operation, **fields, **dict(zip(names, values, strict=True)))
+            return done
+        number = self._emit(Opcode.GEMM, operation, fields)
+        self.stream.repeat(columns)
+        return self.clock.add_gemms(self.stream.rows, number, self.stream.count)
+
     def gemm_like(self, operation: str, pattern: Rows, fields: Columns) -> None:
         """Emit a GEMM that differs from a pattern, one row, in some columns; it begins when the vector unit is done."""
         if self.most_waves:
