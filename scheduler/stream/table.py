@@ -205,16 +205,14 @@ class Builder:
 
     def grow(self) -> None:
         """Make room for more; see :meth:`reserve`."""
-        # Memory that nobody writes to takes no room, and to copy what is there takes longer than to write it.
-        self.reserve(8 * len(self.marks))
+        self.reserve(len(self.marks) + max(1024, len(self.marks) // 4))
 
     def reserve(self, room: int) -> None:
         """Make room for at least so many; rows that someone holds are no longer those of the stream then."""
-        if room <= len(self.marks):
-            return
-        rows, marks = np.zeros((room, len(COLUMNS)), np.int64), np.zeros(room, np.int64)
-        rows[: len(self.rows)], marks[: len(self.marks)] = self.rows, self.marks
-        self.rows, self.marks = rows, marks
+        if room > len(self.marks):
+            # In place: the system moves large arrays without a copy, and fresh memory is what costs most.
+            self.rows.resize((room, len(COLUMNS)), refcheck=False)
+            self.marks.resize(room, refcheck=False)
 
     def add(self, opcode: Opcode, values: Mapping[str, int], mark: int = 0) -> int:
         """Add an instruction, its fields by name, and return its number."""
