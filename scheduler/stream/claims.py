@@ -348,7 +348,7 @@ def overflows(clocks: Clocks, semaphores: Semaphores, most: int) -> list[tuple[i
     Parameters
     ----------
     clocks, semaphores
-        Of the stream, as :func:`settle` leaves them.
+        Of the stream, in an order that holds, such as the one that :func:`settle` finds.
     most : int
         What a counter can hold.
     """

@@ -28,7 +28,7 @@ from hdl.errors import A3dError
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
 from scheduler.stream.blocks import KINDS, most_blocks
-from scheduler.stream.claims import overflows, semaphores_of, settle
+from scheduler.stream.claims import overflows, semaphores_of
 from scheduler.stream.clocks import COUNTS, STORE, VECTOR, Clocks, new_clocks, unit_name
 from scheduler.stream.conflicts import new_cells
 from scheduler.stream.insert import run
@@ -130,7 +130,7 @@ def synchronise(
     builder.reserve(many + int(end))
     result = builder.rows[: many + int(end)]
     write_out(result[:many], posted.notes[:many], plain, own_rows)
-    _check_counters(result[:many], config, clocks, posted)
+    _check_counters(result[:many], config, clocks)
     if end:
         result[many] = 0
         result[many, COL.opcode] = Opcode.END
@@ -159,14 +159,13 @@ def _check_plain(table: Table, plain: int, config: MachineConfig) -> None:
         raise SyncError(f"{_name(table, number)}: a stream gets its waits, posts and END here; give it without")
 
 
-def _check_counters(rows: Rows, config: MachineConfig, clocks: Clocks, posted: Posted) -> None:
+def _check_counters(rows: Rows, config: MachineConfig, clocks: Clocks) -> None:
     """Refuse a stream in which a unit may run so far ahead of those that wait for it that a counter overflows."""
     most = (1 << config.semaphore_bits) - 1
     semaphores = semaphores_of(rows, clocks, config.semaphores)
     if np.diff(semaphores.turn_at).max() <= most:
         return
-    settle(rows, clocks, semaphores, posted.tagged, posted.tagged_at)
-    if overflows(clocks, semaphores, most):
+    if overflows(clocks, semaphores, most):  # in the order that the waits were made for, which the proof shows again
         raise SyncError(
             f"semaphores: one may count beyond {most}, the most that semaphore_bits of {config.semaphore_bits} can "
             "hold; raise semaphore_bits, or run fewer tokens in a step"
