@@ -9,14 +9,15 @@ import functools
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType
 from typing import Any, TypeVar, cast
 
 from numba import njit, types
 from numba.core import event
 
-__all__ = ["compiled", "inlined"]
+__all__ = ["compiled", "inlined", "numbered"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,6 +87,15 @@ def inlined(function: F) -> F:
     """
     _name(function)
     return cast(F, njit(inline="always", _nrt=False)(function))
+
+
+def numbered(name: str, fields: str, numbers: Iterable[int] | None = None) -> Any:
+    """Return numbers by their names, which have spaces between, as constants for compiled functions.
+
+    Default: 0, 1, 2 ...
+    """
+    kind: Any = namedtuple(name, fields.split())  # type: ignore[misc]
+    return kind(*(range(len(kind._fields)) if numbers is None else numbers))
 
 
 def _name(function: Callable[..., Any]) -> None:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from scheduler.stream.clocks import TIERS
+from scheduler.stream.compiled import numbered
 
 __all__ = [
     "BLOCK", "JOB", "JOB_COLUMNS", "OP", "PIECE", "STATE", "STOP", "TURN", "UNTIL", "Int64", "Loop", "Sizes",
@@ -18,18 +18,11 @@ __all__ = [
 
 Int64 = npt.NDArray[np.int64]
 
-
-def _columns(name: str, text: str) -> Any:
-    """Return the numbers of some columns by name, as constants that compiled functions can use."""
-    kind: Any = namedtuple(name, text.split())  # type: ignore[misc]
-    return kind(*range(len(kind._fields)))
-
-
 PIECE = 4
 """Columns of `JOB` for a piece of keys that is on the chip: first tile of keys, of values, fill tag, and the cycle in
 which the keys are expected."""
 
-JOB: Any = _columns(
+JOB: Any = numbered(
     "JOB",
     "tier vectors query query_stride context context_stride output output_stride output_tiers position step placed "
     "scalar sums score_word context_word score_shift value_shift context_mult context_shift group keys values "
@@ -44,7 +37,7 @@ pieces of keys that are on the chip."""
 
 JOB_COLUMNS = len(JOB) - 1 + 2 * PIECE
 
-OP: Any = _columns(
+OP: Any = numbered(
     "OP", "scores job piece first rows is_first is_last key_place key_tiles value_place value_tiles again shared"
 )
 """Columns of what has to be emitted in order: with `scores` a block of keys of a job, which begins with key `first` and
@@ -52,13 +45,13 @@ takes `rows` rows of scores; without, the loads of a piece of keys, or with `aga
 tiles of its keys then, `is_first` and `is_last` those of keys and of values before what is loaded. Places are tiles
 from the begin of the piece, or, of loads, from that of the cache, which is that of the prefix with `shared`."""
 
-BLOCK: Any = _columns("BLOCK", "ready job region words rows valid is_first is_last keys value_tile tag maxed")
+BLOCK: Any = numbered("BLOCK", "ready job region words rows valid is_first is_last keys value_tile tag maxed")
 """Columns of the blocks of keys whose scores are out and whose softmax is not."""
 
 NEVER = 1 << 60
 """Cycle in which a chain is ready that waits for other work."""
 
-STATE: Any = _columns(
+STATE: Any = numbered(
     "STATE",
     "instructions op pending_at pending undivided_at undivided chains chosen advancing background divided behind close "
     "needed started pending_rows delay",
@@ -69,17 +62,16 @@ background, jobs before which all are divided, the numbers of jobs that somethin
 for, the chains that have to come to an end, jobs that have begun, rows of scores whose softmax is to come, and jobs
 whose division may wait."""
 
-_TURN: Any = namedtuple("_TURN", "tag region scalar words buffers many")
-TURN: Any = _TURN(0, 1, 2, 3, 3 + TIERS, 3 + 2 * TIERS)
+TURN: Any = numbered("TURN", "tag region scalar words buffers many", (0, 1, 2, 3, 3 + TIERS, 3 + 2 * TIERS))
 """Places of what is used in turn: tags, rows of scores, scalars of jobs, words of each tier, buffers of keys of each
 tier."""
 
 
-UNTIL: Any = _columns("UNTIL", "operated settled closed flushed asked")
+UNTIL: Any = numbered("UNTIL", "operated settled closed flushed asked")
 """Where the loop ends: all operations are emitted, no softmax is left, the jobs before `STATE.close` are divided,
 nothing is left, or only where it has to stop."""
 
-STOP: Any = _columns("STOP", "end chain behind background full")
+STOP: Any = numbered("STOP", "end chain behind background full")
 """Why it stops: it has come to its end, a chain has to make a step, what waits for the division of jobs can go on,
 loads in the background are due, or the table of instructions is full."""
 
