@@ -62,10 +62,14 @@ class MemoryKnobs(MemoryTiming):
 
     Attributes
     ----------
+    hbm : tuple of int
+        What an HBM channel in front of them takes, see :func:`scheduler.cost.hbm.timing.parameters_of`; none: there is
+        no such channel, but a latency.
     read_error, write_error : (group, first byte, end) or None
         Range that answers SLVERR.
     """
 
+    hbm: tuple[int, ...] = ()
     read_error: tuple[int, int, int] | None = None
     write_error: tuple[int, int, int] | None = None
 
@@ -365,6 +369,8 @@ def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, i
         "mem_random_latency": knobs.random_latency,
         "mem_stall_rate": knobs.stall_rate,
         "mem_seed": knobs.seed,
+        "mem_hbm": int(bool(knobs.hbm)),
+        "mem_hbm_timing": sum(value << 16 * at for at, value in enumerate(knobs.hbm)),
     }
     for kind, error in (("read", knobs.read_error), ("write", knobs.write_error)):
         group, first, end = error or (0, 0, 0)
@@ -402,7 +408,7 @@ def _padded(data: Bytes, memory_bytes: int, group: int) -> Bytes:
 
 
 MEMORY_CONTROLS = (
-    "mem_latency", "mem_random_latency", "mem_stall_rate", "mem_seed",
+    "mem_latency", "mem_random_latency", "mem_stall_rate", "mem_seed", "mem_hbm", "mem_hbm_timing",
     "mem_read_error_group", "mem_read_error_base", "mem_read_error_limit",
     "mem_write_error_group", "mem_write_error_base", "mem_write_error_limit",
 )  # fmt: skip

@@ -11,8 +11,9 @@
 //   `reorder` lets bursts of different read ids overtake each other and interleave beat by beat; without it, bursts are
 //   answered in the order of their addresses. `stall_*` is the chance in 1/256 that a channel pauses for a cycle.
 //   All randomness comes from `seed`, taken at reset.
-//   The moment at which a burst may be answered is computed at two places only, marked TIMING: a model of banks, rows and
-//   refresh has to replace these and nothing else.
+//   With `hbm`, constant after reset, an HBM channel (hbm_channel.v, with its parameters in `hbm_timing`) says when beats
+//   are read and written, in place of latency, jitter and `reorder`; it is for one or two read ids. A beat of a read is
+//   shown `cl + ccd_s + path` cycles after its command or later; the response of a write follows its last beat's command.
 //
 // Size
 //   The memory has `size` bytes, a power of two up to 2**ADDR_BITS; 0 stands for all of them. It may change while no
@@ -84,6 +85,8 @@ module axi_memory #(
     input  wire [15:0]               write_latency,
     input  wire [15:0]               jitter,
     input  wire                      reorder,
+    input  wire                      hbm,
+    input  wire [16*28-1:0]          hbm_timing,
     input  wire [7:0]                stall_ar,
     input  wire [7:0]                stall_r,
     input  wire [7:0]                stall_aw,
@@ -103,7 +106,11 @@ module axi_memory #(
 
     output reg                       assert_fail,
     output reg  [63:0]               beats_read,
-    output reg  [63:0]               beats_written
+    output reg  [63:0]               beats_written,
+
+    // What the HBM channel did in the last cycle; see hbm_channel.v.
+    output wire [2:0]                hbm_column,
+    output wire [2:0]                hbm_row
 );
     localparam WORDS      = (1 << ADDR_BITS) / DATA_BYTES;
     localparam IDS        = 1 << ID_BITS;
@@ -136,6 +143,28 @@ module axi_memory #(
     reg [1:0]            reply_resp  [0:DEPTH-1];
     reg [QUEUE_BITS-1:0] reply_head;
     reg [QUEUE_BITS:0]   reply_count;
+
+    // With an HBM channel: ids of the beats that come, in order, and when; bursts whose beats are all written.
+    localparam COMING = 1 << (QUEUE_BITS + 5);
+    reg [ID_BITS-1:0]    coming_id    [0:COMING-1];
+    reg [31:0]           coming_ready [0:COMING-1];
+    reg [QUEUE_BITS+4:0] coming_head;
+    reg [QUEUE_BITS+5:0] coming_count;
+    reg [31:0]           written;
+    reg [63:0]           write_first;
+    reg [8:0]            write_beats;
+    reg  [2:0]           hbm_push;
+    reg  [3*64-1:0]      hbm_beat;
+    reg  [3*9-1:0]       hbm_beats;
+    wire [2:0]           hbm_full;
+    wire [1:0]           hbm_stream;
+    wire                 hbm_last;
+    wire [31:0]          hbm_delay = hbm_timing[15:0] + hbm_timing[16*7 +: 16] + hbm_timing[16*19 +: 16];
+    hbm_channel #(.QUEUE_BITS(QUEUE_BITS)) channel (
+        .clk(clk), .rst(rst), .enable(hbm), .timing(hbm_timing), .push(hbm_push), .push_beat(hbm_beat),
+        .push_beats(hbm_beats), .full(hbm_full), .column(hbm_column), .column_stream(hbm_stream),
+        .column_last(hbm_last), .column_bank(), .column_at(), .row(hbm_row), .row_bank(), .row_row()
+    );
 
     reg [31:0] now;
     reg [31:0] order;
@@ -214,15 +243,27 @@ module axi_memory #(
                 read_head[i] = 0;
                 read_count[i] = 0;
             end
-            write_head = 0; write_count = 0; write_resp = OKAY; wready <= 1'b0;
+            write_head = 0; write_count = 0; write_resp = OKAY; wready <= 1'b0; write_beats = 0;
             reply_head = 0; reply_count = 0;
             arready <= 1'b0; awready <= 1'b0; rvalid <= 1'b0; bvalid <= 1'b0;
             assert_fail <= 1'b0;
             failures = 0;
             ar_held <= 1'b0; aw_held <= 1'b0; w_held <= 1'b0;
             beats_read <= 0; beats_written <= 0;
+            coming_head = 0; coming_count = 0; written = 0; hbm_push <= 3'b000;
         end else begin
             now <= now + 1;
+            hbm_push <= 3'b000;
+
+            // What the HBM channel has done.
+            if (hbm_column == 3'd1) begin
+                i = (coming_head + coming_count) % COMING;
+                coming_id[i] = hbm_stream;
+                coming_ready[i] = now + hbm_delay - 1;
+                coming_count = coming_count + 1;
+                if (coming_count == COMING) fail("too many beats are not taken", 0);
+            end
+            if (hbm_column == 3'd2 && hbm_last) written = written + 1;
 
             // R: the next beat, when the output register is free.
             if (rvalid && rready) begin
@@ -236,14 +277,23 @@ module axi_memory #(
                 for (k = 0; k < IDS; k = k + 1) begin
                     i = reorder ? (k + lfsr[15:8]) % IDS : k;
                     slot = i * DEPTH + read_head[i];
-                    if (read_count[i] != 0 && (reorder ? !found && now >= read_ready[slot]
+                    if (hbm) begin
+                        if (coming_count != 0 && coming_id[coming_head] == i && now >= coming_ready[coming_head]) begin
+                            found = 1'b1;
+                            chosen = slot;
+                        end
+                    end else if (read_count[i] != 0 && (reorder ? !found && now >= read_ready[slot]
                                                        : !found || read_order[slot] < read_order[chosen])) begin
                         found = 1'b1;
                         chosen = slot;
                     end
                 end
-                if (found && now >= read_ready[chosen]) begin
+                if (found && (hbm || now >= read_ready[chosen])) begin
                     i = chosen / DEPTH;
+                    if (hbm) begin
+                        coming_head = coming_head + 1;
+                        coming_count = coming_count - 1;
+                    end
                     address = read_addr[chosen];
                     rvalid <= 1'b1;
                     rid <= i;
@@ -275,15 +325,22 @@ module axi_memory #(
                 read_order[slot] = order;
                 order <= order + 1;
                 read_count[i] = read_count[i] + 1;
+                if (hbm) begin
+                    hbm_push[i] <= 1'b1;
+                    hbm_beat[64*i +: 64] <= araddr >> BYTE_BITS;
+                    hbm_beats[9*i +: 9] <= arlen + 9'd1;
+                end
             end
             for (i = 0; i < IDS; i = i + 1)
-                if (read_count[i] > DEPTH - 2) arready <= 1'b0;
+                if (read_count[i] > DEPTH - 2 || (hbm && read_count[i] > DEPTH - 4)) arready <= 1'b0;
 
             // B
             if (bvalid && bready) bvalid <= 1'b0;
             lfsr = shuffle(lfsr);
-            if (reply_count != 0 && (!bvalid || bready) && now >= reply_ready[reply_head] && lfsr[7:0] >= stall_b) begin
+            if (reply_count != 0 && (!bvalid || bready) && lfsr[7:0] >= stall_b
+                && (hbm ? written != 0 : now >= reply_ready[reply_head])) begin
                 bvalid <= 1'b1;
+                if (hbm) written = written - 1;
                 bid <= reply_id[reply_head];
                 bresp <= reply_resp[reply_head];
                 reply_head = reply_head + 1;
@@ -293,6 +350,8 @@ module axi_memory #(
             // W: beats of the oldest write burst.
             if (wvalid && wready) begin
                 address = write_addr[write_head];
+                if (write_beats == 0) write_first = address;
+                write_beats = write_beats + 9'd1;
                 if (wlast != (write_left[write_head] == 0)) fail("WLAST is in the wrong place", address);
                 if (address >= bytes) begin
                     write_resp = DECERR;
@@ -317,6 +376,12 @@ module axi_memory #(
                     reply_resp[slot] = write_resp;
                     reply_count = reply_count + 1;
                     write_resp = OKAY;
+                    if (hbm) begin
+                        hbm_push[2] <= 1'b1;
+                        hbm_beat[64*2 +: 64] <= write_first >> BYTE_BITS;
+                        hbm_beats[9*2 +: 9] <= write_beats;
+                    end
+                    write_beats = 0;
                     write_head = write_head + 1;
                     write_count = write_count - 1;
                 end else begin

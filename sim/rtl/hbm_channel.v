@@ -28,6 +28,7 @@ module hbm_channel #(
 ) (
     input  wire                 clk,
     input  wire                 rst,
+    input  wire                 enable,   // constant after reset; low: nothing happens
     input  wire [16*FIELDS-1:0] timing,
     input  wire [2:0]           push,
     input  wire [3*64-1:0]      push_beat,
@@ -125,7 +126,7 @@ module hbm_channel #(
                 lead[s] = 0;
             end
             full <= 3'b000;
-        end else begin
+        end else if (enable) begin
             // A column command: of the beats whose rows are open, that of the oldest burst.
             chosen = STREAMS;
             best = 0;

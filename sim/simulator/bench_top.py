@@ -10,6 +10,7 @@ from hdl.emit.design import EmittedDesign
 from hdl.generate import TOP
 from hdl.interfaces import trace_layout
 from hdl.memory.axi import channel_address_bits
+from scheduler.cost.hbm.timing import FIELDS
 
 __all__ = ["BENCH_TOP", "capacity_bits", "memory_sources", "render_bench"]
 
@@ -35,7 +36,7 @@ _AXI_TO_MEMORY = (
 
 def memory_sources() -> list[Path]:
     """Return the Verilog files that the bench top needs beside the machine: memory model and trace recorder."""
-    return [Path(__file__).parents[1] / "rtl" / name for name in ("axi_memory.v", "trace_recorder.v")]
+    return [Path(__file__).parents[1] / "rtl" / name for name in ("axi_memory.v", "hbm_channel.v", "trace_recorder.v")]
 
 
 def _range(width: int) -> str:
@@ -81,7 +82,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) ->
     per_channel = capacity - (channels - 1).bit_length()
     knobs = {
         "mem_bytes": 64, "mem_rst": 1, "mem_load": 1, "mem_dump": 1, "mem_latency": 16, "mem_random_latency": 16,
-        "mem_stall_rate": 8, "mem_seed": 32,
+        "mem_stall_rate": 8, "mem_seed": 32, "mem_hbm": 1, "mem_hbm_timing": 16 * len(FIELDS),
         "mem_read_error_group": 1, "mem_read_error_base": 64, "mem_read_error_limit": 64,
         "mem_write_error_group": 1, "mem_write_error_base": 64, "mem_write_error_limit": 64,
         "trace_on": 1,
@@ -119,6 +120,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) ->
                 ".clk(clk)", ".rst(reset | mem_rst)", ".load(mem_load)", ".dump(mem_dump)", ".dump_first(32'd0)",
                 ".dump_last(last_word)", ".size(channel_bytes)",
                 ".read_latency(mem_latency)", ".write_latency(mem_latency)",
+                ".hbm(mem_hbm)", ".hbm_timing(mem_hbm_timing)", ".hbm_column()", ".hbm_row()",
                 ".jitter(mem_random_latency)", ".reorder(mem_random_latency != 16'd0)",
                 f".seed(mem_seed ^ 32'd{0x9E3779B9 * (2 * channel + group) & 0xFFFFFFFF})",
                 f".assert_fail({name}_fail)", ".beats_read()", ".beats_written()",

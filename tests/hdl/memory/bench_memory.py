@@ -13,14 +13,16 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
+from scheduler.cost.hbm.timing import HBM3, T, parameters_of
+from tests.scheduler.cost.hbm.rules import Request, commands_of
 from tests.support.memory.verilog_top import read_dump
 
 WIDTH = 8
 SIZE = 1 << 14
 QUIET = (
     "arid araddr arlen arburst arvalid rready awid awaddr awlen awburst awvalid wdata wstrb wlast wvalid bready "
-    "jitter reorder stall_ar stall_r stall_aw stall_w stall_b read_error_first read_error_end write_error_first "
-    "write_error_end size load dump dump_first"
+    "jitter reorder hbm hbm_timing stall_ar stall_r stall_aw stall_w stall_b read_error_first read_error_end "
+    "write_error_first write_error_end size load dump dump_first"
 ).split()
 
 
@@ -165,6 +167,61 @@ async def stalls_and_reordering_keep_each_id_in_order(dut: Any) -> None:
     assert len(bus.b_log) == 20 and not int(dut.assert_fail.value)
     got = await bus.dump()
     assert all(got[8192 + 64 * n] == n for n in range(20))
+
+
+HBM = parameters_of(HBM3, 800.0)
+PACKED = sum(int(value) << 16 * at for at, value in enumerate(HBM))
+
+
+@cocotb.test()
+async def an_hbm_channel_says_when_beats_are_read(dut: Any) -> None:
+    """As long after each command of the specification as data, controller and interface take."""
+    bus = Bus(dut)
+    await bus.reset(hbm=1, hbm_timing=PACKED, stall_ar=40)
+    memory, rng = image(), random.Random(2)
+    order = [(rng.randrange(2), 128 * rng.randrange(128), rng.choice((1, 3, 16))) for _ in range(60)]
+    bus.reads = list(order)
+    await bus.run(2600)
+    assert len(bus.ar_log) == 60 and not int(dut.assert_fail.value)
+    for id in (0, 1):
+        wanted = [address + 8 * i for i_, address, beats in order if i_ == id for i in range(beats)]
+        assert [data for _, i, data, _, _ in bus.read_log if i == id] == [word(memory, address) for address in wanted]
+    asked = zip(bus.ar_log, order, strict=True)
+    requests = [Request(cycle + 2, id, address // WIDTH, beats) for cycle, (id, address, beats) in asked]
+    columns = [one for one in commands_of(HBM, requests) if one[1]]
+    assert [one[2] for one in columns] == [id for _, id, *_ in bus.read_log]
+    after = {seen - one[0] for (seen, *_), one in zip(bus.read_log, columns, strict=True)}
+    assert after == {int(HBM[T.cl] + HBM[T.ccd_s] + HBM[T.path])}
+
+
+@cocotb.test()
+async def an_hbm_channel_answers_a_write_when_its_last_beat_is_written(dut: Any) -> None:
+    bus = Bus(dut)
+    await bus.reset(hbm=1, hbm_timing=PACKED)
+    bus.writes = [(256 * n, bytes([n] * 64), 255) for n in range(3)]
+    await bus.run(200)
+    requests = [Request(bus.w_log[8 * n + 7] + 2, 2, 32 * n, 8) for n in range(3)]
+    ends = [one[0] for one in commands_of(HBM, requests) if one[1] and one[3]]
+    assert {seen - end for (seen, _), end in zip(bus.b_log, ends, strict=True)} == {1}
+    assert ends[0] > bus.w_log[7] + int(HBM[T.rcd_wr])
+
+
+@cocotb.test()
+async def an_hbm_channel_takes_writes_and_reads_on_stalled_buses(dut: Any) -> None:
+    bus = Bus(dut)
+    rates = {f"stall_{channel}": 90 for channel in ("ar", "r", "aw", "w", "b")}
+    await bus.reset(hbm=1, hbm_timing=PACKED, seed=3, **rates)
+    memory = image()
+    order = [(n % 2, 128 * n, 1 + n % 8) for n in range(60)]
+    bus.reads = list(order)
+    bus.writes = [(8192 + 64 * n, bytes([n] * 64), 255) for n in range(40)]
+    await bus.run(4000)
+    for id in (0, 1):
+        wanted = [address + 8 * i for i_, address, beats in order if i_ == id for i in range(beats)]
+        assert [data for _, i, data, _, _ in bus.read_log if i == id] == [word(memory, address) for address in wanted]
+    assert len(bus.b_log) == 40 and not int(dut.assert_fail.value)
+    got = await bus.dump()
+    assert all((got[8192 + 64 * n :][:64] == n).all() for n in range(40))
 
 
 @cocotb.test()

@@ -11,7 +11,7 @@ from tests.support.memory.verilog_top import MEMORY, write_hex
 
 
 def compiled(sim: str, **parameters: object) -> BuiltModel:
-    return build([MEMORY], "axi_memory", sim=sim, parameters={"DATA_BYTES": WIDTH, "ADDR_BITS": 14, **parameters})
+    return build(MEMORY, "axi_memory", sim=sim, parameters={"DATA_BYTES": WIDTH, "ADDR_BITS": 14, **parameters})
 
 
 def test_promises(simulator: str, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ module hbm_replay #(
     wire [63:0] row_row;
 
     hbm_channel #(.FIELDS(FIELDS)) channel (
-        .clk(clk), .rst(rst), .timing(timing), .push(push), .push_beat(push_beat), .push_beats(push_beats), .full(full),
+        .clk(clk), .rst(rst), .enable(1'b1), .timing(timing), .push(push), .push_beat(push_beat), .push_beats(push_beats), .full(full),
         .column(column), .column_stream(column_stream), .column_last(column_last), .column_bank(column_bank),
         .column_at(column_at), .row(row), .row_bank(row_bank), .row_row(row_row)
     );

@@ -15,7 +15,8 @@ from hdl.memory.axi import channel_address_bits
 from sim.simulator.runner import BuiltModel, build
 from tests.support.memory.path import MemoryPath
 
-MEMORY = Path(__file__).resolve().parents[3] / "sim" / "rtl" / "axi_memory.v"
+RTL = Path(__file__).resolve().parents[3] / "sim" / "rtl"
+MEMORY = [RTL / "axi_memory.v", RTL / "hbm_channel.v"]
 
 SETTINGS = {
     "read_latency": 16, "write_latency": 16, "jitter": 16, "reorder": 1, "stall_ar": 8, "stall_r": 8, "stall_aw": 8,
@@ -55,6 +56,7 @@ def wrapper(config: MachineConfig, path_ports: Sequence[Port], group_bits: int) 
         links += [f".{s}(mem_{s})" for s in SETTINGS if s != "seed"] + [f".seed(mem_seed + 32'd{index})"]
         links += [f".{c}({name}_{c})" for c in ("assert_fail", "beats_read", "beats_written")]
         links += [".clk(clk)", ".rst(rst)", ".dump_first(32'd0)", ".size(64'd0)"]
+        links += [".hbm(1'b0)", ".hbm_timing(448'd0)", ".hbm_column()", ".hbm_row()"]
         last = (1 << channel_bits(config, group_bits)) // config.channel_bytes - 1
         links.append(f".dump_last(32'd{last})")
         ports += [f"  output wire {name}_assert_fail"]
@@ -77,7 +79,7 @@ def build_path(config: MachineConfig, folder: Path, *, group_bits: int = 16, sim
     text = "\n".join(design.modules.values())
     (folder / "memory_path.v").write_text(text)
     (folder / "memory_top.v").write_text(wrapper(config, design.ports, group_bits))
-    return build([folder / "memory_path.v", folder / "memory_top.v", MEMORY], "memory_top", sim=sim)
+    return build([folder / "memory_path.v", folder / "memory_top.v", *MEMORY], "memory_top", sim=sim)
 
 
 def write_hex(path: Path, beats: np.ndarray) -> None:
