@@ -73,6 +73,12 @@ def channel_files(paths: list[str], config: MachineConfig, suffix: str) -> Itera
             yield str(channel_path(Path(path), channel, channels)), f"{name}.{suffix}"
 
 
+def hbm_files(paths: list[str], config: MachineConfig) -> Iterator[tuple[str, str]]:
+    """Yield the same for the record of the first HBM channel of each group."""
+    for group, path in enumerate(paths):
+        yield path, f"group{group}.hbm" if config.channels_per_group == 1 else f"group{group}_0.hbm"
+
+
 async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str, Any]:
     """Load memories, program the registers, start, wait for the interrupt, read everything back."""
     clk = dut.clk
@@ -122,6 +128,11 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
         "counters": await axil.counters(),
         "assert_fail": int(dut.mem_assert_fail.value),
     }
+    if job["hbm"]:
+        dut.mem_hbm.value = 0
+        await strobe(dut.mem_rst, clk)  # the channels close their files
+        for target, (_, local) in zip(job["hbm"], hbm_files(job["hbm"], axil.config), strict=True):
+            shutil.move(local, target)
     if job["dump"]:
         await strobe(dut.mem_dump, clk)
         for target, local in channel_files(job["dump"], axil.config, "dump"):

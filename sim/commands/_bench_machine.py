@@ -2,11 +2,14 @@
 """Benches of the machine alone: its array, its experts, its simulators."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from hdl.config import PRESETS, load_config
 from hdl.errors import A3dError
 from hdl.isa import Mapping3D
+from scheduler.cost.hbm.timing import MAPPINGS
+from scheduler.cost.hbm.timing import PRESETS as HBM_PRESETS
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -15,11 +18,13 @@ from sim.commands._common import (
     machine_of,
     picture_file,
     print_table,
+    progress,
     write_json,
 )
 from sim.commands._generation import announce_compiling
 from sim.machine.system import SimulatedMachine
 from sim.measure.simspeed import measure_speed
+from sim.measure.timed_streams import CONFIGS
 from sim.measure.utilisation import MIX_SHARES, TOKENS, as_json, draw, measure_from_memory, measure_resident
 from sim.simulator.tools import require_simulator
 
@@ -71,6 +76,15 @@ def add_benches(kinds: Subparsers) -> None:
         "--memory-bits", type=count(12, 37), default=20, metavar="N", help="memory of a group: 2**N bytes; default 20"
     )
     add_json_option(compiling)
+    hbm = kinds.add_parser(
+        "hbm", help="the machine on HBM: shares of the bandwidth, commands against the specification"
+    )
+    hbm.add_argument("--config", choices=tuple(CONFIGS), default="small", help="default small")
+    hbm.add_argument("--timing", choices=tuple(HBM_PRESETS), default="hbm3", help="default hbm3")
+    hbm.add_argument("--mapping", choices=MAPPINGS, default=MAPPINGS[0], help=f"default {MAPPINGS[0]}")
+    hbm.add_argument("--mhz", type=count(50, 4000), default=800, help="the machine's clock; default 800")
+    hbm.add_argument("--picture", type=picture_file, default="build/bench/hbm.png", metavar="FILE")
+    add_json_option(hbm)
     generation = kinds.add_parser("generate", help="seconds, bytes and modules of every preset's Verilog")
     add_json_option(generation)
 
@@ -136,6 +150,34 @@ def _experts(args: argparse.Namespace) -> int:
     return 1 if result["mismatched_bytes"] else 0
 
 
+def _hbm(args: argparse.Namespace) -> int:
+    from sim.measure.hbm import HbmBench
+    from sim.measure.hbm import draw as draw_hbm
+
+    require_simulator("verilator")
+    config = PRESETS[args.config]
+    timing = dataclasses.replace(HBM_PRESETS[args.timing], mapping=args.mapping)
+    bench = HbmBench(config, timing, args.mhz, announce=announce_compiling(config))
+    for _ in progress(bench.run(), "streams", bench.total):
+        pass
+    result = bench.result()
+    print_table(
+        [
+            [p["stream"], p["routing"], p["latency_cycles"], p["cycles"], round(p["cycles"] / p["latency_cycles"], 3),
+             round(100 * p["share"], 1), round(100 * p["asked_share"], 1), round(100 * p["row_hits"], 1),
+             round(100 * max(one["refresh_share"] for one in p["groups"]), 1)]
+            for p in result["points"]
+        ],
+        ("stream", "routing", "latency", "HBM", "ratio", "share %", "asked %", "row hits %", "refresh %"),
+        title=f"{config.name} at {args.mhz} MHz on {args.timing}, {args.mapping}: cycles and shares of the peak",
+    )  # fmt: skip
+    print(f"{result['commands']:,} commands of the channels, all as in the specification")
+    draw_hbm(result, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, result)
+    return 0
+
+
 def _simspeed(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     require_simulator("verilator")
@@ -179,6 +221,7 @@ def _generate(args: argparse.Namespace) -> int:
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "utilisation": _utilisation,
     "experts": _experts,
+    "hbm": _hbm,
     "simspeed": _simspeed,
     "compile": _compile,
     "generate": _generate,

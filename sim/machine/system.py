@@ -22,6 +22,7 @@ from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits
 from hdl.scratch import scratch_folder, whole_file
 from scheduler.cost.memory_timing import MemoryTiming
+from sim.machine.hbm_record import HbmRecord, read_record
 from sim.simulator import runner
 from sim.simulator.bench_top import BENCH_TOP, capacity_bits, memory_sources, render_bench
 from sim.simulator.hexfile import read_dump, write_hex, write_hex_patches
@@ -105,6 +106,8 @@ class Job:
         What both memories must hold afterwards (shorter: the rest zero); the bench itself then fails on a difference.
     trace : bool
         Record what each unit does in each cycle.
+    record_hbm : bool
+        Record what the HBM channels are asked for and do; `knobs` must have them.
     """
 
     images: tuple[bytes, bytes] | None
@@ -119,6 +122,7 @@ class Job:
     knobs: MemoryKnobs = field(default_factory=MemoryKnobs)
     expected: tuple[Bytes, Bytes] | None = None
     trace: bool = False
+    record_hbm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +145,8 @@ class JobResult:
         Wall-clock seconds between start and interrupt.
     trace : Trace or None
         What each unit did in each cycle (with ``trace``).
+    hbm : tuple of HbmRecord
+        What the first HBM channel of each group did (with ``record_hbm``); the others of a group do the same.
     """
 
     done: bool
@@ -152,6 +158,7 @@ class JobResult:
     memory: tuple[Bytes, Bytes] | None
     wall_s: float
     trace: Trace | None = None
+    hbm: tuple[HbmRecord, ...] = ()
 
 
 class SimulatedMachine:
@@ -272,6 +279,7 @@ class SimulatedMachine:
             memory=memory,  # type: ignore[arg-type]
             wall_s=raw["wall_s"],
             trace=read_trace(folder / f"job{index}_trace.txt", self.config) if job.trace else None,
+            hbm=tuple(read_record(folder / f"job{index}_hbm{group}.txt") for group in range(2 * job.record_hbm)),
         )
 
 
@@ -320,7 +328,7 @@ def back_door_plusargs(config: MachineConfig) -> list[str]:
     """Return the arguments that name the memory models' and the recorder's files, as the bench expects them."""
     channels = config.channels_per_group
     names = [f"group{g}" if channels == 1 else f"group{g}_{c}" for g in range(2) for c in range(channels)]
-    kinds = (("load", "hex"), ("dump", "dump"))
+    kinds = (("load", "hex"), ("dump", "dump"), ("hbm", "hbm"))
     return [f"+trace={TRACE_FILE}", *(f"+{n}_{kind}={n}.{suffix}" for n in names for kind, suffix in kinds)]
 
 
@@ -394,6 +402,7 @@ def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, i
         "dump": [str(folder / f"job{index}_group{g}.dump") for g in range(2)] if job.dump else None,
         "memory": memory,
         "trace": str(folder / f"job{index}_trace.txt") if job.trace else None,
+        "hbm": [str(folder / f"job{index}_hbm{group}.txt") for group in range(2)] if job.record_hbm else None,
     }
 
 

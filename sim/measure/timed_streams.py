@@ -34,7 +34,7 @@ from sim.machine.system import Job
 from sim.measure.experts import draw_works
 from sim.stimulus.moe_demo import DEMO_MODEL, memory_bits
 
-__all__ = ["CONFIGS", "Group", "TimedStream", "groups_of"]
+__all__ = ["CONFIGS", "Group", "LayersAlone", "TimedStream", "groups_of"]
 
 MOST_CYCLES = 50_000_000
 SEED = 1

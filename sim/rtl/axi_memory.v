@@ -160,7 +160,7 @@ module axi_memory #(
     wire [1:0]           hbm_stream;
     wire                 hbm_last;
     wire [31:0]          hbm_delay = hbm_timing[15:0] + hbm_timing[16*7 +: 16] + hbm_timing[16*19 +: 16];
-    hbm_channel #(.QUEUE_BITS(QUEUE_BITS)) channel (
+    hbm_channel #(.QUEUE_BITS(QUEUE_BITS), .NAME(NAME)) channel (
         .clk(clk), .rst(rst), .enable(hbm), .timing(hbm_timing), .push(hbm_push), .push_beat(hbm_beat),
         .push_beats(hbm_beats), .full(hbm_full), .column(hbm_column), .column_stream(hbm_stream),
         .column_last(hbm_last), .column_bank(), .column_at(), .row(hbm_row), .row_bank(), .row_row()

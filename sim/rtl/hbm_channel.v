@@ -13,6 +13,10 @@
 //               burst (`column_last`), in `column_bank` at `column_at`.
 //   row         the same on the row bus: 0 nothing, 3 ACTIVATE, 4 PRECHARGE, 5 REFRESH, of `row_bank`, `row_row`.
 //
+// Record
+//   With plusarg +<NAME>_hbm=<file> all that happens from one reset to the next goes into the file, which is closed then:
+//   "p cycle stream first beats" for a burst, "c cycle column stream last bank at row bank row" for commands.
+//
 // A burst that is pushed in a cycle is looked at from the next one on; its first column command is seen two later.
 
 /* verilator lint_off BLKSEQ */
@@ -24,7 +28,8 @@ module hbm_channel #(
     parameter FIELDS = 28,
     parameter WINDOW = 8,
     parameter LEAD = 64,
-    parameter QUEUE_BITS = 6
+    parameter QUEUE_BITS = 6,
+    parameter NAME = "hbm"
 ) (
     input  wire                 clk,
     input  wire                 rst,
@@ -79,7 +84,20 @@ module hbm_channel #(
     reg [8:0]  head_beat [0:STREAMS-1], open_beat [0:STREAMS-1];
     reg [7:0]  lead [0:STREAMS-1];
 
+    integer file;
+    reg     asked;
+    reg [8*1024-1:0] path;
+    initial begin
+        file = 0;
+        asked = 1'b0;
+    end
+
     // Working variables.
+    reg [2:0]  now_column, now_row;
+    reg [5:0]  now_column_bank, now_bank;
+    reg [15:0] now_at;
+    reg [1:0]  now_stream;
+    reg [63:0] now_of;
     integer i, k, s, turn, chosen, slot, lowest, best_bank;
     reg [63:0] beat, best, end_of_data, behind, seen;
     reg [5:0]  bank;
@@ -97,11 +115,20 @@ module hbm_channel #(
         row_of = number_of >> (group_bits + bank_bits + column_bits);
     endfunction
 
+    task row_command(input [2:0] what, input [5:0] which, input [63:0] of);
+        begin
+            row <= what;
+            row_bank <= which;
+            row_row <= of;
+            now_row = what;
+            now_bank = which;
+            now_of = of;
+        end
+    endtask
+
     task close_row(input [5:0] which);
         begin
-            row <= PRECHARGE;
-            row_bank <= which;
-            row_row <= open_row[which];
+            row_command(PRECHARGE, which, open_row[which]);
             open[which] = 1'b0;
             if (bank_activate[which] < now + t_rp) bank_activate[which] = now + t_rp;
         end
@@ -110,7 +137,12 @@ module hbm_channel #(
     always @(posedge clk) begin
         column <= NONE;
         row <= NONE;
+        now_column = NONE;
+        now_row = NONE;
         if (rst) begin
+            if (file != 0) $fclose(file);
+            file = 0;
+            asked = 1'b0;
             now = 0; order = 0; due = 0; counter = refresh; left = all_banks; claimed_set = 1'b0; claimed = 0;
             column_any = 0; read_any = 0; write_any = 0; activate_any = 0;
             for (i = 0; i < 4; i = i + 1) faw_set[i] = 1'b0;
@@ -127,6 +159,9 @@ module hbm_channel #(
             end
             full <= 3'b000;
         end else if (enable) begin
+            if (!asked && $value$plusargs({NAME, "_hbm=%s"}, path)) file = $fopen(path, "w");
+            asked = 1'b1;
+
             // A column command: of the beats whose rows are open, that of the oldest burst.
             chosen = STREAMS;
             best = 0;
@@ -150,11 +185,15 @@ module hbm_channel #(
                 bank = bank_of(beat);
                 group = bank >> bank_bits;
                 last = head_beat[chosen] + 9'd1 == beats[slot];
-                column <= chosen == WRITES ? WRITE : READ;
-                column_stream <= chosen;
+                now_column = chosen == WRITES ? WRITE : READ;
+                now_stream = chosen;
+                now_column_bank = bank;
+                now_at = beat >> column_from & ((64'd1 << column_bits) - 1);
+                column <= now_column;
+                column_stream <= now_stream;
                 column_last <= last;
                 column_bank <= bank;
-                column_at <= beat >> column_from & ((64'd1 << column_bits) - 1);
+                column_at <= now_at;
                 column_any = now + t_ccd_s;
                 column_group[group] = now + t_ccd_l;
                 if (chosen == WRITES) begin
@@ -216,9 +255,7 @@ module hbm_channel #(
                         done = 1'b1;
                     end
                 end else if (now >= bank_activate[claimed]) begin
-                    row <= REFRESH;
-                    row_bank <= claimed;
-                    row_row <= 0;
+                    row_command(REFRESH, claimed, 64'd0);
                     bank_activate[claimed] = now + t_rfc_pb;
                     left[claimed] = 1'b0;
                     if (left == 0) left = all_banks;
@@ -259,9 +296,7 @@ module hbm_channel #(
                                 if (!open[bank]) begin
                                     if (now >= bank_activate[bank] && now >= activate_any && now >= activate_group[group]
                                         && (!faw_set[0] || now >= faw[0] + t_faw)) begin
-                                        row <= ACTIVATE;
-                                        row_bank <= bank;
-                                        row_row <= row_of(beat);
+                                        row_command(ACTIVATE, bank, row_of(beat));
                                         open[bank] = 1'b1;
                                         open_row[bank] = row_of(beat);
                                         bank_read[bank] = now + t_rcd_rd;
@@ -315,6 +350,10 @@ module hbm_channel #(
                     end
             end
 
+            if (file != 0 && (now_column != NONE || now_row != NONE))
+                $fwrite(file, "c %0d %0d %0d %0d %0d %0d %0d %0d %0d\n", now, now_column, now_stream, last,
+                        now_column_bank, now_at, now_row, now_bank, now_of);
+
             counter = counter - 1;
             if (counter == 0) begin
                 counter = refresh;
@@ -324,6 +363,8 @@ module hbm_channel #(
 
             for (s = 0; s < STREAMS; s = s + 1) begin
                 if (push[s]) begin
+                    if (file != 0)
+                        $fwrite(file, "p %0d %0d %0d %0d\n", now - 1, s, push_beat[64*s +: 64], push_beats[9*s +: 9]);
                     slot = s * DEPTH + ((head[s] + count[s]) % DEPTH);
                     first[slot] = push_beat[64*s +: 64];
                     beats[slot] = push_beats[9*s +: 9];

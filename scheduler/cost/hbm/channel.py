@@ -30,7 +30,7 @@ from scheduler.stream.compiled import compiled, numbered
 
 __all__ = [
     "ACTIVATE", "COMMAND", "DEPTH", "LEAD", "NONE", "PRECHARGE", "READ", "REFRESH", "STREAMS", "WINDOW", "WRITE",
-    "WRITES", "Channel", "cycle", "new_channel", "push", "room",
+    "WRITES", "Channel", "cycle", "new_channel", "push", "replay", "room",
 ]  # fmt: skip
 
 STREAMS: Final = 3
@@ -378,3 +378,38 @@ def cycle(channel: Channel) -> None:
         s[S.counter] = channel.timing[T.refresh]
         s[S.due] += 1
     s[S.now] += 1
+
+
+@compiled
+def replay(channel: Channel, requests: Int, commands: Int) -> int:
+    """Push bursts in given cycles and note the commands of each cycle that has any, until all bursts are done.
+
+    Parameters
+    ----------
+    requests : int64 array [bursts, 4]
+        Cycle, stream, first beat, beats; by rising cycles.
+    commands : int64 array [room, 1 + len(COMMAND)]
+        Takes the cycle and the commands, until there is no more room.
+
+    Returns
+    -------
+    int
+        Cycles with commands.
+    """
+    place, left, many, s = 0, 0, 0, channel.state
+    while (place < len(requests) or left) and many < len(commands):
+        now = s[S.now]
+        cycle(channel)
+        column, row = channel.command[COMMAND.column], channel.command[COMMAND.row]
+        if column or row:
+            commands[many, 0] = now
+            for field in range(len(channel.command)):
+                commands[many, 1 + field] = channel.command[field]
+            many += 1
+            if column and channel.command[COMMAND.column_last]:
+                left -= 1
+        while place < len(requests) and requests[place, 0] <= now:
+            push(channel, requests[place, 1], requests[place, 2], requests[place, 3])
+            place += 1
+            left += 1
+    return many

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine on HBM: what its channels give, and whether they do what their specification says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hdl.config import MachineConfig
+from hdl.errors import CheckError
+from hdl.scratch import whole_file
+from scheduler.cost.hbm.channel import ACTIVATE, COMMAND, NONE, REFRESH
+from scheduler.cost.hbm.timing import HbmTiming, T, parameters_of
+from sim.machine.hbm_record import HbmRecord
+from sim.machine.session import MachineSession
+from sim.machine.system import Job, JobResult, MemoryKnobs, SimulatedMachine
+from sim.measure.timed_streams import Group, TimedStream, groups_of
+
+__all__ = ["HbmBench", "draw"]
+
+
+class HbmBench:
+    """Runs streams on the emitted machine, with memories that have a latency and with HBM.
+
+    Parameters
+    ----------
+    config : MachineConfig
+        A preset of `sim.measure.timed_streams.CONFIGS`.
+    timing : HbmTiming
+    mhz : float
+        The machine's clock.
+    groups : sequence of Group, optional
+        Default: all of the preset's.
+    announce : callable, optional
+        Called before the simulator is compiled.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        timing: HbmTiming,
+        mhz: float,
+        *,
+        groups: Sequence[Group] | None = None,
+        announce: Callable[[], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._timing = timing
+        self._mhz = mhz
+        self._parameters = parameters_of(timing, mhz)
+        self._announce = announce
+        self._groups = groups_of(config) if groups is None else list(groups)
+        self._points: list[dict[str, Any]] = []
+
+    @property
+    def total(self) -> int:
+        """Points that will be measured."""
+        return sum(group.total for group in self._groups)
+
+    def run(self) -> Iterator[None]:
+        """Measure everything; yields after each point.
+
+        Raises
+        ------
+        CheckError
+            The machine stopped with an error, or a channel gave other commands than its specification.
+        """
+        bits = max(group.memory_bits for group in self._groups)
+        machine = SimulatedMachine(self._config, memory_bits=bits, announce=self._announce)
+        with MachineSession(machine) as session:
+            for group in self._groups:
+                for stream in group.streams():
+                    plain = self._run(session, stream, stream.job)
+                    knobs = MemoryKnobs(hbm=tuple(self._parameters.tolist()))
+                    job = dataclasses.replace(stream.job, images=None, knobs=knobs, record_hbm=True)
+                    self._points.append(self._point(stream, plain, self._run(session, stream, job)))
+                    yield
+
+    def _run(self, session: MachineSession, stream: TimedStream, job: Job) -> JobResult:
+        result = session.run(job)
+        if not result.done:
+            raise CheckError(
+                f"{self._config.name}, {stream.name}, routing {stream.routing}: the machine stopped with "
+                f"{result.error!r} at instruction {result.error_pc}"
+            )
+        return result
+
+    def _point(self, stream: TimedStream, plain: JobResult, result: JobResult) -> dict[str, Any]:
+        for group, record in enumerate(result.hbm):
+            wrong = record.differs(self._parameters)
+            if wrong:
+                raise CheckError(
+                    f"{self._config.name}, {stream.name}, routing {stream.routing}: group {group}'s channel gave other "
+                    f"commands than its specification in {wrong} cycles"
+                )
+        cycles, own = int(result.counters["cycles"]), [self._group(record) for record in result.hbm]
+        return {
+            "config": self._config.name, "stream": stream.name, "routing": stream.routing, "cycles": cycles,
+            "latency_cycles": int(plain.counters["cycles"]), "groups": own,
+            "share": max(one["beats"] for one in own) / cycles,
+            "latency_share": max(one["beats"] for one in own) / int(plain.counters["cycles"]),
+            "asked_share": sum(one["beats"] for one in own) / max(1, sum(one["asked_cycles"] for one in own)),
+            "row_hits": 1 - sum(one["activates"] for one in own) / max(1, sum(one["beats"] for one in own)),
+            "commands": sum(one["commands"] for one in own),
+        }  # fmt: skip
+
+    def _group(self, record: HbmRecord) -> dict[str, Any]:
+        """Return what a group's channel did, and the cycles in which it was asked for beats."""
+        commands = record.commands
+        columns, rows = commands[:, 1 + COMMAND.column], commands[:, 1 + COMMAND.row]
+        ends = commands[(columns != NONE) & (commands[:, 1 + COMMAND.column_last] == 1), 0]
+        # Bursts that wait, at each moment that a burst comes (just behind its cycle) or is done.
+        times = np.concatenate([record.requests[:, 0] + 1, ends + 1])
+        steps = np.concatenate([np.ones(len(record.requests), np.int64), -np.ones(len(ends), np.int64)])
+        order = np.lexsort((-steps, times))
+        waiting = np.cumsum(steps[order])[:-1]
+        asked = int(np.diff(times[order])[waiting > 0].sum()) if len(times) else 0
+        refreshes, banks = (
+            int((rows == REFRESH).sum()),
+            1 << int(self._parameters[T.group_bits : T.bank_bits + 1].sum()),
+        )
+        span = int(commands[-1, 0]) if len(commands) else 1
+        return {
+            "bursts": len(record.requests), "beats": int((columns != NONE).sum()),
+            "activates": int((rows == ACTIVATE).sum()), "refreshes": refreshes, "asked_cycles": asked,
+            "refresh_share": refreshes * int(self._parameters[T.rfc_pb]) / (banks * span),
+            "commands": int((columns != NONE).sum() + (rows != NONE).sum()),
+        }  # fmt: skip
+
+    def result(self) -> dict[str, Any]:
+        """Return the timing and ``points``.
+
+        A point has ``cycles`` on HBM, ``latency_cycles`` on memories of a constant latency, of the busier group the
+        share of the cycles with a beat (``share``, ``latency_share``), the share of the cycles in which a channel was
+        asked for something that it gave a beat (``asked_share``), ``row_hits``, and ``commands`` that were compared
+        with the specification's.
+        """
+        return {
+            "config": self._config.to_dict(), "timing": self._timing.to_dict(), "mhz": self._mhz,
+            "points": self._points, "commands": sum(point["commands"] for point in self._points),
+        }  # fmt: skip
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the shares of the bandwidth, stream by stream."""
+    from matplotlib.figure import Figure
+
+    points = result["points"]
+    figure = Figure(figsize=(0.55 * len(points) + 3, 4.6), layout="constrained")
+    axis = figure.subplots()
+    places = np.arange(len(points))
+    kinds = {
+        "latency_share": "of all cycles, constant latency", "share": "of all cycles, HBM",
+        "asked_share": "of the cycles in which HBM was asked",
+    }  # fmt: skip
+    for number, (key, label) in enumerate(kinds.items()):
+        axis.bar(places + (number - 1) * 0.27, [point[key] for point in points], 0.27, label=label)
+    axis.set_xticks(places, [f"{p['stream']}, {p['routing']}" for p in points], rotation=40, ha="right", fontsize=7)
+    axis.set_ylabel("beats of the busier group / cycles")
+    axis.set_ylim(0, 1)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(fontsize=8)
+    axis.set_title(
+        f"{result['config']['name']} at {result['mhz']:g} MHz on {result['timing']['name']}, emitted Verilog"
+    )
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=110)
