@@ -161,9 +161,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.bar(places + (number - 1) * 0.27, [point[key] for point in points], 0.27, label=label)
     axis.set_xticks(places, [f"{p['stream']}, {p['routing']}" for p in points], rotation=40, ha="right", fontsize=7)
     axis.set_ylabel("beats of the busier group / cycles")
-    axis.set_ylim(0, 1)
+    axis.set_ylim(0, 1.15)
+    axis.set_xlim(-0.6, len(points) - 0.4)
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, ncols=3, loc="upper center")
     axis.set_title(
         f"{result['config']['name']} at {result['mhz']:g} MHz on {result['timing']['name']}, emitted Verilog"
     )

@@ -22,6 +22,7 @@ SOURCES = {
     "prefix": ("bench/prefix.json", "a3d bench prefix --json build/bench/prefix.json"),
     "serving": ("bench/serving.json", "a3d bench serving --json build/bench/serving.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
+    "hbm": ("bench/hbm.json", "a3d bench hbm --json build/bench/hbm.json"),
     "cycle_model": (
         "bench/cycle_model.json",
         "a3d bench cycle-model --json build/bench/cycle_model.json",
@@ -396,6 +397,29 @@ def _cycle_model(data: dict[str, Any]) -> list[str]:
     return lines + _table(head, rows)
 
 
+def _hbm(data: dict[str, Any]) -> list[str]:
+    timing = data["timing"]
+    rows = [
+        [
+            p["stream"], p["routing"], p["latency_cycles"], p["cycles"], f"{p['cycles'] / p['latency_cycles']:.3f}",
+            _percent(p["latency_share"]), _percent(p["share"]), _percent(p["asked_share"]), _percent(p["row_hits"]),
+            _percent(max(group["refresh_share"] for group in p["groups"])),
+        ]
+        for p in data["points"]
+    ]  # fmt: skip
+    head = (
+        "stream", "routing", "cycles, constant latency", "cycles, HBM", "ratio", "beats / cycles, constant latency",
+        "beats / cycles, HBM", "beats / cycles in which HBM was asked", "row hits", "refresh",
+    )  # fmt: skip
+    lines = [
+        f"Configuration `{data['config']['name']}` at {data['mhz']:g} MHz, `{timing['name']}` ({timing['source']}), "
+        f"mapping `{timing['mapping']}`. Emitted Verilog; {data['commands']:,} commands of the channels, each the one "
+        "that the specification gives in that cycle. Beats are those of the busier group.",
+        "",
+    ]
+    return lines + _table(head, rows)
+
+
 def _shares(cycles: dict[str, int]) -> str:
     total = sum(cycles.values())
     return ", ".join(f"{name} {_percent(n / total)}" for name, n in cycles.items() if n)
@@ -418,6 +442,7 @@ _SECTIONS = {
     "residency": ("Weights that stay in V-Cache from step to step", _residency),
     "prefix": ("Sequences that begin with the same tokens", _prefix),
     "serving": ("A long prompt comes while others decode", _serving),
+    "hbm": ("The machine on HBM", _hbm),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
     "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),
     "exactness": ("The RTL against the executor", _facts),
