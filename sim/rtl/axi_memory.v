@@ -86,7 +86,7 @@ module axi_memory #(
     input  wire [15:0]               jitter,
     input  wire                      reorder,
     input  wire                      hbm,
-    input  wire [16*28-1:0]          hbm_timing,
+    input  wire [16*30-1:0]          hbm_timing,
     input  wire [7:0]                stall_ar,
     input  wire [7:0]                stall_r,
     input  wire [7:0]                stall_aw,

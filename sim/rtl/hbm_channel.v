@@ -25,7 +25,7 @@
 /* verilator lint_off DECLFILENAME */
 
 module hbm_channel #(
-    parameter FIELDS = 28,
+    parameter FIELDS = 30,
     parameter WINDOW = 8,
     parameter LEAD = 64,
     parameter QUEUE_BITS = 6,
@@ -63,6 +63,7 @@ module hbm_channel #(
     wire [15:0] refresh = timing[16*20 +: 16], postponed = timing[16*21 +: 16];
     wire [15:0] group_bits = timing[16*22 +: 16], bank_bits = timing[16*23 +: 16], column_bits = timing[16*24 +: 16];
     wire [15:0] group_at = timing[16*25 +: 16], bank_at = timing[16*26 +: 16], column_from = timing[16*27 +: 16];
+    wire [15:0] high_bits = timing[16*28 +: 16], high_at = timing[16*29 +: 16], low_bits = group_bits - high_bits;
     wire [63:0] all_banks = (64'd1 << (64'd1 << (group_bits + bank_bits))) - 64'd1;
 
     // Everything below is read and assigned, blocking, in the clocked block only.
@@ -107,7 +108,8 @@ module hbm_channel #(
     reg [8:0]  offset;
 
     function [5:0] bank_of(input [63:0] number_of);
-        bank_of = ((number_of >> group_at & ((64'd1 << group_bits) - 1)) << bank_bits)
+        bank_of = ((number_of >> group_at & ((64'd1 << low_bits) - 1)) << bank_bits)
+                | ((number_of >> high_at & ((64'd1 << high_bits) - 1)) << (low_bits + bank_bits))
                 | (number_of >> bank_at & ((64'd1 << bank_bits) - 1));
     endfunction
 

@@ -143,7 +143,9 @@ def push(channel: Channel, stream: int, first: int, beats: int) -> None:
 @compiled
 def _bank(timing: Int, beat: int) -> int:
     """Return the bank of a beat: its group above the bank in the group."""
-    group = beat >> timing[T.group_at] & (1 << timing[T.group_bits]) - 1
+    low = timing[T.group_bits] - timing[T.high_bits]
+    group = beat >> timing[T.group_at] & (1 << low) - 1
+    group |= (beat >> timing[T.high_at] & (1 << timing[T.high_bits]) - 1) << low
     bank = beat >> timing[T.bank_at] & (1 << timing[T.bank_bits]) - 1
     return int(group << timing[T.bank_bits] | bank)
 

@@ -17,15 +17,13 @@ from scheduler.stream.compiled import numbered
 
 __all__ = ["FIELDS", "HBM2", "HBM3", "MAPPINGS", "PRESETS", "HbmTiming", "T", "parameters_of"]
 
-MAPPINGS: Final = tuple(
-    f"row-{one}-{two}-{three}"
-    for one, two, three in (
-        ("bank", "column", "group"), ("bank", "group", "column"), ("column", "bank", "group"),
-        ("column", "group", "bank"), ("group", "bank", "column"), ("group", "column", "bank"),
-    )
+MAPPINGS: Final = (
+    "row-bank-column-group", "row-group-bank-column-group", "row-bank-group-column", "row-column-bank-group",
+    "row-column-group-bank", "row-group-bank-column", "row-group-column-bank",
 )  # fmt: skip
-"""Which bits of a beat's number say what, from the highest to the lowest. The first one changes the bank group with
-each beat, so that no two beats in a row are in the same one, and leaves a row when all of its columns are read."""
+"""Which bits of a beat's number say what, from the highest to the lowest. The first two change the bank group with each
+beat, so that no two beats in a row are in the same one, and leave a row when all of its columns are read; the second
+one does so with the lowest bit of the group alone, and has half as many rows open for a stream."""
 
 _CLOCKS: Final = (
     "cl", "cwl", "rcd_rd", "rcd_wr", "rp", "ras", "rc", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "wtr_s", "wtr_l",
@@ -191,11 +189,11 @@ PRESETS: Final = {timing.name: timing for timing in (HBM3, HBM2)}
 
 FIELDS: Final = (
     *_CLOCKS, "path", "refresh", "postponed", "group_bits", "bank_bits", "column_bits", "group_at", "bank_at",
-    "column_at",
+    "column_at", "high_bits", "high_at",
 )  # fmt: skip
 """A channel's parameters: times in cycles (`path` is that of `path_ps`), cycles from one bank's refresh to the next
-bank's, refreshes that may be postponed, and how many bits of a beat's number are group, bank in the group and column,
-and where these begin; the bits above all of them are the row."""
+bank's, refreshes that may be postponed, how many bits of a beat's number are group, bank in the group and column, and
+where these begin. Of the group's bits, the highest `high_bits` lie apart from the others. The row is above all."""
 
 T: Any = numbered("T", " ".join(FIELDS))
 """Numbers of `FIELDS` by name, for compiled functions."""
@@ -209,8 +207,14 @@ def parameters_of(timing: HbmTiming, mhz: float) -> npt.NDArray[np.int64]:
         "group_bits": timing.groups.bit_length() - 1, "bank_bits": timing.banks_per_group.bit_length() - 1,
         "column_bits": timing.columns.bit_length() - 1,
     }  # fmt: skip
-    at = 0
-    for what in reversed(timing.mapping.split("-")[1:]):
+    parts = timing.mapping.split("-")[1:]
+    apart = parts.count("group") > 1
+    found["high_bits"] = max(0, found["group_bits"] - 1) if apart else 0
+    at, found["high_at"] = 0, 0
+    for place in range(len(parts) - 1, -1, -1):
+        what, bits = parts[place], found[f"{parts[place]}_bits"]
+        if what == "group":
+            what, bits = ("high", found["high_bits"]) if apart and place == 0 else (what, bits - found["high_bits"])
         found[f"{what}_at"] = at
-        at += found[f"{what}_bits"]
+        at += bits
     return np.array([found[field] for field in FIELDS], np.int64)

@@ -37,7 +37,7 @@ def test_a_layer_on_hbm(tmp_path):
         assert point["share"] == max(beats) / point["cycles"]
     draw(result, tmp_path / "hbm.png")
     assert (tmp_path / "hbm.png").stat().st_size > 5000
-    slower = measured(dataclasses.replace(HBM2, mapping=MAPPINGS[1]))
+    slower = measured(dataclasses.replace(HBM2, mapping=MAPPINGS[2]))
     assert all(a["cycles"] < b["cycles"] for a, b in zip(result["points"], slower["points"], strict=True))
 
 

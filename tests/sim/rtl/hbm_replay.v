@@ -12,7 +12,7 @@
 /* verilator lint_off DECLFILENAME */
 
 module hbm_replay #(
-    parameter FIELDS = 28,
+    parameter FIELDS = 30,
     parameter MOST = 8192
 ) (
     input  wire                 clk,

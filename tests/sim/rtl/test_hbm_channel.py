@@ -43,8 +43,8 @@ def shown(commands):
 @pytest.mark.parametrize(
     ("kind", "timing", "mhz", "mapping"),
     [
-        ("random", HBM3, 800.0, MAPPINGS[0]), ("random", HBM3, 1600.0, MAPPINGS[2]),
-        ("random", HBM2, 1000.0, MAPPINGS[1]),
+        ("random", HBM3, 800.0, MAPPINGS[0]), ("random", HBM3, 1600.0, MAPPINGS[1]),
+        ("random", HBM2, 1000.0, MAPPINGS[2]),
         ("stream", HBM3, 800.0, MAPPINGS[0]), ("stream", HBM3, 800.0, MAPPINGS[1]),
     ],
 )  # fmt: skip

@@ -56,7 +56,7 @@ def wrapper(config: MachineConfig, path_ports: Sequence[Port], group_bits: int) 
         links += [f".{s}(mem_{s})" for s in SETTINGS if s != "seed"] + [f".seed(mem_seed + 32'd{index})"]
         links += [f".{c}({name}_{c})" for c in ("assert_fail", "beats_read", "beats_written")]
         links += [".clk(clk)", ".rst(rst)", ".dump_first(32'd0)", ".size(64'd0)"]
-        links += [".hbm(1'b0)", ".hbm_timing(448'd0)", ".hbm_column()", ".hbm_row()"]
+        links += [".hbm(1'b0)", ".hbm_timing(480'd0)", ".hbm_column()", ".hbm_row()"]
         last = (1 << channel_bits(config, group_bits)) // config.channel_bytes - 1
         links.append(f".dump_last(32'd{last})")
         ports += [f"  output wire {name}_assert_fail"]

@@ -100,7 +100,9 @@ def mistakes(timing: npt.NDArray[np.int64], commands: list[tuple[int, ...]], req
             group = bank >> bank_bits
             request, beat = beats[stream][done[stream]]
             done[stream] += 1
-            own_group = beat >> int(t[T.group_at]) & (1 << int(t[T.group_bits])) - 1
+            low = int(t[T.group_bits] - t[T.high_bits])
+            own_group = beat >> int(t[T.group_at]) & (1 << low) - 1
+            own_group |= (beat >> int(t[T.high_at]) & (1 << int(t[T.high_bits])) - 1) << low
             own_bank = beat >> int(t[T.bank_at]) & (1 << bank_bits) - 1
             own_column = beat >> int(t[T.column_at]) & (1 << int(t[T.column_bits])) - 1
             own_row = beat >> int(t[T.group_bits] + t[T.bank_bits] + t[T.column_bits])

@@ -27,8 +27,9 @@ def test_a_faster_machine_waits_longer_and_a_slower_one_a_cycle_at_least():
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_a_mapping_gives_each_bit_one_meaning(mapping):
     own = parameters_of(dataclasses.replace(HBM3, mapping=mapping), 800.0)
-    taken = sum(((1 << own[getattr(T, f"{what}_bits")]) - 1) << own[getattr(T, f"{what}_at")]
-                for what in ("group", "bank", "column"))  # fmt: skip
+    bits = {what: int(own[getattr(T, f"{what}_bits")]) for what in ("group", "high", "bank", "column")}
+    bits["group"] -= bits["high"]
+    taken = sum(((1 << many) - 1) << int(own[getattr(T, f"{what}_at")]) for what, many in bits.items())
     assert taken == (1 << 9) - 1 and len(own) == len(FIELDS)
 
 
