@@ -195,6 +195,8 @@ OUTPUTS = [
     (["demo"], "-o"),
     (["bench", "utilisation"], "--json"),
     (["bench", "utilisation"], "--picture"),
+    (["bench", "hbm"], "--json"),
+    (["bench", "hbm"], "--picture"),
     (["bench", "experts"], "--json"),
     (["bench", "simspeed"], "--json"),
     (["bench", "compile"], "--json"),
