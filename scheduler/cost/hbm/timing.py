@@ -18,12 +18,13 @@ from scheduler.stream.compiled import numbered
 __all__ = ["FIELDS", "HBM2", "HBM3", "MAPPINGS", "PRESETS", "HbmTiming", "T", "parameters_of"]
 
 MAPPINGS: Final = (
-    "row-bank-column-group", "row-group-bank-column-group", "row-bank-group-column", "row-column-bank-group",
+    "row-group-bank-column-group", "row-bank-column-group", "row-bank-group-column", "row-column-bank-group",
     "row-column-group-bank", "row-group-bank-column", "row-group-column-bank",
 )  # fmt: skip
 """Which bits of a beat's number say what, from the highest to the lowest. The first two change the bank group with each
-beat, so that no two beats in a row are in the same one, and leave a row when all of its columns are read; the second
-one does so with the lowest bit of the group alone, and has half as many rows open for a stream."""
+beat, so that no two beats in a row are in the same one, and leave a row when all of its columns are read. The first one
+does so with the lowest bit of the group alone: it opens half as many rows for a stream, and a stream that begins finds
+one of the banks taken half as often (docs/decisions/0023)."""
 
 _CLOCKS: Final = (
     "cl", "cwl", "rcd_rd", "rcd_wr", "rp", "ras", "rc", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "wtr_s", "wtr_l",

@@ -64,7 +64,7 @@ def test_a_row_for_each_beat_is_bound_by_its_bank():
 
 def test_row_hits_of_another_stream_go_first():
     """While a stream waits for its row, younger bursts with an open row are read."""
-    timing = parameters_of(HBM3, 800.0)
+    timing = parameters_of(dataclasses.replace(HBM3, mapping="row-bank-column-group"), 800.0)
     requests = [Request(0, 1, 0, 4), Request(60, 0, 1 << 9, 1), Request(60, 1, 5, 3)]
     commands = list(commands_of(timing, requests))
     assert mistakes(timing, commands, requests) == []

@@ -39,7 +39,7 @@ def test_a_mapping_gives_each_bit_one_meaning(mapping):
         ({"cl": 0}, r"config hbm.cl: 0; use a whole number from 1 to 60,000"),
         ({"rp": 2.5}, r"config hbm.rp: 2.5; use a whole number"),
         ({"groups": 3}, r"config hbm.groups: 3; use a power of two"),
-        ({"mapping": "bank-row"}, r"config hbm.mapping: 'bank-row'; use one of row-bank-column-group, "),
+        ({"mapping": "bank-row"}, r"config hbm.mapping: 'bank-row'; use one of row-group-bank-column-group, "),
         ({"ccd_s": 5}, r"config hbm.ccd_s: 5 is more than ccd_l, 4; use at most 4"),
         (
             {"refi": 1000},
