@@ -250,7 +250,10 @@ class Clock:
         return take_gemm(self.state, row, 0, self.done if ready is None else ready)
 
     def add_gemms(self, rows: Rows, first: int, end: int) -> int:
-        """Do so with the GEMMs in rows `first` to `end` - 1, when the vector unit is done; return when the last is."""
+        """Let gangs work on the GEMMs in rows `first` to `end` - 1 when the vector unit is done.
+
+        Returns the cycle in which the last one's rows are there.
+        """
         return int(_take_gemms(self.state, rows, first, end, self.done))
 
     @property

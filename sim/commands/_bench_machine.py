@@ -172,6 +172,10 @@ def _hbm(args: argparse.Namespace) -> int:
         title=f"{config.name} at {args.mhz} MHz on {args.timing}, {args.mapping}: cycles and shares of the peak",
     )  # fmt: skip
     print(f"{result['commands']:,} commands of the channels, all as in the specification")
+    print(
+        f"in the mean {result['mean_ratio']:.3f} of the cycles with a constant latency, and a beat in "
+        f"{result['mean_asked_share']:.0%} of the cycles in which HBM is asked"
+    )
     draw_hbm(result, args.picture)
     print(f"picture: {args.picture}")
     write_json(args.json, result)

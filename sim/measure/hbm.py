@@ -137,11 +137,13 @@ class HbmBench:
         A point has ``cycles`` on HBM, ``latency_cycles`` on memories of a constant latency, of the busier group the
         share of the cycles with a beat (``share``, ``latency_share``), the share of the cycles in which a channel was
         asked for something that it gave a beat (``asked_share``), ``row_hits``, and ``commands`` that were compared
-        with the specification's.
+        with the specification's. ``mean_ratio`` is the mean of the points' cycles over those with a constant latency.
         """
         return {
             "config": self._config.to_dict(), "timing": self._timing.to_dict(), "mhz": self._mhz,
             "points": self._points, "commands": sum(point["commands"] for point in self._points),
+            "mean_ratio": float(np.mean([point["cycles"] / point["latency_cycles"] for point in self._points])),
+            "mean_asked_share": float(np.mean([point["asked_share"] for point in self._points])),
         }  # fmt: skip
 
 

@@ -117,6 +117,16 @@ module hbm_channel #(
         row_of = number_of >> (group_bits + bank_bits + column_bits);
     endfunction
 
+    task next_beat;   // of a stream, behind the one at `entry` and `offset`, whose burst is in `slot`
+        begin
+            offset = offset + 9'd1;
+            if (offset == beats[slot]) begin
+                entry = entry + 1;
+                offset = 0;
+            end
+        end
+    endtask
+
     task row_command(input [2:0] what, input [5:0] which, input [63:0] of);
         begin
             row <= what;
@@ -229,11 +239,7 @@ module hbm_channel #(
                         if (entry != count[s]) begin
                             slot = s * DEPTH + ((head[s] + entry) % DEPTH);
                             wanted[bank_of(first[slot] + offset)] = 1'b1;
-                            offset = offset + 9'd1;
-                            if (offset == beats[slot]) begin
-                                entry = entry + 1;
-                                offset = 0;
-                            end
+                            next_beat;
                         end
                 end
                 lowest = BANKS;
@@ -322,11 +328,7 @@ module hbm_channel #(
                                 end
                             end
                             seen[bank] = 1'b1;
-                            offset = offset + 9'd1;
-                            if (offset == beats[slot]) begin
-                                entry = entry + 1;
-                                offset = 0;
-                            end
+                            next_beat;
                         end
                 end
             end

@@ -23,8 +23,7 @@ MAPPINGS: Final = (
 )  # fmt: skip
 """Which bits of a beat's number say what, from the highest to the lowest. The first two change the bank group with each
 beat, so that no two beats in a row are in the same one, and leave a row when all of its columns are read. The first one
-does so with the lowest bit of the group alone: it opens half as many rows for a stream, and a stream that begins finds
-one of the banks taken half as often (docs/decisions/0023)."""
+does so with the lowest bit of the group alone: a burst needs rows in two banks, not in four (docs/decisions/0023)."""
 
 _CLOCKS: Final = (
     "cl", "cwl", "rcd_rd", "rcd_wr", "rp", "ras", "rc", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "wtr_s", "wtr_l",
@@ -138,13 +137,7 @@ class HbmTiming:
                 raise ConfigError(f"config hbm.{field}: {value}; use a power of two")
         if self.mapping not in MAPPINGS:
             raise ConfigError(f"config hbm.mapping: {shown(self.mapping)}; use one of {', '.join(MAPPINGS)}")
-        for less, more in (
-            ("ccd_s", "ccd_l"),
-            ("rrd_s", "rrd_l"),
-            ("wtr_s", "wtr_l"),
-            ("rcd_rd", "ras"),
-            ("ras", "rc"),
-        ):
+        for less, more in _ORDERED:
             low, high = getattr(self, less), getattr(self, more)
             if low > high:
                 raise ConfigError(f"config hbm.{less}: {low} is more than {more}, {high}; use at most {high}")

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.cost.hbm.channel import DEPTH, LEAD, WINDOW
 from scheduler.cost.hbm.timing import FIELDS, HBM2, HBM3, MAPPINGS, parameters_of
 from sim.simulator.runner import build, run
 from tests.scheduler.cost.hbm.rules import commands_of, drawn
 
 HERE = Path(__file__).parent
+RTL = HERE.parents[2] / "sim" / "rtl"
 
 
 def replayed(simulator, parameters, requests, folder, cycles):
     """Return the commands of the Verilog."""
-    channel = HERE.parents[2] / "sim" / "rtl" / "hbm_channel.v"
-    model = build([HERE / "hbm_replay.v", channel], "hbm_replay", sim=simulator, parameters={"FIELDS": len(FIELDS)})
+    model = build(
+        [HERE / "hbm_replay.v", RTL / "hbm_channel.v"], "hbm_replay", sim=simulator, parameters={"FIELDS": len(FIELDS)}
+    )
     words = [r.cycle << 64 | r.stream << 62 | r.beats << 53 | r.first for r in requests]
     (folder / "requests.hex").write_text("\n".join(f"{word:032x}" for word in words) + "\n", encoding="ascii")
     run(
@@ -33,6 +36,16 @@ def replayed(simulator, parameters, requests, folder, cycles):
     )  # fmt: skip
     lines = (folder / "commands.txt").read_text(encoding="ascii").splitlines()
     return [tuple(int(word) if word.isdigit() else -1 for word in line.split()) for line in lines]
+
+
+def test_both_have_the_same_sizes():
+    """What the Verilog cannot import."""
+    channel = (RTL / "hbm_channel.v").read_text(encoding="ascii")
+    for name, value in (
+        ("FIELDS", len(FIELDS)), ("WINDOW", WINDOW), ("LEAD", LEAD), ("QUEUE_BITS", DEPTH.bit_length() - 1),
+    ):  # fmt: skip
+        assert f"parameter {name} = {value}" in channel
+    assert f"[16*{len(FIELDS)}-1:0]" in (RTL / "axi_memory.v").read_text(encoding="ascii")
 
 
 def shown(commands):

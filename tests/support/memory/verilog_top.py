@@ -12,6 +12,7 @@ from hdl.config import MachineConfig
 from hdl.emit.hierarchy import Port
 from hdl.emit.verilog import emit
 from hdl.memory.axi import channel_address_bits
+from scheduler.cost.hbm.timing import FIELDS
 from sim.simulator.runner import BuiltModel, build
 from tests.support.memory.path import MemoryPath
 
@@ -56,7 +57,7 @@ def wrapper(config: MachineConfig, path_ports: Sequence[Port], group_bits: int) 
         links += [f".{s}(mem_{s})" for s in SETTINGS if s != "seed"] + [f".seed(mem_seed + 32'd{index})"]
         links += [f".{c}({name}_{c})" for c in ("assert_fail", "beats_read", "beats_written")]
         links += [".clk(clk)", ".rst(rst)", ".dump_first(32'd0)", ".size(64'd0)"]
-        links += [".hbm(1'b0)", ".hbm_timing(480'd0)", ".hbm_column()", ".hbm_row()"]
+        links += [".hbm(1'b0)", f".hbm_timing({16 * len(FIELDS)}'d0)", ".hbm_column()", ".hbm_row()"]
         last = (1 << channel_bits(config, group_bits)) // config.channel_bytes - 1
         links.append(f".dump_last(32'd{last})")
         ports += [f"  output wire {name}_assert_fail"]
