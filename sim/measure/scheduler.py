@@ -130,6 +130,7 @@ class SchedulerBench:
             self._lowered, self._timed = self._lowered + count, self._timed + count
             self._lower_s, self._time_s = self._lower_s + lower_s, self._time_s + time_s
             self._shapes.append(self._point(name, phase, planned, forecast) | {"lower_s": lower_s, "model_s": time_s})
+            del planned, forecast  # a user lowers one step at a time: two would need twice the memory
             yield
 
     def _measure_what_fits(self, model: Model, phase: Phase) -> tuple[Planned, Forecast, float, float]:
