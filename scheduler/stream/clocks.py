@@ -161,16 +161,24 @@ def begin(clocks: Clocks, rows: Rows, r: int) -> int:
     steps, ends, now = clocks.steps, clocks.ends, clocks.now
     n, first = now[COUNTS, 0], now[COUNTS, 1]
     note_fields(steps, n, rows, r, first)
-    low = steps[n, QUEUE_LOW]
-    for column in range(ASKED, FILLED):
-        steps[n, column] = 0
-    for queue in range(low, steps[n, QUEUE_HIGH] + 1):
+    low, latest = steps[n, QUEUE_LOW], -1
+    if low <= steps[n, QUEUE_HIGH]:
+        latest = now[LATEST_ENTERED, low]
+    if latest >= 0:  # copied, not compared: most are in one queue
+        for unit in range(UNITS):
+            start, granted = steps[latest, START + unit], steps[latest, GRANTED + unit]
+            steps[n, START + unit] = steps[n, LOOKED + unit] = start
+            steps[n, GRANTED + unit] = steps[n, ASKED + unit] = granted
+    else:
+        for column in range(ASKED, FILLED):
+            steps[n, column] = 0
+    for queue in range(low + 1, steps[n, QUEUE_HIGH] + 1):
         latest = now[LATEST_ENTERED, queue]
         if latest >= 0:
             for unit in range(UNITS):
                 steps[n, START + unit] = max(steps[n, START + unit], steps[latest, START + unit])
                 steps[n, GRANTED + unit] = max(steps[n, GRANTED + unit], steps[latest, GRANTED + unit])
-            if queue == low or steps[n, OPCODE] != Opcode.GEMM:  # the leader asks for its gang
+            if steps[n, OPCODE] != Opcode.GEMM:  # the leader asks for its gang
                 for unit in range(UNITS):
                     steps[n, ASKED + unit] = max(steps[n, ASKED + unit], steps[latest, GRANTED + unit])
                     steps[n, LOOKED + unit] = max(steps[n, LOOKED + unit], steps[latest, START + unit])

@@ -52,14 +52,26 @@ __all__ = ["run"]
 
 
 @compiled
+def _wait_for_all(clocks: Clocks, n: int, number: int) -> None:
+    """Take it that the instruction that was begun waits for another."""
+    first = clocks.steps[number, FIRST]
+    for completion in range(first, first + completions_of(clocks, number)):
+        wait_for(clocks, n, completion)
+
+
+@compiled
+def _wait(clocks: Clocks, posted: Posted, n: int, whose: int) -> None:
+    """Let the instruction that was begun come after the posts that it waits for so far."""
+    pending = posted.pending
+    for wait in range(pending[whose, 0]):
+        _wait_for_all(clocks, n, posted.semaphores[pending[whose, 1 + 2 * wait], POSTER])
+
+
+@compiled
 def _begin(clocks: Clocks, posted: Posted, rows: Rows, r: int, whose: int) -> int:
     """Begin the instruction in row `r` (again) with the waits that it has so far; return its number."""
-    n, pending = begin(clocks, rows, r), posted.pending
-    for wait in range(pending[whose, 0]):
-        number = posted.semaphores[pending[whose, 1 + 2 * wait], POSTER]
-        first = clocks.steps[number, FIRST]
-        for completion in range(first, first + completions_of(clocks, number)):
-            wait_for(clocks, n, completion)
+    n = begin(clocks, rows, r)
+    _wait(clocks, posted, n, whose)
     return n
 
 
@@ -96,14 +108,6 @@ def _append(
         notes[n, WAITS + 2 * wait], notes[n, WAITS + 2 * wait + 1] = semaphore, count
         posted.semaphores[semaphore, steps[n, QUEUE_LOW]] = steps[n, QUEUED]
     pending[whose, 0] = 0
-
-
-@compiled
-def _wait_for_all(clocks: Clocks, n: int, number: int) -> None:
-    """Take it that the instruction that was begun waits for another."""
-    first = clocks.steps[number, FIRST]
-    for completion in range(first, first + completions_of(clocks, number)):
-        wait_for(clocks, n, completion)
 
 
 @compiled
@@ -178,7 +182,7 @@ def _order(
                 return -1
         if order_after(clocks, posted, r, worst, PLAIN) < 0:
             return -1
-        _begin(clocks, posted, rows, r, PLAIN)
+        _wait(clocks, posted, n, PLAIN)
 
 
 @compiled
