@@ -208,7 +208,10 @@ def row_descriptor_layout(config: MachineConfig) -> data.StructLayout:
 
 
 def slot_write_layout(config: MachineConfig) -> data.StructLayout:
-    """Return a write of the routing table, broadcast to all its copies: how many tokens, first list entry, expert."""
+    """Return a write of the routing table, broadcast to all its copies.
+
+    How many tokens, first list entry, expert, and whether only the high plane of its weights is wanted.
+    """
     return data.StructLayout(
         {
             "valid": 1,
@@ -216,6 +219,7 @@ def slot_write_layout(config: MachineConfig) -> data.StructLayout:
             "count": config.list_bits + 1,
             "base": config.list_bits,
             "expert": config.slot_bits,
+            "high_only": 1,
         }
     )
 

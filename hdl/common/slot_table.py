@@ -25,8 +25,8 @@ class SlotTable(wiring.Component):
     write : In(slot_write_layout)
         Broadcast of the route unit.
     read_en : In(1), slot : In(slot_bits)
-    count : Out(list_bits + 1), base : Out(list_bits), expert : Out(slot_bits)
-        Tokens (0: empty), first list entry, expert.
+    count : Out(list_bits + 1), base : Out(list_bits), expert : Out(slot_bits), high_only : Out(1)
+        Tokens (0: empty), first list entry, expert, whether only its high plane is wanted.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -39,6 +39,7 @@ class SlotTable(wiring.Component):
                 "count": Out(config.list_bits + 1),
                 "base": Out(config.list_bits),
                 "expert": Out(config.slot_bits),
+                "high_only": Out(1),
             }
         )
 
@@ -49,14 +50,14 @@ class SlotTable(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the memory."""
         m = Module()
-        width = len(self.count) + len(self.base) + len(self.expert)
-        memory = instantiate(m, platform, "memory", Sram(width, self.config.expert_slots))
+        fields = Cat(self.count, self.base, self.expert, self.high_only)
+        memory = instantiate(m, platform, "memory", Sram(len(fields), self.config.expert_slots))
         m.d.comb += [
             memory.write_en.eq(self.write.valid),
             memory.write_addr.eq(self.write.slot),
-            memory.write_data.eq(Cat(self.write.count, self.write.base, self.write.expert)),
+            memory.write_data.eq(Cat(self.write.count, self.write.base, self.write.expert, self.write.high_only)),
             memory.read_en.eq(self.read_en),
             memory.read_addr.eq(self.slot),
-            Cat(self.count, self.base, self.expert).eq(memory.read_data),
+            fields.eq(memory.read_data),
         ]
         return m

@@ -171,9 +171,14 @@ class InstructionScan(wiring.Component):
             | ((load.format != Format.BYTES) & (load.dest_kind != LoadDest.VCACHE))
             | (load.shift > Mux(rows, MAX_ROW_SHIFT, 0))
             | (load.slot_en & ~Cat(load.dest_kind == kind for kind in SLOT_DESTS).any())
+            | (load.scored & ~self._may_be_scored(load))
             | self._slot_bad(load)
         )
         return field, end > size
+
+    @staticmethod
+    def _may_be_scored(load: Any) -> Value:
+        return load.slot_en & ((load.dest_kind == LoadDest.PARAMETER) | (load.format == Format.PAIR))
 
     def _slot_bad(self, body: Any) -> Value:
         return body.slot_en & (body.slot >> self.config.slot_bits).any()

@@ -101,6 +101,9 @@ _BODY = (
     Field("slot_en", 1, "1 = load what the expert of a slot needs: `addr` and `addr_low` are expert 0's"),
     Field("slot", 8, "slot of the routing table, below expert_slots"),
     Field("slot_stride", 24, "from one expert to the next (PAIR: of the same parity), in units of 32 bytes"),
+    Field(
+        "scored", 1, "1 = what the slot's importance asks for: PAIR maybe the high plane only, then other parameters"
+    ),
 )
 
 
@@ -130,17 +133,30 @@ def load_bytes(instruction: Instruction, config: MachineConfig) -> int:
     return planes * instruction["count"] * load_item_bytes(instruction, config)
 
 
-def slot_load(instruction: Instruction, expert: int) -> Instruction:
+def slot_load(instruction: Instruction, expert: int, high_only: bool = False) -> Instruction:
     """Return a LOAD without its slot, given the slot's expert.
 
     The addresses may be too large for their fields; :func:`check_load_addresses` finds that.
+
+    Parameters
+    ----------
+    instruction : Instruction
+    expert : int
+    high_only : bool
+        The slot asks for the high plane only: what a `scored` load reads then.
     """
-    values = {k: v for k, v in instruction.values.items() if k not in ("slot_en", "slot", "slot_stride")}
+    values = {k: v for k, v in instruction.values.items() if k not in ("slot_en", "slot", "slot_stride", "scored")}
+    reduced, stride = high_only and bool(instruction["scored"]), instruction["slot_stride"]
     if instruction["format"] == Format.PAIR:
-        place = (expert >> 1) * instruction["slot_stride"]
-        values |= {"group": instruction["group"] ^ (expert & 1), "addr_low": instruction["addr_low"] + place}
-    else:
-        place = expert * instruction["slot_stride"]
+        place = (expert >> 1) * stride
+        values["group"] = instruction["group"] ^ (expert & 1)
+        if reduced:
+            values["format"] = Format.HIGH
+            values.pop("addr_low", None)
+        else:
+            values["addr_low"] = instruction["addr_low"] + place
+    else:  # the parameters of the high plane alone follow in the expert's second half
+        place = expert * stride + (stride // 2 if reduced else 0)
     return Instruction(instruction.opcode, values | {"addr": instruction["addr"] + place})
 
 
@@ -172,6 +188,10 @@ def _check(instruction: Instruction, config: MachineConfig, limits: Limits) -> V
         return field_violation(instruction, "count", "1 or more")
     if instruction["slot_en"] and kind not in SLOT_DESTS:
         return field_violation(instruction, "slot_en", "0 for a destination other than V-Cache or parameters")
+    if instruction["scored"] and not (
+        instruction["slot_en"] and (kind == LoadDest.PARAMETER or instruction["format"] == Format.PAIR)
+    ):
+        return field_violation(instruction, "scored", "0 without a slot, or with a format other than PAIR in V-Cache")
     end = instruction["dest_base"] + instruction["count"]
     wrong = (
         check_slot(instruction, config)
@@ -214,7 +234,11 @@ def _slot_places(i: Instruction, places: str) -> str:
     pair = i["format"] == Format.PAIR
     step = f"{i['slot_stride'] * ADDRESS_UNIT:,} bytes"
     rest = f"{step} on for every second expert, groups swapped for odd ones" if pair else f"{step} on for each expert"
-    return f"the memory of slot {i['slot']}'s expert (nothing if the slot is empty; expert 0: {places}; {rest})"
+    scored = ""
+    if i["scored"]:
+        scored = "; high plane only" if pair else "; half a step on"
+        scored += ", if that is what the slot asks for"
+    return f"the memory of slot {i['slot']}'s expert (nothing if the slot is empty; expert 0: {places}; {rest}{scored})"
 
 
 def _queues(instruction: Instruction) -> tuple[str, ...]:

@@ -40,6 +40,9 @@ _BODY = (
     Field("source_base", 16, "source of token 0"),
     Field("slot_base", 8, "first slot that is written; `experts` slots are, those without tokens as empty"),
     Field("by_number", 1, "slots by the experts' numbers instead of by falling number of tokens"),
+    Field("full_score", 16, "least importance, sum of gates, of an expert with both planes; 0: all have both"),
+    Field("high_score", 16, "least importance of an expert with the high plane only; below it the slot is empty"),
+    Field("first_full", 1, "1 = the first choice of any token has both planes whatever its importance"),
 )
 
 
@@ -114,8 +117,17 @@ def _explain(i: Instruction, config: MachineConfig) -> str:
         f"in scalars {span_of(i['s_base'], entries)}, with gates in combine rows from {i['a_base']} on: fills slots "
         f"{span_of(i['slot_base'], i['experts'])} of the routing table "
         f"({'by number' if i['by_number'] else 'by falling number of tokens'}) and entries "
-        f"{span_of(i['list_base'], entries)} of all token lists"
+        f"{span_of(i['list_base'], entries)} of all token lists{_scores_text(i)}"
     )
+
+
+def _scores_text(i: Instruction) -> str:
+    """Return what is said of the experts' importance."""
+    if not i["full_score"]:
+        return ""
+    first = "a first choice or " if i["first_full"] else ""
+    low = f"; an expert below {i['high_score']} is left out" if i["high_score"] else ""
+    return f"; experts that are not {first}of an importance of {i['full_score']} get the high plane only{low}"
 
 
 ROUTE = OpcodeDescription(

@@ -72,7 +72,9 @@ def job_fifo_depth(config: MachineConfig) -> int:
 def job_layout(config: MachineConfig) -> data.StructLayout:
     """Return a job of the data side.
 
-    ``empty``: of a slot without tokens: there is nothing to do but to post, in order; ``words`` is 1 then.
+    ``empty``: of a slot without tokens: there is nothing to do but to post, in order; ``words`` is 1 then. ``alone``: a
+    PAIR load of which only the high plane is wanted, which engine 1 reads: there it is a load of its own that does not
+    post, and engine 0, where it is empty, posts when engine 1 has finished it.
     ``words``: output words to make, 1 or more. ``position``: address of the first. ``high``: PAIR only, this engine's
     plane is the high one. ``shift``: ROWS only. ``addr``: byte address of the first beat (for error reports).
     """
@@ -80,6 +82,7 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
         {
             "kind": 3,
             "empty": 1,
+            "alone": 1,
             "high": 1,
             "tiers": config.tiers,
             "position": config.position_bits,
@@ -98,8 +101,8 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
 
     Exactly one of ``fill``, ``bus``, ``list``, ``row`` and ``empty`` (no word, only a post) is set; ``columns`` (a
     transposed tile) goes with ``fill``, ``parameter`` with ``bus``, ``shift`` with ``row``. ``last``: last word of its
-    instruction, which then posts ``post``. ``data``: as many low bytes as the destination takes; a row's are the int16
-    elements as memory has them.
+    instruction, which then posts ``post``. ``alone``: see `job_layout`. ``data``: as many low bytes as the destination
+    takes; a row's are the int16 elements as memory has them.
     """
     return data.StructLayout(
         {
@@ -111,6 +114,7 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
             "empty": 1,
             "parameter": 1,
             "last": 1,
+            "alone": 1,
             "tiers": config.tiers,
             "position": config.position_bits,
             **field_widths(Opcode.LOAD, "tag"),

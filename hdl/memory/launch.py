@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -14,6 +16,9 @@ from hdl.interfaces import error_layout, post_layout
 from hdl.memory.jobs import job_fifo_depth
 
 __all__ = ["LoadLaunch", "offer_layout"]
+
+POSTS = 8
+"""Posts of engine 0 that may wait for a load of engine 1: those of a few small loads that come behind it."""
 
 
 def offer_layout(config: MachineConfig) -> data.StructLayout:
@@ -27,6 +32,7 @@ def offer_layout(config: MachineConfig) -> data.StructLayout:
             "row": 1,
             "empty": 1,
             "last": 1,
+            "alone": 1,
             "tiers": config.tiers,
             "post": post_layout(config),
         }
@@ -122,24 +128,17 @@ class LoadLaunch(wiring.Component):
         unfinished = []
         for g in range(2):
             offer = self.offer[g]
-            # An instruction that posts is finished only when the register for its post is free.
-            posts = offer.last & has_posts(offer.post)
-            post_valid = Signal(name=f"post_valid{g}")
             ready = Signal(name=f"ready{g}")
+            blocked = self._post_in_turn(m) if g == 0 else self._post(m)
             m.d.comb += [
-                ready.eq(offer.valid & ~self.stop & ~(posts & post_valid)),
+                ready.eq(offer.valid & ~self.stop & ~blocked),
                 fill[g].eq(ready & offer.fill),
                 bus[g].eq(ready & offer.bus),
                 row[g].eq(ready & offer.row),
                 entry[g].eq(ready & offer.list),
                 empty[g].eq(ready & offer.empty),
-                self.post[g].valid.eq(post_valid),
                 self.ended[g].eq(self.launch[g] & offer.last),
             ]
-            with m.If(self.launch[g] & posts):
-                m.d.sync += [post_valid.eq(1), self.post[g].payload.eq(offer.post)]
-            with m.Elif(self.post[g].ready):
-                m.d.sync += post_valid.eq(0)
             count = Signal(range(job_fifo_depth(self.config) + 8), name=f"unfinished{g}")
             # Engine 1 may finish two in a cycle: the last word of one load leaves while the PAIR load behind it ends.
             m.d.sync += count.eq(count + self.accepted[g] - self.ended[g] - self.followed[g])
@@ -177,6 +176,49 @@ class LoadLaunch(wiring.Component):
                 ),
             ]
         return m
+
+    def _post(self, m: Module) -> Value:
+        """Build the register of engine 1's post; return whether the word that is offered has to wait for it."""
+        offer, post, valid = self.offer[1], self.post[1], Signal(name="post_valid")
+        posts = offer.last & has_posts(offer.post)
+        m.d.comb += post.valid.eq(valid)
+        with m.If(self.launch[1] & posts):
+            m.d.sync += [valid.eq(1), post.payload.eq(offer.post)]
+        with m.Elif(post.ready):
+            m.d.sync += valid.eq(0)
+        return posts & valid
+
+    def _post_in_turn(self, m: Module) -> Value:
+        """Build the posts of engine 0, which stay in order; return whether the word that is offered has to wait.
+
+        Engine 0 posts for loads that engine 1 runs alone. While such a post waits for engine 1, others may queue behind
+        it; else there is room for one, as in engine 1.
+        """
+        offer, post = self.offer[0], self.post[0]
+        alone = [offer.last & offer.alone for offer in self.offer]
+        entry = data.StructLayout({"alone": 1, "post": post_layout(self.config)})
+        waiting = [Signal(entry, name=f"post_{n}") for n in range(POSTS)]
+        count, finished = Signal(range(POSTS + 1)), Signal(range(job_fifo_depth(self.config) + 8))
+        queued = Signal(range(POSTS + 1))  # of `waiting`, those of loads that engine 1 runs alone
+        head, may_go, pops, pushes = waiting[0], Signal(), Signal(), Signal()
+        m.d.comb += [
+            may_go.eq((count != 0) & (~head.alone | (finished != 0))),
+            post.valid.eq(may_go & has_posts(head.post)),
+            post.payload.eq(head.post),
+            pops.eq(may_go & (post.ready | ~post.valid)),
+            pushes.eq(self.launch[0] & offer.last & (has_posts(offer.post) | offer.alone)),
+        ]
+        m.d.sync += [
+            count.eq(count + pushes - pops),
+            queued.eq(queued + (pushes & offer.alone) - (pops & head.alone)),
+            finished.eq(finished + (self.launch[1] & alone[1]) - (pops & head.alone)),
+        ]
+        with m.If(pops):
+            m.d.sync += [own.eq(behind) for own, behind in pairwise(waiting)]
+        for place, own in enumerate(waiting):
+            with m.If(pushes & (count - pops == place)):
+                m.d.sync += [own.alone.eq(offer.alone), own.post.eq(offer.post)]
+        return offer.last & (has_posts(offer.post) | offer.alone) & Mux(queued != 0, count == POSTS, count != 0)
 
     def _owner(self, m: Module, name: str, wants: Signal, ready: Value | None) -> Signal:
         """Return which engine has the output: in turns when both want it, fixed while an offer is not taken."""

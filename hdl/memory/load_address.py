@@ -149,6 +149,7 @@ class LoadAddress(wiring.Component):
                 "high": 1,
                 "slot_en": 1,
                 "slot": config.slot_bits,
+                "scored": 1,
                 "stride": 24,
                 "other": _BYTE_ADDRESS_BITS,
                 "has_wait": 1,
@@ -203,7 +204,7 @@ class LoadAddress(wiring.Component):
             ]
         with m.Elif(move_second):
             m.d.sync += second_valid.eq(0)
-        looked, empty = self._look_up(m, platform, second, second_valid & granted, move_second, bad)
+        looked, empty, reduced = self._look_up(m, platform, second, second_valid & granted, move_second, bad)
         idle_pair = Signal()
         m.d.comb += [
             # (A bad one with a slot has been granted.)
@@ -249,21 +250,36 @@ class LoadAddress(wiring.Component):
             splitter.range.payload.addr.eq(second.addr),
             splitter.range.payload.beats.eq(second.beats),
         ]
-        for name in ("kind", "high", "tiers", "position", "tag", "shift", "pc", "addr", "post"):
+        for name in ("high", "tiers", "position", "tag", "shift", "pc", "addr", "post"):
             m.d.comb += self.jobs.payload[name].eq(second[name])
-        m.d.comb += [self.jobs.payload.empty.eq(empty), self.jobs.payload.words.eq(Mux(empty, 1, second.words))]
+        # Of a PAIR load with the high plane only each engine runs its part for itself, and engine 0 posts.
+        m.d.comb += [
+            self.jobs.payload.empty.eq(empty),
+            self.jobs.payload.words.eq(Mux(empty, 1, second.words)),
+            self.jobs.payload.kind.eq(Mux(reduced, LoadKind.FILL_HIGH, second.kind)),
+            self.jobs.payload.alone.eq(reduced & (second.high == bool(self.group))),
+        ]
+        if self.group:
+            with m.If(reduced):
+                m.d.comb += [self.jobs.payload.post.en0.eq(0), self.jobs.payload.post.en1.eq(0)]
         wiring.connect(m, splitter.request, wiring.flipped(self.request))
         self._credits(m, splitter)
         return m
 
     def _look_up(
         self, m: Module, platform: object, second: data.View, may_look: Value, done: Signal, bad: Signal
-    ) -> tuple[Signal, Signal]:
-        """Build the look-up of a slot's expert and its address; return (it is known, there is none)."""
+    ) -> tuple[Signal, Signal, Signal]:
+        """Build the look-up of a slot's expert and its address.
+
+        Returns
+        -------
+        looked, empty, reduced : Signal
+            It is known; there is nothing to read here; of a PAIR load only the high plane is wanted.
+        """
         table = instantiate(m, platform, "slots", SlotTable(self.config))
         is_pair = second.kind == LoadKind.FILL_PAIR
         step = Signal(range(5))
-        expert, empty = Signal(self.config.slot_bits), Signal()
+        expert, empty, reduced = Signal(self.config.slot_bits), Signal(), Signal()
         place, address = Signal(24 + self.config.slot_bits), Signal(_BYTE_ADDRESS_BITS)
         looks = Signal()
         m.d.comb += [
@@ -276,20 +292,24 @@ class LoadAddress(wiring.Component):
         # An odd expert's planes lie the other way round.
         swap = is_pair & table.expert[0]
         m.d.comb += address.eq(Mux(swap, second.other, second.addr) + (place << log2(ADDRESS_UNIT)))
+        high_only = second.scored & table.high_only
+        half = Mux(high_only & ~is_pair, second.stride >> 1, 0)  # to the parameters of the high plane alone
         with m.If(done):
-            m.d.sync += [step.eq(0), empty.eq(0)]
+            m.d.sync += [step.eq(0), empty.eq(0), reduced.eq(0)]
         with m.Elif(looks):
             m.d.sync += step.eq(step + 1)
             with m.Switch(step):
                 with m.Case(1):
-                    m.d.sync += [place.eq(expert * second.stride), empty.eq(table.count == 0)]
+                    m.d.sync += [place.eq(expert * second.stride + half), empty.eq(table.count == 0)]
                 with m.Case(2):
                     m.d.sync += [second.addr.eq(address), second.high.eq(second.high ^ swap)]
+                    with m.If(high_only & is_pair & ~empty):
+                        m.d.sync += [reduced.eq(1), empty.eq(second.high == swap)]
                 with m.Case(3):
                     m.d.sync += bad.eq(self._is_bad(second) & ~empty)
         looked = Signal()
         m.d.comb += looked.eq(step == 4)
-        return looked, empty
+        return looked, empty, reduced
 
     def _decode(self, m: Module, stage: data.View) -> None:
         """Assign a stage register from the queue's head."""
@@ -311,6 +331,7 @@ class LoadAddress(wiring.Component):
             stage.other.eq(Mux(mine_is_high, load.addr_low, load.addr) << log2(ADDRESS_UNIT)),
             stage.slot_en.eq(load.slot_en),
             stage.slot.eq(load.slot),
+            stage.scored.eq(load.scored),
             stage.stride.eq(load.slot_stride),
             stage.has_wait.eq(has_waits(load)),
             *assign_waits(stage.wait, load),

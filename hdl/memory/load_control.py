@@ -173,6 +173,7 @@ class LoadControl(wiring.Component):
                 self.header.row.eq(is_row),
                 self.header.empty.eq(job.empty),
                 self.header.last.eq(final),
+                self.header.alone.eq(job.alone),
                 self.header.tiers.eq(job.tiers),
                 self.header.position.eq(job.position),
                 self.header.tag.eq(job.tag),

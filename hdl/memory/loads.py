@@ -231,7 +231,8 @@ class LoadUnit(StructuralComponent):
         for g in range(2):
             word = datas[g].out.payload
             offer = {
-                name: getattr(word, name) for name in ("fill", "bus", "list", "row", "empty", "last", "tiers", "post")
+                name: getattr(word, name)
+                for name in ("fill", "bus", "list", "row", "empty", "last", "alone", "tiers", "post")
             }
             s.connect(launch.offer[g], struct_of(offer_layout(config), {"valid": datas[g].out.valid, **offer}))
             s.connect(datas[g].out.ready, launch.launch[g])

@@ -3,7 +3,8 @@
 
 A counting sort in two small memories: a counter for each expert, and for each number of tokens how many experts have
 just that many. One item a cycle goes through three stages: the first address, what is found there as the address of the
-second memory, what is found there and written back.
+second memory, what is found there and written back. While the lists are written, each expert's gates are summed; from
+the sums follows how much of its weights is wanted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hdl.interfaces import (
 )
 from hdl.isa import MAX_CHOICES, Opcode, instruction_layout
 from hdl.isa.error_codes import ErrorCode
+from hdl.numerics.precision import MAX_IMPORTANCE
 
 __all__ = ["TIMING", "RouteTiming", "RouteUnit", "gate_lanes"]
 
@@ -47,14 +49,17 @@ class RouteTiming(NamedTuple):
         From the begin to the post, beside those that `RouteUnit` counts by tokens, choices and experts.
     sort : int
         Of these, those that there are not with slots by number.
+    scores : int
+        What comes to them with scores, beside one for each expert.
     """
 
     check: int
     phases: int
     sort: int
+    scores: int
 
 
-TIMING: Final = RouteTiming(check=CHECKS + 3, phases=16, sort=5)
+TIMING: Final = RouteTiming(check=CHECKS + 3, phases=16, sort=5, scores=3)
 """The holding register, the products and the last comparison; the begin, and the pipeline that runs dry after each
 phase: three cycles, two in ORDER, four in LIST."""
 
@@ -77,8 +82,10 @@ class _Phase(IntEnum):
     """Each expert: its slot is written, and its counter becomes its next list entry. Experts without tokens come
     behind the others, or at their number."""
     LIST = 6
-    """Each choice: its list entry is written."""
-    POST = 7
+    """Each choice: its list entry is written, and its gate added to its expert's."""
+    SCORE = 7
+    """Each expert that has tokens: its slot is written again, with what its gates ask for. Only with `full_score`."""
+    POST = 8
 
 
 def gate_lanes(config: MachineConfig) -> int:
@@ -90,7 +97,8 @@ class RouteUnit(wiring.Component):
     """Runs one ROUTE at a time; the vector unit lends it scalars and rows while nothing else runs there.
 
     Cycles for T tokens, k choices, E experts and a largest count of m, when no request is held up:
-    ``T*k + 2*E + m + T*(k + 2)`` and about 20, with slots by number ``T*k + E + T*(k + 2)`` and about 15. After it the
+    ``T*k + 2*E + m + T*(k + 2)`` and about 20, with slots by number ``T*k + E + T*(k + 2)`` and about 15; with
+    `full_score` E and 3 more. After it the
     counters are cleared in `expert_slots` cycles, beside other instructions of the vector unit; after a reset the slots
     are, too.
 
@@ -192,6 +200,9 @@ class RouteUnit(wiring.Component):
                     with m.If(through):
                         m.d.comb += fault.eq(no_expert)
                         m.d.sync += phase.eq(Mux(word.by_number, _Phase.PLACE, _Phase.COMPARE))
+                with m.Case(_Phase.LIST):
+                    with m.If(through):
+                        m.d.sync += phase.eq(Mux(word.full_score.any(), _Phase.SCORE, _Phase.POST))
                 with m.Case(_Phase.POST):
                     with m.If(~self.post.valid | self.post.ready):
                         m.d.comb += self.ended.eq(1)
@@ -252,12 +263,15 @@ class RouteUnit(wiring.Component):
         """Build memories and stages; return (the phase has nothing left to do, a choice is no expert)."""
         config = self.config
         count_bits, slot_bits = config.list_bits + 1, config.slot_bits
-        counters = instantiate(m, platform, "counters", Sram(count_bits, config.expert_slots))
+        about = data.StructLayout(
+            {"count": count_bits, "slot": slot_bits, "tokens": count_bits, "score": 16, "first": 1}
+        )
+        counters = instantiate(m, platform, "counters", Sram(about.size, config.expert_slots))
         equals = instantiate(m, platform, "equals", Sram(slot_bits + 1 + count_bits, config.list_depth))
         names = {p: Signal(name=p.name.lower()) for p in _Phase}
         m.d.comb += [names[p].eq(held & (phase == p)) for p in _Phase]
-        counts, compares, orders, places, lists = (
-            names[p] for p in (_Phase.COUNT, _Phase.COMPARE, _Phase.ORDER, _Phase.PLACE, _Phase.LIST)
+        counts, compares, orders, places, lists, scores = (
+            names[p] for p in (_Phase.COUNT, _Phase.COMPARE, _Phase.ORDER, _Phase.PLACE, _Phase.LIST, _Phase.SCORE)
         )
 
         # First stage: choices in COUNT and LIST, experts in COMPARE and PLACE; ORDER has only the later ones.
@@ -268,7 +282,7 @@ class RouteUnit(wiring.Component):
         ends = Signal(_COUNT_BITS)
         m.d.comb += [
             ends.eq(Mux(counts, entries, Mux(orders, most, word.experts))),
-            issue.eq(Mux(lists, place.valid, (counts | compares | orders | places) & (index != ends))),
+            issue.eq(Mux(lists, place.valid, (counts | compares | orders | places | scores) & (index != ends))),
             through.eq(~issue & ~second & ~third & (~lists | place.done) & ~self.list_valid),
             step.eq(~self.list_valid | self.list_ready),
             self.scalar_en.eq(step & issue & (counts | lists)),
@@ -281,16 +295,16 @@ class RouteUnit(wiring.Component):
 
         # Second stage. `key` is an expert, and a number of tokens less one in COMPARE, ORDER and PLACE.
         expert2, count2 = Signal(slot_bits), Signal(count_bits)
-        gate2, source2, dest2 = Signal(16), Signal(16), Signal(16)
+        gate2, source2, dest2, first2 = Signal(16), Signal(16), Signal(16), Signal()
         with m.If(step):
             m.d.sync += [second.eq(issue & ~orders), expert2.eq(index), gate2.eq(gate)]
-            m.d.sync += [source2.eq(source), dest2.eq(dest)]
+            m.d.sync += [source2.eq(source), dest2.eq(dest), first2.eq(place.first)]
         choice = self.scalar_data[16:]
         by_choice = counts | lists
         some = Signal()
         m.d.comb += [
-            count2.eq(Mux(orders, most - index, counters.read_data)),
-            some.eq(Mux(orders, issue, second & (by_choice | places | counters.read_data.any()))),
+            count2.eq(Mux(orders, most - index, counters.read_data[:count_bits])),
+            some.eq(Mux(orders, issue, second & (by_choice | places | scores | counters.read_data[:count_bits].any()))),
         ]
         no_expert = Signal()
         with m.If(~held):
@@ -302,22 +316,37 @@ class RouteUnit(wiring.Component):
 
         # Third stage, with what the item before has written in the cycle of the read.
         key, expert3, count3 = Signal.like(number), Signal(slot_bits), Signal(count_bits)
-        gate3, source3, dest3 = Signal(16), Signal(16), Signal(16)
+        gate3, source3, dest3, first3 = Signal(16), Signal(16), Signal(16), Signal()
+        about3 = Signal(about)
         with m.If(step):
             m.d.sync += [third.eq(some), key.eq(number), expert3.eq(expert2), count3.eq(count2)]
-            m.d.sync += [gate3.eq(gate2), source3.eq(source2), dest3.eq(dest2)]
+            m.d.sync += [gate3.eq(gate2), source3.eq(source2), dest3.eq(dest2), first3.eq(first2)]
+            m.d.sync += about3.eq(counters.read_data)
         empty = Signal()
         m.d.comb += empty.eq(count3 == 0)
-        sorted_ = ~by_choice & ~empty & ~word.by_number  # the item has a place in `equals`
-        width = len(equals.read_data)
+        sorted_ = ~by_choice & ~scores & ~empty & ~word.by_number  # the item has a place in `equals`
+        width = max(len(equals.read_data), about.size)
         old, new, kept, kept_key, forward = Signal(width), Signal(width), Signal(width), Signal.like(key), Signal()
         with m.If(step):
             m.d.sync += [kept.eq(new), kept_key.eq(key), forward.eq(third & (by_choice | sorted_))]
         m.d.comb += old.eq(Mux(forward & (kept_key == key), kept, Mux(by_choice, counters.read_data, equals.read_data)))
-        old_low, old_high = old[:count_bits], old[count_bits:]  # tokens or list entry; experts or slot
+        # Tokens or list entry; experts or slot.
+        old_low, old_high = old[:count_bits], old[count_bits : len(equals.read_data)]
+        old_about, new_about = data.View(about, old[: about.size]), Signal(about)
+        gates = Signal(17)
+        m.d.comb += [
+            gates.eq(old_about.score + gate3),
+            new_about.eq(old_about),
+            new_about.count.eq(old_low + 1),
+        ]
+        with m.If(lists):
+            m.d.comb += [
+                new_about.score.eq(Mux(gates[16], MAX_IMPORTANCE, gates)),
+                new_about.first.eq(old_about.first | first3),
+            ]
         slots, entry = Signal(slot_bits + 1), Signal(count_bits)
         with m.If(by_choice):
-            m.d.comb += new.eq(old_low + 1)
+            m.d.comb += new.eq(new_about)
         with m.Elif(orders):
             m.d.comb += new.eq(Cat(entry, slots))
         with m.Else():
@@ -358,7 +387,7 @@ class RouteUnit(wiring.Component):
             m.d.comb += [
                 counters.write_en.eq(third & step & (by_choice | places)),
                 counters.write_addr.eq(Mux(places, expert3, key)),
-                counters.write_data.eq(Mux(places, first_entry, new[:count_bits])),
+                counters.write_data.eq(Mux(places, Cat(first_entry, slot, count3), new[: about.size])),
             ]
         with m.If(names[_Phase.POST]):
             m.d.sync += cleared.eq(0)
@@ -372,13 +401,23 @@ class RouteUnit(wiring.Component):
             ]
 
         # What comes out, through registers.
-        write = self.slot_write
-        m.d.sync += write.valid.eq((places & third) | (~self.ready & ~cleared))
+        write, full, some_plane = self.slot_write, Signal(), Signal()
+        m.d.comb += [
+            full.eq((about3.score >= word.full_score) | (about3.first & word.first_full)),
+            some_plane.eq(full | (about3.score >= word.high_score)),
+        ]
+        m.d.sync += write.valid.eq((third & (places | (scores & about3.tokens.any()))) | (~self.ready & ~cleared))
         with m.If(~self.ready):
             m.d.sync += [write.slot.eq(sweep), write.count.eq(0)]
         with m.Elif(places & third):
             m.d.sync += [
                 write.slot.eq(slot), write.count.eq(count3), write.base.eq(first_entry), write.expert.eq(expert3),
+                write.high_only.eq(0),
+            ]  # fmt: skip
+        with m.Elif(scores & third):
+            m.d.sync += [
+                write.slot.eq(about3.slot), write.count.eq(Mux(some_plane, about3.tokens, 0)),
+                write.base.eq(about3.count - about3.tokens), write.expert.eq(expert3), write.high_only.eq(~full),
             ]  # fmt: skip
         with m.If(step):
             m.d.sync += self.list_valid.eq(lists & third)
@@ -392,10 +431,11 @@ class RouteUnit(wiring.Component):
     def _choices(self, m: Module, word: Any, lists: Signal, step: Signal) -> tuple[Any, Signal, Signal, Signal]:
         """Build the walk over tokens and their choices in LIST; return (place, gate, source, dest) of the choice.
 
-        Place: ``valid``: its gates are here; ``scalar``: where its expert is; ``done``: none is left.
+        Place: ``valid``: its gates are here; ``first``: it is its token's first choice; ``scalar``: where its expert
+        is; ``done``: none is left.
         """
         config = self.config
-        place: Any = Signal(data.StructLayout({"valid": 1, "done": 1, "scalar": config.scalar_bits}))
+        place: Any = Signal(data.StructLayout({"valid": 1, "done": 1, "first": 1, "scalar": config.scalar_bits}))
         token, choice = Signal(10), Signal(4)
         row, source, dest = Signal(16), Signal(16), Signal(16)
         first, scalar = Signal(config.scalar_bits), Signal(config.scalar_bits)
@@ -405,6 +445,7 @@ class RouteUnit(wiring.Component):
         m.d.comb += [
             place.done.eq(token == word.tokens),
             place.valid.eq(lists & here),
+            place.first.eq(choice == 0),
             place.scalar.eq(scalar),
             self.row_valid.eq(lists & ~asked & ~here & ~place.done & ~self.halt),
             self.row.eq(row),

@@ -87,6 +87,9 @@ def addresses_fit(rows: Rows, r: int, expert: int, machine: Machine, limits: Int
         group ^= expert & 1 if pair else 0
         high += step * (expert >> 1 if pair else expert)
         low += step * (expert >> 1)
+        if rows[r, COL.scored] and not pair:  # and the same for the high plane alone
+            if not _reads((high + (step >> 1)) * ADDRESS_UNIT, size, group, machine, limits):
+                return False
     if not _reads(high * ADDRESS_UNIT, size, group, machine, limits):
         return False
     return not pair or _reads(low * ADDRESS_UNIT, size, 1 - group, machine, limits)
@@ -104,6 +107,8 @@ def _load(rows: Rows, r: int, machine: Machine, limits: Int64) -> bool:
     if rows[r, COL.shift] > (MAX_ROW_SHIFT if kind == LoadDest.ROWS else 0) or not rows[r, COL.count]:
         return False
     if rows[r, COL.slot_en] and kind != LoadDest.VCACHE and kind != LoadDest.PARAMETER:
+        return False
+    if rows[r, COL.scored] and not (rows[r, COL.slot_en] and (kind == LoadDest.PARAMETER or form == Format.PAIR)):
         return False
     if not _slot_fits(rows, r, machine) or mask >> machine.tiers:
         return False

@@ -129,6 +129,9 @@ def spans(rows: Rows, r: int, machine: Machine, experts: int, found: Spans, at: 
         step, even = rows[r, COL.slot_stride] * ADDRESS_UNIT, experts
         if rows[r, COL.format] == Format.PAIR:
             even, odd = (experts + 1) // 2, experts // 2
+        elif rows[r, COL.scored]:  # and for the high plane alone
+            half = (rows[r, COL.slot_stride] >> 1) * ADDRESS_UNIT
+            at = _span(found, at, group, begin + half, width, step, even)
     at = _span(found, at, group, begin, width, step, even)
     if rows[r, COL.format] == Format.PAIR:
         at = _span(found, at, 1 - group, low, width, step, even)

@@ -17,9 +17,21 @@ from hdl.isa import (
     slot_load,
 )
 from hdl.isa.error_codes import ErrorCode
+from hdl.numerics.precision import Precision, Thresholds, precisions
 from sim.golden.state import ExecutionError, MachineState
 
 __all__ = ["execute_route", "gemm_of_slot", "load_of_slot"]
+
+
+def _thresholds(instruction: Instruction) -> Thresholds | None:
+    """Return what a ROUTE compares the experts' importance with; None: every expert has both planes."""
+    if not instruction["full_score"]:
+        return None
+    # An expert between both, if the lower one is the higher, is full.
+    return Thresholds(
+        instruction["full_score"], min(instruction["high_score"], instruction["full_score"]),
+        bool(instruction["first_full"]),
+    )  # fmt: skip
 
 
 def execute_route(machine: MachineState, instruction: Instruction, pc: int) -> None:
@@ -43,8 +55,13 @@ def execute_route(machine: MachineState, instruction: Instruction, pc: int) -> N
     counts = np.bincount(choice.reshape(-1), minlength=experts)
     order = np.arange(experts) if instruction["by_number"] else np.lexsort((np.arange(experts), -counts))
     base = instruction["list_base"] + np.concatenate([[0], np.cumsum(counts[order])[:-1]])
-    table = np.stack([counts[order], base, order], axis=1)
-    table[counts[order] == 0] = 0  # an empty slot shows nothing else
+    gates = machine.combine[rows, : instruction["choices"]] & 0xFFFF
+    asked = np.full(experts, Precision.FULL)
+    thresholds = _thresholds(instruction)
+    if thresholds is not None:
+        asked = precisions(choice, gates, experts, thresholds)
+    table = np.stack([counts[order], base, order, asked[order] == Precision.HIGH], axis=1)
+    table[(counts[order] == 0) | (asked[order] == Precision.SKIP)] = 0  # an empty slot shows nothing else
     first = instruction["slot_base"]
     machine.slots[first : first + experts] = table
     # Entries expert by expert in slot order; of an expert, tokens ascending and of a token, choices ascending.
@@ -66,7 +83,7 @@ def gemm_of_slot(machine: MachineState, instruction: Instruction) -> Instruction
     """Return what a GEMM does: itself without a slot, else with the slot's tokens; None when it is skipped."""
     if not instruction["slot_en"]:
         return instruction
-    count, base, _ = (int(v) for v in machine.slots[instruction["slot"]])
+    count, base, *_ = (int(v) for v in machine.slots[instruction["slot"]])
     return slot_gemm(instruction, count, base)
 
 
@@ -80,10 +97,10 @@ def load_of_slot(machine: MachineState, instruction: Instruction, pc: int) -> In
     """
     if not instruction["slot_en"]:
         return instruction
-    count, _, expert = (int(v) for v in machine.slots[instruction["slot"]])
+    count, _, expert, high_only = (int(v) for v in machine.slots[instruction["slot"]])
     if not count:
         return None
-    load = slot_load(instruction, expert)
+    load = slot_load(instruction, expert, bool(high_only))
     wrong = check_load_addresses(load, machine.config, machine.limits)
     if wrong is not None:
         raise ExecutionError(wrong.code, pc, wrong.address, wrong.message)

@@ -78,8 +78,8 @@ class MachineState:
         Combine buffer.
     scalars : uint32 array [scalar_depth]
         Scalars of the vector unit.
-    slots : int64 array [expert_slots, 3]
-        Routing table: tokens, first token-list entry, expert; all zero where a slot is empty.
+    slots : int64 array [expert_slots, 4]
+        Routing table: tokens, first token-list entry, expert, 1 for the high plane only; zeros where a slot is empty.
     semaphores : int64 array [semaphores]
         Counters.
     counters : Counter
@@ -110,7 +110,7 @@ class MachineState:
         self.parameters = np.zeros((c.tiers, c.parameter_words, c.columns), dtype=np.uint16)
         self.combine = np.zeros((c.combine_rows, c.columns), dtype=np.int32)
         self.scalars = np.zeros(c.scalar_depth, dtype=np.uint32)
-        self.slots = np.zeros((c.expert_slots, 3), dtype=np.int64)
+        self.slots = np.zeros((c.expert_slots, 4), dtype=np.int64)
         self.semaphores = np.zeros(c.semaphores, dtype=np.int64)
         self.counters: Counter[str] = Counter()
         self.known = {

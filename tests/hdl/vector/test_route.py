@@ -78,7 +78,9 @@ def fields_for(config: MachineConfig, rng: random.Random, tokens: int, k: int) -
         "s_base": rng.randrange(config.scalar_depth - n + 1), "a_base": rng.randrange(8), "a_stride": rng.randrange(4),
         "list_base": rng.randrange(config.list_depth - n + 1), "source_stride": rng.randrange(8),
         "source_base": rng.randrange(20), "by_number": rng.randrange(2),
-        "dest_base": rng.randrange(20), "dest_stride": rng.randrange(8),
+        "dest_base": rng.randrange(20), "dest_stride": rng.randrange(8), "first_full": rng.randrange(2),
+        "full_score": rng.choice([0, rng.randrange(1 << 16), 1 << 15]),
+        "high_score": rng.choice([0, rng.randrange(1 << 16), 1 << 14]),
     }  # fmt: skip
 
 
@@ -130,13 +132,45 @@ def test_corners(choice: list[list[int]], experts: int, by_number: int) -> None:
 
 
 @pytest.mark.parametrize(("by_number", "sorting"), [(0, 16 + 2 + 5), (1, 0)])
-def test_cycles(by_number: int, sorting: int) -> None:
-    """As the unit's docstring says: T*k + 2E + m + T*(k + 2) and about 20, less without sorting."""
+@pytest.mark.parametrize("scored", [0, 1])
+def test_cycles(by_number: int, sorting: int, scored: int) -> None:
+    """As the unit's docstring says: T*k + 2E + m + T*(k + 2) and about 20, less without sorting, more with scores."""
     choice = np.array([[n % 7, 8 + n % 5] for n in range(8)])
-    with_route = play(PRESETS["tiny"], [(choice, {"experts": 16, "a_stride": 1, "by_number": by_number})], 0, 0.0)
+    with_route = play(
+        PRESETS["tiny"],
+        [(choice, {"experts": 16, "a_stride": 1, "by_number": by_number, "full_score": scored})],
+        0,
+        0.0,
+    )
     before = VectorBench(PRESETS["tiny"], with_route.combine, with_route.activation)
     before.run(choose(choice, 0))
-    assert 0 <= with_route.cycles - before.cycles - (16 + 16 + sorting + 32) <= 20
+    assert 0 <= with_route.cycles - before.cycles - (16 + 16 + sorting + 32 + 19 * scored) <= 20
+
+
+@pytest.mark.parametrize("by_number", [0, 1])
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, {2: (2, 0), 0: (1, 0), 1: (1, 0)}),
+        ({"full_score": 1}, {2: (2, 0), 0: (1, 0), 1: (1, 0)}),
+        ({"full_score": 12768, "high_score": 2768}, {2: (2, 0), 0: (1, 1), 1: (1, 0)}),
+        ({"full_score": 12769, "high_score": 2769}, {2: (2, 0), 1: (1, 1)}),
+        ({"full_score": 65535, "high_score": 50000}, {2: (2, 1)}),
+        ({"full_score": 65535, "high_score": 65535, "first_full": 1}, {2: (2, 0)}),
+        ({"full_score": 9, "high_score": 65535}, {2: (2, 0), 0: (1, 0), 1: (1, 0)}),
+    ],
+)
+def test_scores(by_number: int, fields: dict[str, int], found: dict[int, tuple[int, int]]) -> None:
+    """Expert 2 is chosen first by two tokens, whose gates add up to 50000; 0 and 1 are second choices."""
+    config, choice = PRESETS["tiny"], np.array([[2, 0], [2, 1]])
+    combine = np.zeros((config.combine_rows, config.columns), np.int32)
+    combine[1, :2], combine[2, :2] = (30000, 2768), (20000 | -65536, 12768)  # low halves count
+    for (t, j), expert in np.ndenumerate(choice):
+        combine[FIRST_ROW + 8 * (2 * j + t), expert] = 5
+    bench = VectorBench(config, combine, np.zeros((config.tiers, config.activation_words, config.rows), np.int8))
+    values = {"tokens": 2, "choices": 2, "experts": 5, "a_base": 1, "a_stride": 1, "by_number": by_number, **fields}
+    bench.run([*choose(choice, 0), Instruction(Opcode.ROUTE, values)])
+    assert {own[2]: (own[0], own[3]) for own in bench.table.values() if own[0]} == found
 
 
 @pytest.mark.parametrize(

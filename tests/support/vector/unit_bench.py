@@ -99,7 +99,7 @@ class VectorBench:
                 slot = unit.slot_write
                 if ctx.get(slot.valid):
                     self.table[ctx.get(slot.slot)] = tuple(
-                        ctx.get(getattr(slot, n)) for n in ("count", "base", "expert")
+                        ctx.get(getattr(slot, n)) for n in ("count", "base", "expert", "high_only")
                     )
                 if ctx.get(unit.post.valid) and ctx.get(unit.post.ready):
                     p = unit.post.payload
