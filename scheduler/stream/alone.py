@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import LoadDest, Opcode, VectorDest
+from hdl.isa import Format, LoadDest, Opcode, VectorDest
 from scheduler.stream.blocks import BEGIN, INNER, KIND, OUTER, SPACE, STRIDE, TIER, WRITE, Blocks, end_of
 from scheduler.stream.clocks import CONDITION, TAG, Clocks
 from scheduler.stream.compiled import compiled
@@ -15,12 +15,12 @@ from scheduler.stream.footprints import has_sum, reads_scalar, scalar_span, writ
 from scheduler.stream.legal import Int64, addresses_fit
 from scheduler.stream.machine import ACTIVATION, COMBINE, VCACHE, Machine
 from scheduler.stream.marks import mark, marked
-from scheduler.stream.segments import STORES, Segments, latest_overlap, note_spans
+from scheduler.stream.segments import STORES, Segments, latest_overlap, near_range, note_spans
 from scheduler.stream.table import COL, Rows
 from scheduler.stream.touched import Touched
 
 __all__ = [
-    "CHANGED_LIST", "EXPERT", "IN_PLACE", "NO_ROUTE", "OPERAND_B", "OUTSIDE", "OWN_READS", "SCALARS", "TWICE",
+    "CHANGED_LIST", "EXPERT", "IN_PLACE", "NO_ROUTE", "OPERAND_B", "OUTSIDE", "OWN_READS", "SCALARS", "STORED", "TWICE",
     "WRONG_SLOT", "WRONG_TAG", "examine",
 ]  # fmt: skip
 
@@ -28,8 +28,9 @@ Stamps = npt.NDArray[np.int32]
 """For each cell, a number that says when it was last looked at."""
 
 (
-    OUTSIDE, TWICE, OWN_READS, IN_PLACE, OPERAND_B, SCALARS, CHANGED_LIST, NO_ROUTE, EXPERT, WRONG_SLOT, WRONG_TAG,
-) = range(1, 12)  # fmt: skip
+    OUTSIDE, TWICE, OWN_READS, IN_PLACE, OPERAND_B, SCALARS, CHANGED_LIST, STORED, NO_ROUTE, EXPERT, WRONG_SLOT,
+    WRONG_TAG,
+) = range(1, 13)  # fmt: skip
 """What can be wrong with an instruction, in the order in which it is looked for."""
 
 SLOT_NUMBERS = 256
@@ -242,6 +243,9 @@ def examine(
         elif load and rows[n, COL.dest_kind] == LoadDest.LIST:
             if latest_overlap(reach, begin, end, segments, STORES):
                 _note(found, progress, CHANGED_LIST, n, 0, 0, 0)
+        if load and rows[n, COL.scored] and rows[n, COL.format] == Format.PAIR:
+            if near_range(reach, begin, end, segments):
+                _note(found, progress, STORED, n, 0, 0, 0)
         condition = -1
         if slot:
             _examine_slot(rows, n, touched.routes[place, 0], machine, limits, found, progress)

@@ -8,7 +8,9 @@ it posts: one for a load, a store, a VECTOR or a ROUTE, one per tier that makes 
   comes after the starts of what precedes it in the queues of the followers;
 - a gang with a slot reads the table from its leader's grant on: before its start, and maybe before instructions that
   precede it in the queues of the followers;
-- completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order;
+- completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order; of a
+  `scored` PAIR load engine 0 posts, whichever of them reads, so that it is in the order of engine 0's completions only,
+  and its data come in no order with those of other loads;
 - a completion comes after its instruction's start, and so after every completion that the grant waited for;
 - a GEMM that reads the last tile of a load by its tag completes after the load (not those with a slot, which may be
   skipped).
@@ -31,7 +33,7 @@ from scheduler.stream.table import COL, Rows
 __all__ = [
     "ASKED", "BEFORE", "COMPLETED", "CONDITION", "COUNTS", "ENTERED", "FILLED", "FIRST", "GRANT", "GRANTED", "GRANTS",
     "LAST_TILE", "LATEST_COMPLETED", "LATEST_ENTERED", "LATEST_OWNED", "LOAD0", "LOAD1", "LOOKED", "OPCODE", "PLACE",
-    "QUEUED", "QUEUE_HIGH", "QUEUE_LOW", "SLOT", "START", "STEP", "STORE", "TAG", "TIER0", "TIERS", "UNITS",
+    "QUEUED", "QUEUE_HIGH", "QUEUE_LOW", "SCORED", "SLOT", "START", "STEP", "STORE", "TAG", "TIER0", "TIERS", "UNITS",
     "UNIT_HIGH", "UNIT_LOW", "VECTOR", "Clocks", "Ends", "Now", "Steps", "all_done_before", "begin", "complete_after",
     "completions_of", "done_before", "done_before_grant", "enter", "new_clocks", "note_fields", "restart",
     "unit_name", "wait_for", "was_granted",
@@ -48,10 +50,11 @@ engine's, and happens in the order of both."""
 Steps = npt.NDArray[np.int32]
 """Shape [instructions, STEP]: what is known of each instruction."""
 
-OPCODE, QUEUE_LOW, QUEUE_HIGH, UNIT_LOW, UNIT_HIGH, FIRST, TAG, SLOT, LAST_TILE, QUEUED, CONDITION = range(11)
+OPCODE, QUEUE_LOW, QUEUE_HIGH, UNIT_LOW, UNIT_HIGH, FIRST, TAG, SLOT, LAST_TILE, QUEUED, CONDITION, SCORED = range(12)
 """Columns of `Steps`: opcode, first and last queue, first and last unit that completes (none: the last is lower),
 number of the first completion, fill tag, whether there is a slot, last tile that a load fills, place in the first
-queue, from 1 on, and for :mod:`scheduler.stream.alone` a number for the slot of a load."""
+queue, from 1 on, for :mod:`scheduler.stream.alone` a number for the slot of a load, and whether either
+engine may read all of a PAIR load."""
 
 STEP = 84
 ASKED, GRANT, LOOKED, START, GRANTED, FILLED = range(12, STEP, 12)
@@ -125,6 +128,7 @@ def note_fields(steps: Steps, n: int, rows: Rows, r: int, first: int) -> None:
     steps[n, FIRST] = first
     steps[n, TAG] = rows[r, COL.tag]
     steps[n, SLOT] = rows[r, COL.slot_en]
+    steps[n, SCORED] = rows[r, COL.scored] and rows[r, COL.format] == Format.PAIR
     steps[n, LAST_TILE] = rows[r, COL.dest_base] + rows[r, COL.count] - 1
     low, high = 0, -1
     if opcode == Opcode.LOAD:
@@ -242,7 +246,7 @@ def enter(clocks: Clocks, n: int) -> None:
             _complete_in(clocks, n, completion, unit)
             now[LATEST_OWNED, unit] = completion
             ends[completion, PLACE] = now[COMPLETED, unit]
-        if steps[n, OPCODE] == Opcode.LOAD and steps[n, QUEUE_HIGH] > low:
+        if steps[n, OPCODE] == Opcode.LOAD and steps[n, QUEUE_HIGH] > low and not steps[n, SCORED]:
             _complete_in(clocks, n, first, LOAD1)
     now[COUNTS, 0] = n + 1
     now[COUNTS, 1] = first + high - low + 1

@@ -31,6 +31,7 @@ from scheduler.stream.clocks import (
     OPCODE,
     QUEUE_HIGH,
     QUEUE_LOW,
+    SCORED,
     SLOT,
     TAG,
     TIER0,
@@ -160,6 +161,8 @@ def ordered(
             # The tier that read has issued its last wave before the new operation's first, in each of its queues.
             return bool(low <= TIER0 + tier <= high)
         return bool(tier == new_tier and kind != READ and new_kind != READ)  # rows of one tier arrive in order
+    if steps[number, SCORED] or steps[n, SCORED]:
+        return False
     # Loads of one engine and stores do their work in order.
     return bool(low <= steps[number, QUEUE_HIGH] and steps[number, QUEUE_LOW] <= high)
 

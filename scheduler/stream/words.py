@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, Opcode, StoreFormat
+from hdl.isa import Format, Instruction, Opcode, StoreFormat
 from hdl.isa.legality import (
     Limits,
     beats,
@@ -29,6 +29,7 @@ from scheduler.stream.alone import (
     OUTSIDE,
     OWN_READS,
     SCALARS,
+    STORED,
     TWICE,
     WRONG_SLOT,
     WRONG_TAG,
@@ -68,6 +69,8 @@ def _sentence(
     name = f"instruction {number} ({instruction.opcode.name})"
     if code == EXPERT:
         wrong = check_load_addresses(slot_load(instruction, first), config, limits)
+        if wrong is None:
+            wrong = check_load_addresses(slot_load(instruction, first, high_only=True), config, limits)
         assert wrong is not None
         return f"instruction {number}, expert {first}: {wrong.code.name}: {wrong.message}"
     if code == WRONG_TAG:
@@ -81,6 +84,8 @@ def _sentence(
         OPERAND_B: f"{name}: it writes rows of its operand B",
         SCALARS: f"{name}: it writes scalars that it also reads, other than in place",
         CHANGED_LIST: f"instruction {number} loads a token list from memory that the stream stores: not checkable",
+        STORED: f"instruction {number} loads from memory that the stream stores, by whichever engine its slot's "
+        "importance decides: not checkable",
         NO_ROUTE: f"{name} has a slot that no ROUTE before it in the stream writes: not checkable",
         WRONG_SLOT: f"{name} needs tile {second} of tier {first}, which is filled only if slot {third} is not empty: "
         "use the same slot, and no ROUTE that writes it between",
@@ -160,6 +165,7 @@ class _Memory:
             first, many = (self._table.rows[before, column] for column in (COL.slot_base, COL.experts))
             own = many[(first <= slot) & (slot < first + many)]
             experts = int(own[-1]) if own.size else config.expert_slots
-            loads = [slot_load(instruction, expert) for expert in range(experts)]
+            both = (False, True) if instruction["scored"] and instruction["format"] != Format.PAIR else (False,)
+            loads = [slot_load(instruction, expert, high) for high in both for expert in range(experts)]
         size = beats(instruction["count"] * load_item_bytes(instruction, config), config) * config.group_bytes
         return [(number, group, at, at + size, size, size) for load in loads for group, at in load_groups(load)]

@@ -61,6 +61,8 @@ class SlotDrawer:
             "source_stride": choose.randrange(max(1, words // tokens)),
             "dest_stride": choose.randrange(max(1, rows // tokens)), "by_number": choose.randrange(2),
             "slot_base": choose.randrange(c.expert_slots - experts + 1),
+            "full_score": choose.choice((0, 0, choose.randrange(1 << 16), 1 << 15, (1 << 16) - 1)),
+            "high_score": choose.choice((0, 0, choose.randrange(1 << 16))), "first_full": choose.randrange(2),
         }  # fmt: skip
         values["source_base"] = choose.randrange(words - (tokens - 1) * values["source_stride"])
         values["a_base"] = choose.randrange(self.draws.rows - (tokens - 1) * values["a_stride"])
@@ -138,6 +140,10 @@ class SlotDrawer:
         last = (experts - 1) >> 1 if form == Format.PAIR else experts - 1
         low, high = self.draws.data
         stride = choose.choice((0, 1, -(-size // unit))) if follows else 0
+        if follows and (dest == LoadDest.PARAMETER or form == Format.PAIR) and choose.random() < 0.6:
+            values["scored"] = 1
+            if dest == LoadDest.PARAMETER:  # those of the high plane alone come half a step later
+                stride, last = 2 * stride, last + 1
         if low + size + last * stride * unit > high:
             stride = 0
         values["slot_stride"] = stride * unit // ADDRESS_UNIT

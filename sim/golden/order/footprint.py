@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest, maker_tiers
+from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest, maker_tiers
 from hdl.isa.legality import (
     beats,
     gang_tiers,
@@ -209,7 +209,8 @@ def _load(instruction: Instruction, config: MachineConfig, lists: Lists) -> Foot
         accesses.append(Access("slots", "read", -1, np.array([instruction["slot"]])))
         route = lists.route(instruction)
         experts = route["experts"] if route is not None else config.expert_slots
-        loads = [slot_load(instruction, expert) for expert in range(experts)]
+        both = (False, True) if instruction["scored"] and instruction["format"] != Format.PAIR else (False,)
+        loads = [slot_load(instruction, expert, high) for high in both for expert in range(experts)]
     reads = tuple(whole_span(group, at, at + size) for load in loads for group, at in load_groups(load))
     return Footprint(tuple(accesses), reads=reads)
 

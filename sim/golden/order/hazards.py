@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.isa import Instruction, LoadDest, Opcode, issue_queues
 from sim.golden.order.footprint import SPACES, Access, Footprint, space_cells
-from sim.golden.order.ordering import Ordering, row_completions
+from sim.golden.order.ordering import Ordering, reads_by_importance, row_completions
 from sim.golden.order.spans import SpanLog
 from sim.golden.order.vector_footprint import vector_conflict
 
@@ -161,6 +161,8 @@ class HazardTracker:
                 # The tier that read has issued its last wave before the new operation's first, in each of its queues.
                 return f"tier{tier}" in issue_queues(instruction)
             return tier == new_tier and kind != "read" and new_kind != "read"  # rows of one tier arrive in order
+        if reads_by_importance(first) or reads_by_importance(instruction):
+            return False
         # Loads of one engine, stores, and the vector unit's instructions do their work in order.
         return bool(set(row_completions(first)[0]) & set(row_completions(instruction)[0]))
 

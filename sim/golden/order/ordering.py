@@ -8,7 +8,9 @@ it posts: one for a load, a store, a VECTOR or a ROUTE, one per tier that makes 
   comes after the starts of what precedes it in the queues of the followers;
 - a gang with a slot reads the table from its leader's grant on: before its start, and maybe before instructions that
   precede it in the queues of the followers;
-- completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order;
+- completions of one load engine, of the store unit, of the vector unit and of one row-making tier happen in order; of a
+  `scored` PAIR load engine 0 posts, whichever of them reads, so that it is in the order of engine 0's completions only,
+  and its data come in no order with those of other loads;
 - a completion comes after its instruction's start, and so after every completion that the grant waited for;
 - a GEMM that reads the last tile of a load by its tag completes after the load (not those with a slot, which may be
   skipped).
@@ -20,9 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hdl.isa import Instruction, Opcode, issue_queues, maker_tiers
+from hdl.isa import Format, Instruction, Opcode, issue_queues, maker_tiers
 
-__all__ = ["Ordering", "row_completions"]
+__all__ = ["Ordering", "reads_by_importance", "row_completions"]
 
 
 def row_completions(instruction: Instruction) -> tuple[tuple[str, ...], ...]:
@@ -30,7 +32,14 @@ def row_completions(instruction: Instruction) -> tuple[tuple[str, ...], ...]:
     if instruction.opcode == Opcode.GEMM:
         return tuple((f"tier{tier}",) for tier in maker_tiers(instruction))
     queues = issue_queues(instruction)
+    if reads_by_importance(instruction):
+        return (queues[:1],)
     return (queues,) if queues else ()
+
+
+def reads_by_importance(instruction: Instruction) -> bool:
+    """Return whether either engine may read all of a PAIR load: its slot's importance decides."""
+    return bool(instruction.opcode == Opcode.LOAD and instruction["scored"] and instruction["format"] == Format.PAIR)
 
 
 class Ordering:

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Instruction, LoadDest, Opcode
+from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat, store_span
 from hdl.isa.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
 from hdl.isa.slots import slot_load
 from scheduler.stream.prove import Finding
 from sim.golden.order.footprint import Footprint, Lists, footprint, space_cells
 from sim.golden.order.hazards import HazardTracker, self_conflict
-from sim.golden.order.ordering import Ordering, row_completions
+from sim.golden.order.ordering import Ordering, reads_by_importance, row_completions
 from sim.golden.order.settle import overflows, posts_of, settle, waits_of
-from sim.golden.order.spans import SpanLog
+from sim.golden.order.spans import Span, SpanLog, whole_span
 
 __all__ = ["verify_stream"]
 
@@ -128,7 +128,7 @@ def _footprints(
     conditions = np.full(state.shape, -1, dtype=np.int64)  # ROUTE and slot, where a slot's load has filled
     hazards = HazardTracker(config, Ordering())
     prints = _Prints([], [])
-    stored = SpanLog()
+    stored, ever = SpanLog(), _stored_ranges(instructions, config)
     for number, instruction in enumerate(instructions):
         touched = footprint(instruction, config, lists)
         wrong = _out_of_range(touched, config) or self_conflict(instruction, touched, config)
@@ -144,6 +144,13 @@ def _footprints(
         if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.LIST:
             if any(stored.last_overlap(span) for span in touched.reads):
                 text = f"instruction {number} loads a token list from memory that the stream stores: not checkable"
+                findings.append(Finding("race", (number,), text))
+        if reads_by_importance(instruction):
+            if any(r.group == s.group and r.start < s.end and s.start < r.end for r in touched.reads for s in ever):
+                text = (
+                    f"instruction {number} loads from memory that the stream stores, by whichever engine its slot's "
+                    "importance decides: not checkable"
+                )
                 findings.append(Finding("race", (number,), text))
         findings += _slots(number, instruction, config, lists, limits)
         lists.apply(instruction, images)
@@ -161,6 +168,22 @@ def _footprints(
     return prints, findings
 
 
+def _stored_ranges(instructions: Sequence[Instruction], config: MachineConfig) -> list[Span]:
+    """Return where a stream stores, gaps included, ranges that meet or touch as one."""
+    spans = [
+        whole_span(i["group"], *store_span(i, config))
+        for i in instructions
+        if i.opcode == Opcode.STORE and i["format"] != StoreFormat.DISCARD
+    ]
+    found: list[Span] = []
+    for span in sorted(spans):
+        if found and found[-1].group == span.group and span.start <= found[-1].end:
+            found[-1] = whole_span(span.group, found[-1].start, max(found[-1].end, span.end))
+        else:
+            found.append(span)
+    return found
+
+
 def _slots(number: int, instruction: Instruction, config: MachineConfig, lists: Lists, limits: Limits) -> list[Finding]:
     """Return what is wrong with the use of a slot: no ROUTE before it, or an expert outside memory."""
     if not instruction["slot_en"]:
@@ -175,6 +198,8 @@ def _slots(number: int, instruction: Instruction, config: MachineConfig, lists: 
     experts = route["experts"]
     for expert in sorted({0, min(1, experts - 1), max(0, experts - 2), experts - 1}):
         wrong = check_load_addresses(slot_load(instruction, expert), config, limits)
+        if wrong is None and instruction["format"] != Format.PAIR:
+            wrong = check_load_addresses(slot_load(instruction, expert, high_only=True), config, limits)
         if wrong is not None:
             text = f"instruction {number}, expert {expert}: {wrong.code.name}: {wrong.message}"
             return [Finding("illegal", (number,), text)]

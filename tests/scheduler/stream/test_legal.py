@@ -63,7 +63,7 @@ EXPECTED = {
     "END": {"wait0_count", "wait1_count", "post0_en", "post1_en"},
     "LOAD": {
         "wait0_sem", "wait1_sem", "post0_sem", "post1_sem", "format", "dest_tiers", "shift", "count", "slot_en", "slot",
-        "dest_base", "addr", "addr_low",
+        "dest_base", "addr", "addr_low", "scored",
     },
     "STORE": {"wait0_sem", "wait1_sem", "post0_sem", "post1_sem", "rows", "row_base", "addr"},
     "GEMM": {

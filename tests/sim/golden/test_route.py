@@ -44,7 +44,7 @@ def written_out(choice: np.ndarray, gates: np.ndarray, experts: int, ins: Instru
     order = sorted((e for e in of if of[e]), key=lambda e: (-len(of[e]), e))
     table, entries = [], []
     for e in order:
-        table.append([len(of[e]), ins["list_base"] + len(entries), e])
+        table.append([len(of[e]), ins["list_base"] + len(entries), e, 0])
         entries += [[t * ins["source_stride"], ins["dest_base"] + t * ins["dest_stride"], g, 0] for t, g in of[e]]
     return table, entries
 

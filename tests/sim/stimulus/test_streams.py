@@ -123,11 +123,13 @@ def test_slots_are_covered_on_demand() -> None:
         stream = random_stream(config, seed, 40, StreamOptions.everything(slots=True))
         machine = Executor(config, stream.images, stream.limits, strict=True)
         for pc, i in enumerate(stream.instructions):
-            count, _, expert = machine.slots[i["slot"]].tolist() if i["slot_en"] else (0, 0, 0)
+            count, _, expert, high = machine.slots[i["slot"]].tolist() if i["slot_en"] else (0, 0, 0, 0)
             if i.opcode == Opcode.ROUTE:
                 seen[f"ROUTE choices {i['choices']}"] += 1
             if i.opcode == Opcode.LOAD and i["slot_en"]:
                 seen[f"{LoadDest(i['dest_kind']).name} {Format(i['format']).name} {bool(count)} odd {expert & 1}"] += 1
+            if i["scored"]:
+                seen[f"scored {LoadDest(i['dest_kind']).name} high {high} odd {expert & 1}"] += bool(count)
             if i.opcode == Opcode.GEMM and i["slot_en"]:
                 left = count - i["list_base"]
                 what = "skipped" if left <= 0 else "part" if left < i["tokens"] else "whole"
@@ -139,6 +141,8 @@ def test_slots_are_covered_on_demand() -> None:
     expected += [f"{what} {dest.name}" for what in ("skipped", "part", "whole") for dest in Dest]
     for name in ("VCACHE PAIR", "VCACHE BYTES", "VCACHE HIGH", "VCACHE COLUMNS", "PARAMETER BYTES"):
         expected += [f"{name} False odd 0", f"{name} True odd 0", f"{name} True odd 1"]
+    for name in ("VCACHE", "PARAMETER"):
+        expected += [f"scored {name} high {high} odd {odd}" for high in (0, 1) for odd in (0, 1)]
     assert [name for name in expected if not seen[name]] == []
 
 
