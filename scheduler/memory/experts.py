@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +45,10 @@ class ExpertContents:
         """Return the nibble planes of a part of an expert."""
         return pack_planes(tiles_of(self._layer_shape(layer), part, self._experts[layer].experts[expert]))
 
-    def expert_words(self, layer: int, expert: int) -> npt.NDArray[np.uint16]:
-        """Return the requantisation words of an expert: up, then down."""
+    def expert_words(self, layer: int, expert: int, high_only: bool = False) -> npt.NDArray[np.uint16]:
+        """Return the requantisation words of an expert, or of its high planes alone: up, then down."""
         weights, shape = self._experts[layer].experts[expert], self._layer_shape(layer)
-        return np.concatenate([parameter_words(shape, part, weights) for part in Part])
+        return np.concatenate([parameter_words(shape, part, weights, high_only) for part in Part])
 
 
 class ExpertMemory:
@@ -91,17 +92,21 @@ class ExpertMemory:
         high, low = self._planes[layer, part, group]
         return Symbol(group, high + offset, 0), Symbol(group ^ 1, low + offset, 0)
 
-    def words(self, layer: int, expert: int) -> Symbol:
-        """Return the requantisation words of an expert."""
-        return self._part(f"layer{layer}.words", expert * self.stride(layer, "words") * ADDRESS_UNIT)
+    def words(self, layer: int, expert: int, high_only: bool = False) -> Symbol:
+        """Return the requantisation words of an expert, or of its high planes alone."""
+        return self._words_of(f"layer{layer}.words", self.stride(layer, "words"), expert, high_only)
 
-    def gang_words(self, layer: int, expert: int) -> Symbol:
-        """Return the first tier's requantisation words of an expert that all tiers run together."""
-        return self._part(f"layer{layer}.gang_words", expert * self.stride(layer, "gang_words") * ADDRESS_UNIT)
+    def gang_words(self, layer: int, expert: int, high_only: bool = False) -> Symbol:
+        """Return the first tier's requantisation words of an expert that all tiers run together, likewise."""
+        return self._words_of(f"layer{layer}.gang_words", self.stride(layer, "gang_words"), expert, high_only)
 
     def gang_words_apart(self, layer: int) -> int:
         """Return the 32-byte units from one tier's such words to the next one's."""
-        return self.stride(layer, "gang_words") // self._config.tiers
+        return self.stride(layer, "gang_words") // 2 // self._config.tiers
+
+    def _words_of(self, name: str, stride: int, expert: int, high_only: bool) -> Symbol:
+        """Return an expert's words: those of the high planes alone lie half a step behind the others."""
+        return self._part(name, (expert * stride + high_only * stride // 2) * ADDRESS_UNIT)
 
     def part_words(self, layer: int, width: int, place: int) -> Symbol:
         """Return the requantisation words of all experts of a layer, one after the other, of one tier of a gang."""
@@ -125,7 +130,7 @@ class ExpertMemory:
 
         Of each part, the high planes of the even experts lie one after the other in group 0, those of the odd ones at
         the same addresses in group 1; the low planes likewise the other way round. A layer's requantisation words lie
-        in one group, the layers' in turn.
+        in one group, the layers' in turn; behind an expert's words come as many for its high planes alone.
 
         Raises
         ------
@@ -147,9 +152,9 @@ class ExpertMemory:
                 high, low = (self._builder.symbols[name].address for name in names)
                 self._planes[layer, part, group] = high, low
         size = self._round(expert.words * 2 * config.columns)
-        self._strides[layer, "words"] = size // ADDRESS_UNIT
+        self._strides[layer, "words"] = 2 * size // ADDRESS_UNIT
         self._fill(
-            f"layer{layer}.words", layer % 2, size * mlp.count, partial(self._words_bytes, layer, mlp.count, size)
+            f"layer{layer}.words", layer % 2, 2 * size * mlp.count, partial(self._words_bytes, layer, mlp.count, size)
         )
         for width in self._residence.gang_widths(self._residence.tiling.model.layers[layer]):
             for place in range(width):
@@ -158,9 +163,9 @@ class ExpertMemory:
                 self._fill(f"layer{layer}.words{width}.{place}", (layer + place) % 2, size, own_words)
         if self._residence.gangs:
             size = self._gang_bytes(mlp.intermediate) * config.tiers
-            self._strides[layer, "gang_words"] = size // ADDRESS_UNIT
+            self._strides[layer, "gang_words"] = 2 * size // ADDRESS_UNIT
             make = partial(self._gang_words_bytes, layer, mlp)
-            self._fill(f"layer{layer}.gang_words", 1 - layer % 2, size * mlp.count, make)
+            self._fill(f"layer{layer}.gang_words", 1 - layer % 2, 2 * size * mlp.count, make)
 
     def _round(self, size: int) -> int:
         align = memory_alignment(self._config)
@@ -179,7 +184,11 @@ class ExpertMemory:
 
     @staticmethod
     def _words_bytes(layer: int, count: int, size: int, contents: ExpertContents) -> bytes:
-        own = (contents.expert_words(layer, e).astype("<u2").tobytes() for e in range(count))
+        own = (
+            contents.expert_words(layer, e, high_only).astype("<u2").tobytes()
+            for e in range(count)
+            for high_only in (False, True)
+        )
         return b"".join(data.ljust(size, b"\0") for data in own)
 
     def _part_words_bytes(
@@ -206,8 +215,8 @@ class ExpertMemory:
         up, down = self._residence.gangs[mlp.intermediate]
         tiles = tiling.expert(mlp.intermediate).up.n_tiles
         size, parts = self._gang_bytes(mlp.intermediate), []
-        for expert in range(mlp.count):
-            words = contents.expert_words(layer, expert)
+        for expert, high_only in product(range(mlp.count), (False, True)):
+            words = contents.expert_words(layer, expert, high_only)
             padded = np.zeros((tiles + tiling.hidden_rows, words.shape[1]), dtype="<u2")
             padded[: len(words)] = words
             for tier in range(self._config.tiers):

@@ -82,18 +82,23 @@ def tiles_of(shape: LayerShape, part: Part, expert: QuantisedExpert) -> Tiles:
     return matrix.reshape(-1, c.rows, n, c.columns).transpose(2, 0, 1, 3).reshape(-1, c.rows, c.columns).copy()
 
 
-def parameter_words(shape: LayerShape, part: Part, expert: QuantisedExpert) -> npt.NDArray[np.uint16]:
-    """Return a part's requantisation words [n_tiles, columns]; padded channels get 0."""
+def parameter_words(
+    shape: LayerShape, part: Part, expert: QuantisedExpert, high_only: bool = False
+) -> npt.NDArray[np.uint16]:
+    """Return a part's requantisation words [n_tiles, columns], or those of its high plane alone; padded channels: 0."""
     c, n = shape.config, shape.n_tiles(part)
+    gate, up, down = expert.gate_mult, expert.up_mult, expert.down_mult
+    if high_only:
+        gate, up, down = expert.high_gate_mult, expert.high_up_mult, expert.high_down_mult
     words = np.zeros((n, c.columns), dtype=np.uint16)
     if part == Part.UP:
-        for mult, own in zip((expert.gate_mult, expert.up_mult), swiglu_channels(c.columns), strict=True):
+        for mult, own in zip((gate, up), swiglu_channels(c.columns), strict=True):
             padded = np.zeros(n * c.columns // 2, dtype=np.uint16)
             padded[: mult.size] = mult
             words[:, own] = padded.reshape(n, -1)
     else:
         padded = np.zeros(n * c.columns, dtype=np.uint16)
-        padded[: expert.down_mult.size] = expert.down_mult
+        padded[: down.size] = down
         words = padded.reshape(n, c.columns)
     return words
 

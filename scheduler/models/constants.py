@@ -7,9 +7,11 @@ Weights and requantisation multipliers lie in memory; a stream has only these. A
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hdl.errors import A3dError
+from hdl.numerics.precision import ALL_FULL, Thresholds
 from scheduler.models.description import Experts, LatentAttention, Model, QkNorm
 from scheduler.models.quantised_model import AttentionHead, Norm, QuantisedModel
 
@@ -51,6 +53,10 @@ class LayerConstants:
         Of the MLP that all tokens use.
     qk_norm : tuple of two HeadNorm, or None
         Of queries and of keys.
+    shares : tuple of float
+        Part of the choices that each expert can expect; empty: all alike.
+    thresholds : Thresholds
+        How important an expert has to be for both planes of its weights, or for one.
     """
 
     attention_norm: Norm
@@ -61,6 +67,12 @@ class LayerConstants:
     mlp: ExpertConstants | None = None
     qk_norm: tuple[HeadNorm, HeadNorm] | None = None
     shares: tuple[float, ...] = ()
+    thresholds: Thresholds = ALL_FULL
+
+    @property
+    def scored(self) -> bool:
+        """Whether some experts may be loaded in part."""
+        return self.thresholds.full > 0
 
     def expert(self, number: int) -> ExpertConstants:
         """Return the constants of a routed expert."""
@@ -89,10 +101,24 @@ class Constants:
     key_block: int
 
 
-def constants_of(model: QuantisedModel) -> Constants:
-    """Return the constants of a quantised model."""
+def constants_of(model: QuantisedModel, precision: Sequence[Thresholds] | None = None) -> Constants:
+    """Return the constants of a quantised model.
+
+    Parameters
+    ----------
+    model : QuantisedModel
+    precision : sequence of Thresholds, optional
+        Of each layer; default: all experts with both planes.
+
+    Raises
+    ------
+    A3dError
+        As many thresholds as the model has no layers.
+    """
+    if precision is not None and len(precision) != len(model.layers):
+        raise A3dError(f"precision: thresholds of {len(precision)} layers; the model has {len(model.layers)}")
     layers = []
-    for layer in model.layers:
+    for number, layer in enumerate(model.layers):
         experts = tuple(
             ExpertConstants(e.up_shift, e.post_mult, e.post_shift, e.down_shift) for e in layer.experts.experts
         )
@@ -106,7 +132,8 @@ def constants_of(model: QuantisedModel) -> Constants:
             norms = HeadNorm(query.norm, query.shift), HeadNorm(key.norm, key.shift)
         layers.append(
             LayerConstants(
-                layer.attention_norm, layer.expert_norm, shifts, layer.heads, common, own, norms, layer.shares
+                layer.attention_norm, layer.expert_norm, shifts, layer.heads, common, own, norms, layer.shares,
+                ALL_FULL if precision is None else precision[number],
             )
         )  # fmt: skip
     return Constants(model.embedding_shift, tuple(layers), model.final_norm, model.head.shift, model.key_block)

@@ -61,7 +61,9 @@ def dense_tiles(residence: Residence) -> int:
     return head + sum(residence.layer_tiles(layer) for layer in tiling.model.layers)
 
 
-def plan_pinned(residence: Residence, shares: Sequence[Sequence[float]], keys: int) -> Pinned | None:
+def plan_pinned(
+    residence: Residence, shares: Sequence[Sequence[float]], keys: int, experts: bool = True
+) -> Pinned | None:  # fmt: skip
     """Return what stays on the chip, or None where nothing can.
 
     Parameters
@@ -71,6 +73,8 @@ def plan_pinned(residence: Residence, shares: Sequence[Sequence[float]], keys: i
         Of each layer, how likely its experts are chosen; empty: all the same.
     keys : int
         Tiles of each tier that the keys and values of the longest sequence need.
+    experts : bool
+        Experts may stay; where each step asks for other planes of them, only the dense matrices do.
     """
     tiling, config = residence.tiling, residence.tiling.config
     if not residence.resident or residence.gangs or any(len(pieces) != 1 for pieces in residence.pieces.values()):
@@ -83,8 +87,8 @@ def plan_pinned(residence: Residence, shares: Sequence[Sequence[float]], keys: i
     if room < 1:
         return None
     places = min(room - 1, -(-sum(m.count for m in _mlps(residence)) // config.tiers))
-    experts = _likely(residence, shares)[: places * config.tiers]
-    rows = tuple(tuple(experts[first : first + config.tiers]) for first in range(0, len(experts), config.tiers))
+    likely = _likely(residence, shares)[: places * config.tiers] if experts else []
+    rows = tuple(tuple(likely[first : first + config.tiers]) for first in range(0, len(likely), config.tiers))
     return Pinned(rows, dense, dense + len(rows) * each)
 
 

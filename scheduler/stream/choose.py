@@ -124,7 +124,8 @@ class Chooser:
             self.forget()
             self._memory, residence = memory, memory.residence
             keys = key_space(residence.tiling, memory.context, 1)
-            self._pinned = plan_pinned(residence, [layer.shares for layer in constants.layers], keys)
+            whole = not any(layer.scored for layer in constants.layers)
+            self._pinned = plan_pinned(residence, [layer.shares for layer in constants.layers], keys, whole)
         return self._pinned
 
     def ran(self, chunks: Sequence[Chunk], on_chip: frozenset[Hashable]) -> None:

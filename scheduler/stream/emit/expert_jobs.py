@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from scheduler.models.description import Experts
 from scheduler.ops.batch import MicroBatch, Routing
 from scheduler.plan.limits import LoweringError
-from scheduler.stream.emit.experts import routed_jobs
+from scheduler.stream.emit.experts import reduced, routed_jobs
+from scheduler.stream.emit.slots import score_fields
 from scheduler.stream.emit.tiers import TierJob
 from scheduler.stream.emit.work import Work
 
@@ -25,12 +26,15 @@ Jobs = list[list[Sequence[TierJob]]]
 """For each layer, for each micro-batch: a job for each expert that has, or may have, tokens."""
 
 
-def host_jobs(batches: Sequence[MicroBatch], routing: Sequence[Routing | None]) -> Jobs:
-    """Return the jobs of micro-batches whose routing is known."""
+def host_jobs(work: Work, batches: Sequence[MicroBatch], routing: Sequence[Routing | None]) -> Jobs:
+    """Return the jobs of micro-batches whose routing is known; experts are as important as for all of them together."""
     found: Jobs = []
     for layer, route in enumerate(routing):
         known = None if route is None or not route.experts.size else route  # a layer without experts
-        found.append([[] if known is None else routed_jobs(layer, _rows(known, b), first=b.first) for b in batches])
+        less = ([], []) if known is None else reduced(work, layer, known)
+        found.append(
+            [[] if known is None else routed_jobs(layer, _rows(known, b), *less, first=b.first) for b in batches]
+        )
     return found
 
 
@@ -53,10 +57,12 @@ class NumberedRoutes:
     Raises
     ------
     LoweringError
-        The machine has too few slots for all tables.
+        The machine has too few slots for all tables, or several ROUTEs would each find how important experts are.
     """
 
     def __init__(self, work: Work, batches: Sequence[MicroBatch]) -> None:
+        if len(batches) > 1 and any(layer.scored for layer in work.constants.layers):
+            raise LoweringError("micro-batches: experts are loaded as the tokens of the whole step ask for")
         self._work = work
         self._batches = batches
         mlps = [kind.mlp for kind in work.tiling.kinds if isinstance(kind.mlp, Experts)]
@@ -80,13 +86,15 @@ class NumberedRoutes:
         if not isinstance(mlp, Experts):
             return []
         tokens, first = batch.end - batch.first, number * self._slots
+        scored = self._work.constants_of(layer).scored
         shares = self._work.constants_of(layer).shares or (1 / mlp.count,) * mlp.count
         return [
             TierJob(
                 layer=layer, name=f"expert {expert}", expert=expert, count=tokens,
                 expected=max(1, min(tokens, round(tokens * mlp.chosen * shares[expert]))),
                 slot={"slot_en": 1, "slot": first + expert},
-                slot_loads=self._unlikely(layer, expert, tokens * mlp.chosen * shares[expert]),
+                slot_loads=scored or self._unlikely(layer, expert, tokens * mlp.chosen * shares[expert]),
+                scored=scored,
             )
             for expert in range(mlp.count)
         ]  # fmt: skip
@@ -108,5 +116,5 @@ class NumberedRoutes:
             list_base=places.list_entries[0] + batch.first * self._chosen,
             source_base=batch.first * tiling.hidden_words, source_stride=tiling.hidden_words,
             dest_base=batch.first * tiling.hidden_rows, dest_stride=tiling.hidden_rows,
-            slot_base=number * self._slots, by_number=1,
+            slot_base=number * self._slots, by_number=1, **score_fields(work.constants_of(layer).thresholds),
         )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import LoadDest
+from hdl.numerics.precision import Precision, precisions
 from scheduler.cost.work import gemm_waves, tile_steps
 from scheduler.models.description import Experts
 from scheduler.ops.batch import Routing
@@ -19,7 +20,9 @@ from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.tiers import TierJob, load_piece, load_words, pieces_of, run_whole, tiling_of
 from scheduler.stream.emit.work import Work
 
-__all__ = ["ExpertQueues", "ListsFullError", "RoutedJob", "RoutedLists", "load_list", "routed_jobs", "take_entries"]
+__all__ = [
+    "ExpertQueues", "ListsFullError", "RoutedJob", "RoutedLists", "load_list", "reduced", "routed_jobs", "take_entries",
+]  # fmt: skip
 
 
 class ListsFullError(LoweringError):
@@ -51,13 +54,35 @@ class RoutedJob(TierJob):
         return table
 
 
-def routed_jobs(layer: int, routing: Routing, high_only: Collection[int] = (), first: int = 0) -> list[RoutedJob]:
-    """Return a job for each expert that some token chose, by number; some run on their high nibbles only.
+def reduced(work: Work, layer: int, routing: Routing) -> tuple[list[int], list[int]]:
+    """Return which experts are loaded in part, and which not at all: what :func:`routed_jobs` takes.
 
-    The tokens are numbered from `first` on.
+    ROUTE decides likewise in slots mode, for the tokens that it routes.
+    """
+    thresholds, mlp = work.constants_of(layer).thresholds, work.layer(layer).mlp
+    if not thresholds.full or not isinstance(mlp, Experts):
+        return [], []
+    found = precisions(routing.experts, routing.gates, mlp.count, thresholds)
+    high_only, without = (np.flatnonzero(found == what).tolist() for what in (Precision.HIGH, Precision.SKIP))
+    return high_only, without
+
+
+def routed_jobs(
+    layer: int, routing: Routing, high_only: Collection[int] = (), without: Collection[int] = (), first: int = 0
+) -> list[RoutedJob]:  # fmt: skip
+    """Return a job for each expert that some token chose, by number.
+
+    Parameters
+    ----------
+    layer : int
+    routing : Routing
+    high_only, without : collection of int
+        Experts that run on their high planes only, and those that are left out.
+    first : int
+        Number of the first token.
     """
     jobs = []
-    for expert in np.unique(routing.experts).tolist():
+    for expert in sorted(set(np.unique(routing.experts).tolist()) - set(without)):
         tokens, places = np.nonzero(routing.experts == expert)
         gates = routing.gates[tokens, places].astype(np.int64)
         jobs.append(
@@ -150,7 +175,7 @@ class ExpertQueues:
         self._load_clock = 0  # forecast: when the loads that were emitted are through
         self._keys_wanted = 0  # forecast: when the next layer first loads keys
         for layer, route in enumerate(routing):
-            jobs = [] if route is None else routed_jobs(layer, route)
+            jobs = [] if route is None else routed_jobs(layer, route, *reduced(work, layer, route))
             queues: list[list[RoutedJob]] = [[] for _ in range(tiers)]
             load = [0] * tiers
             for job in sorted(jobs, key=lambda j: (-self._cost(j), j.expert)):

@@ -120,7 +120,7 @@ class GangQueues:
         self._left: dict[int, int] = {}  # by job: shares that are not emitted yet
         self._lists: deque[tuple[int, range]] = deque()  # jobs' list entries that a later GEMM may need
         self._tilings = {n: tiling_of(work, n) for n, jobs in enumerate(layers) if jobs}
-        self._layers: dict[tuple[int, bool, bool, bool], _Layer] = {}
+        self._layers: dict[tuple[int, bool, bool, bool, bool], _Layer] = {}
         self._turn = 0
         self._most = len(work.places.piece_buffers) if ahead is None else min(ahead, len(work.places.piece_buffers))
         self._jobs = self._chunks = 0
@@ -163,7 +163,7 @@ class GangQueues:
 
     def _layer(self, job: TierJob) -> _Layer:
         """Return what the instructions of a job's layer have in common."""
-        key = job.layer, job.high, bool(job.slot), job.slot_loads
+        key = job.layer, job.high, bool(job.slot), job.slot_loads, job.scored
         if key not in self._layers:
             self._layers[key] = self._layer_anew(job)
         return self._layers[key]
@@ -259,7 +259,7 @@ class GangQueues:
             load_list(work, work.every_tier, job)
         self._lists.append((step.number, range(job.entry, job.entry + job.count)))
         job.words = work.places.expert_words[step.number % len(work.places.expert_words)]
-        words = work.experts.gang_words(job.layer, addressed(job))
+        words = work.experts.gang_words(job.layer, addressed(job), job.high)
         fields: Columns = {
             COL.dest_base: job.words, COL.group: words.group, COL.addr: words.addr + step.layer.apart,
             **(_slot_of(job) if job.slot_loads else {}),

@@ -14,6 +14,7 @@ from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.models.description import Experts
 from scheduler.ops.batch import MicroBatch, Routing, blocks_of
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.places import Places
 from scheduler.stream.emit.attention import Attention, Segment
 from scheduler.stream.emit.dense import Dense
@@ -82,12 +83,16 @@ class _Step:
     def __init__(
         self, work: Work, batches: Sequence[MicroBatch], routing: Sequence[Routing | None] | None, gang: int
     ) -> None:  # fmt: skip
+        if gang > 1 and any(layer.scored for layer in work.constants.layers):
+            raise LoweringError(
+                "experts on gangs: their requantisation words are loaded before their importance is known"
+            )
         self.work = work
         self.dense = Dense(work)
         self.chunks = [chunk for batch in batches for chunk in batch.chunks]
         self._batches = batches
         self._routes = NumberedRoutes(work, batches) if routing is None else None
-        jobs = self._routes.jobs() if self._routes else host_jobs(batches, routing or ())
+        jobs = self._routes.jobs() if self._routes else host_jobs(work, batches, routing or ())
         self._experts = SharedExperts(work, jobs, [batch.end - batch.first for batch in batches], gang)
         self._waves: dict[tuple[int, int], ExpertWaves] = {}
         blocks = [blocks_of(batch.chunks, work.places.block, batch.first) for batch in batches]

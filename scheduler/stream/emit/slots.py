@@ -11,6 +11,7 @@ the step asks for single tiers.
 from __future__ import annotations
 
 from hdl.isa.slots import MAX_CHOICES
+from hdl.numerics.precision import Thresholds
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.plan.limits import LoweringError
@@ -19,7 +20,15 @@ from scheduler.stream.emit.pieces import PieceRunner
 from scheduler.stream.emit.tiers import TierJob, TierRunner, pieces_of
 from scheduler.stream.emit.work import Work
 
-__all__ = ["SlotQueues"]
+__all__ = ["SlotQueues", "score_fields"]
+
+
+def score_fields(thresholds: Thresholds) -> dict[str, int]:
+    """Return the fields of a ROUTE that say what an expert's importance is compared with."""
+    fields = {
+        "full_score": thresholds.full, "high_score": thresholds.skip, "first_full": int(thresholds.first_full),
+    }  # fmt: skip
+    return fields if thresholds.full else {}
 
 
 class SlotQueues:
@@ -78,13 +87,13 @@ class SlotQueues:
             return
         while work.background:
             work.background.popleft()()
-        self._route(mlp)
+        self._route(layer, mlp)
         tiers, tokens = work.config.tiers, work.places.size.tokens
         choices = tokens * mlp.chosen
         jobs = [
             TierJob(
                 layer=layer, name=f"slot {slot}", expert=0, count=min(tokens, choices // (slot + 1)),
-                slot={"slot_en": 1, "slot": slot},
+                slot={"slot_en": 1, "slot": slot}, scored=work.constants_of(layer).scored,
             )
             for slot in range(min(mlp.count, choices))
         ]  # fmt: skip
@@ -100,11 +109,11 @@ class SlotQueues:
             runner.add(queues)
             runner.run(layer)
 
-    def _route(self, mlp: Experts) -> None:
+    def _route(self, layer: int, mlp: Experts) -> None:
         work, places, tiling = self._work, self._work.places, self._work.tiling
         work.emitter.route(
             "route", tokens=places.size.tokens, choices=mlp.chosen, experts=mlp.count,
             s_base=places.scalars["experts"]["choice"], a_base=places.rows["experts"]["gates"], a_stride=1,
             list_base=work.lists[0].take(places.size.tokens * mlp.chosen), source_stride=tiling.hidden_words,
-            dest_stride=tiling.hidden_rows,
+            dest_stride=tiling.hidden_rows, **score_fields(work.constants_of(layer).thresholds),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from scheduler.plan.places import Places
 from scheduler.stream.emit.attention import Segment, emit_attention
 from scheduler.stream.emit.dense import Dense
 from scheduler.stream.emit.emitter import Emitter
-from scheduler.stream.emit.experts import ExpertQueues, routed_jobs
+from scheduler.stream.emit.experts import ExpertQueues, reduced, routed_jobs
 from scheduler.stream.emit.gang import GangQueues
 from scheduler.stream.emit.head import emit_embeddings, emit_head, emit_rotations
 from scheduler.stream.emit.labels import Labels
@@ -105,7 +105,8 @@ def emit_layers(
     if routing is None:
         queues = SlotQueues(work)
     elif work.residence.gangs:
-        queues = GangQueues(work, [routed_jobs(n, route) if route else [] for n, route in enumerate(routing)])
+        jobs = [routed_jobs(n, route, *reduced(work, n, route)) if route else [] for n, route in enumerate(routing)]
+        queues = GangQueues(work, jobs)
     else:
         queues = ExpertQueues(work, routing, before_keys)
 

@@ -56,6 +56,8 @@ class TierJob:
         The fields that make an instruction follow a slot; empty where the routing is known.
     slot_loads : bool
         Whether its loads follow the slot too; slots by number have one expert's weights for all steps.
+    scored : bool
+        Whether these loads bring what the slot's importance asks for.
     expected : int
         Tokens that can be expected; 0: as many as `count`.
     entry : int
@@ -79,6 +81,7 @@ class TierJob:
     high: bool = False
     slot: Mapping[str, int] = field(default_factory=dict)
     slot_loads: bool = True
+    scored: bool = False
     expected: int = 0
     entry: int = 0
     words: int = 0
@@ -105,7 +108,8 @@ def pieces_of(work: Work, layer: int) -> tuple[ExpertPiece, ...]:
 
 def slot_fields(job: TierJob, stride: int) -> dict[str, int]:
     """Return the fields of a load that follows a job's slot; none if it does not."""
-    return {**job.slot, "slot_stride": stride} if job.slot and job.slot_loads else {}
+    follows = job.slot and job.slot_loads
+    return {**job.slot, "slot_stride": stride, "scored": int(job.scored)} if follows else {}
 
 
 def addressed(job: TierJob) -> int:
@@ -116,7 +120,7 @@ def addressed(job: TierJob) -> int:
 def load_words(work: Work, tier: int, job: TierJob) -> None:
     """Emit the load of a job's requantisation words."""
     job.loaded = True
-    words = work.experts.words(job.layer, addressed(job))
+    words = work.experts.words(job.layer, addressed(job), job.high)
     stride = slot_fields(job, work.experts.stride(job.layer, "words"))
     work.emitter.load(
         f"{job.name} words", dest_kind=LoadDest.PARAMETER, dest_tiers=1 << tier, group=words.group,
