@@ -19,6 +19,7 @@ from scheduler.models.checkpoint import Checkpoint, LayerWeights
 from scheduler.models.description import GroupedAttention, QkNorm
 from scheduler.models.fixed_point import INT8_MAX
 from scheduler.models.float_model import FloatModel, LayerTrace, rms_norm
+from scheduler.models.moments import expert_moments
 from scheduler.models.quantise import ExpertRanges
 from scheduler.models.quantise_language import (
     DEFAULT_KEY_BLOCK,
@@ -234,10 +235,18 @@ def quantise_checkpoint(
     headroom: float = 1.5,
     key_block: int = DEFAULT_KEY_BLOCK,
     resident: bool = True,
+    reach: int | None = None,
 ) -> QuantisedModel:
-    """Calibrate on `tokens` [sequences, length] and quantise; the other parameters as in the functions that do it."""
+    """Calibrate on `tokens` [sequences, length] and quantise; the other parameters as in the functions that do it.
+
+    With `reach` (`DEFAULT_REACH` of ``scheduler.models.planes`` is a good one) the experts' integers are chosen with
+    error compensation, for both planes and for the high one alone; this takes a second pass over the text.
+    """
     ranges = calibrate(checkpoint, tokens, clip=clip)
-    return quantise_language_model(checkpoint, ranges, headroom=headroom, key_block=key_block, resident=resident)
+    moments = None if reach is None else expert_moments(checkpoint, tokens, ranges)
+    return quantise_language_model(
+        checkpoint, ranges, headroom=headroom, key_block=key_block, resident=resident, moments=moments, reach=reach
+    )
 
 
 def split_text(text: bytes, *, window: int = 256, calibration: int = 32, evaluation: int = 64) -> tuple[Int, Int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""W8A8 quantisation of mixture-of-experts layers: int8 weights and activations, static scales, integer drains.
+"""W8A8 quantisation: int8 weights and activations, static scales, integer drains, and what an expert is made of.
 
 Real values and their integers (``q`` is what the machine holds):
 
@@ -15,15 +15,15 @@ y (an expert's row)   int16 * y_scale                the same over all experts o
 gate score            uint16 * 2**-15                fixed: Q15
 ====================  =============================  ==========================================================
 
-Weights reach +-119 only: two signed nibbles hold -136 to 119, and every weight must have both planes.
+Weights reach +-119 only: two signed nibbles hold -136 to 119, and every weight must have both planes. The high plane
+alone is an int4 weight with a scale of its own for each channel (`scheduler.models.planes`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,8 @@ from hdl.numerics import MAX_SHIFT, NIBBLE_MAX
 from scheduler.models.deferred import ArrayField, Deferred, shape_of
 
 __all__ = [
-    "GATE_BITS", "ExpertRanges", "ExpertWeights", "QuantisationError", "QuantisedExpert", "QuantisedLayer",
-    "QuantisedMatrix", "multipliers", "quantise_activations", "quantise_gates", "quantise_layer", "quantise_matrix",
+    "GATE_BITS", "SILU_BITS", "ExpertRanges", "ExpertWeights", "QuantisationError", "QuantisedExpert", "QuantisedLayer",
+    "QuantisedMatrix", "Stored", "multipliers", "quantise_activations", "quantise_gates", "quantise_matrix",
     "quantise_weights", "scale_of",
 ]  # fmt: skip
 
@@ -115,6 +115,9 @@ class QuantisedExpert:
         Requantisation multipliers of the output.
     down_shift : int
         Their shift.
+    high_gate_mult, high_up_mult, high_down_mult : uint16 arrays
+        The multipliers where only the high nibbles are there: these are int4 weights with scales of their own. Shifts
+        and the requantisation of the product are the same.
     """
 
     gate: ArrayField[np.int8] = ArrayField()
@@ -127,6 +130,9 @@ class QuantisedExpert:
     post_shift: int
     down_mult: npt.NDArray[np.uint16]
     down_shift: int
+    high_gate_mult: npt.NDArray[np.uint16]
+    high_up_mult: npt.NDArray[np.uint16]
+    high_down_mult: npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +241,7 @@ def quantise_matrix(
 
 
 Stored = npt.NDArray[np.int8] | Deferred[np.int8]
+"""Integers of a matrix, or how to make them."""
 
 
 def _quantised(make: Callable[[], Float], resident: bool) -> tuple[Stored, npt.NDArray[np.float64]]:
@@ -254,72 +261,3 @@ def scale_of(largest: float, levels: int, what: str) -> float:
     if not math.isfinite(largest) or largest < 0:
         raise QuantisationError(f"range of {what}: {largest}; use a finite number, 0 or more")
     return (largest if largest > 0 else 1.0) / levels
-
-
-def _each(experts: Sequence[ExpertWeights], name: str, resident: bool) -> tuple[list[Stored], npt.NDArray[np.float64]]:
-    """Return a matrix of all experts as integers, and their scales as one array [experts, outputs]."""
-    integers, scales = zip(*(_quantised(partial(getattr, e, name), resident) for e in experts), strict=True)
-    return list(integers), np.stack(scales)
-
-
-def quantise_layer(
-    experts: Sequence[ExpertWeights],
-    x_range: float,
-    ranges: Sequence[ExpertRanges],
-    margin: float = 1.0,
-    *,
-    x_scale: float | None = None,
-    y_scale: float | None = None,
-    resident: bool = True,
-) -> QuantisedLayer:
-    """Quantise the experts of a layer.
-
-    Shifts, and the requantisation of the product, are the same for all of them: an instruction that runs whichever
-    expert the router chose has them as constants. Multipliers differ.
-
-    Parameters
-    ----------
-    experts : sequence of ExpertWeights
-        Float weights.
-    x_range : float
-        Largest magnitude of the layer's input in the calibration text.
-    ranges : sequence of ExpertRanges
-        Largest magnitudes in each expert (0 for an expert that no token chose: the layer's largest is used).
-    margin : float
-        Factor on every calibrated range; above 1 trades resolution for less clipping.
-    x_scale, y_scale : float, optional
-        Scales of the input and of the output where others prescribe them; `x_range` and the ranges of y are not
-        used then.
-    resident : bool
-        Keep the integers; else they are made whenever they are asked for.
-
-    Raises
-    ------
-    QuantisationError
-        Numbers of experts and ranges differ, or a range or weight is not finite.
-    """
-    if len(experts) != len(ranges) or not experts:
-        raise QuantisationError(f"ranges: {len(ranges)} for {len(experts)} experts; give one for each")
-    x_scale = scale_of(x_range * margin, 127, "x") if x_scale is None else x_scale
-    fallback = ExpertRanges(*(max(getattr(r, name) for r in ranges) for name in ("up", "h", "y")))
-    y_scale = scale_of(fallback.y * margin, 32767, "y") if y_scale is None else y_scale
-    used = [seen if seen.h > 0 else fallback for seen in ranges]
-    h_scales = np.array([scale_of(r.h * margin, 127, "h") for r in used])
-    # One ratio of the two scales, so that all experts requantise their products alike; int16 has room for that.
-    ratio = max(scale_of(r.up * margin, 32767, "up") / h for r, h in zip(used, h_scales, strict=True))
-    gate, gate_scale = _each(experts, "gate", resident)
-    up, up_scale = _each(experts, "up", resident)
-    down, down_scale = _each(experts, "down", resident)
-    up_ratios = x_scale * up_scale / (ratio * h_scales)[:, None]
-    mult, up_shift = multipliers(np.concatenate([x_scale * gate_scale * (1 << SILU_BITS), up_ratios], axis=1))
-    post, post_shift = multipliers(ratio / (1 << SILU_BITS))
-    down_mult, down_shift = multipliers(h_scales[:, None] * down_scale / y_scale)
-    half = gate_scale.shape[1]
-    quantised = [
-        QuantisedExpert(
-            gate=gate[e], up=up[e], down=down[e], gate_mult=mult[e, :half], up_mult=mult[e, half:], up_shift=up_shift,
-            post_mult=int(post[0]), post_shift=post_shift, down_mult=down_mult[e], down_shift=down_shift,
-        )
-        for e in range(len(experts))
-    ]  # fmt: skip
-    return QuantisedLayer(tuple(quantised), x_scale, y_scale)

@@ -27,6 +27,7 @@ from scheduler.models.fixed_point import (
     QUERY_KEY_BITS,
     VALUE_SHIFT,
 )
+from scheduler.models.planes import ExpertMoments
 from scheduler.models.quantise import (
     ExpertRanges,
     ExpertWeights,
@@ -35,10 +36,10 @@ from scheduler.models.quantise import (
     QuantisedLayer,
     QuantisedMatrix,
     multipliers,
-    quantise_layer,
     quantise_matrix,
     scale_of,
 )
+from scheduler.models.quantise_experts import quantise_layer
 from scheduler.models.quantise_norm import float_fields, head_norm, residual_norm
 from scheduler.models.quantised_model import AttentionHead, DecoderLayer, QuantisedModel, WeightedNorm
 from scheduler.models.rope import adjacent_pairs, rope_tables
@@ -130,6 +131,8 @@ def quantise_language_model(
     headroom: float = 1.5,
     key_block: int = DEFAULT_KEY_BLOCK,
     resident: bool = True,
+    moments: Sequence[Sequence[ExpertMoments]] | None = None,
+    reach: int | None = None,
 ) -> QuantisedModel:
     """Quantise a model.
 
@@ -146,6 +149,10 @@ def quantise_language_model(
     resident : bool
         Keep the integers of matrices and embedding; else they are made from the float weights whenever they are asked
         for, so that there is never more than one of them in memory.
+    moments : sequence [layers] of sequences of ExpertMoments, optional
+        What the inputs of the experts are like (``scheduler.models.moments``).
+    reach : int, optional
+        Choose the experts' integers with error compensation (``scheduler.models.planes``); needs `moments`.
 
     Raises
     ------
@@ -160,9 +167,12 @@ def quantise_language_model(
     embedding, embedding_shift = _embedding(checkpoint, residual_scale, resident)
     cos, sin = rope_tables(model.attention.head_dim, model.context, model.rope_theta)
     layers = tuple(
-        _Layer(model, number, weights, own, y_scale, headroom, key_block, resident).quantise()
+        _Layer(
+            model, number, weights, own, y_scale, headroom, key_block, resident,
+            None if moments is None else moments[number], reach,
+        ).quantise()
         for number, (weights, own) in enumerate(zip(checkpoint.layers, ranges.layers, strict=True))
-    )
+    )  # fmt: skip
     final_scale = scale_of(ranges.final_norm, INT8_MAX, "final norm")
     logit_scale = scale_of(ranges.logits * headroom, INT16_MAX, "logits")
     head = Deferred(
@@ -247,6 +257,8 @@ class _Layer:
     headroom: float
     key_block: int
     resident: bool
+    moments: Sequence[ExpertMoments] | None = None
+    reach: int | None = None
 
     def quantise(self) -> DecoderLayer:
         model, weights, ranges, headroom = self.model, self.weights, self.ranges, self.headroom
@@ -277,10 +289,14 @@ class _Layer:
         """Return router, experts and the MLP of every token."""
         model, weights, norm = self.model, self.weights, np.asarray(self.weights.post_attention_norm, dtype=np.float64)
 
-        def quantise(experts: Sequence[ExpertWeights], ranges: Sequence[ExpertRanges]) -> QuantisedLayer:
+        def quantise(
+            experts: Sequence[ExpertWeights], ranges: Sequence[ExpertRanges],
+            moments: Sequence[ExpertMoments] | None = None, reach: int | None = None,
+        ) -> QuantisedLayer:  # fmt: skip
             wide = [ExpertRanges(r.up * self.headroom, r.h, r.y) for r in ranges]
             return quantise_layer(
-                experts, 0.0, wide, x_scale=in_scale, y_scale=self.y_scale, resident=self.resident
+                experts, 0.0, wide, x_scale=in_scale, y_scale=self.y_scale, resident=self.resident, moments=moments,
+                reach=reach,
             )  # fmt: skip
 
         common = None
@@ -304,7 +320,7 @@ class _Layer:
         ]  # fmt: skip
         router = Deferred((len(experts), model.hidden), lambda: _folded(weights.router, norm))
         logits = quantise_matrix(router, in_scale, 1 / _LOG2_UNITS, resident=self.resident)
-        return logits, quantise(experts, self.ranges.experts), common
+        return logits, quantise(experts, self.ranges.experts, self.moments, self.reach), common
 
     def _qkv(self, in_scale: float) -> tuple[QuantisedMatrix, WeightedNorm | None, WeightedNorm | None]:
         """Return the projection of queries, keys and values, and the norms of queries and keys."""

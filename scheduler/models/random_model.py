@@ -148,7 +148,7 @@ class _Draw:
                 gate=self._weights(f"{own}.gate", inner, hidden), up=self._weights(f"{own}.up", inner, hidden),
                 down=self._weights(f"{own}.down", hidden, inner), gate_mult=up[:inner], up_mult=up[inner:],
                 up_shift=up_shift, post_mult=int(post[0]), post_shift=post_shift, down_mult=down,
-                down_shift=down_shift,
+                down_shift=down_shift, high_gate_mult=up[:inner], high_up_mult=up[inner:], high_down_mult=down,
             )
             for own, up, down in zip(names, ups, downs, strict=True)
         )  # fmt: skip

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The integer model: what a quantised language model computes, exactly, without knowing instructions.
 
-The executor and the RTL, running the scheduler's streams, must give the same bits. A token's result does not depend
-on which other tokens, of its sequence or of others, are computed in the same step.
+The executor and the RTL, running the scheduler's streams, must give the same bits. With all experts at full precision
+a token's result does not depend on which other tokens, of its sequence or of others, are computed in the same step.
+With thresholds it does: all tokens of a step together decide what is loaded of each expert.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
-from hdl.isa import StoreFormat
-from hdl.numerics import combine_add, requant, round_shift, saturate, split_nibbles, store_convert, swiglu, wrap
-from hdl.numerics.vector import exp2_q15, float_scale, recip
+from hdl.numerics import combine_add, wrap
+from hdl.numerics.precision import Thresholds
 from scheduler.models.description import Experts
 from scheduler.models.fixed_point import (
-    GATE_IN_BITS,
-    GATE_MULT,
-    GATE_RECIP,
-    GATE_SHIFT,
     ONE_Q15,
-    gate_scale_shift,
 )
-from scheduler.models.quantise import GATE_BITS, QuantisedExpert, QuantisedLayer
 from scheduler.models.quantised_model import DecoderLayer, Norm, QuantisedModel
 from scheduler.ops.batch import Routing
 from sim.golden.integer_attention import (
@@ -35,113 +29,16 @@ from sim.golden.integer_attention import (
     matrix_rows,
     normalise,
     normalise_heads,
-    product,
     rotate,
-    scale_rows,
     value_bytes,
 )
+from sim.golden.integer_experts import Decision, add_experts, expert_rows, route, threshold_decision
 
 __all__ = [
-    "IntegerModel", "IntegerTrace", "KeyValueCache", "StepResult", "expert_rows", "moe_layer", "route",
+    "IntegerModel", "IntegerTrace", "KeyValueCache", "StepResult",
 ]  # fmt: skip
 
 Int = npt.NDArray[np.int64]
-
-
-def _high(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    return (16 * split_nibbles(weights)[0]).astype(np.int8)
-
-
-def expert_rows(expert: QuantisedExpert, x: npt.NDArray[np.int8], *, high_only: bool = False) -> Int:
-    """Return one expert's int16 rows [tokens, hidden] for int8 activations [tokens, hidden].
-
-    Parameters
-    ----------
-    expert : QuantisedExpert
-        The expert.
-    x : int8 array [tokens, hidden]
-        Input.
-    high_only : bool
-        Only the high nibbles of the weights are used (a low-score expert's load of half the bytes).
-    """
-    gate, up, down = expert.gate, expert.up, expert.down
-    if high_only:
-        gate, up, down = _high(gate), _high(up), _high(down)
-    h = swiglu(
-        product(x, gate), product(x, up), expert.gate_mult, expert.up_mult, expert.up_shift,
-        expert.post_mult, expert.post_shift,
-    ).astype(np.int8)  # fmt: skip
-    return requant(product(h, down), expert.down_mult, expert.down_shift, 16)
-
-
-def moe_layer(
-    layer: QuantisedLayer,
-    x: npt.NDArray[np.int8],
-    experts: npt.NDArray[np.integer],
-    gates: npt.NDArray[np.uint16],
-    *,
-    high_only: Collection[int] = (),
-) -> npt.NDArray[np.int16]:
-    """Return the layer's int16 output [tokens, hidden].
-
-    Parameters
-    ----------
-    layer : QuantisedLayer
-        The experts.
-    x : int8 array [tokens, hidden]
-        Input.
-    experts : int array [tokens, k]
-        Chosen experts of each token; an expert named twice counts twice.
-    gates : uint16 array [tokens, k]
-        Their gate scores, Q15.
-    high_only : collection of int
-        Experts of which only the high nibbles are used.
-    """
-    combined = np.zeros(x.shape, dtype=np.int64)
-    _add_experts(combined, layer, x, experts, gates, high_only)
-    return store_convert(wrap(combined, 32), GATE_BITS, StoreFormat.INT16).astype(np.int16)
-
-
-def _add_experts(
-    rows: Int,
-    layer: QuantisedLayer,
-    x: npt.NDArray[np.int8],
-    experts: npt.NDArray[np.integer],
-    gates: npt.NDArray[np.integer],
-    high_only: Collection[int] = (),
-) -> None:
-    """Add every token's experts to its row [tokens, hidden], without the wrap to int32."""
-    for number, expert in enumerate(layer.experts):
-        tokens, slots = np.nonzero(np.asarray(experts) == number)
-        if not tokens.size:
-            continue
-        added = expert_rows(expert, x[tokens], high_only=number in high_only)
-        np.add.at(rows, tokens, combine_add(np.zeros_like(added), gates[tokens, slots][:, None], added))
-
-
-def route(logits: npt.NDArray[np.integer], chosen: int, *, normalised: bool = True) -> Routing:
-    """Return the experts and gates of tokens: ARGMAX `chosen` times, GATHER, MAX, MAP EXP2 with SUM_RECIP, SCALE.
-
-    Parameters
-    ----------
-    logits : int16 values [tokens, experts]
-        Router logits in Q9 of log2 units; of equal ones the lower expert comes first.
-    chosen : int
-        Experts of a token.
-    normalised : bool
-        The gates of a token's experts are divided by their sum, else by that of all experts.
-    """
-    values = np.asarray(logits, dtype=np.int64)
-    index = np.argsort(-values, axis=-1, kind="stable")[:, :chosen]
-    best = np.take_along_axis(values, index, axis=-1)
-    # The first of them is the largest: what MAX finds.
-    power, total = (
-        saturate(round_shift(exp2_q15(own - best[:, :1]) * GATE_MULT, GATE_SHIFT), GATE_IN_BITS)
-        for own in (best, best if normalised else values)
-    )
-    mantissa, exponent = float_scale(*recip(total.sum(axis=-1)), GATE_RECIP)
-    gates = scale_rows(power, mantissa, exponent, gate_scale_shift(GATE_BITS), GATE_IN_BITS)
-    return Routing(experts=index, gates=gates.astype(np.uint16))
 
 
 @dataclass(eq=False)
@@ -208,12 +105,15 @@ class StepResult:
         New tokens of each sequence.
     layers : tuple of IntegerTrace
         Empty unless traces were asked for.
+    precision : tuple of int64 arrays [experts]
+        What was loaded of each expert of every layer, as numbers of `Precision`: SKIP where no token chose it.
     """
 
     logits: npt.NDArray[np.int16]
     routing: tuple[Routing, ...]
     counts: tuple[int, ...]
     layers: tuple[IntegerTrace, ...] = ()
+    precision: tuple[Int, ...] = ()
 
     @property
     def last_logits(self) -> npt.NDArray[np.int16]:
@@ -267,38 +167,59 @@ class IntegerModel:
         """Run one new token [sequences] of each sequence."""
         return self.step(list(zip(caches, np.asarray(tokens).reshape(-1, 1), strict=True)))
 
-    def step(self, batch: Sequence[tuple[KeyValueCache, npt.ArrayLike]], *, trace: bool = False) -> StepResult:
+    def step(
+        self,
+        batch: Sequence[tuple[KeyValueCache, npt.ArrayLike]],
+        *,
+        precision: Sequence[Thresholds | None] | None = None,
+        trace: bool = False,
+    ) -> StepResult:
         """Run new tokens of some sequences, prefill and decode in any mixture; the caches grow.
 
         Parameters
         ----------
         batch : sequence of (KeyValueCache, int array [new tokens])
             Sequences, each named once.
+        precision : sequence [layers] of Thresholds or None, optional
+            What all tokens of the step together need of each expert; default: both planes of all. A layer without
+            experts has an entry too.
         trace : bool
             Also return what every layer holds.
 
         Raises
         ------
         A3dError
-            No sequences or tokens, a sequence named twice, one that is too long, a token out of range. No cache has
-            changed then.
+            No sequences or tokens, a sequence named twice, one that is too long, a token out of range, thresholds for
+            another number of layers. No cache has changed then.
         """
+        layers = len(self.model.layers)
+        if precision is not None and len(precision) != layers:
+            raise A3dError(f"precision: thresholds for {len(precision)} layers, the model has {layers}; give one each")
+        return self.run(batch, threshold_decision([None] * layers if precision is None else precision), trace=trace)
+
+    def run(
+        self, batch: Sequence[tuple[KeyValueCache, npt.ArrayLike]], decide: Decision, *, trace: bool = False
+    ) -> StepResult:
+        """Run new tokens as `step` does, with any decision about what each choice gets."""
         caches = [cache for cache, _ in batch]
         ids = [np.asarray(tokens, dtype=np.int64).reshape(-1) for _, tokens in batch]
         self._check(caches, ids)
         model = self.model
         positions = np.concatenate([cache.length + np.arange(own.size) for cache, own in zip(caches, ids, strict=True)])
         residual = model.embedding[np.concatenate(ids)].astype(np.int64) << model.embedding_shift
-        routing, traces = [], []
+        routing, traces, loaded = [], [], []
+        counts = [own.size for own in ids]
         for number, layer in enumerate(model.layers):
-            residual, chosen, seen = self._layer(number, layer, residual, positions, caches, [own.size for own in ids])
+            residual, chosen, got, seen = self._layer(number, layer, residual, positions, caches, counts, decide)
             routing.append(chosen)
+            loaded.append(np.zeros(len(layer.experts.experts), dtype=np.int64))
+            np.maximum.at(loaded[-1], chosen.experts, got)
             if trace:
                 traces.append(seen)
         for cache, own in zip(caches, ids, strict=True):
             cache.length += own.size
         logits = matrix_rows(self._normalise(residual, model.final_norm), model.head).astype(np.int16)
-        return StepResult(logits, tuple(routing), tuple(own.size for own in ids), tuple(traces))
+        return StepResult(logits, tuple(routing), tuple(counts), tuple(traces), tuple(loaded))
 
     def _check(self, caches: Sequence[KeyValueCache], ids: Sequence[Int]) -> None:
         if not caches:
@@ -330,7 +251,8 @@ class IntegerModel:
         positions: Int,
         caches: Sequence[KeyValueCache],
         counts: Sequence[int],
-    ) -> tuple[Int, Routing, IntegerTrace]:
+        decide: Decision,
+    ) -> tuple[Int, Routing, Int, IntegerTrace]:
         """Run a layer on residual rows [tokens, hidden]; keys and values go to the caches."""
         kind, mlp = self.attention, self.description.layers[number].mlp
         x = self._normalise(residual, layer.attention_norm)
@@ -353,11 +275,13 @@ class IntegerModel:
         y = self._normalise(middle, layer.expert_norm)
         logits = np.zeros((len(x), 0), dtype=np.int64)
         chosen = Routing(experts=np.zeros((len(x), 0), np.int64), gates=np.zeros((len(x), 0), np.uint16))
+        got = np.zeros((len(x), 0), dtype=np.int64)
         out = middle.copy()
         if isinstance(mlp, Experts):
             logits = matrix_rows(y, layer.router)
             chosen = route(logits, mlp.chosen, normalised=mlp.router.normalised)
-            _add_experts(out, layer.experts, y, chosen.experts, chosen.gates)
+            got = decide(number, chosen, mlp.count)
+            add_experts(out, layer.experts, y, chosen, got)
         if layer.common is not None:
             out = combine_add(out, ONE_Q15, expert_rows(layer.common, y))
         out = wrap(out, 32)
@@ -366,4 +290,4 @@ class IntegerModel:
             residual_middle=middle.astype(np.int32), expert_input=y, router=logits.astype(np.int16),
             residual_out=out.astype(np.int32),
         )  # fmt: skip
-        return out, chosen, seen
+        return out, chosen, got, seen

@@ -17,9 +17,9 @@ from scheduler.models.quantise import (
     QuantisedLayer,
     quantise_activations,
     quantise_gates,
-    quantise_layer,
 )
-from sim.golden.integer_model import moe_layer
+from scheduler.models.quantise_experts import quantise_layer
+from sim.golden.integer_experts import moe_layer
 
 __all__ = ["IntegerMoeModel", "quantise_model"]
 

@@ -25,7 +25,8 @@ from scheduler.stream.program import Program
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor
-from sim.golden.integer_model import IntegerModel, moe_layer
+from sim.golden.integer_experts import moe_layer
+from sim.golden.integer_model import IntegerModel
 from sim.machine.system import Job, JobResult, SimulatedMachine
 from sim.measure.crosscheck import compare_counters
 

@@ -12,7 +12,7 @@ from scheduler.stream.program import Program
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor
-from sim.golden.integer_model import moe_layer
+from sim.golden.integer_experts import moe_layer
 
 NANO, TINY, SMALL = (PRESETS[name] for name in ("nano", "tiny", "small"))
 WIDE = TINY.replace(name="wide", tiers=4, rows=8, columns=4, row_fifo_depth=64)
@@ -28,11 +28,13 @@ def random_layer(rng: np.random.Generator, experts: int, hidden: int, intermedia
         weights.append(rng.integers(-119, 120, (hidden, intermediate)))
         up_shift = 19 + int(np.log2(hidden)) // 2
         mults = [rng.integers(0, 65536, n).astype(np.uint16) for n in (intermediate, intermediate, hidden)]
+        highs = [own[::-1].copy() for own in mults]
         gate, up, down = (w.astype(np.int8) for w in weights)
         shifts = int(rng.integers(26, 34)), 17 + int(np.log2(intermediate)) // 2
         return QuantisedExpert(
             gate=gate, up=up, down=down, gate_mult=mults[0], up_mult=mults[1], up_shift=up_shift,
             post_mult=int(rng.integers(1, 65536)), post_shift=shifts[0], down_mult=mults[2], down_shift=shifts[1],
+            high_gate_mult=highs[0], high_up_mult=highs[1], high_down_mult=highs[2],
         )  # fmt: skip
 
     return QuantisedLayer(tuple(expert() for _ in range(experts)))

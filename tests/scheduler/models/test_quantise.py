@@ -16,10 +16,10 @@ from scheduler.models.quantise import (
     multipliers,
     quantise_activations,
     quantise_gates,
-    quantise_layer,
     quantise_weights,
 )
-from sim.golden.integer_model import expert_rows, moe_layer
+from scheduler.models.quantise_experts import quantise_layer
+from sim.golden.integer_experts import expert_rows, moe_layer
 
 
 def float_expert(w: ExpertWeights, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from scheduler.models.quantised_model import AttentionHead, Norm, WeightedNorm
 from scheduler.models.rope import rope_tables
 from sim.golden.executor import Executor
 from sim.golden.integer_attention import attend, normalise, normalise_heads, product, rotate, value_bytes
-from sim.golden.integer_model import route
+from sim.golden.integer_experts import route
 from sim.golden.vector import execute_vector
 from tests.scheduler.models.test_quantise_language import SHAPE
 

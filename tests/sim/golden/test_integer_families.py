@@ -19,7 +19,8 @@ from scheduler.models.quantise import ExpertWeights, QuantisationError
 from scheduler.models.quantise_language import quantise_language_model
 from scheduler.models.random_checkpoint import random_checkpoint
 from scheduler.models.rope import adjacent_pairs
-from sim.golden.integer_model import IntegerModel, expert_rows
+from sim.golden.integer_experts import expert_rows
+from sim.golden.integer_model import IntegerModel
 from tests.support.checkpoints import small_model
 
 WIDE: dict[str, Any] = {"hidden": 32, "heads": 4, "kv_heads": 2}

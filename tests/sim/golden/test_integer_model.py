@@ -15,7 +15,8 @@ from scheduler.models.checkpoint import CheckpointError, read_checkpoint
 from scheduler.models.float_model import FloatModel, byte_losses
 from scheduler.models.quantised_model import QuantisedModel
 from scheduler.models.random_checkpoint import random_checkpoint
-from sim.golden.integer_model import IntegerModel, StepResult, expert_rows
+from sim.golden.integer_experts import expert_rows
+from sim.golden.integer_model import IntegerModel, StepResult
 from tests.support.checkpoints import small_model
 
 DEMO = Path(__file__).resolve().parents[3] / "models" / "demo"

@@ -16,7 +16,7 @@ from scheduler.stream.lower_layer import lower_layer
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor
-from sim.golden.integer_model import moe_layer
+from sim.golden.integer_experts import moe_layer
 from sim.golden.quantised_model import IntegerMoeModel, quantise_model
 
 DEMO = Path(__file__).resolve().parents[3] / "models" / "demo"

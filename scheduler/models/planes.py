@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chooses int8 weights whose high nibbles alone are good int4 weights, and the scales of the high nibbles.
+
+An int8 weight is ``16 * high + low`` with both nibbles signed, and `high` alone is what half of the bytes give. Both
+are chosen column by column, and what a column rounds away is made up by the columns that follow, as far as the inputs
+of the calibration text allow: error compensation as in GPTQ (Frantar et al., "GPTQ: Accurate Post-Training
+Quantization for Generative Pre-trained Transformers", 2022), once for `high` and once more for `low` below it: the
+nesting of precisions as in Any-Precision LLM (Park et al., 2024), with the order of columns and the bound on `reach`
+our own.
+
+Inputs are int8, so that their second moments are whole numbers: neither the library under NumPy nor its number of
+threads changes a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.numerics import NIBBLE_MAX, split_nibbles
+
+__all__ = ["DEFAULT_REACH", "ExpertMoments", "compensated_weights", "high_plane", "high_scales"]
+
+Array = npt.NDArray[np.float64]
+
+DEFAULT_REACH = 3
+"""Steps of int8 by which a weight may leave its rounded value to give a better high plane (decision 26)."""
+
+_DAMPING = 0.05
+"""Part of the mean second moment that is added to every channel's: inputs that calibration saw too little of."""
+
+_BLOCK = 128
+"""Columns whose errors are carried on at once; results differ by rounding of float64 only."""
+
+_SCALE_BITS = 12
+"""Fraction bits of a scale of the high plane, relative to the int8 scale."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertMoments:
+    """Sums of products of an expert's int8 inputs over the tokens of the calibration text that chose it.
+
+    Attributes
+    ----------
+    x : float64 array [hidden, hidden]
+        Of the input of gate and up: whole numbers.
+    h : float64 array [intermediate, intermediate]
+        Of the input of down.
+    """
+
+    x: Array
+    h: Array
+
+
+def high_plane(weights: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
+    """Return 16 times the high nibbles of int8 weights: what a machine computes with that has only these."""
+    high: npt.NDArray[np.int8] = (16 * split_nibbles(weights)[0]).astype(np.int8)
+    return high
+
+
+def high_scales(
+    weights: npt.NDArray[np.floating], integers: npt.NDArray[np.integer], moments: Array | None = None
+) -> Array:
+    """Return the scales of the high plane's channels: least squares of the outputs, or of the weights.
+
+    Parameters
+    ----------
+    weights : float array [outputs, inputs]
+        In units of each channel's int8 scale.
+    integers : int array [outputs, inputs]
+        The int8 weights, -119 to 119.
+    moments : float64 array [inputs, inputs], optional
+        Second moments of the inputs; default: all inputs the same and independent.
+
+    Returns
+    -------
+    float64 array [outputs]
+        In units of each channel's int8 scale, 0 to 2, a multiple of 2**-12; 1 for a channel of zeros.
+    """
+    high = high_plane(integers).astype(np.float64)
+    # A little of every input, so that inputs that calibration never saw do not make a scale of nothing.
+    weighed = high if moments is None or not moments.any() else high @ _damped(moments)
+    power = (weighed * high).sum(axis=1)
+    found = (weighed * weights).sum(axis=1) / np.where(power > 0, power, 1.0)
+    bounded = np.clip(np.where(power > 0, found, 1.0), 0.0, 2.0)
+    rounded: Array = np.rint(bounded * (1 << _SCALE_BITS)) / (1 << _SCALE_BITS)
+    return rounded
+
+
+def compensated_weights(
+    weights: npt.NDArray[np.floating], moments: Array, reach: int = DEFAULT_REACH
+) -> npt.NDArray[np.int8]:
+    """Return int8 weights whose planes both follow the float weights on the inputs of the calibration text.
+
+    Parameters
+    ----------
+    weights : float array [outputs, inputs]
+        In units of each channel's int8 scale: -119 to 119.
+    moments : float64 array [inputs, inputs]
+        Second moments of the inputs; nothing but zeros: weights are rounded to the nearest.
+    reach : int
+        Steps by which a weight may leave its rounded value for the sake of the high plane, 0 to 16. 0: the high plane
+        is that of the rounded weights, and only the low plane is compensated.
+
+    Returns
+    -------
+    int8 array [outputs, inputs]
+        -119 to 119.
+    """
+    rounded = np.clip(np.rint(weights), -NIBBLE_MAX, NIBBLE_MAX).astype(np.int64)
+    if not moments.any():
+        return np.asarray(rounded, dtype=np.int8)
+    order = np.argsort(-np.diag(moments), kind="stable")  # the inputs that matter most have most others to help them
+    factor = _inverse_factor(_damped(moments)[np.ix_(order, order)])
+    lowest, highest = (
+        16 * split_nibbles(np.clip(rounded + step, -NIBBLE_MAX, NIBBLE_MAX))[0][:, order] for step in (-reach, reach)
+    )
+    target = weights[:, order].astype(np.float64)
+    high = _carried(target, factor, lambda j, column: np.clip(16 * np.rint(column / 16), lowest[:, j], highest[:, j]))
+    least, most = np.maximum(high - 8, -NIBBLE_MAX), np.minimum(high + 7, NIBBLE_MAX)
+    both = _carried(target, factor, lambda j, column: np.clip(np.rint(column), least[:, j], most[:, j]))
+    found = np.empty(weights.shape, dtype=np.int8)
+    found[:, order] = both
+    return found
+
+
+def _damped(moments: Array) -> Array:
+    size = len(moments)
+    damped: Array = moments + np.eye(size) * (_DAMPING * np.trace(moments) / size)
+    return damped
+
+
+def _inverse_factor(moments: Array) -> Array:
+    """Return U, upper triangular, with ``U.T @ U`` the inverse of the moments."""
+    upper: Array = np.linalg.cholesky(np.linalg.inv(moments)).T
+    return upper
+
+
+def _carried(target: Array, factor: Array, choose: Callable[[int, Array], Array]) -> Array:
+    """Choose column after column; what a column gets wrong is carried to those after it.
+
+    Parameters
+    ----------
+    target : float64 array [outputs, inputs]
+        What is wanted.
+    factor : float64 array [inputs, inputs]
+        See `_inverse_factor`.
+    choose : callable
+        Returns the values of column j, given what is wanted there.
+    """
+    wanted, found = target.copy(), np.empty_like(target)
+    size = target.shape[1]
+    for first in range(0, size, _BLOCK):
+        end = min(first + _BLOCK, size)
+        errors = np.empty((len(target), end - first))
+        for j in range(first, end):
+            found[:, j] = choose(j, wanted[:, j])
+            errors[:, j - first] = (wanted[:, j] - found[:, j]) / factor[j, j]
+            wanted[:, j + 1 : end] -= np.outer(errors[:, j - first], factor[j, j + 1 : end])
+        wanted[:, end:] -= errors @ factor[first:end, end:]
+    return found
