@@ -212,6 +212,7 @@ class _Lowering:
             parts = tuple(map(_alone, parts))
         if plan.cuts:
             return self._emit_cut(parts, plan, on_chip)
+        self._check_whole(parts)
         while True:
             try:
                 labels = Labels()
@@ -227,6 +228,15 @@ class _Lowering:
                 parts = parts_of(
                     self._memory.residence, self.chunks, self._block, slots, -(-most // 2), prefixes
                 )  # fmt: skip
+                self._check_whole(parts)
+
+    def _check_whole(self, parts: Sequence[Part]) -> None:
+        """Refuse parts that would each find how important experts are."""
+        if len(parts) > 1 and any(layer.scored for layer in self._constants.layers):
+            raise LoweringError(
+                f"precision: experts are loaded as the tokens of the whole step ask for, and this step of "
+                f"{sum(part.tokens for part in parts)} tokens runs in {len(parts)} parts: run fewer tokens in a step"
+            )
 
     def _fine(self, part: Part) -> Part:
         """Return a part with smaller blocks of attention."""

@@ -109,7 +109,7 @@ def moe_layer(
     """
     combined = np.zeros(x.shape, dtype=np.int64)
     chosen = np.where(np.isin(experts, list(high_only)), Precision.HIGH, Precision.FULL)
-    add_experts(combined, layer, x, Routing(experts=np.asarray(experts), gates=gates), chosen, own_scales=False)
+    add_experts(combined, layer, x, Routing(experts=np.asarray(experts), gates=gates), chosen)
     return store_convert(wrap(combined, 32), GATE_BITS, StoreFormat.INT16).astype(np.int16)
 
 

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from hdl.config import PRESETS, MachineConfig
 from hdl.isa.legality import Limits
+from hdl.numerics.precision import Thresholds
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
 from scheduler.memory.placement import Placement
@@ -75,14 +77,16 @@ class LanguageRun:
         step_bytes: int = 1 << 17,
         placement: Placement = Placement.EVEN_ODD,
         chooser: Chooser | None = None,
+        precision: Sequence[Thresholds] | None = None,
     ) -> None:
+        self.precision = precision
         self.config = config
         self.model = model
         self.slots = slots
         self.chooser = chooser or Chooser()
         self.tiling = Tiling(config, model.description)
         self.block = key_block or default_key_block(self.tiling, model.key_block)
-        self.constants = constants_of(model)
+        self.constants = constants_of(model, precision)
         self.memory = ModelMemory(
             plan_residence(self.tiling), Weights(model, self.tiling), sequences=sequences,
             context=model.description.context, step_bytes=step_bytes, placement=placement,
@@ -93,6 +97,7 @@ class LanguageRun:
         self.executor = Executor(config, self.memory.images, strict=True)
         self.executor.known["combine row"][-SPARE_ROWS:] = True  # what is in them matters to nobody
         self.routing: tuple[Routing, ...] = ()
+        self.precisions: tuple[np.ndarray, ...] = ()
         self.programs: list[StepProgram] = []
         self._steps = 0
 
@@ -108,8 +113,8 @@ class LanguageRun:
             for chunk in chunks:
                 if chunk.prefix is not None and caches[chunk.sequence].length < chunk.prefix.tokens:
                     caches[chunk.sequence].begin_with(caches[chunk.prefix.sequence], chunk.prefix.tokens)
-        result = self.integer.step([(self.caches[c.sequence], c.tokens) for c in chunks])
-        self.routing = result.routing
+        result = self.integer.step([(self.caches[c.sequence], c.tokens) for c in chunks], precision=self.precision)
+        self.routing, self.precisions = result.routing, result.precision
         program = self.lower(chunks, None if self.slots else result.routing)
         limits = Limits((self.memory.images[0].size, self.memory.images[1].size), program.window)
         self.executor.tags[:, program.kept_tiles :] = -1
