@@ -262,6 +262,8 @@ class Machine(StructuralComponent):
             "last_result": glue.last_result,
             "fetch_beats": glue.fetch_beats,
             "fill_words": glue.fill_words,
+            "loads_left_out": glue.loads_left_out,
+            "loads_reduced": glue.loads_reduced,
             "rows": stats.rows,
             "rows_activation": stats.activation,
             "rows_combine": stats.combine,

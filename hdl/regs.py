@@ -149,6 +149,8 @@ GLOBAL_COUNTERS: tuple[tuple[str, str], ...] = (
     ("load_starved_1", "cycles load engine 1 waited for data that it had asked for"),
     ("load_wait_1", "cycles load engine 1 waited for semaphores, or for the other engine with PAIR"),
     ("load_idle_1", "cycles load engine 1 had no load, or only data inside the machine to move"),
+    ("loads_left_out", "loads with a slot that had no tokens, or whose importance was too low"),
+    ("loads_reduced", "PAIR loads of which only the high plane was read, as their slot asked for"),
     ("write_beats_0", "data beats written in group 0"),
     ("write_beats_1", "data beats written in group 1"),
     ("store_blocked", "cycles the store unit had an address or a beat that the memory did not take"),

@@ -64,7 +64,7 @@ class MachineGlue(wiring.Component):
         Handshake of fetched beats.
     progress : Out(1)
         Something moved in this cycle.
-    last_result, fetch_beats : Out(1), fill_words : Out(2)
+    last_result, fetch_beats : Out(1), fill_words, loads_left_out, loads_reduced : Out(2)
         Counter events.
     load_cycles : Out(load_cycles_layout()), store_cycles : Out(store_cycles_layout())
         Counter events of the cycles in which a memory unit moved no beat: the first that holds of an address or a beat
@@ -113,6 +113,8 @@ class MachineGlue(wiring.Component):
                 "last_result": Out(1),
                 "fetch_beats": Out(1),
                 "fill_words": Out(2),
+                "loads_left_out": Out(2),
+                "loads_reduced": Out(2),
                 "load_cycles": Out(load_cycles_layout()),
                 "store_cycles": Out(store_cycles_layout()),
             }
@@ -134,6 +136,8 @@ class MachineGlue(wiring.Component):
             self.fetch_beats.eq(self.fetch_valid & self.fetch_ready),
             self.taken.eq(Cat(self.queue_valid) & Cat(self.queue_ready)),
             self.fill_words.eq(self.loads.words[0] + self.loads.words[1]),
+            self.loads_left_out.eq(self.loads.left_out[0] + self.loads.left_out[1]),
+            self.loads_reduced.eq(self.loads.reduced[0] + self.loads.reduced[1]),
             self.last_result.eq(self.rows.any() | self.store.beats.any()),
             self.progress.eq(
                 self.issued

@@ -72,9 +72,9 @@ def job_fifo_depth(config: MachineConfig) -> int:
 def job_layout(config: MachineConfig) -> data.StructLayout:
     """Return a job of the data side.
 
-    ``empty``: of a slot without tokens: there is nothing to do but to post, in order; ``words`` is 1 then. ``alone``: a
-    PAIR load of which only the high plane is wanted, which engine 1 reads: there it is a load of its own that does not
-    post, and engine 0, where it is empty, posts when engine 1 has finished it.
+    ``empty``: of a slot without tokens: there is nothing to do but to post, in order; ``words`` is 1 then. ``alone``:
+    of a PAIR load only the high plane is wanted: each engine runs its part for itself, the one that has the low plane
+    an empty one. Engine 0 posts; if its part is empty, when engine 1 has finished its own.
     ``words``: output words to make, 1 or more. ``position``: address of the first. ``high``: PAIR only, this engine's
     plane is the high one. ``shift``: ROWS only. ``addr``: byte address of the first beat (for error reports).
     """

@@ -64,7 +64,7 @@ class LoadLaunch(wiring.Component):
     accepted, followed, queued : In(1).array(2)
         An instruction was taken from the queue; engine 1 finished its part of a PAIR load; the queue is not empty.
     ended : Out(1).array(2)
-        The last word of an instruction leaves in this cycle.
+        The last word of an instruction leaves in this cycle; not engine 1's of a PAIR load.
     pending : Out(1)
         A load is not finished.
     fault : In(error_layout).array(4)
@@ -137,11 +137,11 @@ class LoadLaunch(wiring.Component):
                 row[g].eq(ready & offer.row),
                 entry[g].eq(ready & offer.list),
                 empty[g].eq(ready & offer.empty),
-                self.ended[g].eq(self.launch[g] & offer.last),
+                self.ended[g].eq(self.launch[g] & offer.last & ~(offer.alone & (g == 1))),
             ]
             count = Signal(range(job_fifo_depth(self.config) + 8), name=f"unfinished{g}")
             # Engine 1 may finish two in a cycle: the last word of one load leaves while the PAIR load behind it ends.
-            m.d.sync += count.eq(count + self.accepted[g] - self.ended[g] - self.followed[g])
+            m.d.sync += count.eq(count + self.accepted[g] - (self.launch[g] & offer.last) - self.followed[g])
             unfinished.append((count != 0) | self.queued[g])
         m.d.comb += self.pending.eq(Cat(unfinished).any())
 
@@ -195,7 +195,8 @@ class LoadLaunch(wiring.Component):
         it; else there is room for one, as in engine 1.
         """
         offer, post = self.offer[0], self.post[0]
-        alone = [offer.last & offer.alone for offer in self.offer]
+        waits = offer.alone & offer.empty
+        finishes = self.launch[1] & self.offer[1].last & self.offer[1].alone & ~self.offer[1].empty
         entry = data.StructLayout({"alone": 1, "post": post_layout(self.config)})
         waiting = [Signal(entry, name=f"post_{n}") for n in range(POSTS)]
         count, finished = Signal(range(POSTS + 1)), Signal(range(job_fifo_depth(self.config) + 8))
@@ -206,19 +207,19 @@ class LoadLaunch(wiring.Component):
             post.valid.eq(may_go & has_posts(head.post)),
             post.payload.eq(head.post),
             pops.eq(may_go & (post.ready | ~post.valid)),
-            pushes.eq(self.launch[0] & offer.last & (has_posts(offer.post) | offer.alone)),
+            pushes.eq(self.launch[0] & offer.last & (has_posts(offer.post) | waits)),
         ]
         m.d.sync += [
             count.eq(count + pushes - pops),
-            queued.eq(queued + (pushes & offer.alone) - (pops & head.alone)),
-            finished.eq(finished + (self.launch[1] & alone[1]) - (pops & head.alone)),
+            queued.eq(queued + (pushes & waits) - (pops & head.alone)),
+            finished.eq(finished + finishes - (pops & head.alone)),
         ]
         with m.If(pops):
             m.d.sync += [own.eq(behind) for own, behind in pairwise(waiting)]
         for place, own in enumerate(waiting):
             with m.If(pushes & (count - pops == place)):
-                m.d.sync += [own.alone.eq(offer.alone), own.post.eq(offer.post)]
-        return offer.last & (has_posts(offer.post) | offer.alone) & Mux(queued != 0, count == POSTS, count != 0)
+                m.d.sync += [own.alone.eq(waits), own.post.eq(offer.post)]
+        return offer.last & (has_posts(offer.post) | waits) & Mux(queued != 0, count == POSTS, count != 0)
 
     def _owner(self, m: Module, name: str, wants: Signal, ready: Value | None) -> Signal:
         """Return which engine has the output: in turns when both want it, fixed while an offer is not taken."""

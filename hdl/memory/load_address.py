@@ -90,6 +90,9 @@ class LoadAddress(wiring.Component):
         An instruction was taken from the queue.
     begun : Out(1)
         An instruction, its waits granted, starts to ask for data.
+    left_out, reduced : Out(1)
+        Pulses: a load begins whose slot has no tokens (PAIR: engine 0 says so), or (engine 0) a PAIR load of which only
+        the high plane is read.
     outstanding : Out(1)
         A burst is requested or on its way.
     fault : Out(error_layout)
@@ -124,6 +127,8 @@ class LoadAddress(wiring.Component):
                 "partner_bad_high": In(1),
                 "accepted": Out(1),
                 "begun": Out(1),
+                "left_out": Out(1),
+                "reduced": Out(1),
                 "outstanding": Out(1),
                 "fault": Out(error_layout()),
                 "waiting": Out(1),
@@ -257,7 +262,9 @@ class LoadAddress(wiring.Component):
             self.jobs.payload.empty.eq(empty),
             self.jobs.payload.words.eq(Mux(empty, 1, second.words)),
             self.jobs.payload.kind.eq(Mux(reduced, LoadKind.FILL_HIGH, second.kind)),
-            self.jobs.payload.alone.eq(reduced & (second.high == bool(self.group))),
+            self.jobs.payload.alone.eq(reduced),
+            self.left_out.eq(move_second & empty & ~reduced & (~is_pair | (self.group == 0))),
+            self.reduced.eq(move_second & reduced & (self.group == 0)),
         ]
         if self.group:
             with m.If(reduced):

@@ -40,7 +40,7 @@ class LoadControl(wiring.Component):
 
     Members
     -------
-    jobs, stop, partner_ready, pair_ready, pair_step, follow, followed, active, starved, fault
+    jobs, stop, partner_ready, pair_ready, pair_step, follow, followed, pair_end, active, starved, fault
         Ports of the data side.
     beat_valid, beat_error : In(1) / take : Out(1)
         The beat at the skew FIFO; it is taken, the next one follows.
@@ -80,6 +80,7 @@ class LoadControl(wiring.Component):
                 "pair_step": Out(1),
                 "follow": In(1),
                 "followed": Out(1),
+                "pair_end": Out(1),
                 "active": Out(1),
                 "starved": Out(1),
                 "fault": Out(error_layout()),
@@ -137,6 +138,7 @@ class LoadControl(wiring.Component):
             makes = produce
         else:
             m.d.comb += [step.eq(Mux(is_pair, self.follow, good & room)), self.followed.eq(self.follow & final)]
+            m.d.comb += self.pair_end.eq(step & final & (is_pair | job.alone))
             makes = produce & ~is_pair
 
         with m.If(step):

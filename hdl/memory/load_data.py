@@ -54,6 +54,8 @@ class LoadData(StructuralComponent):
         Engine 0 takes a beat of both planes in this cycle / engine 1 is told so.
     followed : Out(1)
         Engine 1: the last beat of a PAIR load was taken.
+    pair_end : Out(1)
+        Engine 1: the same, or its part of one that has its high plane only is done but for the launch.
     active : Out(1)
         A job is not finished.
     starved : Out(1)
@@ -77,6 +79,7 @@ class LoadData(StructuralComponent):
                 "pair_step": Out(1),
                 "follow": In(1),
                 "followed": Out(1),
+                "pair_end": Out(1),
                 "active": Out(1),
                 "starved": Out(1),
                 "fault": Out(error_layout()),
@@ -107,7 +110,7 @@ class LoadData(StructuralComponent):
             s.connect(self.pair_step, control.pair_step)
         else:
             s.connect(control.follow, self.follow)
-        for name in ("pair_ready", "followed", "active", "starved", "fault"):
+        for name in ("pair_ready", "followed", "pair_end", "active", "starved", "fault"):
             s.connect(getattr(self, name), getattr(control, name))
 
         width = min(SLICE_BYTES, config.group_bytes)

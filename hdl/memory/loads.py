@@ -62,9 +62,12 @@ def load_stats_layout() -> data.StructLayout:
 
     ``beats``: a beat arrived. ``words``: a fill word was launched. ``gave_way``: a fill word waited for the other
     lane's to the same tier. ``waiting``: a load waits for a semaphore or its partner. ``blocked``: a burst waits for
-    room or for the limit of outstanding bursts. ``starved``: a load waits for read data.
+    room or for the limit of outstanding bursts. ``starved``: a load waits for read data. ``left_out``: a load begins
+    that reads nothing, as its slot is empty. ``reduced``: a PAIR load begins that reads the high plane only.
     """
-    return data.StructLayout({"beats": 2, "words": 2, "gave_way": 2, "waiting": 2, "blocked": 2, "starved": 2})
+    return data.StructLayout(
+        {"beats": 2, "words": 2, "gave_way": 2, "waiting": 2, "blocked": 2, "starved": 2, "left_out": 2, "reduced": 2}
+    )
 
 
 class LoadUnit(StructuralComponent):
@@ -215,10 +218,12 @@ class LoadUnit(StructuralComponent):
             "waiting": [unit.waiting for unit in address],
             "blocked": [unit.blocked for unit in address],
             "starved": [unit.starved for unit in datas],
+            "left_out": [unit.left_out for unit in address],
+            "reduced": [unit.reduced for unit in address],
         }
         s.connect(self.stats, struct_of(load_stats_layout(), {name: Cat(*bits) for name, bits in stats.items()}))
         s.connect(self.begun, [unit.begun for unit in address])
-        s.connect(self.ended, [*launch.ended, datas[1].followed])
+        s.connect(self.ended, [*launch.ended, datas[1].pair_end])
         self._outputs(s, datas, launch, mux)
         return s
 

@@ -120,8 +120,11 @@ class Executor(MachineState):
 
 def _load(machine: MachineState, instruction: Instruction, pc: int) -> int:
     load = load_of_slot(machine, instruction, pc)
-    if load is not None:
-        execute_load(machine, load)
+    if load is None:
+        machine.counters["loads_left_out"] += 1
+        return 1
+    machine.counters["loads_reduced"] += load["format"] != instruction["format"]
+    execute_load(machine, load)
     return 1
 
 

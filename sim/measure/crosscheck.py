@@ -19,7 +19,7 @@ __all__ = ["MismatchError", "check_illegal", "check_random", "compare_counters",
 
 EXACT_COUNTERS = (
     "instructions", "read_beats_0", "read_beats_1", "write_beats_0", "write_beats_1", "fill_words", "rows",
-    "vector_rows",
+    "vector_rows", "loads_left_out", "loads_reduced",
 )  # fmt: skip
 EXACT_TIER_COUNTERS = ("wave", "new_own", "link_m", "link_n", "link_k")
 CYCLE_COUNTERS = ("wave", "stall_tag", "stall_credit", "stall_edge", "wait_semaphore", "wait_gang", "idle")

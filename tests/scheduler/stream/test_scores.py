@@ -48,7 +48,9 @@ def test_machine_and_host_decide_alike(name: str) -> None:
     for slots in (False, True):
         one, seen = run(MACHINES[name], slots=slots)
         assert all(seen[what] for what in Precision), seen
-        read.append({kind: one.executor.counters[f"read_bytes_{kind.name.lower()}"] for kind in (Format.PAIR, Format.HIGH)})
+        read.append(
+            {kind: one.executor.counters[f"read_bytes_{kind.name.lower()}"] for kind in (Format.PAIR, Format.HIGH)}
+        )
         if slots:
             rows = one.programs[-1].table.instructions()
             loads = [i for i in rows if i.opcode == Opcode.LOAD and i["slot_en"]]

@@ -111,6 +111,72 @@ def test_tiles_that_are_kept() -> None:
         assert np.array_equal(memory[1][512 * 32 : 514 * 32], memory[1][640 * 32 : 642 * 32])
 
 
+def scored_stream(experts: tuple[int, int], full_score: int) -> RandomStream:
+    """Return a stream that routes a token to each of two experts, loads weights of both, and uses those of the first.
+
+    The first GEMM waits for both loads by their posts alone, and its tag is that of the second.
+    """
+    config = CONFIGS["tiny"]
+    load = "load format=pair dest_tiers=0 count=48 slot_en=1 slot_stride=128 addr=64 addr_low=640 scored=1"
+    text = f"""
+        load dest_kind=rows count=3 addr=16
+        load dest_kind=activation dest_tiers=0 count=2
+        load dest_kind=parameter dest_tiers=0 count=1 addr=32 post=s0
+        vector op=argmax first=1 vectors=2 rows=1 a=0 a_stride=1 wait=s0
+        route tokens=2 choices=1 experts=4 a=2 by_number=1 full_score={full_score} list=4 dest_stride=1 post=s2,s3
+        {load} slot={experts[0]} tag=1 dest=0 wait=s2 post=s4
+        {load} slot={experts[1]} tag=2 dest=100 post=s4
+        load dest_kind=parameter dest_tiers=0 dest=1 count=1 addr=40 post=s5
+        load dest_kind=parameter dest_tiers=0 dest=2 count=1 addr=48 group=1 post=s5
+        gemm tokens=1 k_slices=48 n_tiles=1 vcache=100 tag=2 act_list=1 dest_list=1 slot_en=1 slot={experts[1]}
+        gemm tokens=1 k_slices=48 n_tiles=1 vcache=0 tag=1 act_list=1 dest_list=1 slot_en=1 slot={experts[0]}
+        store format=int32 rows=4 addr=4096 group=1 wait=s6:2
+        end"""
+    lines = text.replace("act_list=1", "mode=requant16 dest_kind=combine act_list=1").splitlines()
+    numbers = [n for n, line in enumerate(lines) if "gemm" in line]
+    lines[numbers[0]] += " wait=s3,s4:2 post=s6"
+    lines[numbers[1]] += " wait=s5:2 post=s6"
+    instructions = assemble("\n".join(lines))
+    rng = random.Random(3)
+    image = bytearray(rng.randbytes(65536))
+    rows = np.zeros((3, config.columns), "<i2")
+    rows[0, experts[0]] = rows[1, experts[1]] = 9
+    rows[2] = 30000  # every gate
+    image[16 * 32 : 16 * 32 + rows.nbytes] = rows.tobytes()
+    base = len(image)
+    image += to_binary(instructions)
+    return RandomStream(
+        config, 0, instructions, (bytes(image), rng.randbytes(1 << 18)[: 1 << 17]), Limits.whole(config), base
+    )
+
+
+def test_loads_of_important_experts() -> None:
+    """Of unimportant experts half the bytes are read; two of opposite parity load at the same time, in either order."""
+    streams = {
+        (pair, score): scored_stream(pair, score)
+        for pair in ((0, 1), (1, 0), (0, 2), (3, 1))
+        for score in (30000, 30001)
+    }
+    config, jobs, cycles = CONFIGS["tiny"], [], {}
+    for stream in streams.values():
+        images = [np.frombuffer(data, dtype=np.uint8) for data in stream.images]
+        check(Table.of(stream.instructions), config, (images[0], images[1]), stream.limits)
+        jobs.append(Job(images=stream.images, stream_base=stream.stream_base))
+    for seed in range(3):
+        knobs = [random_knobs(random.Random(seed))] * len(streams)
+        check_random(machine("tiny"), list(streams.values()), knobs)
+    for key, result in zip(streams, machine("tiny").run(jobs), strict=True):
+        counters = result.counters
+        half = 48 * config.plane_bytes // config.group_bytes
+        assert counters["loads_reduced"] == 2 * (key[1] > 30000)
+        cycles[key] = counters["cycles"], half
+    for pair in ((0, 1), (1, 0)):
+        saved = cycles[pair, 30000][0] - cycles[pair, 30001][0]
+        assert saved > 0.9 * cycles[pair, 30000][1], (pair, saved)
+    for pair in ((0, 2), (3, 1)):  # one group is idle
+        assert abs(cycles[pair, 30000][0] - cycles[pair, 30001][0]) < 0.1 * cycles[pair, 30000][1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["odd", "edge"])
 def test_random_streams_on_unusual_machines(name: str) -> None:
