@@ -22,8 +22,9 @@ from hdl.config import MachineConfig
 from hdl.emit.amaranth_internals import mark_used
 from hdl.emit.hierarchy import CLOCK, RESET, Port, ports_of
 from hdl.emit.structural import PortPart, Structure
+from hdl.interfaces import bond_signature, dispatch_layout, fill_control_layout, result_layout, write_layout
 
-__all__ = ["Bond", "BondSignal", "Die", "StackDescription", "describe_stack"]
+__all__ = ["Bond", "BondSignal", "Die", "StackDescription", "describe_stack", "word_bits"]
 
 _CARRIES: Mapping[str, str] = {
     "clock": "clock and reset",
@@ -166,7 +167,7 @@ def describe_stack(config: MachineConfig) -> StackDescription:
     mark_used(tier)
     mark_used(stack)
     inside, around = tier.structure(), stack.structure()
-    unused = {"dispatch": unused_dispatch(config), "fill_control": unused_fill(config)}
+    unused = _unused(config)
     module = tier.module_key()
     dies = (Die("base", None), *(Die(f"tier_{index}", module) for index in range(config.tiers)))
     ports = [port for port in ports_of(tier) if port.name.startswith("below__")]
@@ -193,6 +194,40 @@ def describe_stack(config: MachineConfig) -> StackDescription:
             )
         bonds.append(Bond(f"bond_{index}", dies[index].name, dies[index + 1].name, tuple(signals)))
     return StackDescription(dies, tuple(bonds))
+
+
+def word_bits(config: MachineConfig) -> dict[str, int]:
+    """Return how many wires of a bond each kind of word takes, those without a reader left out.
+
+    Returns
+    -------
+    dict of str to int
+        ``wave`` (a tier's lane of dispatch), ``request`` (the fields of that lane for a tile request of the edge feed;
+        0 without it), ``fill`` (a fill word with its control part), ``write`` (a write of activations or multipliers),
+        ``result`` (a finished row), ``tile`` (a stationary tile from tier to tier), ``activation`` (a wave's
+        activations from tier to tier), ``psum`` (its partial sums).  A mask of tiers counts with all its bits.
+    """
+    unused, tiers = _unused(config), config.tiers
+    lane = dispatch_layout(config)
+    requests = [name for name, _ in lane if str(name).startswith("edge_")]
+    request = sum(_used_bits(lane[name].shape, unused["dispatch"], tiers, (str(name),)) for name in requests)
+    fill = _used_bits(fill_control_layout(config), unused["fill_control"], tiers)
+    bond = bond_signature(config).members
+    return {
+        "wave": _used_bits(lane, unused["dispatch"], tiers) - request,
+        "request": request,
+        "fill": fill + Shape.cast(bond["fill_data"].shape).width * config.fill_rows,
+        "write": _used_bits(write_layout(config), (), tiers),
+        "result": _used_bits(result_layout(config), (), tiers),
+        "tile": Shape.cast(bond["stationary"].shape).width * config.rows,
+        "activation": Shape.cast(bond["activation"].shape).width * config.rows,
+        "psum": Shape.cast(bond["psum"].shape).width,
+    }
+
+
+def _unused(config: MachineConfig) -> dict[str, tuple[Path, ...]]:
+    """Return the fields of members that no tier has a register for."""
+    return {"dispatch": unused_dispatch(config), "fill_control": unused_fill(config)}
 
 
 def _member(port: Port) -> str:
