@@ -2,6 +2,7 @@
 """The files of the stack, read by a YAML reader that nobody here wrote, by the rules of a reader of 3Dblox."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,12 @@ def test_a_die_has_room_for_the_fullest_bond() -> None:
     most = max(bond.bits for bond in stack.bonds)
     edge = Geometry(pitch=10).edge(stack) // 10
     assert (edge - 1) ** 2 < most <= edge**2
+
+
+def test_the_example_in_the_documents_is_generated() -> None:
+    text = render_dbx("a3d_top", describe_stack(PRESETS["tiny"]))
+    page = Path(__file__).resolve().parents[3] / "docs/architecture.md"
+    assert text[text.index("Stack:") :] in page.read_text()
 
 
 def test_manifest_entries_name_modules_and_neighbours() -> None:
