@@ -64,7 +64,7 @@ def test_widths_are_those_of_the_emitted_tier(config: MachineConfig) -> None:
     assert json.loads(json.dumps(stack.bonds[0].to_dict()))["bits"] == stack.bonds[0].bits
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["vertical", pytest.param("no links", marks=pytest.mark.slow), "edge"])
 def test_used_bits_are_those_that_synthesis_leaves(variant: str, tmp_path: Path) -> None:
     config = TWO.replace(name="three", tiers=3, **VARIANTS[variant])
     nets, stack = flat_nets(config, tmp_path), describe_stack(config)
