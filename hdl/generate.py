@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a configuration to a directory: Verilog, file list, manifest, C header of the registers and the instructions."""
+"""From a configuration to a directory: Verilog, file list, manifest, C header, description of the stack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hdl.array.bonds import describe_stack
 from hdl.config import MachineConfig
+from hdl.emit.blox import DBV, DBX, bond_entries, die_entries, render_dbv, render_dbx
 from hdl.emit.design import EmittedDesign
 from hdl.emit.files import check_output
 from hdl.emit.header import render_header
@@ -71,15 +73,22 @@ def generate(
     EmitError
         If the prefix is none, or the output directory cannot be used.
     """
-    header = f"include/{check_prefix(prefix)}a3d.h"
+    stem = check_prefix(prefix)
+    header = f"include/{stem}a3d.h"
     check_output(out_dir)
     design = emit(Machine(config), TOP, prefix=prefix)
+    stack = describe_stack(config)
     manifest = write(
         design,
         out_dir,
         config=config.to_dict(),
         registers=_registers(config),
-        extra={header: c_header(config, prefix)},
+        extra={
+            header: c_header(config, prefix),
+            design.top + DBV: render_dbv(design.top, stack),
+            design.top + DBX: render_dbx(design.top, stack),
+        },
         header=header,
+        stack={"dies": die_entries(design.top, stack, stem=stem), "bonds": bond_entries(stack)},
     )
     return design, manifest

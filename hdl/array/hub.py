@@ -29,7 +29,7 @@ from hdl.config import MachineConfig
 from hdl.emit.hierarchy import parameter_key, parameters
 from hdl.interfaces import dispatch_layout, fill_control_layout, tail_layout, write_layout
 
-__all__ = ["Hub"]
+__all__ = ["Hub", "Path", "unused_dispatch", "unused_fill"]
 
 
 Path = tuple[str, ...]
@@ -63,6 +63,25 @@ def _register(
             with m.If(enable):
                 m.d.sync += held.eq(sources[path])
     return registered
+
+
+def unused_dispatch(config: MachineConfig) -> tuple[Path, ...]:
+    """Return the fields of a dispatch lane that this array has no use for: no register, they arrive as zero."""
+    unused: tuple[Path, ...] = (("edge_load",), ("edge_below",), ("edge_tile",))
+    if config.stationary_feed == "edge":
+        unused = (("wave", "stationary_below"), ("wave", "vcache_addr"))
+    if not config.vertical_links:
+        links = ("stationary_below", "activation_below", "psum_below")
+        unused = tuple(dict.fromkeys((*unused, *(("wave", link) for link in links), ("edge_below",))))
+    return unused
+
+
+def unused_fill(config: MachineConfig) -> tuple[Path, ...]:
+    """Return the fields of a fill word's control part that this array has no use for.
+
+    The edge feed's banks could not take a transposed tile: no such word comes, and its bit costs no register.
+    """
+    return () if config.stationary_feed == "vertical" else (("columns",),)
 
 
 class Hub(wiring.Component):
@@ -159,13 +178,7 @@ class Hub(wiring.Component):
     def _dispatch(self, m: Module) -> None:
         control = (("wave", "valid"), ("edge_load",))
         edge = self.config.stationary_feed == "edge"
-        # What this array has no use for costs no register; it arrives as zero.
-        unused: list[Path] = [("edge_load",), ("edge_below",), ("edge_tile",)]
-        if edge:
-            unused = [("wave", "stationary_below"), ("wave", "vcache_addr")]
-        if not self.config.vertical_links:
-            unused += [("wave", link) for link in ("stationary_below", "activation_below", "psum_below")]
-            unused += [("edge_below",)]
+        unused = unused_dispatch(self.config)
         lanes = []
         for index in range(self.config.tiers):
             source = self.dispatch[index]
@@ -190,8 +203,7 @@ class Hub(wiring.Component):
     def _fill(self, m: Module) -> None:
         config = self.config
         vertical = config.stationary_feed == "vertical"
-        # The edge feed's banks could not take a transposed tile: no such word comes, and its bit costs no register.
-        unused = () if vertical else (("columns",),)
+        unused = unused_fill(config)
         hits = []
         lanes = []
         for index in range(2):

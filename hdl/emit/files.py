@@ -57,6 +57,7 @@ def write(
     registers: Sequence[Mapping[str, Any]] = (),
     extra: Mapping[str, str] | None = None,
     header: str | None = None,
+    stack: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Write `design` into `out_dir` and return the manifest.
 
@@ -67,7 +68,7 @@ def write(
     out_dir : path
         Created when it is missing.  Files that an earlier call left there, that nobody has changed since, and that are
         no longer part of the design are removed; anything else in it stays.
-    config, registers, header
+    config, registers, header, stack
         For the manifest; see :func:`hdl.emit.manifest.build_manifest`.
     extra : mapping of str to str, optional
         Further text files (``include/a3d.h``, constraints), by relative path.
@@ -95,7 +96,7 @@ def write(
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts:
             raise EmitError(f"file {path!r} would lie outside the output directory: use a relative path")
-    manifest = build_manifest(design, files, config=config, registers=registers, header=header)
+    manifest = build_manifest(design, files, config=config, registers=registers, header=header, stack=stack)
 
     target = check_output(out_dir)
     try:

@@ -23,6 +23,10 @@ Keys of the document
     Every memory: module, name, width, depth, ports, and the number of instances in the design.
 ``registers``
     The register map, as the caller describes it.
+``dies``, ``bonds``
+    Of a machine: its dies from the lowest up (module, the die above, orientation, height), and every bond between two:
+    contacts, and for each kind of signal direction, lanes, bits, those of them that have a source and a reader, and
+    what they carry (:mod:`hdl.array.bonds`).
 ``files``
     Every file of the output except the manifest, with its size and SHA-256; ``rtl`` ones in the order of the file list.
 """
@@ -103,6 +107,7 @@ def build_manifest(
     config: Mapping[str, Any] | None = None,
     registers: Sequence[Mapping[str, Any]] = (),
     header: str | None = None,
+    stack: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Assemble the manifest.
 
@@ -118,6 +123,8 @@ def build_manifest(
         The register map as plain JSON values.
     header : str, optional
         Path of the C header in `files`.
+    stack : mapping of str to sequence of mappings, optional
+        The keys ``dies`` and ``bonds``, where the design is a stack.
     """
     settings = dict(config or {})
     home = {module: file for file, names in design.files.items() for module in names}
@@ -155,6 +162,7 @@ def build_manifest(
             for memory in design.memories
         ],
         "registers": [dict(register) for register in registers],
+        **{key: [dict(entry) for entry in entries] for key, entries in (stack or {}).items()},
         "files": [
             {"path": path, "bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
             for path, text in files.items()

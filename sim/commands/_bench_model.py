@@ -128,12 +128,13 @@ def _model(args: argparse.Namespace) -> int:
                 p["phase"], p["batch"], p["tokens"], p["cycles"], p["model_cycles"], round(p["roofline_cycles"]),
                 p["bound"],
                 round(100 * p["roofline_fraction"], 1), round(100 * p["utilisation"], 1), p["bytes"],
+                p["vertical_bytes"], p["lateral_bytes"],
             ]
             for p in points
         ],
         (
             "phase", "batch", "tokens", "cycles", "cycle model", "roofline", "bound", "of roofline %", "PE util %",
-            "bytes",
+            "bytes", "across bonds", "on the dies",
         ),
         title=f"Steps of {result['model']} on {system.machine.name} (RTL simulation; routing {result['routing']}, "
         f"policy {system.policy.name})",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``a3d generate``: writes the Verilog, the file list, the manifest and the C header of a machine."""
+"""``a3d generate``: writes Verilog, file list, manifest, C header and description of the stack of a machine."""
 
 import argparse
 import time
@@ -12,7 +12,7 @@ from sim.commands._output import add_output_options, verilog_folder
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = new_parser(subparsers, "generate", "write a machine's Verilog, file list, manifest and C header")
+    parser = new_parser(subparsers, "generate", "write a machine's Verilog, file list, manifest, C header and stack")
     add_config_option(parser)
     add_output_options(parser)
     add_json_option(parser)
@@ -36,10 +36,17 @@ def run(args: argparse.Namespace) -> int:
         "modules": len(design.modules),
         "instances": sum(design.instances.values()),
         "memory_bits": memory_bits,
+        "bond_bits": [bond["used_bits"] for bond in manifest["bonds"]],
         "config_sha256": manifest["config_sha256"],
     }
     print_table(
-        [[key, value] for key, value in result.items()], ("quantity", "value"), left=("value",), title=f"{out}/a3d.f"
+        [
+            [key, ", ".join(f"{n:,}" for n in value) if isinstance(value, list) else value]
+            for key, value in result.items()
+        ],
+        ("quantity", "value"),
+        left=("value",),
+        title=f"{out}/a3d.f",
     )
     write_json(args.json, result)
     return 0

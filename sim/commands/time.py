@@ -11,6 +11,7 @@ import numpy as np
 from hdl.errors import A3dError, one_line
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
+from scheduler.cost.links import link_bytes
 from scheduler.cost.model import simulate
 from scheduler.schedule.files import load_schedule
 from scheduler.stream.legal import illegal, why_illegal
@@ -31,9 +32,12 @@ from sim.commands._schedule import STEP_COLUMNS, step_rows
 DETAILS = """\
 PATH is a schedule's directory (a3d schedule), which brings its own configuration, or a binary stream. The model's error
 against the simulated RTL is what `a3d bench cycle-model` measures. A stream whose routing the machine finds takes as
-long as its slots' largest counts."""
+long, and moves as many bytes, as with its slots' largest counts."""
 
 UNIT_COLUMNS = ("unit", "busy", "of it")
+LINK_COLUMNS = ("bytes", "all", "of it")
+LINKS = {"vertical": "across bonds", "lateral": "on the dies", "offchip": "off chip"}
+STEP_LINK_COLUMNS = ("step", *LINKS.values())
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -50,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         result = _schedule(args.path)
         print_table(step_rows(result["steps"]), STEP_COLUMNS, title=f"{result['model']} on {result['config']['name']}")
         _say_times(result["system"]["clock_mhz"], {entry["name"]: entry["ms"] for entry in result["steps"]})
+        rows = [[entry["name"], *(entry["links"][way] for way in LINKS)] for entry in result["steps"]]
+        print_table(rows, STEP_LINK_COLUMNS, title="bytes")
     else:
         system = load_system(args.config)
         config = system.machine
@@ -64,9 +70,19 @@ def run(args: argparse.Namespace) -> int:
         _say_times(system.clock_mhz, {str(args.path): result["ms"]})
         rows = [[name, busy, f"{100 * busy / result['cycles']:.1f} %"] for name, busy in result["busy"].items()]
         print_table(rows, UNIT_COLUMNS, title="busy cycles")
+        print_table(_link_rows(result["links"]), LINK_COLUMNS, left=("of it",), title="bytes")
     if args.json:
         write_json(args.json, result)
     return 0
+
+
+def _link_rows(links: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the rows of a table of a stream's bytes."""
+    rows = []
+    for way, name in LINKS.items():
+        kinds = (f"{kind} {many:,}" for kind, many in links[f"{way}_by"].items() if many)
+        rows.append([name, links[way], ", ".join(kinds)])
+    return rows
 
 
 def _say_times(clock_mhz: float | None, times: Mapping[str, float]) -> None:
@@ -75,7 +91,7 @@ def _say_times(clock_mhz: float | None, times: Mapping[str, float]) -> None:
 
 
 def _time(system: SystemConfig, table: Table, path: Path) -> dict[str, Any]:
-    """Return a stream's cycles, its time if the system has a clock, and each unit's busy cycles and stalls.
+    """Return a stream's cycles, its time if the system has a clock, units' busy cycles and stalls, and bytes moved.
 
     Raises
     ------
@@ -97,7 +113,10 @@ def _time(system: SystemConfig, table: Table, path: Path) -> dict[str, Any]:
         )
     forecast = simulate(config, table, memory=system.memory)
     ms = None if system.clock_mhz is None else forecast.cycles / system.clock_mhz / 1e3
-    return {"cycles": forecast.cycles, "ms": ms, "busy": forecast.busy(), "stalls": forecast.stalls()}
+    return {
+        "cycles": forecast.cycles, "ms": ms, "busy": forecast.busy(), "stalls": forecast.stalls(),
+        "links": link_bytes(config, table).to_dict(),
+    }  # fmt: skip
 
 
 def _schedule(folder: Path) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
+from scheduler.cost.links import LinkBytes, link_bytes
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
 from scheduler.memory.contents import Weights
@@ -106,6 +107,9 @@ class StepRecord:
         What each unit did in each cycle, where that was asked for and the engine has time.
     beside : Beside or None
         The same step by another policy, where that was asked for.
+    links : LinkBytes
+        Bytes across bonds, on the dies and off chip, with the slots as the router fills them; instruction fetch as the
+        engine counts it, or what the stream takes where it has no counter.
     """
 
     number: int
@@ -128,6 +132,7 @@ class StepRecord:
     forecast: int | None = None
     traced: TracedStep | None = None
     beside: Beside | None = None
+    links: LinkBytes = field(default_factory=LinkBytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,6 +347,10 @@ class Generator:
             mismatched_bytes=outcome.mismatched_bytes, host_s=written - started,
             run_s=finished - written, simulated_s=outcome.wall_s, start=now,
             forecast=self._forecast(program, routing) if forecast else None, traced=traced, beside=beside,
+            links=link_bytes(
+                self.config, program.table, slot_counts=self._slot_counts(program, routing),
+                fetch_beats=outcome.counters.get("fetch_beats"),
+            ),
         )  # fmt: skip
 
     def _beside(
@@ -379,8 +388,12 @@ class Generator:
 
     def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
         """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
-        counts = program.slot_counts(routing) if self.routing == "slots" else []
+        counts = self._slot_counts(program, routing)
         return simulate(self.config, program.table, memory=self._chooser.timing, slot_counts=counts).cycles
+
+    def _slot_counts(self, program: StepProgram, routing: Sequence[Routing]) -> list[list[int]]:
+        """Return the tokens of each slot after each ROUTE of a step; nothing where the host knows the routing."""
+        return program.slot_counts(routing) if self.routing == "slots" else []
 
     def _fitting(self, now: int, work: StepWork) -> _Lowered:
         """Lower a step, or as much of it as the machine has room for."""

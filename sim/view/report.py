@@ -13,6 +13,7 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.regs import EXHAUSTIVE
+from scheduler.cost.links import LinkBytes
 from scheduler.serving.batcher import PHASES
 from scheduler.serving.request import Request
 from sim.machine.byte_model import show
@@ -22,7 +23,7 @@ from sim.view.timeline import TracedStep
 
 __all__ = ["Tally", "between_tokens", "loss_rows", "stalls_of", "summarise"]
 
-_LARGE = ("counters", "traced", "beside")
+_LARGE = ("counters", "traced", "beside", "links")
 """Fields of a step's record that are not kept for each step."""
 
 _WORKING = ("wave", "read_beats_0", "read_beats_1", "write_beats_0", "write_beats_1", "vector_rows")
@@ -58,6 +59,7 @@ class _Sums:
     mismatched_bytes: int = 0
     compared_bytes: int = 0
     counters: Counter[str] = field(default_factory=Counter)
+    links: LinkBytes = field(default_factory=LinkBytes)
 
     def add(self, record: StepRecord) -> None:
         self.steps += 1
@@ -71,6 +73,7 @@ class _Sums:
         self.mismatched_bytes += record.mismatched_bytes
         self.compared_bytes += record.compared_bytes
         self.counters.update(record.counters)
+        self.links += record.links
 
     def figures(self, config: MachineConfig) -> dict[str, Any]:
         counters = self.counters
@@ -89,6 +92,7 @@ class _Sums:
             "utilisation": self.macs / (config.pes * cycles) if cycles else None,
             "bytes_0": beats[0] * config.group_bytes,
             "bytes_1": beats[1] * config.group_bytes,
+            "links": self.links.to_dict(),
             "tile_reads": reads,
             "tiles_filled": filled,
             "waves_per_tile_read": waves / reads if reads else None,
@@ -190,7 +194,8 @@ class Tally:
                 steps does not count.
             ``total, prefill, mixed, decode``
                 ``steps, tokens, instructions, macs, cycles, utilisation`` (useful MACs / (PEs x cycles)), ``bytes_0,
-                bytes_1`` (moved in each channel group, instruction fetch included), ``tile_reads, tiles_filled`` (a
+                bytes_1`` (moved in each channel group, instruction fetch included), ``links`` (bytes ``vertical,
+                lateral, offchip``, each by kind too, and by bond: `LinkBytes.to_dict`), ``tile_reads, tiles_filled`` (a
                 tile that a load writes to several tiers counts once), ``waves_per_tile_read``, ``vcache_hits`` (share
                 of tile reads without a load of their own), ``wall_s, simulated_s, cycles_per_s, stalls``. What needs
                 time is None where the engine has none.

@@ -62,7 +62,12 @@ def test_a_stream_is_timed_on_a_machine_that_takes_it_only(
     out = tmp_path / "out"
     assert main([*schedule, str(out)]) == 0
     stream = out / "step0000.bin"
-    assert main(["time", str(stream)]) == 0
+    files = [tmp_path / name for name in ("stream.json", "schedule.json")]
+    for path, file in zip((stream, out), files, strict=True):
+        assert main(["time", str(path), "--json", str(file)]) == 0
+        assert "across bonds" in capsys.readouterr().out
+    alone, whole = (json.loads(file.read_text()) for file in files)
+    assert alone["links"] == whole["steps"][0]["links"] and alone["links"]["offchip"] >= 32 * alone["instructions"]
     line = error_of(capsys, ["time", str(stream), "--config", "nano"])
     assert f"{stream}: instruction " in line and "is not legal on nano: " in line and "--config" in line
     data = stream.read_bytes()

@@ -149,7 +149,28 @@ def test_the_rtl_writes_the_executors_tokens(model: QuantisedModel, machine: Sim
     for unit, parts in report["total"]["stalls"].items():
         share = TINY.tiers if unit == "tiers" else 1
         assert sum(parts.values()) == share * sum(cycles), unit
+    for record in records:
+        check_links(record)
+    assert report["total"]["links"]["offchip"] == report["total"]["bytes_0"] + report["total"]["bytes_1"]
     json.dumps(report)
+
+
+def check_links(record: StepRecord) -> None:
+    """Compare a step's bytes with the machine's counters, where these say them."""
+    counters, links = record.counters, record.links
+    beats = [counters["fetch_beats"], *(counters[f"{way}_beats_{g}"] for way in ("read", "write") for g in range(2))]
+    assert links.offchip == sum(beats) * TINY.group_bytes
+    taken = {
+        link: sum(counters[f"tier{t}_{link}"] for t in range(TINY.tiers)) for link in ("link_m", "link_n", "link_k")
+    }
+    assert links.vertical_by["stationary"] == taken["link_m"] * TINY.tile_bytes
+    assert links.vertical_by["activation"] == taken["link_n"] * TINY.rows
+    assert links.vertical_by["psum"] == taken["link_k"] * 4 * TINY.columns
+    assert links.lateral_by["rows"] == counters["rows"] * 2 * TINY.columns
+    waves = sum(counters[f"tier{t}_wave"] for t in range(TINY.tiers))
+    assert links.lateral_by["array"] == waves * (TINY.rows + 4 * TINY.columns)
+    fills = counters["fill_words"] * TINY.fill_bytes
+    assert fills < links.vertical_by["fill"] and fills <= links.lateral_by["launch"]
 
 
 class FaultyEngine(RtlEngine):

@@ -14,11 +14,13 @@ from hdl.isa import Opcode
 from hdl.isa.asm import assemble, to_binary
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits
+from scheduler.cost.links import count_words, link_bytes
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.machine.system import Job, MemoryKnobs, SimulatedMachine
 from sim.measure.crosscheck import check_illegal, check_random, random_knobs
 from sim.stimulus.streams import RandomStream, StreamOptions, illegal_streams, random_stream
+from tests.support.links import compare_words, counted
 
 CONFIGS: dict[str, MachineConfig] = {
     "nano": PRESETS["nano"],
@@ -83,6 +85,25 @@ def test_a_slot_is_not_looked_up_ahead_of_a_gang() -> None:
     check(Table.of(instructions), config, (arrays[0], arrays[1]), stream.limits)
     knobs = [MemoryKnobs(latency=latency) for latency in (2, 7, 20, 60)]
     check_random(machine("tiny"), [stream] * len(knobs), knobs)
+
+
+def test_off_chip_bytes_are_those_of_the_machine() -> None:
+    """Reads, writes and fetch on the RTL; the fetch runs ahead past END, but not further than its buffer."""
+    config = PRESETS["nano"]
+    streams = [random_stream(config, seed, options=EVERYTHING) for seed in range(600, 604)]
+    results = machine("nano").run([Job(images=s.images, stream_base=s.stream_base, limits=s.limits) for s in streams])
+    for stream, result in zip(streams, results, strict=True):
+        assert result.done
+        counters, (_, slots) = result.counters, counted(stream)
+        compare_words(config, count_words(config, stream.instructions, slot_counts=slots), counters)
+        own = link_bytes(config, stream.instructions, slot_counts=slots)
+        reads, writes = (sum(counters[f"{way}_beats_{g}"] for g in range(2)) for way in ("read", "write"))
+        assert own.offchip_by["read"] == reads * config.group_bytes
+        assert own.offchip_by["write"] == writes * config.group_bytes
+        fetched = counters["fetch_beats"]
+        assert 0 <= fetched * config.group_bytes - own.offchip_by["fetch"] <= 512
+        exact = link_bytes(config, stream.instructions, slot_counts=slots, fetch_beats=fetched)
+        assert exact.offchip == (reads + writes + fetched) * config.group_bytes
 
 
 def test_tiles_that_are_kept() -> None:

@@ -64,7 +64,11 @@ def test_every_name_begins_with_the_prefix(designs: dict[str, EmittedDesign], fo
         assert design.top == f"{start}a3d_top" and all(module.startswith(start) for module in design.modules)
         manifest = json.loads((folder / name / "manifest.json").read_text())
         assert (manifest["prefix"], manifest["top"], manifest["header"]) == (name, design.top, f"include/{start}a3d.h")
-        assert {entry["path"] for entry in manifest["files"]} >= {manifest["header"], *design.files}
+        stack = {f"{design.top}.3dbv", f"{design.top}.3dbx"}
+        assert {entry["path"] for entry in manifest["files"]} >= {manifest["header"], *design.files, *stack}
+        modules = [die["module"] for die in manifest["dies"]]
+        assert modules[0] is None and len(modules) == 1 + len(manifest["bonds"])
+        assert set(modules[1:]) <= set(design.modules)
         assert all(Path(path).name.startswith(start) for path in design.files)
         assert {path.name for path in read_file_list(folder / name / FILE_LIST)} == {
             path.name for path in (folder / name / "rtl").iterdir()

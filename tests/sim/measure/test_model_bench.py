@@ -9,6 +9,7 @@ import pytest
 
 from hdl.config import PRESETS
 from hdl.regs import counter_names
+from scheduler.cost.links import LinkBytes
 from sim.machine.generator import StepRecord
 from sim.measure.model import point_of
 from tests.support.checkpoints import small_model
@@ -25,12 +26,13 @@ def test_the_larger_bound_counts(macs: int, least: int, bound: str) -> None:
     record = StepRecord(
         number=0, phase="decode", sequences=(0,), lengths=(6,), tokens=1, chosen={}, instructions=1, macs=macs,
         least_bytes=least, cycles=1000, counters=counters, compared_bytes=0, mismatched_bytes=0, host_s=0.0, run_s=0.0,
-        simulated_s=0.0,
+        simulated_s=0.0, links=LinkBytes((5,), {"fill": 5}, {"rows": 7, "array": 1}, {"read": 48}),
     )  # fmt: skip
     point = point_of(TINY, record)
     assert point["bound"] == bound
     assert point["roofline_fraction"] == pytest.approx({"compute": 0.6, "memory": 0.7}[bound])
     assert point["bytes"] == 6 * TINY.group_bytes
+    assert [point[f"{way}_bytes"] for way in ("vertical", "lateral", "offchip")] == [5, 8, 48]
     assert point_of(TINY, replace(record, cycles=2000))["roofline_fraction"] == pytest.approx(
         point["roofline_fraction"] / 2
     )
