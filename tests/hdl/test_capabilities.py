@@ -53,7 +53,7 @@ def test_capabilities_stay_below_the_other_registers() -> None:
     ("changes", "message"),
     [
         ({"ID": 0}, "register ID: 0x0 is not 0x4133444d; is there a machine at this address"),
-        ({"VERSION": 3 << 16}, "register VERSION: the machine has version 3.0, this software is for 2.x; use software"),
+        ({"VERSION": 4 << 16}, "register VERSION: the machine has version 4.0, this software is for 3.x; use software"),
         ({"CAP_STATIONARY_FEED": 2}, "register CAP_STATIONARY_FEED: 2 is not defined; it is 0 to 1"),
         ({"CAP_TIERS": 9}, "capability registers: config tiers: 9; use an integer from 1 to 8"),
         ({"CAP_QUEUE_DEPTH": 16}, "register CONFIG_HASH: 0x.* is not the 0x.* of the capabilities"),
