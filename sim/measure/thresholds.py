@@ -2,8 +2,8 @@
 """Finds each layer's thresholds from text: the least predicted error for the bytes that are to be saved.
 
 What it costs to load less of an expert is the error of its output, weighted by the square of its gate, of all tokens of
-a step that chose it. A layer's error counts as much as it moves the model's predictions: by the divergence that is
-measured when only that layer loads less. Layers then share the bytes so that the last byte saved costs each the same.
+a step that chose it. A layer's error counts as much as it moves the model's predictions away from those of the float
+model, further than the integers do anyway: measured with only that layer loading less. Layers then share the bytes so that the last byte saved costs each the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hdl.numerics.precision import MAX_IMPORTANCE, Precision, Thresholds, import
 from scheduler.models.quantise import GATE_BITS, QuantisedExpert
 from sim.golden.integer_experts import expert_rows
 from sim.golden.integer_model import IntegerModel
-from sim.measure.lockstep import ByThresholds, Everything, LockstepRun, chunks, lockstep, run_windows
+from sim.measure.lockstep import ByThresholds, Everything, LockstepRun, Policy, chunks, lockstep, run_windows
 
 __all__ = ["Prediction", "ThresholdCalibration", "divergence"]
 
@@ -37,23 +37,22 @@ _PROBED = 0.2
 """Part of the loads that is left out to find what a layer's skipped experts cost."""
 
 
-def divergence(exact: npt.NDArray[np.integer], other: npt.NDArray[np.integer], scale: float) -> Float:
-    """Return by how many bits predictions [..., vocab] differ from exact ones: Kullback-Leibler, [...].
+def divergence(exact: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> Float:
+    """Return by how many bits predictions differ from exact ones: Kullback-Leibler, [...].
 
     Parameters
     ----------
-    exact, other : int arrays [..., vocab]
-        Logits.
-    scale : float
-        Real value of 1 of them.
+    exact, other : float arrays [..., vocab]
+        Logits in natural units.
     """
-    p, q = (_log_shares(logits, scale) for logits in (exact, other))
+    p, q = _log_shares(exact), _log_shares(other)
     bits: Float = (np.exp(p) * (p - q)).sum(axis=-1) / math.log(2)
     return bits
 
 
-def _log_shares(logits: npt.NDArray[np.integer], scale: float) -> Float:
-    real = (logits - logits.max(axis=-1, keepdims=True)) * scale
+def _log_shares(logits: npt.NDArray[np.floating]) -> Float:
+    real = logits.astype(np.float64)
+    real -= real.max(axis=-1, keepdims=True)
     shares: Float = real - np.log(np.exp(real).sum(axis=-1, keepdims=True))
     return shares
 
@@ -114,6 +113,8 @@ class ThresholdCalibration:
     model : IntegerModel
     tokens : int array [windows, length]
         Calibration text.
+    exact : float array [windows, length, vocab]
+        The float model's logits for it.
 
     Raises
     ------
@@ -121,7 +122,7 @@ class ThresholdCalibration:
         No tokens, or a model without experts.
     """
 
-    def __init__(self, model: IntegerModel, tokens: npt.ArrayLike) -> None:
+    def __init__(self, model: IntegerModel, tokens: npt.ArrayLike, exact: npt.NDArray[np.floating]) -> None:
         self._model = model
         self._tokens = np.atleast_2d(np.asarray(tokens, dtype=np.int64))
         if not self._tokens.size:
@@ -130,6 +131,7 @@ class ThresholdCalibration:
         if not self._routed:
             raise A3dError("precision: the model has no experts; thresholds are for mixtures of experts")
         self._text = np.concatenate([self._tokens, self._tokens[:, :1]], axis=1)  # what is predicted last is not used
+        self._exact = exact
         self._weights = self._sensitivities()
 
     def find(self, batch: int, budgets: Sequence[float]) -> list[Prediction]:
@@ -194,7 +196,7 @@ class ThresholdCalibration:
 
     def _sensitivities(self) -> dict[int, tuple[float, float]]:
         """Return the bits of divergence for one unit of error of a layer, without low planes and without experts."""
-        exact = lockstep(self._model, self._text, 1, Everything()).logits
+        anyway = self._divergence(Everything())
         found = {}
         for number, own in self._loads(1).items():
             least = int(np.quantile(own.importance, _PROBED))
@@ -203,16 +205,19 @@ class ThresholdCalibration:
                 (Thresholds(full=MAX_IMPORTANCE), float(own.high.sum())),
                 (Thresholds(full=least, skip=least), float(own.skip[skipped].sum())),
             )
-            bits = [self._moved(exact, number, probe) / error if error > 0 else 0.0 for probe, error in probes]
+            moved = [self._divergence(self._in_one(number, probe)) - anyway for probe, _ in probes]
+            bits = [max(m, 0.0) / error if error > 0 else 0.0 for m, (_, error) in zip(moved, probes, strict=True)]
             found[number] = (bits[0], bits[1])
         return found
 
-    def _moved(self, exact: npt.NDArray[np.int16], number: int, thresholds: Thresholds) -> float:
-        """Return the bits of divergence, over the whole text, where one layer has thresholds."""
-        all_layers = range(len(self._model.model.layers))
-        policy = ByThresholds(tuple(thresholds if n == number else None for n in all_layers))
+    def _in_one(self, number: int, thresholds: Thresholds) -> ByThresholds:
+        layers = range(len(self._model.model.layers))
+        return ByThresholds(tuple(thresholds if n == number else None for n in layers))
+
+    def _divergence(self, policy: Policy) -> float:
+        """Return the bits by which the text's predictions differ from the float model's, over all tokens."""
         found = lockstep(self._model, self._text, 1, policy).logits
-        return float(divergence(exact, found, self._model.model.logit_scale).sum())
+        return float(divergence(self._exact, found * np.float64(self._model.model.logit_scale)).sum())
 
     def _loads(self, batch: int) -> dict[int, _Loads]:
         """Return the loads of every layer with experts."""
