@@ -8,6 +8,8 @@ side, layer by layer: only the decision about the experts looks at each step alo
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,21 +92,30 @@ class Chances:
 
 
 class _Groups:
-    """The decision about some windows, and what it loads."""
+    """The decision about some windows, and what it loads in batches of some sizes."""
 
-    def __init__(self, policy: Policy, windows: int, length: int, batch: int) -> None:
-        sequence, position = np.divmod(np.arange(windows * length), length)
-        self.step = sequence // batch * length + position
-        self.steps = -(-windows // batch) * length
-        self.policy, self.planes, self.all_planes = policy, 0, 0
+    def __init__(self, policy: Policy, windows: int, length: int, batch: int, counted: Sequence[int]) -> None:
+        self.policy, self.length = policy, length
+        self.sequence, self.position = np.divmod(np.arange(windows * length), length)
+        self.step = self.step_of(batch)
+        self.planes, self.loads = dict.fromkeys(counted, 0), dict.fromkeys(counted, 0)
+
+    def step_of(self, batch: int) -> Int:
+        """Return the step of each token."""
+        steps: Int = self.sequence // batch * self.length + self.position
+        return steps
 
     def __call__(self, layer: int, routing: Routing, experts: int) -> Int:
         keyed = Routing(experts=routing.experts + experts * self.step[:, None], gates=routing.gates)
-        found = self.policy(layer, keyed, experts, self.steps * experts)
-        loaded = np.bincount(keyed.experts.reshape(-1), minlength=found.size) > 0
-        self.planes += int(found[loaded].sum())  # a number of `Precision` is the planes that are loaded
-        self.all_planes += int(Precision.FULL) * int(loaded.sum())
-        chosen: Int = found[keyed.experts]
+        keys = experts * (int(self.step.max()) + 1)
+        chosen: Int = self.policy(layer, keyed, experts, keys)[keyed.experts]
+        for batch in self.planes:
+            # A number of `Precision` is the planes that are loaded; a load serves all tokens of its step.
+            own = routing.experts + experts * self.step_of(batch)[:, None]
+            planes = np.zeros(int(own.max()) + 1, dtype=np.int64)
+            np.maximum.at(planes, own, chosen)
+            self.planes[batch] += int(planes.sum())
+            self.loads[batch] += int((np.bincount(own.reshape(-1)) > 0).sum())
         return chosen
 
 
@@ -118,16 +129,14 @@ class LockstepRun:
         Tokens of the first window, then of the second, and so on; `precision` is the most that any step loads.
     step : int array [tokens]
         Which step each token is of.
-    steps : int
-    planes, all_planes : int
-        Planes of experts that were loaded, and that there are of all experts that a token of a step chose.
+    planes, loads : dict of int by batch
+        Planes of experts that were loaded, and experts that a token of a step chose, in batches of each size.
     """
 
     result: StepResult
     step: Int
-    steps: int
-    planes: int
-    all_planes: int
+    planes: dict[int, int]
+    loads: dict[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,30 +148,35 @@ class LockstepResult:
     losses : float array [windows, length]
         Bits of each byte.
     logits : int16 array [windows, length, vocab]
-    saved : float
-        Part of the experts' weights that was not read: of what both planes of every chosen expert are, once a step.
+    saved : dict of float by batch
+        Part of the experts' weights that was not read: of what both planes of every chosen expert are, once a step. In
+        batches of other sizes than the one that decides, a load is as large as the token needs that needs most.
     """
 
     losses: npt.NDArray[np.float64]
     logits: npt.NDArray[np.int16]
-    saved: float
+    saved: dict[int, float]
 
 
-def run_windows(model: IntegerModel, tokens: Int, batch: int, policy: Policy, *, trace: bool = False) -> LockstepRun:
+def run_windows(
+    model: IntegerModel, tokens: Int, batch: int, policy: Policy, *, counted: Sequence[int] = (), trace: bool = False
+) -> LockstepRun:
     """Run windows [windows, length]; the first `batch` of them decode together, then the next."""
     length = tokens.shape[1]
-    groups = _Groups(policy, len(tokens), length, batch)
+    groups = _Groups(policy, len(tokens), length, batch, counted)
     result = model.run([(model.new_cache(length), own) for own in tokens], groups, trace=trace)
-    return LockstepRun(result, groups.step, groups.steps, groups.planes, groups.all_planes)
+    return LockstepRun(result, groups.step, groups.planes, groups.loads)
 
 
 def chunks(windows: Int, batch: int) -> list[Int]:
-    """Return windows in parts that are computed side by side."""
-    size = max(1, SEQUENCES // batch) * batch
+    """Return windows in parts that are computed side by side: whole batches, but for the last."""
+    size = -(-SEQUENCES // batch) * batch
     return [windows[i : i + size] for i in range(0, len(windows), size)]
 
 
-def lockstep(model: IntegerModel, windows: Int, batch: int, policy: Policy) -> LockstepResult:
+def lockstep(
+    model: IntegerModel, windows: Int, batch: int, policy: Policy, *, counted: Sequence[int] = ()
+) -> LockstepResult:
     """Return what a policy makes of text.
 
     Parameters
@@ -171,15 +185,20 @@ def lockstep(model: IntegerModel, windows: Int, batch: int, policy: Policy) -> L
     windows : int array [windows, length + 1]
         Text; the last token is predicted only.
     batch : int
-        Windows that decode together; the last batch may have fewer.
+        Windows that decode together and share each expert's precision; the last batch may have fewer.
     policy : Policy
+    counted : sequence of int, optional
+        Other sizes of batches for which the loads are counted.
     """
-    losses, logits, planes, everything = [], [], 0, 0
-    for part in chunks(windows, batch):
-        run = run_windows(model, part[:, :-1], batch, policy)
+    counted = sorted({batch, *counted})
+    losses, logits, planes, loads = [], [], dict.fromkeys(counted, 0), dict.fromkeys(counted, 0)
+    for part in chunks(windows, math.lcm(*counted)):
+        run = run_windows(model, part[:, :-1], batch, policy, counted=counted)
         own = run.result.logits.reshape(*part[:, 1:].shape, -1)
         logits.append(own)
         losses.append(byte_losses(own * np.float64(model.model.logit_scale), part[:, 1:]))
-        planes, everything = planes + run.planes, everything + run.all_planes
-    saved = 1 - planes / everything if everything else 0.0
+        for size in counted:
+            planes[size] += run.planes[size]
+            loads[size] += run.loads[size]
+    saved = {n: 1 - planes[n] / (int(Precision.FULL) * loads[n]) if loads[n] else 0.0 for n in counted}
     return LockstepResult(np.concatenate(losses).astype(np.float64), np.concatenate(logits), saved)

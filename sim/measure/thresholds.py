@@ -3,7 +3,8 @@
 
 What it costs to load less of an expert is the error of its output, weighted by the square of its gate, of all tokens of
 a step that chose it. A layer's error counts as much as it moves the model's predictions away from those of the float
-model, further than the integers do anyway: measured with only that layer loading less. Layers then share the bytes so that the last byte saved costs each the same.
+model, further than the integers do anyway: measured with only that layer loading less. Layers then share the bytes so
+that the last byte saved costs each the same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sim.golden.integer_experts import expert_rows
 from sim.golden.integer_model import IntegerModel
 from sim.measure.lockstep import ByThresholds, Everything, LockstepRun, Policy, chunks, lockstep, run_windows
 
-__all__ = ["Prediction", "ThresholdCalibration", "divergence"]
+__all__ = ["LayerLoads", "Prediction", "ThresholdCalibration", "divergence"]
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -58,11 +59,12 @@ def _log_shares(logits: npt.NDArray[np.floating]) -> Float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Loads:
+class LayerLoads:
     """All loads of a layer in a text: one for each expert that a step's tokens chose.
 
     Attributes
     ----------
+    expert : int64 array [loads]
     importance : int64 array [loads]
         Sum of the gates.
     first : bool array [loads]
@@ -71,6 +73,7 @@ class _Loads:
         Gate-weighted squared error of the outputs without the low plane, and without the expert.
     """
 
+    expert: Int
     importance: Int
     first: npt.NDArray[np.bool_]
     high: Float
@@ -134,13 +137,13 @@ class ThresholdCalibration:
         self._exact = exact
         self._weights = self._sensitivities()
 
-    def find(self, batch: int, budgets: Sequence[float]) -> list[Prediction]:
+    def find(self, loads: dict[int, LayerLoads], budgets: Sequence[float]) -> list[Prediction]:
         """Return thresholds for each budget.
 
         Parameters
         ----------
-        batch : int
-            Tokens of a decode step.
+        loads : dict of LayerLoads
+            What `loads` returned for the batch.
         budgets : sequence of float
             Least part of the experts' weights that is not read, 0 to 1.
 
@@ -149,7 +152,6 @@ class ThresholdCalibration:
         A3dError
             A budget that no thresholds reach.
         """
-        loads = self._loads(batch)
         options = {
             n: _options(own, own.high * self._weights[n][0], own.skip * self._weights[n][1]) for n, own in loads.items()
         }
@@ -198,7 +200,7 @@ class ThresholdCalibration:
         """Return the bits of divergence for one unit of error of a layer, without low planes and without experts."""
         anyway = self._divergence(Everything())
         found = {}
-        for number, own in self._loads(1).items():
+        for number, own in self.loads(1).items():
             least = int(np.quantile(own.importance, _PROBED))
             skipped = own.importance < least
             probes = (
@@ -219,24 +221,24 @@ class ThresholdCalibration:
         found = lockstep(self._model, self._text, 1, policy).logits
         return float(divergence(self._exact, found * np.float64(self._model.model.logit_scale)).sum())
 
-    def _loads(self, batch: int) -> dict[int, _Loads]:
-        """Return the loads of every layer with experts."""
-        parts: dict[int, list[_Loads]] = {number: [] for number in self._routed}
+    def loads(self, batch: int) -> dict[int, LayerLoads]:
+        """Return the loads of every layer with experts, in decode steps of `batch` tokens."""
+        parts: dict[int, list[LayerLoads]] = {number: [] for number in self._routed}
         for tokens in chunks(self._tokens, batch):
             run = run_windows(self._model, tokens, batch, Everything(), trace=True)
             for number in self._routed:
                 parts[number].append(_loads_of(run, number, self._model.model.layers[number].experts.experts))
         return {
-            number: _Loads(*(np.concatenate([getattr(p, f) for p in own]) for f in _Loads.__dataclass_fields__))
+            number: LayerLoads(*(np.concatenate([getattr(p, f) for p in own]) for f in LayerLoads.__dataclass_fields__))
             for number, own in parts.items()
         }
 
 
-def _loads_of(run: LockstepRun, number: int, experts: Sequence[QuantisedExpert]) -> _Loads:
+def _loads_of(run: LockstepRun, number: int, experts: Sequence[QuantisedExpert]) -> LayerLoads:
     """Return the loads of one layer in some windows."""
     routing, x = run.result.routing[number], run.result.layers[number].expert_input
     keys = routing.experts + len(experts) * run.step[:, None]
-    count = run.steps * len(experts)
+    count = (int(run.step.max()) + 1) * len(experts)
     high, skip = np.zeros(count), np.zeros(count)
     for expert, own in enumerate(experts):
         tokens, places = np.nonzero(routing.experts == expert)
@@ -249,10 +251,16 @@ def _loads_of(run: LockstepRun, number: int, experts: Sequence[QuantisedExpert])
     first = np.zeros(count, dtype=np.bool_)
     first[keys[:, 0]] = True
     chosen = np.bincount(keys.reshape(-1), minlength=count) > 0
-    return _Loads(importances(keys, routing.gates, count)[chosen], first[chosen], high[chosen], skip[chosen])
+    return LayerLoads(
+        expert=np.flatnonzero(chosen) % len(experts),
+        importance=importances(keys, routing.gates, count)[chosen],
+        first=first[chosen],
+        high=high[chosen],
+        skip=skip[chosen],
+    )
 
 
-def _options(loads: _Loads, high: Float, skip: Float) -> _Options:
+def _options(loads: LayerLoads, high: Float, skip: Float) -> _Options:
     """Return the thresholds of a layer that may be chosen, by their planes saved and their errors.
 
     Loads are sorted once; sums over those below a threshold are then differences of running sums.
