@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
+from hdl.numerics import NIBBLE_MAX
 from scheduler.models.checkpoint import Checkpoint, LayerWeights
 from scheduler.models.description import GroupedAttention, QkNorm
 from scheduler.models.fixed_point import INT8_MAX
@@ -236,6 +237,7 @@ def quantise_checkpoint(
     key_block: int = DEFAULT_KEY_BLOCK,
     resident: bool = True,
     reach: int | None = None,
+    levels: int = NIBBLE_MAX,
 ) -> QuantisedModel:
     """Calibrate on `tokens` [sequences, length] and quantise; the other parameters as in the functions that do it.
 
@@ -245,8 +247,9 @@ def quantise_checkpoint(
     ranges = calibrate(checkpoint, tokens, clip=clip)
     moments = None if reach is None else expert_moments(checkpoint, tokens, ranges)
     return quantise_language_model(
-        checkpoint, ranges, headroom=headroom, key_block=key_block, resident=resident, moments=moments, reach=reach
-    )
+        checkpoint, ranges, headroom=headroom, key_block=key_block, resident=resident, moments=moments, reach=reach,
+        levels=levels,
+    )  # fmt: skip
 
 
 def split_text(text: bytes, *, window: int = 256, calibration: int = 32, evaluation: int = 64) -> tuple[Int, Int]:

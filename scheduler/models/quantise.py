@@ -162,8 +162,10 @@ class QuantisedLayer:
         return int(self.experts[0].gate_mult.size)
 
 
-def quantise_weights(weights: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
+def quantise_weights(weights: Float, levels: int = NIBBLE_MAX) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
     """Quantise a matrix (outputs, inputs) symmetrically per output channel; return integers and scales.
+
+    `levels` is the largest integer, 1 to 119: 31 makes weights of 6 bits.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def quantise_weights(weights: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[
     if not np.isfinite(weights).all():
         raise QuantisationError("weights: a value is not finite; check the checkpoint")
     largest = np.abs(weights).max(axis=1).astype(np.float64)
-    scale = np.where(largest > 0, largest, 1.0) / NIBBLE_MAX
+    scale = np.where(largest > 0, largest, 1.0) / levels
     return np.rint(weights / scale[:, None]).astype(np.int8), scale
 
 

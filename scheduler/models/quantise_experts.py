@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from hdl.numerics import NIBBLE_MAX
 from scheduler.models.deferred import Deferred
 from scheduler.models.planes import ExpertMoments, compensated_weights, high_scales
 from scheduler.models.quantise import (
@@ -46,12 +47,16 @@ class _Stack:
 
 
 def _planes(
-    make: Callable[[], Float], resident: bool, moments: npt.NDArray[np.float64] | None, reach: int | None
+    make: Callable[[], Float],
+    resident: bool,
+    moments: npt.NDArray[np.float64] | None,
+    reach: int | None,
+    levels: int,
 ) -> tuple[Stored, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the integers of an expert's matrix, or how to make them, its scales, and those of its high plane."""
 
     def rounded(weights: Float) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
-        integers, scale = quantise_weights(weights)
+        integers, scale = quantise_weights(weights, levels)
         if moments is not None and reach is not None:
             integers = compensated_weights(np.asarray(weights, dtype=np.float64) / scale[:, None], moments, reach)
         return integers, scale
@@ -64,11 +69,13 @@ def _planes(
 
 def _each(
     experts: Sequence[ExpertWeights], name: str, resident: bool, moments: Sequence[ExpertMoments] | None,
-    reach: int | None,
+    reach: int | None, levels: int,
 ) -> _Stack:  # fmt: skip
     """Return a matrix of all experts."""
     seen = [None] * len(experts) if moments is None else [own.h if name == "down" else own.x for own in moments]
-    found = [_planes(partial(getattr, e, name), resident, own, reach) for e, own in zip(experts, seen, strict=True)]
+    found = [
+        _planes(partial(getattr, e, name), resident, own, reach, levels) for e, own in zip(experts, seen, strict=True)
+    ]
     integers, scale, high = zip(*found, strict=True)
     return _Stack(list(integers), np.stack(scale), np.stack(high))
 
@@ -84,6 +91,7 @@ def quantise_layer(
     resident: bool = True,
     moments: Sequence[ExpertMoments] | None = None,
     reach: int | None = None,
+    levels: int = NIBBLE_MAX,
 ) -> QuantisedLayer:
     """Quantise the experts of a layer.
 
@@ -110,6 +118,9 @@ def quantise_layer(
     reach : int, optional
         Choose the integers with error compensation, see `compensated_weights`; needs `moments`. Default: round each
         weight to the nearest.
+    levels : int
+        Largest integer of a weight, 1 to 119. Fewer than 119 are for comparisons: 31 is what weights of 6 bits hold. A
+        `reach` needs 119.
 
     Raises
     ------
@@ -122,6 +133,8 @@ def quantise_layer(
         raise QuantisationError(f"moments: {len(moments)} for {len(experts)} experts; give one for each")
     if reach is not None and (moments is None or not 0 <= reach <= _MOST_REACH):
         raise QuantisationError(f"reach: {reach}; use 0 to {_MOST_REACH}, and calibrate the moments of the inputs")
+    if not 1 <= levels <= NIBBLE_MAX or (reach is not None and levels != NIBBLE_MAX):
+        raise QuantisationError(f"levels: {levels}; use 1 to {NIBBLE_MAX}, {NIBBLE_MAX} with a reach")
     x_scale = scale_of(x_range * margin, 127, "x") if x_scale is None else x_scale
     fallback = ExpertRanges(*(max(getattr(r, name) for r in ranges) for name in ("up", "h", "y")))
     y_scale = scale_of(fallback.y * margin, 32767, "y") if y_scale is None else y_scale
@@ -129,7 +142,7 @@ def quantise_layer(
     h_scales = np.array([scale_of(r.h * margin, 127, "h") for r in used])
     # One ratio of the two scales, so that all experts requantise their products alike; int16 has room for that.
     ratio = max(scale_of(r.up * margin, 32767, "up") / h for r, h in zip(used, h_scales, strict=True))
-    gate, up, down = (_each(experts, name, resident, moments, reach) for name in ("gate", "up", "down"))
+    gate, up, down = (_each(experts, name, resident, moments, reach, levels) for name in ("gate", "up", "down"))
 
     def up_ratios(gates: Scales, ups: Scales) -> Scales:
         return np.concatenate([x_scale * gates * (1 << SILU_BITS), x_scale * ups / (ratio * h_scales)[:, None]], axis=1)

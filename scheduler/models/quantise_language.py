@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from hdl.numerics import NIBBLE_MAX
 from scheduler.models.checkpoint import Checkpoint, LayerWeights
 from scheduler.models.deferred import Deferred
 from scheduler.models.description import Experts, Model, QkNorm
@@ -133,6 +134,7 @@ def quantise_language_model(
     resident: bool = True,
     moments: Sequence[Sequence[ExpertMoments]] | None = None,
     reach: int | None = None,
+    levels: int = NIBBLE_MAX,
 ) -> QuantisedModel:
     """Quantise a model.
 
@@ -153,6 +155,8 @@ def quantise_language_model(
         What the inputs of the experts are like (``scheduler.models.moments``).
     reach : int, optional
         Choose the experts' integers with error compensation (``scheduler.models.planes``); needs `moments`.
+    levels : int
+        Largest integer of an expert's weight, 1 to 119.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def quantise_language_model(
     layers = tuple(
         _Layer(
             model, number, weights, own, y_scale, headroom, key_block, resident,
-            None if moments is None else moments[number], reach,
+            None if moments is None else moments[number], reach, levels,
         ).quantise()
         for number, (weights, own) in enumerate(zip(checkpoint.layers, ranges.layers, strict=True))
     )  # fmt: skip
@@ -259,6 +263,7 @@ class _Layer:
     resident: bool
     moments: Sequence[ExpertMoments] | None = None
     reach: int | None = None
+    levels: int = NIBBLE_MAX
 
     def quantise(self) -> DecoderLayer:
         model, weights, ranges, headroom = self.model, self.weights, self.ranges, self.headroom
@@ -291,12 +296,12 @@ class _Layer:
 
         def quantise(
             experts: Sequence[ExpertWeights], ranges: Sequence[ExpertRanges],
-            moments: Sequence[ExpertMoments] | None = None, reach: int | None = None,
+            moments: Sequence[ExpertMoments] | None = None, reach: int | None = None, levels: int = NIBBLE_MAX,
         ) -> QuantisedLayer:  # fmt: skip
             wide = [ExpertRanges(r.up * self.headroom, r.h, r.y) for r in ranges]
             return quantise_layer(
                 experts, 0.0, wide, x_scale=in_scale, y_scale=self.y_scale, resident=self.resident, moments=moments,
-                reach=reach,
+                reach=reach, levels=levels,
             )  # fmt: skip
 
         common = None
@@ -320,7 +325,7 @@ class _Layer:
         ]  # fmt: skip
         router = Deferred((len(experts), model.hidden), lambda: _folded(weights.router, norm))
         logits = quantise_matrix(router, in_scale, 1 / _LOG2_UNITS, resident=self.resident)
-        return logits, quantise(experts, self.ranges.experts, self.moments, self.reach), common
+        return logits, quantise(experts, self.ranges.experts, self.moments, self.reach, self.levels), common
 
     def _qkv(self, in_scale: float) -> tuple[QuantisedMatrix, WeightedNorm | None, WeightedNorm | None]:
         """Return the projection of queries, keys and values, and the norms of queries and keys."""

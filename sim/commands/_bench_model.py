@@ -5,12 +5,18 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from hdl.errors import A3dError
+from scheduler.models.planes import DEFAULT_REACH
 from sim.commands._common import (
     Subparsers,
     add_config_option,
     add_json_option,
     add_policy_option,
     count,
+    fraction,
+    output_file,
+    output_folder,
+    picture_file,
     print_table,
     progress,
     system_of,
@@ -36,11 +42,32 @@ def add_benches(kinds: Subparsers) -> None:
     quality.add_argument("--bytes", type=count(1), default=32768, metavar="N", help="held-out bytes; default 32768")
     quality.add_argument("--window", type=count(1), default=256, help="bytes of a sequence; default 256")
     quality.add_argument(
-        "--calibration", type=count(1), default=8192, metavar="N", help="calibration bytes; default 8192"
+        "--calibration", type=count(1), metavar="N", help="calibration bytes; default 8192, with --frontier 24576"
     )
     quality.add_argument("--no-clip", action="store_true", help="int8 ranges hold the largest value seen")
     quality.add_argument(
         "--key-block", type=count(1), default=128, help="keys that attention takes at once; default 128"
+    )
+    quality.add_argument(
+        "--frontier", action="store_true", help="bytes of experts against loss, decided from the scores and by controls"
+    )
+    quality.add_argument(
+        "--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B",
+        help="tokens of a decode step, which share each expert's precision; default 1 8 32",
+    )  # fmt: skip
+    quality.add_argument(
+        "--budgets", type=fraction(0, 100, exclusive=True), nargs="+", default=[25, 35, 45, 50, 55], metavar="PERCENT",
+        help="bytes of experts to save; default 25 35 45 50 55",
+    )  # fmt: skip
+    quality.add_argument(
+        "--reach", type=count(0, 16), default=DEFAULT_REACH,
+        help="steps of int8 that a weight may move for a better high plane; default %(default)s",
+    )  # fmt: skip
+    quality.add_argument(
+        "--picture", type=picture_file, metavar="FILE", help="of the frontier; default build/bench/frontier.png"
+    )
+    quality.add_argument(
+        "--save-precision", type=output_folder, metavar="DIR", help="write the thresholds that --frontier finds"
     )
     add_json_option(quality)
     exactness = kinds.add_parser("exactness", help="the RTL's bytes over prefill and decode of held-out text")
@@ -67,9 +94,13 @@ def add_benches(kinds: Subparsers) -> None:
 def _quality(args: argparse.Namespace) -> int:
     from sim.measure.quality import QualityBench
 
+    if args.frontier:
+        return _frontier(args)
+    if args.picture or args.save_precision:
+        raise A3dError("--picture and --save-precision: there is nothing to write; add --frontier")
     bench = QualityBench(
-        args.model, count=args.bytes, window=args.window, calibration=args.calibration, key_block=args.key_block,
-        clip=not args.no_clip,
+        args.model, count=args.bytes, window=args.window, calibration=args.calibration or 8192,
+        key_block=args.key_block, clip=not args.no_clip,
     )  # fmt: skip
     for batch in progress(range(bench.batches), "windows of text"):
         bench.run(batch)
@@ -80,6 +111,40 @@ def _quality(args: argparse.Namespace) -> int:
         print(f"the integers cost {result['loss_percent']:.2f} %: more than {MOST_LOSS:g} %")
         return 1
     return 0
+
+
+def _frontier(args: argparse.Namespace) -> int:
+    from sim.measure.frontier import FrontierBench
+    from sim.view.frontier_picture import draw_frontier
+
+    picture = args.picture or output_file("build/bench/frontier.png")
+    bench = FrontierBench(
+        args.model, batches=args.batches, budgets=args.budgets, count=args.bytes, window=args.window,
+        calibration=args.calibration or 24576, key_block=args.key_block, clip=not args.no_clip, reach=args.reach,
+    )  # fmt: skip
+    for _ in progress(bench.run(), "points", bench.total):
+        pass
+    result = bench.result()
+    rows = [
+        [
+            p["batch"], p["policy"], round(p["expert_bytes_saved_percent"], 1),
+            *(f"{p[name]:.2f} +- {p[f'{name}_error']:.2f}" for name in ("loss_percent", "further_percent")),
+        ]
+        for p in sorted(result["points"], key=lambda p: (p["batch"], p["policy"], p["expert_bytes_saved_percent"]))
+    ]  # fmt: skip
+    print_table(
+        rows, ("batch", "policy", "bytes saved %", "perplexity %", "further from float %"), left=("policy",),
+        title=f"Bytes of experts against full precision, {args.model}",
+    )  # fmt: skip
+    write_json(args.json, result)
+    draw_frontier(result["points"], picture)
+    if args.save_precision:
+        bench.save_precision(args.save_precision)
+    missed = [t for t in result["targets"] if t["reached"] is False]
+    for t in missed:
+        print(f"batch {t['batch']}: {t['loss_percent']:.2f} % for {t['saved_percent']:g} % of the bytes, not "
+              f"{t['allowed_percent']:g} %")  # fmt: skip
+    return 1 if missed else 0
 
 
 def _exactness(args: argparse.Namespace) -> int:

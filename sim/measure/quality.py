@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from hdl.errors import A3dError
 from scheduler.models.calibration import quantise_checkpoint, split_text
-from scheduler.models.checkpoint import read_checkpoint
+from scheduler.models.checkpoint import Checkpoint, read_checkpoint
 from scheduler.models.float_model import FloatModel, byte_losses
 from scheduler.models.quantised_model import Norm, QuantisedModel
 from sim.golden.integer_model import IntegerModel, StepResult
 
-__all__ = ["PerTokenNormModel", "QualityBench"]
+__all__ = ["PerTokenNormModel", "QualityBench", "byte_text"]
+
+Int = npt.NDArray[np.int64]
 
 BYTE_VALUES = 256
 BATCH = 16
@@ -35,6 +37,42 @@ class PerTokenNormModel(IntegerModel):
         x *= norm.mult / 32768 * 2.0 ** (32 - norm.shift) / np.sqrt(total)
         unit = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-9) / 127
         return np.asarray(np.rint(x / unit) * unit)
+
+
+def byte_text(folder: Path, count: int, window: int, calibration: int) -> tuple[Checkpoint, Int, Int]:
+    """Return a byte-level model, windows [windows, length] to calibrate and [windows, length + 1] to evaluate.
+
+    Parameters
+    ----------
+    folder : path
+        Model directory, with ``heldout.txt``.
+    count, calibration : int
+        Bytes of each kind, rounded up to whole windows.
+    window : int
+        Bytes of a sequence.
+
+    Raises
+    ------
+    A3dError
+        A model that cannot be read or is not of bytes, or a text that is too short.
+    """
+    checkpoint = read_checkpoint(folder)
+    if checkpoint.description.vocabulary != BYTE_VALUES:
+        raise A3dError(
+            f"{folder}: vocab_size is {checkpoint.description.vocabulary}, bits per byte need a byte-level model "
+            f"({BYTE_VALUES})"
+        )
+    if not 1 <= window <= checkpoint.description.context:
+        raise A3dError(f"window: {window} bytes; use 1 to {checkpoint.description.context}")
+    path = Path(folder) / "heldout.txt"
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise A3dError(f"held-out text {path}: {error.strerror}; put a text there") from error
+    seen, windows = split_text(
+        text, window=window, calibration=-(-calibration // window), evaluation=-(-count // window)
+    )
+    return checkpoint, seen, windows
 
 
 class QualityBench:
@@ -76,22 +114,7 @@ class QualityBench:
         key_block: int = 128,
         clip: bool = True,
     ) -> None:
-        checkpoint = read_checkpoint(folder)
-        if checkpoint.description.vocabulary != BYTE_VALUES:
-            raise A3dError(
-                f"{folder}: vocab_size is {checkpoint.description.vocabulary}, bits per byte need a byte-level model "
-                f"({BYTE_VALUES})"
-            )
-        if not 1 <= window <= checkpoint.description.context:
-            raise A3dError(f"window: {window} bytes; use 1 to {checkpoint.description.context}")
-        path = Path(folder) / "heldout.txt"
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise A3dError(f"held-out text {path}: {error.strerror}; put a text there") from error
-        seen, self._windows = split_text(
-            text, window=window, calibration=-(-calibration // window), evaluation=-(-count // window)
-        )
+        checkpoint, seen, self._windows = byte_text(folder, count, window, calibration)
         model = quantise_checkpoint(checkpoint, seen, key_block=key_block, clip=clip)
         self._float = FloatModel(checkpoint)
         self._static = IntegerModel(model)

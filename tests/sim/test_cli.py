@@ -202,6 +202,8 @@ OUTPUTS = [
     (["bench", "compile"], "--json"),
     (["bench", "generate"], "--json"),
     (["bench", "quality"], "--json"),
+    (["bench", "quality"], "--picture"),
+    (["bench", "quality"], "--save-precision"),
     (["bench", "exactness"], "--json"),
     (["bench", "model"], "--json"),
     (["bench", "cycle-model"], "--json"),
@@ -240,7 +242,7 @@ def test_outputs_are_checked_first(
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
-    folder = option in ("-o", "--work-dir", "--docs")
+    folder = option in ("-o", "--work-dir", "--docs", "--save-precision")
     for bad in ("file/below", "a\0b", "loop/x", "/proc/x/y", "file" if folder else "folder"):
         assert cli.main([*command, *([option] if option else []), bad]) == 2, bad
         captured = capsys.readouterr()
