@@ -101,14 +101,14 @@ class Constants:
     key_block: int
 
 
-def constants_of(model: QuantisedModel, precision: Sequence[Thresholds] | None = None) -> Constants:
+def constants_of(model: QuantisedModel, precision: Sequence[Thresholds | None] | None = None) -> Constants:
     """Return the constants of a quantised model.
 
     Parameters
     ----------
     model : QuantisedModel
-    precision : sequence of Thresholds, optional
-        Of each layer; default: all experts with both planes.
+    precision : sequence of Thresholds or None, optional
+        Of each layer; default, and None: all experts with both planes.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def constants_of(model: QuantisedModel, precision: Sequence[Thresholds] | None =
         layers.append(
             LayerConstants(
                 layer.attention_norm, layer.expert_norm, shifts, layer.heads, common, own, norms, layer.shares,
-                ALL_FULL if precision is None else precision[number],
+                (precision[number] if precision is not None else None) or ALL_FULL,
             )
         )  # fmt: skip
     return Constants(model.embedding_shift, tuple(layers), model.final_norm, model.head.shift, model.key_block)

@@ -11,6 +11,7 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
+from hdl.numerics.precision import Thresholds
 from scheduler.cost.links import LinkBytes, link_bytes
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
@@ -177,6 +178,9 @@ class Generator:
         What the planner may do to a step.
     timing : MemoryTiming, optional
         How the memories behave, for the planner and for forecasts.
+    precision : sequence of Thresholds or None, optional
+        How important an expert has to be for its bytes in steps that decode only, layer by layer; default: all experts
+        with both planes. Steps with prompts have use for all experts, and read them with both planes in any case.
 
     Attributes
     ----------
@@ -215,6 +219,7 @@ class Generator:
         stop: Collection[int] = (),
         policy: Policy = FUSED,
         timing: MemoryTiming | None = None,
+        precision: Sequence[Thresholds | None] | None = None,
     ) -> None:
         self.model = model
         self.config = config
@@ -237,6 +242,8 @@ class Generator:
             prefix_block=self.tiling.key_alignment if policy.prefixes else 0,
         )  # fmt: skip
         self._constants = constants_of(model)
+        self._precision = precision
+        self._scored = constants_of(model, precision)
         self._residence = plan_residence(self.tiling)
         self._room = Room(
             self._residence, self._constants, places=self.batch, length=max(r.length for r in self.requests),
@@ -372,8 +379,9 @@ class Generator:
 
     def _stream(self, work: StepWork, expected: StepResult, chooser: Chooser) -> StepProgram:
         routing = None if self.routing == "slots" else expected.routing
+        constants = self._scored if _decodes(work) else self._constants
         return lower_step(
-            self._constants, self.memory, work.chunks, routing, key_block=self.key_block, chooser=chooser
+            constants, self.memory, work.chunks, routing, key_block=self.key_block, chooser=chooser
         )  # fmt: skip
 
     def _choose(self, work: StepWork, outcome: Outcome) -> dict[int, int]:
@@ -412,7 +420,7 @@ class Generator:
         chunks, slots = work.chunks, self.routing == "slots"
         parts_of(self._residence, chunks, self.key_block, slots)  # before the work is done
         batch = [(self._cache(turn), turn.chunk.tokens) for turn in work.turns]
-        expected = self._integer.step(batch)
+        expected = self._integer.step(batch, precision=self._precision if _decodes(work) else None)
         try:
             program = self._stream(work, expected, self._chooser)
         except A3dError:
@@ -431,6 +439,11 @@ class Generator:
                 cache.begin_with(self._caches[place if prefix is None else prefix.sequence][1], begin)
             self._caches[place] = turn.request.number, cache
         return cache
+
+
+def _decodes(work: StepWork) -> bool:
+    """Return whether every sequence of a step has one new token."""
+    return work.tokens == len(work.turns)
 
 
 def _traced(name: str, program: StepProgram, outcome: Outcome) -> TracedStep | None:
