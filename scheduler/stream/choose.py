@@ -115,16 +115,20 @@ class Chooser:
         self._known: dict[tuple[object, ...], Plan] = {}
         self._memory: ModelMemory | None = None
         self._pinned: Pinned | None = None
+        self._whole = True
 
     def pinned(self, memory: ModelMemory, constants: Constants) -> Pinned | None:
-        """Return which weights may stay from step to step; with another memory, nothing of them is on the chip."""
+        """Return which weights may stay from step to step; with another memory, nothing of them is on the chip.
+
+        Experts stay only where all steps read them with both planes.
+        """
         if not self.policy.residency:
             return None
-        if memory is not self._memory:
+        whole = not any(layer.scored for layer in constants.layers)
+        if memory is not self._memory or whole != self._whole:
             self.forget()
-            self._memory, residence = memory, memory.residence
+            self._memory, self._whole, residence = memory, whole, memory.residence
             keys = key_space(residence.tiling, memory.context, 1)
-            whole = not any(layer.scored for layer in constants.layers)
             self._pinned = plan_pinned(residence, [layer.shares for layer in constants.layers], keys, whole)
         return self._pinned
 
