@@ -180,4 +180,5 @@ def _entry(fields: Any, key: str, file: str) -> Entry:
         raise EnergyTableError(f"{place}: low is {shown(low)}, above the value {shown(value)}; use at most that")
     if high < value:
         raise EnergyTableError(f"{place}: high is {shown(high)}, below the value {shown(value)}; use at least that")
-    return Entry(**{name: float(fields[name]) for name in _NUMBERS}, **{name: fields[name] for name in _TEXTS})
+    unit, technology, source = (str(fields[name]) for name in _TEXTS)
+    return Entry(value=float(value), low=float(low), high=float(high), unit=unit, technology=technology, source=source)
