@@ -144,10 +144,10 @@ def _ratio(counted: int, planned: int) -> float:
 
 def _derived(config: MachineConfig, work: Work, cycles: int, timing: HbmTiming, mhz: float) -> HbmCounts:
     """Return what HBM channels would do: rows by the addresses, refreshes by the time."""
-    runs = np.array(work.runs, np.int64).reshape(-1, 2)
+    runs = np.array(work.runs, np.int64)
     beats = int(work.read_beats.sum() + work.write_beats.sum()) + work.fetch_beats
-    share = _ratio(beats, int(runs[:, 1].sum()))
-    opened = round(rows_opened(timing, runs[:, 0], runs[:, 1]) * share)
+    share = _ratio(beats, int(runs[:, 2].sum()))
+    opened = round(rows_opened(timing, runs) * share)
     return HbmCounts(opened, 2 * refreshes_of(timing, cycles, mhz))
 
 

@@ -60,13 +60,13 @@ class Work:
     combine_rows : int
         Rows of the combine buffer that stores, loads and vector unit read, and rows that they write.
     vector_rows, vector_moved : int
-        Rows of operand A; all rows between vector unit and combine buffer.
+        Rows of operand A, and of a ROUTE's gates; all rows between vector unit and combine buffer.
     read_beats, write_beats : int64 arrays [2]
         By channel group; without instructions.
     fetch_beats : int
         Beats of instructions, those that are fetched beyond END included.
-    runs : list of (int, int)
-        Runs of beats in memory that lie side by side, of instructions, loads and stores: the first beat, how many.
+    runs : list of (int, int, int)
+        Runs of beats in memory that lie side by side, of instructions, loads and stores: group, first beat, how many.
     """
 
     wave: Int
@@ -95,7 +95,7 @@ class Work:
     vector_rows: int = 0
     vector_moved: int = 0
     fetch_beats: int = 0
-    runs: list[tuple[int, int]] = field(default_factory=list)
+    runs: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 def _gemm(w: Work, c: MachineConfig, i: Fields, tokens: int) -> None:
@@ -201,12 +201,13 @@ def _vector(w: Work, c: MachineConfig, i: Fields) -> None:
 def _route(w: Work, c: MachineConfig, i: Fields) -> None:
     """Add a ROUTE: it reads a row of gates for each token, and writes an entry for each choice in each tier."""
     w.combine_rows += i["tokens"]
+    w.vector_rows += i["tokens"]
     w.list_entries += i["tokens"] * i["choices"] * c.tiers
 
 
 def _run(w: Work, c: MachineConfig, counter: Int, group: int, address: int, beats: int) -> None:
     counter[group] += beats
-    w.runs.append((address // c.group_bytes, beats))
+    w.runs.append((group, address // c.group_bytes, beats))
 
 
 def work_of(
@@ -232,7 +233,7 @@ def work_of(
         read_beats=np.zeros(2, np.int64), write_beats=np.zeros(2, np.int64),
         fetch_beats=_fetched(config, len(rows), fetch_room),
     )  # fmt: skip
-    work.runs.append((0, work.fetch_beats))
+    work.runs.append((0, 0, work.fetch_beats))
     slots: dict[int, int] = {}
     routed = 0
     names = COL._fields
