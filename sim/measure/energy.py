@@ -17,6 +17,7 @@ from scheduler.system import SystemConfig
 from sim.machine.byte_model import read_byte_model
 from sim.machine.engines import IsaEngine, RtlEngine
 from sim.machine.generator import Generator, StepRecord
+from sim.machine.system import SimulatedMachine
 from sim.view.energy import draw_energy
 
 __all__ = ["SOURCES", "EnergyBench", "draw"]
@@ -50,6 +51,8 @@ class EnergyBench:
         Shortest and longest prompt of the decode batches.
     routing : str
         One of ``sim.machine.generator.ROUTINGS``.
+    machine : SimulatedMachine, optional
+        A compiled simulator with enough memory; default: one is made.
     announce : callable, optional
         Called before a simulator is compiled.
 
@@ -71,6 +74,7 @@ class EnergyBench:
         rtl: Sequence[int] = (),
         context: tuple[int, int] = (24, 64),
         routing: str = "host",
+        machine: SimulatedMachine | None = None,
         announce: Callable[[], None] | None = None,
     ) -> None:
         model = read_byte_model(folder, system.machine)
@@ -83,7 +87,7 @@ class EnergyBench:
         self._model = model
         self._table, self._mhz = table, mhz
         self._prefill, self._context, self._routing = prefill, context, routing
-        self._announce = announce
+        self._machine, self._announce = machine, announce
         self._cases = [0] * bool(prefill) + list(batches)
         self._rtl = [case for case in rtl if case in self._cases]
         self._points: list[dict[str, Any]] = []
@@ -116,7 +120,7 @@ class EnergyBench:
         )  # fmt: skip
         on_rtl = case in self._rtl
         engine: AbstractContextManager[IsaEngine | RtlEngine] = (
-            RtlEngine(config, timing=system.memory, announce=self._announce) if on_rtl
+            RtlEngine(config, machine=self._machine, timing=system.memory, announce=self._announce) if on_rtl
             else IsaEngine(config, verify=False)
         )  # fmt: skip
         with engine as machine:

@@ -25,8 +25,8 @@ def energy_lines(data: dict[str, Any]) -> list[str]:
     lines = [
         f"Configuration `{data['config']['name']}` at {data['mhz']:g} MHz, model {data['model']}, routing "
         f"`{data['routing']}`, policy `{data['system']['policy']}` without residency, energy table `{table['name']}`. "
-        "In brackets what all low and all high values of the table give. Prefill: per token of the prompt. HBM activates "
-        "and refreshes are derived from addresses and time.",
+        "In brackets what all low and all high values of the table give. Prefill: per token of the prompt. HBM's "
+        "activates and refreshes are derived from addresses and time.",
         "", *_table(columns, rows), "", "The energy table:", "",
     ]  # fmt: skip
     entries = [

@@ -33,10 +33,15 @@ TIMED = ("cycles", "pe_cycles", "channel_cycles", "hbm_refreshes")
 FETCHED = ("offchip_bytes", "hbm_read_bytes", "lateral_bytes", "hbm_activates")
 
 
-def test_counters_and_cycle_model_agree_on_what_is_done() -> None:
+@pytest.fixture(scope="module", name="machine")
+def machine_fixture() -> SimulatedMachine:
+    return SimulatedMachine(TINY, memory_bits=20)
+
+
+def test_counters_and_cycle_model_agree_on_what_is_done(machine: SimulatedMachine) -> None:
     """A prefill of both routings on `tiny`: all counts but those of time and of instructions fetched past END."""
     group = groups_of(TINY)[1]
-    machine = SimulatedMachine(TINY, memory_bits=group.memory_bits)
+    assert group.memory_bits <= 20
     with MachineSession(machine) as session:
         for stream in itertools.islice(group.streams(), 2):
             result = session.run(stream.job)
@@ -87,9 +92,17 @@ def folder_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_bench(folder: Path, tmp_path: Path) -> None:
+def test_the_bench(folder: Path, machine: SimulatedMachine, tmp_path: Path) -> None:
     bench = EnergyBench(
-        folder, SystemConfig(machine=TINY), load_table(), 800.0, batches=(1, 2), prefill=6, rtl=(1,), context=(2, 3)
+        folder,
+        SystemConfig(machine=TINY),
+        load_table(),
+        800.0,
+        batches=(1, 2),
+        prefill=6,
+        rtl=(1,),
+        context=(2, 3),
+        machine=machine,
     )
     assert len(list(bench.run())) == bench.total == 7
     result = bench.result()

@@ -137,7 +137,7 @@ def test_links_and_gangs() -> None:
 def test_loads_of_an_empty_slot_do_not_count_and_its_gemm_is_one_wave() -> None:
     stream = [
         Instruction(Opcode.ROUTE, {"tokens": 5, "choices": 1, "experts": 3}),
-        *(Instruction(Opcode.LOAD, {"format": 1, "dest_tiers": 3, "count": 4, "slot_en": 1, "slot": slot, "addr": 64})
+        *(Instruction(Opcode.LOAD, {"format": 1, "dest_tiers": 2, "count": 4, "slot_en": 1, "slot": slot, "addr": 64})
           for slot in range(3)),
         *(Instruction(Opcode.GEMM, {"tier_count": 1, "tokens": 4, "k_slices": 2, "n_tiles": 2, "slot_en": 1,
                                     "slot": slot, "act_list": 1, "dest_list": 1, "dest_kind": 1})
@@ -148,7 +148,8 @@ def test_loads_of_an_empty_slot_do_not_count_and_its_gemm_is_one_wave() -> None:
     planned, known = work_of(TINY, rows), work_of(TINY, rows, [[4, 1, 0]])
     assert planned.wave[0] == 3 * 16 and known.wave[0] == 16 + 4 + 1
     assert planned.fill_words == 3 * 32 and known.fill_words == 2 * 32
-    assert known.fill_tiers == known.fill_bonds == 2 * known.fill_words
+    # The upper tier alone takes them, over both bonds.
+    assert known.fill_tiers == known.fill_words and known.fill_bonds == 2 * known.fill_words
     assert planned.read_beats.tolist() == [96, 96] and known.read_beats.tolist() == [64, 64]
     assert known.rows[0] == 8 + 2 + 1 and known.rows_combine == 10  # the row of the empty slot is dropped
     # 5 entries in each of two tiers by the ROUTE, one for each wave and for each row.
