@@ -24,7 +24,10 @@ from scheduler.cost.hbm.timing import HBM3, HbmTiming
 from scheduler.cost.model import Forecast
 from scheduler.stream.table import Rows, Table
 
-__all__ = ["DEFAULT_MHZ", "HbmCounts", "activity_of_counters", "activity_of_forecast", "counted"]
+__all__ = [
+    "DEFAULT_MHZ", "HbmCounts", "activity_of_counters", "activity_of_forecast", "counted", "derived_counts",
+    "differing",
+]  # fmt: skip
 
 DEFAULT_MHZ = 800.0
 """Clock of a system that has none: results say so."""
@@ -69,7 +72,7 @@ def activity_of_forecast(
     """
     config = forecast.config
     work = work_of(config, _rows(stream), slot_counts, fetch_room=fetch_room)
-    return _activity(config, work, forecast.cycles, _derived(config, work, forecast.cycles, timing, mhz), timing)
+    return _activity(config, work, forecast.cycles, derived_counts(config, work, forecast.cycles, timing, mhz), timing)
 
 
 def activity_of_counters(
@@ -101,7 +104,7 @@ def activity_of_counters(
     """
     work = counted(work_of(config, _rows(stream), slot_counts), counters)
     cycles = int(counters["cycles"])
-    return _activity(config, work, cycles, hbm or _derived(config, work, cycles, timing, mhz), timing)
+    return _activity(config, work, cycles, hbm or derived_counts(config, work, cycles, timing, mhz), timing)
 
 
 def _rows(stream: Table | Rows) -> Rows:
@@ -138,12 +141,26 @@ def counted(work: Work, counters: Mapping[str, int]) -> Work:
     )  # fmt: skip
 
 
+def differing(work: Work, counters: Mapping[str, int]) -> list[str]:
+    """Return the names of what the counters count otherwise than the stream's work says, beats of instructions aside.
+
+    Those depend on time: what is fetched behind END is a burst more or less.
+    """
+    seen = counted(work, counters)
+    names = (
+        "wave", "new_own", "link_m", "link_n", "link_k", "read_beats", "write_beats", "fill_words", "rows_activation",
+        "rows_combine", "vector_rows",
+    )  # fmt: skip
+    found = [name for name in names if not np.array_equal(getattr(work, name), getattr(seen, name))]
+    return found + ["rows"] * (int(work.rows.sum()) != counters["rows"])
+
+
 def _ratio(counted: int, planned: int) -> float:
     return counted / planned if planned else 1.0
 
 
-def _derived(config: MachineConfig, work: Work, cycles: int, timing: HbmTiming, mhz: float) -> HbmCounts:
-    """Return what HBM channels would do: rows by the addresses, refreshes by the time."""
+def derived_counts(config: MachineConfig, work: Work, cycles: int, timing: HbmTiming, mhz: float) -> HbmCounts:
+    """Return what a stream's work lets HBM channels do: rows by the addresses, refreshes by the time."""
     runs = np.array(work.runs, np.int64)
     beats = int(work.read_beats.sum() + work.write_beats.sum()) + work.fetch_beats
     share = _ratio(beats, int(runs[:, 2].sum()))
