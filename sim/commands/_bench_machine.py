@@ -176,6 +176,12 @@ def _hbm(args: argparse.Namespace) -> int:
         f"in the mean {result['mean_ratio']:.3f} of the cycles with a constant latency, and a beat in "
         f"{result['mean_asked_share']:.0%} of the cycles in which HBM is asked"
     )
+    derived = sorted(p["derived_activates"] for p in result["points"])
+    differ = sum(bool(p["counts_that_differ"]) for p in result["points"])
+    print(
+        f"rows opened by the addresses alone: {derived[0]:.2f} to {derived[-1]:.2f} of those of the channels; counters "
+        f"unlike the stream's own work: in {differ} of {len(derived)} streams"
+    )
     draw_hbm(result, args.picture)
     print(f"picture: {args.picture}")
     write_json(args.json, result)

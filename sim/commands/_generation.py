@@ -13,6 +13,7 @@ from typing import Any
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
 from hdl.scratch import keep, scratch_folder
+from scheduler.cost.energy.count import DEFAULT_MHZ
 from scheduler.models.description import Model
 from scheduler.plan.policy import Policy
 from scheduler.serving.batcher import PHASES
@@ -148,7 +149,7 @@ def new_tokens(args: argparse.Namespace) -> int:
     return int(args.default_tokens if args.tokens is None else args.tokens)
 
 
-NEEDS_TIME = {"trace": "--trace", "waves": "--waves", "clock_mhz": "--clock-mhz"}
+NEEDS_TIME = {"trace": "--trace", "waves": "--waves", "clock_mhz": "--clock-mhz", "energy": "--energy"}
 """Options that make no sense without time, which only the engine rtl has."""
 
 
@@ -255,7 +256,11 @@ def generate(
         # The log that such an error names lies there.
         stack.enter_context(_kept_on(SimulationError, scratch))
         with stream:
-            for record in generator.run(engine, trace="all" if args.trace else "first", beside=beside):
+            steps = generator.run(
+                engine, trace="all" if args.trace else "first", beside=beside,
+                activity_mhz=(system.clock_mhz or DEFAULT_MHZ) if getattr(args, "energy", None) else None,
+            )  # fmt: skip
+            for record in steps:
                 for traced in (record.beside.traced if record.beside else None, record.traced):
                     if timeline is not None and traced is not None:
                         timeline.add(traced)

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import CheckError
+from scheduler.cost.energy.count import activity_of_counters
+from scheduler.cost.energy.energy import energy_of
+from scheduler.cost.energy.table import EnergyTable
 from scheduler.schedule.files import load_schedule
 from sim.commands._common import print_table
+from sim.commands._energy import clock_of, print_energy
 from sim.commands._generation import announce_compiling, say
 from sim.machine.engines import IsaEngine, RtlEngine
 from sim.machine.replay import replay
@@ -16,7 +20,10 @@ __all__ = ["run_schedule"]
 COLUMNS = ("step", "tokens", "instructions", "cycles", "roofline", "of it", "bytes compared", "differ", "seconds")
 
 
-def run_schedule(folder: Path, engine: str, *, waves_to: Path | None = None) -> dict[str, Any]:
+def run_schedule(
+    folder: Path, engine: str, *, waves_to: Path | None = None, energy: EnergyTable | None = None,
+    picture: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Run a saved schedule, print a table of its steps and return the figures.
 
     Parameters
@@ -26,6 +33,10 @@ def run_schedule(folder: Path, engine: str, *, waves_to: Path | None = None) -> 
     engine : {"rtl", "isa"}
     waves_to : path, optional
         Record waves of the simulation there.
+    energy : EnergyTable, optional
+        Also say the energy of each step, for the engine rtl.
+    picture : path, optional
+        Where its picture goes.
 
     Raises
     ------
@@ -41,6 +52,7 @@ def run_schedule(folder: Path, engine: str, *, waves_to: Path | None = None) -> 
         announce=announce_compiling(config),
         timing=saved.system.memory,
     )
+    mhz = 0.0 if energy is None else clock_of(saved.system.clock_mhz)
     entries: list[dict[str, Any]] = []
     with rtl if engine == "rtl" else IsaEngine(config, verify=True) as machine:
         for step, outcome in replay(saved, machine):
@@ -53,6 +65,9 @@ def run_schedule(folder: Path, engine: str, *, waves_to: Path | None = None) -> 
                     "counters": dict(outcome.counters),
                 }
             )  # fmt: skip
+            if energy is not None:
+                activity = activity_of_counters(config, outcome.counters, step.table, mhz=mhz)
+                entries[-1] |= {"activity": activity.to_dict(), "energy": energy_of(activity, energy, mhz).to_dict()}
             cycles = "" if outcome.cycles is None else f", {outcome.cycles:,} cycles"
             compared = f"{outcome.compared_bytes:,} bytes compared"
             say(f"{step.name}: {len(step.instructions):,} instructions{cycles}, {compared}")
@@ -67,6 +82,11 @@ def run_schedule(folder: Path, engine: str, *, waves_to: Path | None = None) -> 
             ]
         )  # fmt: skip
     print_table(rows, COLUMNS, title=f"{saved.about['model']['name']} on {config.name} ({engine})")
+    if energy is not None:
+        print_energy(
+            [(entry["name"], entry["energy"], entry["tokens"]) for entry in entries],
+            f"{saved.about['model']['name']} on {config.name} (RTL counters)", picture,
+        )  # fmt: skip
     differing = sum(entry["mismatched_bytes"] for entry in entries)
     if differing:
         raise CheckError(f"schedule {folder}: {differing} bytes differ")

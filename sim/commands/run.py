@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hdl.errors import A3dError
+from scheduler.cost.energy.energy import energy_of
 from scheduler.models.checkpoint import read_config
 from sim.commands._common import (
     Subparsers,
@@ -16,6 +17,7 @@ from sim.commands._common import (
     system_of,
     write_json,
 )  # fmt: skip
+from sim.commands._energy import add_energy_option, clock_of, print_energy, table_of
 from sim.commands._generation import (
     add_generation_options,
     check_options,
@@ -56,13 +58,15 @@ def add_parser(subparsers: Subparsers) -> None:
         "--schedule", type=Path, metavar="DIR", help="run a schedule with weights (a3d schedule) instead of prompts"
     )
     parser.add_argument("--waves", action="store_true", help="record waves into OUT (engine rtl; slow, large)")
+    add_energy_option(parser)
     parser.add_argument("-o", "--out", type=output_folder, default="build/run", metavar="DIR", help="default build/run")
     add_json_option(parser, default="OUT/report.json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    sampler = check_options(args)
+    table = table_of(args)
+    sampler = check_options(args, ["energy.png"] if table else [])
     if args.schedule is not None:
         for name, default in OF_PROMPTS.items():
             if getattr(args, name) != default:
@@ -70,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
                 raise A3dError(
                     f"{option}: a schedule brings its own model and tokens, and no clock; leave {option} out"
                 )
-        report = run_schedule(args.schedule, args.engine, waves_to=args.out if args.waves else None)
+        report = run_schedule(
+            args.schedule, args.engine, waves_to=args.out if args.waves else None, energy=table,
+            picture=args.out / "energy.png",
+        )  # fmt: skip
         write_json(args.json or args.out / "report.json", report)
         return 0
     system = system_of(args)
@@ -82,6 +89,18 @@ def run(args: argparse.Namespace) -> int:
     report = {"model": model.name, "system": system.to_dict(), **report}
     print_report(report, f"{model.name} on {system.machine.name} ({args.engine})")
     write_files(report, tally, system.machine, args.out)
+    if table is not None:
+        mhz = clock_of(system.clock_mhz)
+        found = {
+            phase: (energy_of(activity, table, mhz).to_dict(), tokens)
+            for phase, (activity, tokens) in tally.activities.items()
+        }
+        report["energy"] = {phase: {"tokens": tokens, **energy} for phase, (energy, tokens) in found.items()}
+        report["activity"] = {phase: activity.to_dict() for phase, (activity, _) in tally.activities.items()}
+        print_energy(
+            [(phase, *own) for phase, own in found.items()], f"{model.name} on {system.machine.name} (RTL counters)",
+            args.out / "energy.png",
+        )  # fmt: skip
     target = args.json or args.out / "report.json"
     write_json(target, report)
     say(f"report: {target}")

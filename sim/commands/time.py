@@ -11,6 +11,9 @@ import numpy as np
 from hdl.errors import A3dError, one_line
 from hdl.isa import Opcode
 from hdl.isa.legality import Limits
+from scheduler.cost.energy.count import DEFAULT_MHZ, activity_of_forecast
+from scheduler.cost.energy.energy import energy_of
+from scheduler.cost.energy.table import EnergyTable
 from scheduler.cost.links import link_bytes
 from scheduler.cost.model import simulate
 from scheduler.schedule.files import load_schedule
@@ -22,11 +25,13 @@ from sim.commands._common import (
     add_config_option,
     add_json_option,
     new_parser,
+    picture_file,
     print_table,
     progress,
     read_stream,
     write_json,
 )  # fmt: skip
+from sim.commands._energy import add_energy_option, clock_of, print_energy, table_of
 from sim.commands._schedule import STEP_COLUMNS, step_rows
 
 DETAILS = """\
@@ -45,13 +50,18 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = new_parser(subparsers, "time", "forecast a stream's or a schedule's cycles with the cycle model", DETAILS)
     parser.add_argument("path", type=Path, metavar="PATH", help="schedule directory or binary stream")
     add_config_option(parser)
+    add_energy_option(parser)
+    parser.add_argument("--picture", type=picture_file, metavar="FILE", help="with --energy: bars by component")
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    energy = table_of(args)
+    if args.picture is not None and energy is None:
+        raise A3dError(f"--picture {args.picture}: shows energies; add --energy, or leave it out")
     if args.path.is_dir():
-        result = _schedule(args.path)
+        result = _schedule(args.path, energy)
         print_table(step_rows(result["steps"]), STEP_COLUMNS, title=f"{result['model']} on {result['config']['name']}")
         _say_times(result["system"]["clock_mhz"], {entry["name"]: entry["ms"] for entry in result["steps"]})
         rows = [[entry["name"], *(entry["links"][way] for way in LINKS)] for entry in result["steps"]]
@@ -64,13 +74,20 @@ def run(args: argparse.Namespace) -> int:
             raise A3dError(f"{args.path}: no instructions; name a binary stream or a schedule's directory")
         result = {
             "config": config.to_dict(), "system": system.to_dict(), "instructions": len(stream),
-            **_time(system, Table.of(stream), args.path),
+            **_time(system, Table.of(stream), args.path, energy),
         }  # fmt: skip
         print(f"{result['cycles']:,} cycles on {config.name}, {len(stream):,} instructions")
         _say_times(system.clock_mhz, {str(args.path): result["ms"]})
         rows = [[name, busy, f"{100 * busy / result['cycles']:.1f} %"] for name, busy in result["busy"].items()]
         print_table(rows, UNIT_COLUMNS, title="busy cycles")
         print_table(_link_rows(result["links"]), LINK_COLUMNS, left=("of it",), title="bytes")
+    if energy is not None:
+        clock_of(result["system"]["clock_mhz"])
+        entries = result.get("steps", [result])
+        print_energy(
+            [(entry.get("name", args.path.name), entry["energy"], entry.get("tokens", 1)) for entry in entries],
+            f"{args.path.name} on {result['config']['name']}, cycle model", args.picture,
+        )  # fmt: skip
     if args.json:
         write_json(args.json, result)
     return 0
@@ -90,8 +107,8 @@ def _say_times(clock_mhz: float | None, times: Mapping[str, float]) -> None:
         print(f"at {clock_mhz:g} MHz: " + ", ".join(f"{name} {ms:.4g} ms" for name, ms in times.items()))
 
 
-def _time(system: SystemConfig, table: Table, path: Path) -> dict[str, Any]:
-    """Return a stream's cycles, its time if the system has a clock, units' busy cycles and stalls, and bytes moved.
+def _time(system: SystemConfig, table: Table, path: Path, energy: EnergyTable | None) -> dict[str, Any]:
+    """Return a stream's cycles, its time if the system has a clock, units' busy cycles and stalls, bytes and energy.
 
     Raises
     ------
@@ -113,20 +130,25 @@ def _time(system: SystemConfig, table: Table, path: Path) -> dict[str, Any]:
         )
     forecast = simulate(config, table, memory=system.memory)
     ms = None if system.clock_mhz is None else forecast.cycles / system.clock_mhz / 1e3
-    return {
+    result = {
         "cycles": forecast.cycles, "ms": ms, "busy": forecast.busy(), "stalls": forecast.stalls(),
         "links": link_bytes(config, table).to_dict(),
     }  # fmt: skip
+    if energy is not None:
+        mhz = system.clock_mhz or DEFAULT_MHZ
+        activity = activity_of_forecast(forecast, table, mhz=mhz)
+        result |= {"activity": activity.to_dict(), "energy": energy_of(activity, energy, mhz).to_dict()}
+    return result
 
 
-def _schedule(folder: Path) -> dict[str, Any]:
+def _schedule(folder: Path, energy: EnergyTable | None) -> dict[str, Any]:
     saved = load_schedule(folder)
     entries: list[dict[str, Any]] = []
 
     def each() -> Iterator[None]:
         for number in range(len(saved)):
             step = saved.step(number)
-            entries.append({**step.about, **_time(saved.system, step.table, folder / f"{step.name}.bin")})
+            entries.append({**step.about, **_time(saved.system, step.table, folder / f"{step.name}.bin", energy)})
             yield
 
     for _ in progress(each(), "timing steps", len(saved)):

@@ -12,13 +12,14 @@ import numpy as np
 from hdl.config import MachineConfig
 from hdl.errors import A3dError, CheckError
 from hdl.numerics.precision import Thresholds
+from scheduler.cost.energy.activity import Activity
+from scheduler.cost.energy.count import activity_of_counters, activity_of_forecast
 from scheduler.cost.links import LinkBytes, link_bytes
 from scheduler.cost.memory_timing import MemoryTiming
-from scheduler.cost.model import simulate
+from scheduler.cost.model import Forecast, simulate
 from scheduler.memory.contents import Weights
 from scheduler.models.constants import constants_of
 from scheduler.models.quantised_model import QuantisedModel
-from scheduler.ops.batch import Routing
 from scheduler.ops.graph import step_operations
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED, Policy
@@ -111,6 +112,8 @@ class StepRecord:
     links : LinkBytes
         Bytes across bonds, on the dies and off chip, with the slots as the router fills them; instruction fetch as the
         engine counts it, or what the stream takes where it has no counter.
+    activity, planned : Activity or None
+        What the machine did, by its counters, and by the cycle model, where that was asked for.
     """
 
     number: int
@@ -134,6 +137,8 @@ class StepRecord:
     traced: TracedStep | None = None
     beside: Beside | None = None
     links: LinkBytes = field(default_factory=LinkBytes)
+    activity: Activity | None = None
+    planned: Activity | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +288,8 @@ class Generator:
         return request
 
     def run(
-        self, engine: Engine, *, trace: str = "none", forecast: bool = False, beside: Policy | None = None
+        self, engine: Engine, *, trace: str = "none", forecast: bool = False, beside: Policy | None = None,
+        activity_mhz: float | None = None,
     ) -> Iterator[StepRecord]:  # fmt: skip
         """Run all steps, once; yields each step's record as soon as it is there.
 
@@ -297,6 +303,8 @@ class Generator:
             Also ask the cycle model.
         beside : Policy, optional
             Run the first mixed step by this policy too, to compare the two; only where the engine has time.
+        activity_mhz : float, optional
+            Also count what each step does, with the machine at this clock.
 
         Raises
         ------
@@ -318,7 +326,7 @@ class Generator:
                 continue
             traced = trace == "all" or (trace == "first" and work.phase not in seen)
             other = beside if work.phase == "mixed" and "mixed" not in seen and engine.timed else None
-            record = self._step(engine, number, now, work, traced, forecast, other)
+            record = self._step(engine, number, now, work, traced, forecast, other, activity_mhz)
             seen.add(record.phase)
             number += 1
             now += record.cycles or 0
@@ -326,7 +334,7 @@ class Generator:
 
     def _step(
         self, engine: Engine, number: int, now: int, work: StepWork, trace: bool, forecast: bool,
-        other: Policy | None = None,
+        other: Policy | None = None, mhz: float | None = None,
     ) -> StepRecord:  # fmt: skip
         started = time.perf_counter()
         lowered = self._fitting(now, work)
@@ -345,6 +353,15 @@ class Generator:
         work, program, routing = lowered.work, lowered.program, lowered.expected.routing
         traced = _traced(f"{work.phase} {number}", program, outcome)
         operations = step_operations(self.tiling.model, work.chunks, routing)
+        counts = program.slot_counts(routing) if self.routing == "slots" else []
+        model = self._forecast(program, counts) if forecast else None
+        activity = planned = None
+        if mhz is not None and outcome.cycles is not None:
+            activity = activity_of_counters(
+                self.config, outcome.counters, program.table, slot_counts=counts, mhz=mhz
+            )  # fmt: skip
+        if mhz is not None and model is not None:
+            planned = activity_of_forecast(model, program.table, slot_counts=counts, mhz=mhz)
         return StepRecord(
             number=number, phase=work.phase, sequences=tuple(turn.request.number for turn in work.turns),
             lengths=tuple(chunk.end for chunk in work.chunks), tokens=work.tokens, chosen=chosen,
@@ -353,10 +370,10 @@ class Generator:
             counters=outcome.counters, compared_bytes=outcome.compared_bytes,
             mismatched_bytes=outcome.mismatched_bytes, host_s=written - started,
             run_s=finished - written, simulated_s=outcome.wall_s, start=now,
-            forecast=self._forecast(program, routing) if forecast else None, traced=traced, beside=beside,
+            forecast=None if model is None else model.cycles, traced=traced, beside=beside, activity=activity,
+            planned=planned,
             links=link_bytes(
-                self.config, program.table, slot_counts=self._slot_counts(program, routing),
-                fetch_beats=outcome.counters.get("fetch_beats"),
+                self.config, program.table, slot_counts=counts, fetch_beats=outcome.counters.get("fetch_beats")
             ),
         )  # fmt: skip
 
@@ -394,14 +411,9 @@ class Generator:
             if turn.chooses
         }  # fmt: skip
 
-    def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
-        """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
-        counts = self._slot_counts(program, routing)
-        return simulate(self.config, program.table, memory=self._chooser.timing, slot_counts=counts).cycles
-
-    def _slot_counts(self, program: StepProgram, routing: Sequence[Routing]) -> list[list[int]]:
-        """Return the tokens of each slot after each ROUTE of a step; nothing where the host knows the routing."""
-        return program.slot_counts(routing) if self.routing == "slots" else []
+    def _forecast(self, program: StepProgram, counts: Sequence[Sequence[int]]) -> Forecast:
+        """Return what the cycle model says, with the slots as the machine's router fills them."""
+        return simulate(self.config, program.table, memory=self._chooser.timing, slot_counts=counts)
 
     def _fitting(self, now: int, work: StepWork) -> _Lowered:
         """Lower a step, or as much of it as the machine has room for."""

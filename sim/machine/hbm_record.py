@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.cost.hbm.channel import COMMAND, NONE, new_channel, replay
+from scheduler.cost.energy.count import HbmCounts
+from scheduler.cost.hbm.channel import ACTIVATE, COMMAND, NONE, REFRESH, new_channel, replay
 
-__all__ = ["HbmRecord", "read_record"]
+__all__ = ["HbmRecord", "hbm_counts", "read_record"]
 
 Int = npt.NDArray[np.int64]
 
@@ -51,6 +53,12 @@ def _shown(commands: Int) -> Int:
     found[found[:, 1 + COMMAND.column] == NONE, 1 + COMMAND.column : 1 + COMMAND.row] = 0
     found[found[:, 1 + COMMAND.row] == NONE, 1 + COMMAND.row :] = 0
     return found
+
+
+def hbm_counts(records: Iterable[HbmRecord]) -> HbmCounts:
+    """Return the rows that were opened and the banks that were refreshed, of one channel of each group."""
+    commands = np.concatenate([record.commands[:, 1 + COMMAND.row] for record in records])
+    return HbmCounts(activates=int((commands == ACTIVATE).sum()), refreshes=int((commands == REFRESH).sum()))
 
 
 def read_record(path: Path) -> HbmRecord:

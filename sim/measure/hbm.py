@@ -13,6 +13,8 @@ import numpy as np
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
 from hdl.scratch import whole_file
+from scheduler.cost.energy.count import counted, derived_counts, differing
+from scheduler.cost.energy.work import work_of
 from scheduler.cost.hbm.channel import ACTIVATE, COMMAND, NONE, REFRESH
 from scheduler.cost.hbm.timing import HbmTiming, T, parameters_of
 from sim.machine.hbm_record import HbmRecord
@@ -97,6 +99,10 @@ class HbmBench:
                     f"{self._config.name}, {stream.name}, routing {stream.routing}: group {group}'s channel gave other "
                     f"commands than its specification in {wrong} cycles"
                 )
+        work = work_of(self._config, stream.table.rows, stream.slot_counts, fetch_room=stream.fetch_room)
+        derived = derived_counts(
+            self._config, counted(work, result.counters), int(result.counters["cycles"]), self._timing, self._mhz
+        )
         cycles, own = int(result.counters["cycles"]), [self._group(record) for record in result.hbm]
         return {
             "config": self._config.name, "stream": stream.name, "routing": stream.routing, "cycles": cycles,
@@ -106,6 +112,8 @@ class HbmBench:
             "asked_share": sum(one["beats"] for one in own) / max(1, sum(one["asked_cycles"] for one in own)),
             "row_hits": 1 - sum(one["activates"] for one in own) / max(1, sum(one["beats"] for one in own)),
             "commands": sum(one["commands"] for one in own),
+            "derived_activates": derived.activates / max(1, sum(one["activates"] for one in own)),
+            "counts_that_differ": differing(work, result.counters),
         }  # fmt: skip
 
     def _group(self, record: HbmRecord) -> dict[str, Any]:
@@ -137,7 +145,10 @@ class HbmBench:
         A point has ``cycles`` on HBM, ``latency_cycles`` on memories of a constant latency, of the busier group the
         share of the cycles with a beat (``share``, ``latency_share``), the share of the cycles in which a channel was
         asked for something that it gave a beat (``asked_share``), ``row_hits``, and ``commands`` that were compared
-        with the specification's. ``mean_ratio`` is the mean of the points' cycles over those with a constant latency.
+        with the specification's; ``derived_activates``: rows opened by the addresses of the stream, as energy has them
+        without a channel, over those that the channels opened; ``counts_that_differ``: names of what the counters and
+        the stream's own work, from which energy is made, say otherwise. ``mean_ratio`` is the mean of the
+        points' cycles over those with a constant latency.
         """
         return {
             "config": self._config.to_dict(), "timing": self._timing.to_dict(), "mhz": self._mhz,

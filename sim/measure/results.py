@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import A3dError
+from sim.measure.energy_page import energy_lines
 from sim.measure.policy_parts import LABELS
 
 __all__ = ["SOURCES", "render_results"]
@@ -22,6 +23,7 @@ SOURCES = {
     "prefix": ("bench/prefix.json", "a3d bench prefix --json build/bench/prefix.json"),
     "serving": ("bench/serving.json", "a3d bench serving --json build/bench/serving.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
+    "energy": ("bench/energy.json", "a3d bench energy --rtl --json build/bench/energy.json"),
     "hbm": ("bench/hbm.json", "a3d bench hbm --json build/bench/hbm.json"),
     "cycle_model": (
         "bench/cycle_model.json",
@@ -444,6 +446,7 @@ _SECTIONS = {
     "residency": ("Weights that stay in V-Cache from step to step", _residency),
     "prefix": ("Sequences that begin with the same tokens", _prefix),
     "serving": ("A long prompt comes while others decode", _serving),
+    "energy": ("Energy of steps, by component", energy_lines),
     "hbm": ("The machine on HBM", _hbm),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
     "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),

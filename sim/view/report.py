@@ -13,6 +13,7 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.regs import EXHAUSTIVE
+from scheduler.cost.energy.activity import Activity
 from scheduler.cost.links import LinkBytes
 from scheduler.serving.batcher import PHASES
 from scheduler.serving.request import Request
@@ -23,7 +24,7 @@ from sim.view.timeline import TracedStep
 
 __all__ = ["Tally", "between_tokens", "loss_rows", "stalls_of", "summarise"]
 
-_LARGE = ("counters", "traced", "beside", "links")
+_LARGE = ("counters", "traced", "beside", "links", "activity", "planned")
 """Fields of a step's record that are not kept for each step."""
 
 _WORKING = ("wave", "read_beats_0", "read_beats_1", "write_beats_0", "write_beats_1", "vector_rows")
@@ -60,6 +61,7 @@ class _Sums:
     compared_bytes: int = 0
     counters: Counter[str] = field(default_factory=Counter)
     links: LinkBytes = field(default_factory=LinkBytes)
+    activity: Activity | None = None
 
     def add(self, record: StepRecord) -> None:
         self.steps += 1
@@ -74,6 +76,8 @@ class _Sums:
         self.compared_bytes += record.compared_bytes
         self.counters.update(record.counters)
         self.links += record.links
+        if record.activity is not None:
+            self.activity = record.activity if self.activity is None else self.activity + record.activity
 
     def figures(self, config: MachineConfig) -> dict[str, Any]:
         counters = self.counters
@@ -167,6 +171,11 @@ class Tally:
     def counters(self) -> dict[str, Counter[str]]:
         """Sums of the performance counters in each phase that has steps."""
         return {phase: own.counters for phase, own in self._phases.items() if own.steps}
+
+    @property
+    def activities(self) -> dict[str, tuple[Activity, int]]:
+        """Sums of what the machine did in each phase, where that was counted, with the tokens that went through it."""
+        return {phase: (own.activity, own.tokens) for phase, own in self._phases.items() if own.activity is not None}
 
     def report(self, *, clock_mhz: float | None = None) -> dict[str, Any]:
         """Return the report as plain data.

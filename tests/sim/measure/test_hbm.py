@@ -34,6 +34,7 @@ def test_a_layer_on_hbm(tmp_path):
         assert 0.6 < point["asked_share"] < 1 and 0.9 < point["row_hits"] < 1
         assert all(0.03 < group["refresh_share"] < 0.06 for group in point["groups"])
         beats = [group["beats"] for group in point["groups"]]
+        assert 0.7 < point["derived_activates"] < 1.1 and not point["counts_that_differ"]
         assert point["share"] == max(beats) / point["cycles"]
     draw(result, tmp_path / "hbm.png")
     assert (tmp_path / "hbm.png").stat().st_size > 5000
