@@ -4,10 +4,18 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from sim.commands import _bench_arithmetic, _bench_energy, _bench_machine, _bench_model, _bench_scheduler, _bench_steps
+from sim.commands import (
+    _bench_arithmetic,
+    _bench_bytes,
+    _bench_energy,
+    _bench_machine,
+    _bench_model,
+    _bench_scheduler,
+    _bench_steps,
+)
 from sim.commands._common import Subparsers, new_parser
 
-GROUPS = (_bench_machine, _bench_model, _bench_scheduler, _bench_steps, _bench_energy, _bench_arithmetic)
+GROUPS = (_bench_machine, _bench_model, _bench_scheduler, _bench_steps, _bench_energy, _bench_bytes, _bench_arithmetic)
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     name: run for group in GROUPS for name, run in group.BENCHES.items()
 }

@@ -151,7 +151,7 @@ def scored_stream(experts: tuple[int, int], full_score: int) -> RandomStream:
         load dest_kind=parameter dest_tiers=0 dest=2 count=1 addr=48 group=1 post=s5
         gemm tokens=1 k_slices=48 n_tiles=1 vcache=100 tag=2 act_list=1 dest_list=1 slot_en=1 slot={experts[1]}
         gemm tokens=1 k_slices=48 n_tiles=1 vcache=0 tag=1 act_list=1 dest_list=1 slot_en=1 slot={experts[0]}
-        store format=int32 rows=4 addr=4096 group=1 wait=s6:2
+        store format=int32 rows=4 addr=2048 group=1 wait=s6:2
         end"""
     lines = text.replace("act_list=1", "mode=requant16 dest_kind=combine act_list=1").splitlines()
     numbers = [n for n, line in enumerate(lines) if "gemm" in line]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bench of experts' bytes: what scores and placements save on the machine."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hdl.errors import A3dError, one_line
+from scheduler.cost.energy.table import load_table
+from sim.commands._common import (
+    Subparsers,
+    add_config_option,
+    add_json_option,
+    add_policy_option,
+    count,
+    picture_file,
+    print_table,
+    progress,
+    system_of,
+    write_json,
+)
+from sim.commands._energy import clock_of
+from sim.commands._generation import announce_compiling
+from sim.simulator.tools import require_simulator
+from sim.stimulus.moe_demo import DEMO_MODEL
+
+__all__ = ["BENCHES", "add_benches"]
+
+FRONTIER = "build/bench/frontier.json"
+_NEEDED = ("points", "bytes_evaluated", "window", "calibration_bytes", "key_block", "clip", "reach")
+
+
+def add_benches(kinds: Subparsers) -> None:
+    """Add its parser."""
+    own = kinds.add_parser("bytes", help="bytes of experts in decode: scores and placements, in cycles and energy")
+    own.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
+    add_config_option(own, "small")
+    own.add_argument(
+        "--frontier", type=Path, default=FRONTIER, metavar="FILE",
+        help=f"report of `a3d bench quality --frontier --json FILE`, with thresholds and losses; default {FRONTIER}",
+    )  # fmt: skip
+    own.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
+    own.add_argument("--energy", type=Path, metavar="TABLE", help="a TOML file instead of the package's table")
+    add_policy_option(own)
+    own.add_argument("--picture", type=picture_file, default="build/bench/bytes.png", metavar="FILE")
+    add_json_option(own)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the report of the frontier.
+
+    Raises
+    ------
+    A3dError
+        It cannot be read, or is another report.
+    """
+    use = "make it with a3d bench quality --frontier --json FILE, and name it with --frontier FILE"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise A3dError(f"{one_line(path)}: {error.strerror}; {use}") from error
+    except ValueError as error:
+        raise A3dError(f"{one_line(path)}: no JSON; {use}") from error
+    missing = [name for name in _NEEDED if not isinstance(found, dict) or name not in found]
+    if missing:
+        raise A3dError(f"{one_line(path)}: {missing[0]}: missing; {use}")
+    return dict(found)
+
+
+def _bytes(args: argparse.Namespace) -> int:
+    from sim.measure.bytes import BytesBench, draw
+
+    frontier, table, system = _read(args.frontier), load_table(args.energy), system_of(args)
+    require_simulator("verilator")
+    bench = BytesBench(
+        args.model, system, frontier, table, clock_of(system.clock_mhz), batches=args.batches,
+        announce=announce_compiling(system.machine),
+    )  # fmt: skip
+    for _ in progress(bench.run(), "steps", bench.total):
+        pass
+    result = bench.result()
+    rows = [
+        [
+            p["batch"], p["placement"], p["routing"],
+            "both planes" if p["budget_percent"] is None else f"{p['budget_percent']:g} %", p["expert_bytes"],
+            *(round(p[f"{name}_saved_percent"], 1) for name in ("expert_bytes", "bytes", "cycles", "energy")),
+            p["cycles"], round(p["imbalance"], 3), f"{p['loss_percent']:.2f} +- {p['loss_percent_error']:.2f}",
+        ]
+        for p in sorted(result["points"], key=lambda p: (p["batch"], p["placement"], p["routing"]))
+    ]  # fmt: skip
+    print_table(
+        rows,
+        ("batch", "placement", "routing", "asked", "experts' bytes", "saved %", "of all bytes %", "of cycles %",
+         "of energy %", "cycles", "imbalance", "perplexity %"),
+        left=("placement", "routing", "asked"),
+        title=f"Decode steps of {result['model']} on {system.machine.name} (RTL simulation, policy "
+        f"{system.policy.name}; {result['mismatched_bytes']} of {result['compared_bytes']:,} bytes differ)",
+    )  # fmt: skip
+    draw(result, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, result)
+    return 0
+
+
+BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {"bytes": _bytes}
+"""What runs it."""

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of experts on the emitted machine: what scores and placements save in decode steps, in cycles and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hdl.errors import A3dError, CheckError
+from hdl.numerics.precision import Precision, Thresholds
+from hdl.scratch import whole_file
+from scheduler.cost.energy.count import activity_of_counters
+from scheduler.cost.energy.energy import energy_of
+from scheduler.cost.energy.table import EnergyTable
+from scheduler.cost.model import simulate
+from scheduler.memory.contents import Weights
+from scheduler.memory.model import ModelMemory
+from scheduler.memory.placement import Placement
+from scheduler.models.calibration import quantise_checkpoint
+from scheduler.models.constants import constants_of
+from scheduler.ops.batch import Chunk
+from scheduler.plan.residence import plan_residence
+from scheduler.plan.tiling import Tiling
+from scheduler.stream.choose import Chooser
+from scheduler.stream.lower import lower_step
+from scheduler.stream.parts import default_key_block
+from scheduler.stream.step_program import StepProgram
+from scheduler.system import SystemConfig
+from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
+from sim.machine.byte_model import ByteModel
+from sim.machine.engines import IsaEngine, Outcome, RtlEngine, simulated_memory_bits
+from sim.machine.system import SimulatedMachine
+from sim.measure.quality import byte_text
+
+__all__ = ["BytesBench", "Variant", "draw", "variants_of"]
+
+STEP_BYTES = 1 << 19
+"""Memory for a step's stream and lists."""
+PROMPT_TOKENS = 128
+"""New tokens of a step that runs prompts, at most."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a decode step.
+
+    Attributes
+    ----------
+    routing : {"host", "slots"}
+    placement : Placement
+    budget : float or None
+        Percent of the experts' bytes that the thresholds were found for; None: all experts with both planes.
+    """
+
+    routing: str
+    placement: Placement
+    budget: float | None
+
+    @property
+    def name(self) -> str:
+        """Such as ``even_odd, slots, 35 %``."""
+        what = "both planes" if self.budget is None else f"{self.budget:g} %"
+        return f"{self.placement.value}, {self.routing}, {what}"
+
+
+def variants_of(budgets: Sequence[float]) -> list[Variant]:
+    """Return what is measured: the even-odd placement in both routings, its controls where the host knows it.
+
+    Slots find their experts' planes in the even-odd placement alone.
+    """
+    both = [Variant(r, Placement.EVEN_ODD, b) for r in ("slots", "host") for b in (None, *budgets)]
+    controls = [p for p in Placement if p != Placement.EVEN_ODD]
+    return both + [Variant("host", p, b) for p in controls for b in (None, *budgets)]
+
+
+class BytesBench:
+    """Measures decode steps of a byte-level model.
+
+    Prompts run on the instruction executor; the decode step that follows runs on the emitted machine in every variant,
+    each time from the same memory. Every byte, every exact counter and the logits are compared.
+
+    Parameters
+    ----------
+    folder : path
+        Model directory with ``heldout.txt``.
+    system : SystemConfig
+        Machine, memories and policy.
+    frontier : mapping
+        Report of ``a3d bench quality --frontier --json``: its thresholds and losses.
+    table : EnergyTable
+    mhz : float
+        Clock, for static power.
+    batches : sequence of int
+        Sequences that decode.
+    context : (int, int)
+        Shortest and longest prompt.
+    announce : callable, optional
+        Called before a simulator is compiled.
+
+    Raises
+    ------
+    A3dError
+        A model that the machine cannot run; a report without thresholds for a batch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        system: SystemConfig,
+        frontier: Mapping[str, Any],
+        table: EnergyTable,
+        mhz: float,
+        *,
+        batches: Sequence[int] = (1, 8, 32),
+        context: tuple[int, int] = (24, 64),
+        announce: Callable[[], None] | None = None,
+    ) -> None:
+        self.system, self.config = system, system.machine
+        checkpoint, seen, windows = byte_text(
+            folder, frontier["bytes_evaluated"], frontier["window"], frontier["calibration_bytes"]
+        )  # fmt: skip
+        options = {name: frontier[name] for name in ("key_block", "clip", "reach")}
+        self._model = ByteModel(folder.resolve().name, quantise_checkpoint(checkpoint, seen, **options), windows)
+        self._table, self._mhz = table, mhz
+        self._batches, self._context, self._announce = sorted(set(batches)), context, announce
+        self._found = {
+            (p["batch"], p["budget_percent"]): p for p in frontier["points"] if p["policy"] == "score"
+        }  # fmt: skip
+        self.budgets = sorted({budget for _, budget in self._found})
+        missing = [batch for batch in self._batches if not any(own == batch for own, _ in self._found)]
+        if missing or not self.budgets:
+            raise A3dError(
+                f"thresholds: none for batch {missing[0] if missing else self._batches[0]} in the report of bench "
+                "quality; run a3d bench quality --frontier with --batches for it"
+            )
+        self._points: list[dict[str, Any]] = []
+        self._compared = self._wrong = 0
+
+    @property
+    def total(self) -> int:
+        """Points that will be measured."""
+        return len(self._batches) * len(variants_of(self.budgets))
+
+    def run(self) -> Iterator[None]:
+        """Measure everything; yields after each point.
+
+        Raises
+        ------
+        CheckError
+            The machine's bytes, counters or logits are not those expected.
+        """
+        machine: SimulatedMachine | None = None
+        for placement in Placement:
+            own = [v for v in variants_of(self.budgets) if v.placement == placement]
+            for batch in reversed(self._batches):
+                step = _Prompted(self._model, self.system, batch, self._context, placement)
+                if machine is None:
+                    bits = simulated_memory_bits(step.memory)
+                    machine = SimulatedMachine(self.config, memory_bits=bits, announce=self._announce)
+                with RtlEngine(self.config, machine=machine, timing=self.system.memory) as engine:
+                    engine.start(step.memory)
+                    for variant in own:
+                        self._points.append(self._measure(step, engine, batch, variant))
+                        yield
+
+    def _measure(self, step: _Prompted, engine: RtlEngine, batch: int, variant: Variant) -> dict[str, Any]:
+        found = None if variant.budget is None else self._found[batch, variant.budget]
+        precision = None if found is None else [None if t is None else Thresholds(**t) for t in found["threshold"]]
+        expected, program = step.lower(variant.routing, precision)
+        outcome = engine.run(program)
+        if not np.array_equal(outcome.logits, expected.last_logits):
+            raise CheckError(f"batch {batch}, {variant.name}: logits differ from the integer model's")
+        self._compared += outcome.compared_bytes
+        self._wrong += outcome.mismatched_bytes
+        return self._point(batch, variant, found, expected, program, outcome)
+
+    def _point(
+        self, batch: int, variant: Variant, found: Mapping[str, Any] | None, expected: StepResult,
+        program: StepProgram, outcome: Outcome,
+    ) -> dict[str, Any]:  # fmt: skip
+        counters, config = outcome.counters, self.config
+        counts = program.slot_counts(expected.routing) if variant.routing == "slots" else []
+        activity = activity_of_counters(config, counters, program.table, slot_counts=counts, mhz=self._mhz)
+        energy = energy_of(activity, self._table, self._mhz).total
+        read = [counters["read_beats_0"] + counters["fetch_beats"], counters["read_beats_1"]]
+        wanted = np.concatenate([own for own in expected.precision if own.size])
+        forecast = simulate(config, program.table, memory=self.system.memory, slot_counts=counts)
+        return {
+            "placement": variant.placement.value, "policy": str(program.plan), "batch": batch,
+            "routing": variant.routing, "budget_percent": variant.budget,
+            "threshold": None if found is None else found["threshold"],
+            "expert_bytes": _expert_bytes(program, expected),
+            "bytes": (sum(read) + counters["write_beats_0"] + counters["write_beats_1"]) * config.group_bytes,
+            "cycles": counters["cycles"], "model_cycles": forecast.cycles,
+            "energy_pj": energy.to_dict(), "loss_percent": 0.0 if found is None else found["loss_percent"],
+            "loss_percent_error": 0.0 if found is None else found["loss_percent_error"],
+            "imbalance": max(read) / max(1, min(read)),
+            "loads_reduced": counters["loads_reduced"], "loads_left_out": counters["loads_left_out"],
+            "experts": {what.name.lower(): int((wanted == what).sum()) for what in (Precision.FULL, Precision.HIGH)},
+        }  # fmt: skip
+
+    def result(self) -> dict[str, Any]:
+        """Return the figures: ``points`` with what each saves against both planes in the same placement and routing."""
+        for point in self._points:
+            base = next(
+                p for p in self._points
+                if p["budget_percent"] is None
+                and all(p[name] == point[name] for name in ("placement", "routing", "batch"))
+            )  # fmt: skip
+            saved = {
+                f"{name}_saved_percent": 100 * (1 - point[name] / base[name])
+                for name in ("expert_bytes", "bytes", "cycles")
+            }
+            pj = point["energy_pj"]["value"], base["energy_pj"]["value"]
+            point |= {**saved, "energy_saved_percent": 100 * (1 - pj[0] / pj[1])}
+            of_bytes = saved["bytes_saved_percent"]
+            point["cycles_per_byte_saved"] = saved["cycles_saved_percent"] / of_bytes if of_bytes else None
+        return {
+            "config": self.config.to_dict(), "system": self.system.to_dict(), "model": self._model.name,
+            "energy_table": self._table.to_dict(), "mhz": self._mhz, "points": self._points,
+            "compared_bytes": self._compared, "mismatched_bytes": self._wrong,
+        }  # fmt: skip
+
+
+class _Prompted:
+    """Sequences whose prompts have run, and the step that decodes a token of each.
+
+    Attributes
+    ----------
+    memory : ModelMemory
+        As the prompts have left it.
+    """
+
+    def __init__(
+        self, model: ByteModel, system: SystemConfig, batch: int, context: tuple[int, int], placement: Placement
+    ) -> None:  # fmt: skip
+        self._model, self._system = model.model, system
+        tiling = Tiling(system.machine, self._model.description)
+        self._block = default_key_block(tiling, self._model.key_block)
+        self._integer = IntegerModel(self._model, key_block=self._block)
+        self.memory = ModelMemory(
+            plan_residence(tiling), Weights(self._model, tiling), sequences=batch, context=context[1] + 1,
+            outputs=batch, step_bytes=STEP_BYTES, placement=placement,
+        )  # fmt: skip
+        prompts = model.excerpts(batch, context[0] + 1, context[1] + 1)
+        self._caches: list[KeyValueCache] = [self._integer.new_cache(context[1] + 1) for _ in prompts]
+        self._decode = [Chunk(n, len(own) - 1, own[-1:]) for n, own in enumerate(prompts)]
+        engine, waiting = IsaEngine(system.machine, verify=False), list(enumerate(prompts))
+        engine.start(self.memory)
+        while waiting:
+            chunks = [Chunk(n, 0, own[:-1]) for n, own in waiting[: max(1, PROMPT_TOKENS // context[1])]]
+            waiting = waiting[len(chunks) :]
+            expected = self._integer.step([(self._caches[c.sequence], c.tokens) for c in chunks])
+            program = self._lower(chunks, expected, "host", None)
+            if not np.array_equal(engine.run(program).logits, expected.last_logits):
+                raise CheckError("prompts: logits differ from the integer model's")
+        for image, own in zip(self.memory.images, engine.contents, strict=True):
+            image[:] = own
+
+    def lower(
+        self, routing: str, precision: Sequence[Thresholds | None] | None
+    ) -> tuple[StepResult, StepProgram]:  # fmt: skip
+        """Return what the decode step computes, and its stream."""
+        for cache, chunk in zip(self._caches, self._decode, strict=True):
+            cache.length = chunk.position
+        expected = self._integer.step(
+            [(self._caches[c.sequence], c.tokens) for c in self._decode], precision=precision
+        )  # fmt: skip
+        return expected, self._lower(self._decode, expected, routing, precision)
+
+    def _lower(
+        self, chunks: Sequence[Chunk], expected: StepResult, routing: str,
+        precision: Sequence[Thresholds | None] | None,
+    ) -> StepProgram:  # fmt: skip
+        own = None if routing == "slots" else expected.routing
+        # A step alone: what stays for the next one is what `a3d bench residency` measures.
+        chooser = Chooser(replace(self._system.policy, residency=False), self._system.memory)
+        constants = constants_of(self._model, precision)
+        return lower_step(constants, self.memory, chunks, own, key_block=self._block, chooser=chooser)
+
+
+def _expert_bytes(program: StepProgram, expected: StepResult) -> int:
+    """Return the bytes of the planes that a step reads of its experts, each once."""
+    total, tiling = 0, program.tiling
+    for layer, wanted in zip(tiling.model.layers, expected.precision, strict=True):
+        if wanted.size:
+            expert = tiling.expert(layer.mlp.intermediate)
+            total += int(wanted.sum()) * expert.tiles * tiling.config.plane_bytes
+    return total
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw loss, cycles and energy against the bytes of experts that are saved."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    columns = ("loss_percent", "cycles_saved_percent", "energy_saved_percent")
+    words = ("perplexity, percent more", "cycles saved, percent", "energy saved, percent")
+    kinds = list(dict.fromkeys((p["batch"], p["placement"], p["routing"]) for p in result["points"]))
+    for place, (name, label) in enumerate(zip(columns, words, strict=True)):
+        axis = figure.add_subplot(1, 3, place + 1)
+        for batch, placement, routing in kinds:
+            own = [
+                p for p in result["points"] if (p["batch"], p["placement"], p["routing"]) == (batch, placement, routing)
+            ]  # fmt: skip
+            own.sort(key=lambda p: p["expert_bytes_saved_percent"])
+            axis.plot(
+                [p["expert_bytes_saved_percent"] for p in own], [p[name] for p in own], marker="o", markersize=3,
+                label=f"batch {batch}, {placement}, {routing}",
+            )  # fmt: skip
+        axis.set_xlabel("bytes of experts saved, percent")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axis.legend(fontsize=6)
+    figure.suptitle(f"Decode steps of {result['model']} on {result['config']['name']}, emitted Verilog")
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=110)
