@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from scheduler.cost.events import first_unit, is_pair, slice_of, unit_count, wake
+from scheduler.cost.hbm.cells import K
+from scheduler.cost.hbm.requests import add_request
 from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import (
     AT,
@@ -30,7 +32,7 @@ from scheduler.cost.state import (
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import Rows
 
-__all__ = ["dispatch", "start_fetch"]
+__all__ = ["consume_known", "dispatch", "start_fetch"]
 
 
 @compiled
@@ -66,6 +68,13 @@ def fetch_burst(rows: Rows, s: Int, asked: int) -> None:
     """
     beats = min(s[B.fetch_burst], s[M.fetch_room] - s[M.bursts] * s[B.fetch_burst])
     if beats <= 0:
+        s[M.bursts] += 1
+        return
+    if s[M.hbm]:
+        b = AT.fetch + 2 * (s[M.bursts] % FETCHES)
+        s[b + F.start], s[b + F.end] = NEVER, NEVER
+        first = s[s[M.hbm] + K.fetch_first] + s[M.bursts] * s[B.fetch_burst]
+        add_request(s, 0, 1, asked, first, beats, -1)
         s[M.bursts] += 1
         return
     cycles = transfers(s, beats)
@@ -138,10 +147,30 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
 
 
 @compiled
+def consume_known(rows: Rows, s: Int, now: int) -> None:
+    """With HBM: let instructions leave the fetch buffer as far as it is known when they are there."""
+    c = s[M.hbm] + K.consumed
+    while s[c] < min(len(rows), s[M.next] + s[B.dispatch]):
+        n = s[c]
+        beat = n // s[B.beat_instructions] if s[B.instruction_beats] == 1 else (n + 1) * s[B.instruction_beats] - 1
+        if beat // s[B.fetch_burst] >= s[s[M.hbm] + K.fetch_here]:
+            return
+        earliest = 0
+        if n >= s[B.dispatch]:
+            earliest = s[s[M.notes] + NOTE * (n - s[B.dispatch]) + N.dispatched]
+        consume(rows, s, n, earliest)
+        s[c] += 1
+        if n == s[M.next]:
+            wake(s, DISPATCHER, max(now, s[AT.left + n % 16] + s[B.dispatch], s[M.dispatched] + 1))
+
+
+@compiled
 def start_fetch(rows: Rows, s: Int) -> None:
     """Ask for the first instructions."""
     for burst in range(s[B.fetch_depth] // s[B.fetch_burst]):
         fetch_burst(rows, s, s[B.fetch_first] + burst)
+    if s[M.hbm]:
+        return
     for n in range(s[B.dispatch]):
         consume(rows, s, n, 0)
     wake(s, DISPATCHER, s[AT.left] + s[B.dispatch])
@@ -152,7 +181,7 @@ def dispatch(rows: Rows, s: Int, now: int) -> None:
     """Let the next instruction enter its queues, if all have room."""
     s[AT.time + DISPATCHER] = NEVER
     n = s[M.next]
-    if n >= len(rows):
+    if n >= len(rows) or (s[M.hbm] and s[s[M.hbm] + K.consumed] <= n):
         return
     due = max(s[AT.left + n % 16] + s[B.dispatch], s[M.dispatched] + 1)
     if now < due:
@@ -174,6 +203,11 @@ def dispatch(rows: Rows, s: Int, now: int) -> None:
     s[M.dispatched] = now
     s[M.done] = max(s[M.done], now)
     s[M.next] = n + 1
-    consume(rows, s, n + s[B.dispatch], now)
+    if s[M.hbm]:
+        consume_known(rows, s, now)
+        if s[s[M.hbm] + K.consumed] <= n + 1:
+            return
+    else:
+        consume(rows, s, n + s[B.dispatch], now)
     if n + 1 < len(rows):
         wake(s, DISPATCHER, max(now + 1, s[AT.left + (n + 1) % 16] + s[B.dispatch]))

@@ -75,7 +75,7 @@ class HbmBench:
             for group in self._groups:
                 for stream in group.streams():
                     plain = self._run(session, stream, stream.job)
-                    knobs = MemoryKnobs(hbm=tuple(self._parameters.tolist()))
+                    knobs = MemoryKnobs(hbm=self._timing, mhz=self._mhz)
                     job = dataclasses.replace(stream.job, images=None, knobs=knobs, record_hbm=True)
                     self._points.append(self._point(stream, plain, self._run(session, stream, job)))
                     yield
