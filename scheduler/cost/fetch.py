@@ -60,21 +60,38 @@ def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
 
 
 @compiled
+def early(s: Int) -> int:
+    """Return by how many beats the first burst of instructions is shorter; with a latency it is taken to be a whole one.
+
+    Bursts end at multiples of their length, and a stream begins where it begins.
+    """
+    return int(s[s[M.hbm] + K.fetch_first] % s[B.fetch_burst]) if s[M.hbm] else 0
+
+
+@compiled
+def ask_for_burst(s: Int, asked: int) -> None:
+    """With HBM: put a burst of instructions on its way."""
+    first = max(0, s[M.bursts] * s[B.fetch_burst] - early(s))
+    beats = min((s[M.bursts] + 1) * s[B.fetch_burst] - early(s), s[M.fetch_room]) - first
+    b = AT.fetch + 2 * (s[M.bursts] % FETCHES)
+    s[b + F.start], s[b + F.end] = NEVER, NEVER
+    s[M.bursts] += 1
+    if beats > 0:
+        add_request(s, 0, 1, asked, s[s[M.hbm] + K.fetch_first] + first, beats, -1)
+
+
+@compiled
 def fetch_burst(rows: Rows, s: Int, asked: int) -> None:
     """Put a burst of instructions on the bus; its address arrives in cycle `asked`. None goes beyond the memory's end.
 
     It comes behind what the loads had asked for before, and what they ask for later comes behind it. Memories that
     reorder send both in turns.
     """
+    if s[M.hbm]:
+        ask_for_burst(s, asked)
+        return
     beats = min(s[B.fetch_burst], s[M.fetch_room] - s[M.bursts] * s[B.fetch_burst])
     if beats <= 0:
-        s[M.bursts] += 1
-        return
-    if s[M.hbm]:
-        b = AT.fetch + 2 * (s[M.bursts] % FETCHES)
-        s[b + F.start], s[b + F.end] = NEVER, NEVER
-        first = s[s[M.hbm] + K.fetch_first] + s[M.bursts] * s[B.fetch_burst]
-        add_request(s, 0, 1, asked, first, beats, -1)
         s[M.bursts] += 1
         return
     cycles = transfers(s, beats)
@@ -129,9 +146,11 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     per, beats = s[B.beat_instructions], s[B.instruction_beats]
     beat = n // per if beats == 1 else (n + 1) * beats - 1
     length = s[B.fetch_burst]
-    b = AT.fetch + 2 * (beat // length % FETCHES)
-    here = min(length, s[M.fetch_room] - beat // length * length)
-    arrival = s[b + F.start] + (s[b + F.end] - s[b + F.start]) * (beat % length + 1) // here - 1
+    burst, skipped = (beat + early(s)) // length, early(s)
+    b = AT.fetch + 2 * (burst % FETCHES)
+    begin = max(0, burst * length - skipped)
+    here = min(length * (burst + 1) - skipped, s[M.fetch_room]) - begin
+    arrival = s[b + F.start] + (s[b + F.end] - s[b + F.start]) * (beat - begin + 1) // here - 1
     cycle = max(earliest, arrival + s[B.fetch_beat])
     if n:
         cycle = max(cycle, s[AT.left + (n - 1) % 16] + beats)
@@ -140,7 +159,7 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     consumed = (n + 1) // per if beats == 1 else beat + 1
     while True:
         # All beats of an instruction but the last one leave the buffer as soon as the one before is complete.
-        more = (s[M.bursts] + 1) * length - s[B.fetch_depth] - consumed
+        more = (s[M.bursts] + 1) * length - skipped - s[B.fetch_depth] - consumed
         if more >= beats:
             return
         fetch_burst(rows, s, cycle + max(0, more) + s[B.fetch_again])
@@ -153,7 +172,7 @@ def consume_known(rows: Rows, s: Int, now: int) -> None:
     while s[c] < min(len(rows), s[M.next] + s[B.dispatch]):
         n = s[c]
         beat = n // s[B.beat_instructions] if s[B.instruction_beats] == 1 else (n + 1) * s[B.instruction_beats] - 1
-        if beat // s[B.fetch_burst] >= s[s[M.hbm] + K.fetch_here]:
+        if (beat + early(s)) // s[B.fetch_burst] >= s[s[M.hbm] + K.fetch_here]:
             return
         earliest = 0
         if n >= s[B.dispatch]:

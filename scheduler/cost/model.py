@@ -24,7 +24,7 @@ from hdl.isa import Instruction, Opcode
 from scheduler.cost.blocks import blocks_of
 from scheduler.cost.engine import notes_of, run, run_with_hbm, segments_of, slices_of
 from scheduler.cost.hbm.cells import new_region
-from scheduler.cost.hbm.channel import new_channel
+from scheduler.cost.hbm.channel import running_channel
 from scheduler.cost.hbm.timing import T
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.stalls import stalls_of, unit_names
@@ -124,6 +124,7 @@ def simulate(
     slot_counts: Sequence[Sequence[int]] = (),
     fetch_room: int | None = None,
     stream_base: int = 0,
+    begun: int = 0,
 ) -> Forecast:
     """Run a stream on the cycle model.
 
@@ -143,6 +144,8 @@ def simulate(
         default: as many as it fetches ahead of END.
     stream_base : int, optional
         Byte address in group 0 of the stream's first one; it matters with HBM alone.
+    begun : int, optional
+        Cycles that HBM has run when the stream starts: they decide when its banks are refreshed.
 
     Raises
     ------
@@ -171,7 +174,7 @@ def simulate(
             rows, int(timing[T.cl] + timing[T.ccd_s] + timing[T.path]), stream_base // config.group_bytes
         )
         state = new_state(blocks_of(config), knobs, notes, segments, slices, counts, region)
-        run_with_hbm(rows, state, new_channel(timing), new_channel(timing))
+        run_with_hbm(rows, state, running_channel(timing, begun), running_channel(timing, begun))
     notes = state[state[M.notes] : state[M.segments]].reshape(-1, NOTE)
     slices = state[state[M.slices] : state[M.counts]].reshape(-1, SLICE)
     _check_end(rows, notes)

@@ -30,7 +30,7 @@ from scheduler.stream.compiled import compiled, numbered
 
 __all__ = [
     "ACTIVATE", "COMMAND", "DEPTH", "LEAD", "NONE", "PRECHARGE", "READ", "REFRESH", "STREAMS", "WINDOW", "WRITE",
-    "WRITES", "Channel", "cycle", "new_channel", "push", "replay", "room", "wait",
+    "WRITES", "Channel", "cycle", "new_channel", "push", "replay", "room", "running_channel", "wait",
 ]  # fmt: skip
 
 STREAMS: Final = 3
@@ -393,6 +393,15 @@ def wait(channel: Channel, until: int) -> None:
             s[S.counter] -= step
         else:
             cycle(channel)
+
+
+def running_channel(timing: Int, cycles: int) -> Channel:
+    """Return a channel that has run for some cycles without a request, at its cycle 0."""
+    channel = new_channel(timing)
+    wait(channel, cycles)
+    channel.state[S.now] = 0
+    channel.banks[:, B.activate] -= cycles
+    return channel
 
 
 @compiled
