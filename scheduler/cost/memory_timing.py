@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +18,9 @@ __all__ = ["MemoryTiming"]
 
 _RANGES: Final = {"latency": (2, 4096), "random_latency": (0, 4096), "stall_rate": (0, 250), "seed": (1, (1 << 32) - 1)}
 """The memories count cycles in 16 bits; with a higher rate of stalls a run would take months."""
+
+_HBM_MHZ: Final = (50, 4000)
+"""With a slower clock all of HBM's times are a cycle or two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class MemoryTiming:
     hbm : HbmTiming or None
         An HBM channel says when beats are read and written; then the fields above have their defaults.
     mhz : float or None
-        With HBM, and only then: the machine's clock, above 0, since HBM's times are times.
+        With HBM, and only then: the machine's clock, 50 to 4,000, since HBM's times are times.
 
     Raises
     ------
@@ -72,8 +73,10 @@ class MemoryTiming:
             raise ConfigError(
                 "config clock.mhz: missing; HBM's times are turned into cycles with it, so [hbm] needs it"
             )
-        if isinstance(mhz, bool) or not isinstance(mhz, int | float) or not 0 < mhz < math.inf:
-            raise ConfigError(f"config clock.mhz: {shown(mhz)}; use a number above 0")
+        low, high = _HBM_MHZ
+        if isinstance(mhz, bool) or not isinstance(mhz, int | float) or not low <= mhz <= high:
+            raise ConfigError(f"config clock.mhz: {shown(mhz)}; with [hbm] use {low} to {high:,}")
+        self.hbm_parameters()
 
     def hbm_parameters(self) -> npt.NDArray[np.int64]:
         """Return what an HBM channel takes, see :func:`scheduler.cost.hbm.timing.parameters_of`; none: no cells."""
