@@ -19,7 +19,7 @@ ENDING = ".toml"
 LONGEST_NAME = 128
 """Characters of the longest name: it becomes part of file names."""
 
-SECTIONS = ("machine", "memory", "clock", "policy")
+SECTIONS = ("machine", "memory", "hbm", "clock", "policy")
 """Sections of a file that describes a whole system; what generates and synthesizes reads the first one only."""
 
 _LONGEST_GIVEN = 64

@@ -38,6 +38,8 @@ class StreamCells(NamedTuple):
     bus1 : int
     counts, counts_width, notes, segments, slices : int
         First cells of the regions whose size depends on the stream; slots of the table, and of a ROUTE's counts.
+    hbm : int
+        First cell of the region of requests to HBM (:mod:`scheduler.cost.hbm.cells`); 0: the memories have a latency.
     """
 
     latency: int
@@ -62,6 +64,7 @@ class StreamCells(NamedTuple):
     notes: int
     segments: int
     slices: int
+    hbm: int
 
 
 class CombineCells(NamedTuple):

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from scheduler.cost.events import post, wake
-from scheduler.cost.load_data import TO_LISTS, TO_ROWS, word_leaves
+from scheduler.cost.load_data import word_leaves
+from scheduler.cost.load_end import TO_LISTS, TO_ROWS
 from scheduler.cost.state import AT, HEAD, JOB, NEVER, NOTE, OUTPUTS, RECORD, WORDS, B, C, H, Int, J, M, N, U, W
 from scheduler.cost.stores import store_row
 from scheduler.cost.vector import finish_jobs, start_vector

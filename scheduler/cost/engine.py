@@ -3,51 +3,113 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from hdl.isa import LoadDest, Mapping3D, Opcode
 from scheduler.cost.combine import combine_run
 from scheduler.cost.events import accept_post, first_unit, unit_count
-from scheduler.cost.fetch import dispatch, start_fetch
+from scheduler.cost.fetch import consume_known, dispatch, start_fetch
+from scheduler.cost.hbm.cells import K
+from scheduler.cost.hbm.channel import Channel
+from scheduler.cost.hbm.loads import take_bursts
+from scheduler.cost.hbm.memory import advance
 from scheduler.cost.loads import load_step
-from scheduler.cost.state import AGENTS, AT, DISPATCHER, MOST_UNITS, NEVER, NOTE, SLICE, B, C, Int, N, S
-from scheduler.cost.stores import store_step
+from scheduler.cost.state import AGENTS, AT, DISPATCHER, MOST_UNITS, NEVER, NOTE, SLICE, B, C, Int, M, N, S
+from scheduler.cost.stores import answer_writes, store_step
 from scheduler.cost.tiers import tier_step
 from scheduler.cost.vector import vector_step
-from scheduler.stream.compiled import compiled
+from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
-__all__ = ["notes_of", "run", "segments_of", "slices_of"]
+__all__ = ["notes_of", "run", "run_with_hbm", "segments_of", "slices_of"]
+
+AHEAD: Final = 4
+"""Cycles: fewer than lie between what a channel does and what its beat or response does at a unit."""
+
+
+@compiled
+def come(rows: Rows, s: Int) -> None:
+    """Let the units know of what the channels have ended."""
+    h = s[M.hbm]
+    now = s[h + K.now]
+    if s[h + K.writes]:
+        s[h + K.writes] = 0
+        answer_writes(rows, s)
+    if s[h + K.fetches]:
+        s[h + K.fetches] = 0
+        consume_known(rows, s, now)
+    if s[h + K.loads]:
+        s[h + K.loads] = 0
+        take_bursts(rows, s, now)
+
+
+@inlined
+def next_time(s: Int) -> int:
+    """Return the first cycle in which anyone acts."""
+    now = NEVER
+    for agent in range(AGENTS):
+        now = min(now, s[AT.time + agent])
+    return now
+
+
+@inlined
+def act(rows: Rows, s: Int, now: int) -> None:
+    """Let all act who act in a cycle."""
+    tiers = s[B.tiers]
+    for agent in range(AGENTS):
+        if s[AT.time + agent] == now:
+            if agent < tiers:
+                tier_step(rows, s, agent, now)
+            elif agent < tiers + 2:
+                load_step(rows, s, agent - tiers, now)
+            elif agent == tiers + 2:
+                store_step(rows, s, now)
+            elif agent == tiers + 3:
+                vector_step(rows, s, now)
+            elif agent == DISPATCHER:
+                dispatch(rows, s, now)
+            else:
+                accept_post(rows, s, agent - MOST_UNITS, now)
 
 
 @compiled
 def run(rows: Rows, s: Int) -> None:
     """Run a stream on its state: let whoever acts next act, until nobody does."""
-    tiers = s[B.tiers]
     start_fetch(rows, s)
     while True:
-        now = NEVER
-        for agent in range(AGENTS):
-            now = min(now, s[AT.time + agent])
+        now = next_time(s)
         if s[C.next] < now:
             combine_run(rows, s, now)
             continue
         if now == NEVER:
             return
-        for agent in range(AGENTS):
-            if s[AT.time + agent] == now:
-                if agent < tiers:
-                    tier_step(rows, s, agent, now)
-                elif agent < tiers + 2:
-                    load_step(rows, s, agent - tiers, now)
-                elif agent == tiers + 2:
-                    store_step(rows, s, now)
-                elif agent == tiers + 3:
-                    vector_step(rows, s, now)
-                elif agent == DISPATCHER:
-                    dispatch(rows, s, now)
-                else:
-                    accept_post(rows, s, agent - MOST_UNITS, now)
+        act(rows, s, now)
+
+
+@compiled
+def run_with_hbm(rows: Rows, s: Int, first: Channel, second: Channel) -> None:
+    """Run a stream on its state and on the channels of both groups.
+
+    The channels are worked out up to the cycle in which the next unit acts, and what units ask for comes later than
+    that: so a channel gets its requests in order. Banks and bus go ahead of them by `AHEAD` cycles at most.
+    """
+    h = s[M.hbm]
+    start_fetch(rows, s)
+    while True:
+        now = next_time(s)
+        until = min(now, s[C.next])
+        if s[h + K.waiting] and s[h + K.now] < until:
+            if advance(s, first, second, until):
+                come(rows, s)
+            continue
+        if s[C.next] < now:
+            combine_run(rows, s, min(now, s[C.next] + AHEAD) if s[h + K.waiting] else now)
+            continue
+        if now == NEVER:
+            return
+        act(rows, s, now)
 
 
 @compiled

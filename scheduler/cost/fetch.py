@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from scheduler.cost.events import first_unit, is_pair, slice_of, unit_count, wake
+from scheduler.cost.hbm.cells import K
+from scheduler.cost.hbm.requests import add_request
 from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import (
     AT,
@@ -30,7 +32,7 @@ from scheduler.cost.state import (
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import Rows
 
-__all__ = ["dispatch", "start_fetch"]
+__all__ = ["consume_known", "dispatch", "start_fetch"]
 
 
 @compiled
@@ -58,12 +60,36 @@ def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
 
 
 @compiled
+def early(s: Int) -> int:
+    """Return by how many beats the first burst of instructions is shorter; with a latency it is taken to be a whole one.
+
+    Bursts end at multiples of their length, and a stream begins where it begins.
+    """
+    return int(s[s[M.hbm] + K.fetch_first] % s[B.fetch_burst]) if s[M.hbm] else 0
+
+
+@compiled
+def ask_for_burst(s: Int, asked: int) -> None:
+    """With HBM: put a burst of instructions on its way."""
+    first = max(0, s[M.bursts] * s[B.fetch_burst] - early(s))
+    beats = min((s[M.bursts] + 1) * s[B.fetch_burst] - early(s), s[M.fetch_room]) - first
+    b = AT.fetch + 2 * (s[M.bursts] % FETCHES)
+    s[b + F.start], s[b + F.end] = NEVER, NEVER
+    s[M.bursts] += 1
+    if beats > 0:
+        add_request(s, 0, 1, asked, s[s[M.hbm] + K.fetch_first] + first, beats, -1)
+
+
+@compiled
 def fetch_burst(rows: Rows, s: Int, asked: int) -> None:
     """Put a burst of instructions on the bus; its address arrives in cycle `asked`. None goes beyond the memory's end.
 
     It comes behind what the loads had asked for before, and what they ask for later comes behind it. Memories that
     reorder send both in turns.
     """
+    if s[M.hbm]:
+        ask_for_burst(s, asked)
+        return
     beats = min(s[B.fetch_burst], s[M.fetch_room] - s[M.bursts] * s[B.fetch_burst])
     if beats <= 0:
         s[M.bursts] += 1
@@ -120,9 +146,11 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     per, beats = s[B.beat_instructions], s[B.instruction_beats]
     beat = n // per if beats == 1 else (n + 1) * beats - 1
     length = s[B.fetch_burst]
-    b = AT.fetch + 2 * (beat // length % FETCHES)
-    here = min(length, s[M.fetch_room] - beat // length * length)
-    arrival = s[b + F.start] + (s[b + F.end] - s[b + F.start]) * (beat % length + 1) // here - 1
+    burst, skipped = (beat + early(s)) // length, early(s)
+    b = AT.fetch + 2 * (burst % FETCHES)
+    begin = max(0, burst * length - skipped)
+    here = min(length * (burst + 1) - skipped, s[M.fetch_room]) - begin
+    arrival = s[b + F.start] + (s[b + F.end] - s[b + F.start]) * (beat - begin + 1) // here - 1
     cycle = max(earliest, arrival + s[B.fetch_beat])
     if n:
         cycle = max(cycle, s[AT.left + (n - 1) % 16] + beats)
@@ -131,10 +159,28 @@ def consume(rows: Rows, s: Int, n: int, earliest: int) -> None:
     consumed = (n + 1) // per if beats == 1 else beat + 1
     while True:
         # All beats of an instruction but the last one leave the buffer as soon as the one before is complete.
-        more = (s[M.bursts] + 1) * length - s[B.fetch_depth] - consumed
+        more = (s[M.bursts] + 1) * length - skipped - s[B.fetch_depth] - consumed
         if more >= beats:
             return
         fetch_burst(rows, s, cycle + max(0, more) + s[B.fetch_again])
+
+
+@compiled
+def consume_known(rows: Rows, s: Int, now: int) -> None:
+    """With HBM: let instructions leave the fetch buffer as far as it is known when they are there."""
+    c = s[M.hbm] + K.consumed
+    while s[c] < min(len(rows), s[M.next] + s[B.dispatch]):
+        n = s[c]
+        beat = n // s[B.beat_instructions] if s[B.instruction_beats] == 1 else (n + 1) * s[B.instruction_beats] - 1
+        if (beat + early(s)) // s[B.fetch_burst] >= s[s[M.hbm] + K.fetch_here]:
+            return
+        earliest = 0
+        if n >= s[B.dispatch]:
+            earliest = s[s[M.notes] + NOTE * (n - s[B.dispatch]) + N.dispatched]
+        consume(rows, s, n, earliest)
+        s[c] += 1
+        if n == s[M.next]:
+            wake(s, DISPATCHER, max(now, s[AT.left + n % 16] + s[B.dispatch], s[M.dispatched] + 1))
 
 
 @compiled
@@ -142,6 +188,8 @@ def start_fetch(rows: Rows, s: Int) -> None:
     """Ask for the first instructions."""
     for burst in range(s[B.fetch_depth] // s[B.fetch_burst]):
         fetch_burst(rows, s, s[B.fetch_first] + burst)
+    if s[M.hbm]:
+        return
     for n in range(s[B.dispatch]):
         consume(rows, s, n, 0)
     wake(s, DISPATCHER, s[AT.left] + s[B.dispatch])
@@ -152,7 +200,7 @@ def dispatch(rows: Rows, s: Int, now: int) -> None:
     """Let the next instruction enter its queues, if all have room."""
     s[AT.time + DISPATCHER] = NEVER
     n = s[M.next]
-    if n >= len(rows):
+    if n >= len(rows) or (s[M.hbm] and s[s[M.hbm] + K.consumed] <= n):
         return
     due = max(s[AT.left + n % 16] + s[B.dispatch], s[M.dispatched] + 1)
     if now < due:
@@ -174,6 +222,11 @@ def dispatch(rows: Rows, s: Int, now: int) -> None:
     s[M.dispatched] = now
     s[M.done] = max(s[M.done], now)
     s[M.next] = n + 1
-    consume(rows, s, n + s[B.dispatch], now)
+    if s[M.hbm]:
+        consume_known(rows, s, now)
+        if s[s[M.hbm] + K.consumed] <= n + 1:
+            return
+    else:
+        consume(rows, s, n + s[B.dispatch], now)
     if n + 1 < len(rows):
         wake(s, DISPATCHER, max(now + 1, s[AT.left + (n + 1) % 16] + s[B.dispatch]))

@@ -7,64 +7,17 @@ by one (:mod:`scheduler.cost.combine`), and loads behind them are settled when t
 
 from __future__ import annotations
 
-from typing import Final
-
 from hdl.isa import LoadDest
-from scheduler.cost.events import is_pair, post, slice_of, slot_tokens, wake
-from scheduler.cost.state import AT, NEVER, NOTE, OPEN_LOADS, RECORD, WORDS, B, C, Int, M, N, S, U, W
-from scheduler.cost.work import load_steps, load_words
+from scheduler.cost.events import is_pair, slot_tokens
+from scheduler.cost.hbm.requests import word_launch
+from scheduler.cost.hbm.settle import settle_known
+from scheduler.cost.load_end import TO_ROWS, begin_words, finish_load
+from scheduler.cost.state import AT, NEVER, NOTE, OPEN_LOADS, RECORD, WORDS, B, Int, M, N, U, W
+from scheduler.cost.work import load_steps
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
 
-__all__ = ["TO_LISTS", "TO_ROWS", "TO_TIERS", "settle_loads", "word_leaves"]
-
-TO_TIERS: Final = 0
-TO_ROWS: Final = 1
-TO_LISTS: Final = 2
-"""Where words go that leave one by one."""
-
-
-@compiled
-def begin_words(rows: Rows, s: Int, n: int, engine: int) -> None:
-    """Let the words of a LOAD leave one by one."""
-    w = AT.word + WORDS * engine
-    note = s[M.notes] + NOTE * n
-    form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
-    s[w + W.number] = n
-    s[w + W.words] = load_words(s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
-    s[w + W.left] = s[w + W.words]
-    s[w + W.first] = s[note + N.tile0]
-    s[w + W.last] = s[note + N.tiles]
-    s[w + W.at] = s[note + N.tile0] + s[B.load_word]
-    s[w + W.kind] = TO_TIERS
-    s[w + W.where] = rows[n, COL.dest_tiers]
-    if dest == LoadDest.ROWS:
-        s[w + W.kind] = TO_ROWS
-        s[w + W.where] = rows[n, COL.dest_base]
-    elif dest == LoadDest.LIST:
-        s[w + W.kind] = TO_LISTS
-    s[C.words_at] = min(s[C.words_at], s[w + W.at])
-    s[C.next] = min(s[C.next], s[w + W.at])
-
-
-@compiled
-def finish_load(rows: Rows, s: Int, n: int, engine: int, done: int, now: int) -> None:
-    """End a LOAD whose last word leaves in a cycle: when its tiles come is known, and its post is due."""
-    first = 0 if is_pair(rows, n) else engine
-    for e in range(first, 2 if is_pair(rows, n) else engine + 1):
-        s[AT.unit + RECORD * (s[B.tiers] + e) + U.words_end] = done
-        s[slice_of(rows, s, n, s[B.tiers] + e) + S.end] = done + 1
-    for e in range(2):  # a load may wait until this one makes room
-        if s[AT.unit + RECORD * (s[B.tiers] + e) + U.granted]:
-            wake(s, s[B.tiers] + e, now)
-    note = s[M.notes] + NOTE * n
-    s[note + N.done] = done
-    if rows[n, COL.dest_kind] == LoadDest.VCACHE:
-        s[note + N.begun] = now
-        for tier in range(s[B.tiers]):
-            if s[AT.unit + RECORD * tier + U.parked] == n + 1:
-                wake(s, tier, now)
-    post(rows, s, first, n, done + s[B.load_post])
+__all__ = ["settle_loads", "word_leaves"]
 
 
 @compiled
@@ -93,6 +46,9 @@ def settle(rows: Rows, s: Int, n: int, engine: int, free: int, now: int) -> None
 @compiled
 def settle_loads(rows: Rows, s: Int, now: int) -> None:
     """Settle the LOADs that have asked for their data, in order, up to one whose words leave one by one."""
+    if s[M.hbm]:
+        settle_known(rows, s, now)
+        return
     moved = True
     while moved:
         moved = False
@@ -125,10 +81,13 @@ def word_leaves(rows: Rows, s: Int, engine: int, now: int) -> bool:
     s[w + W.left] -= 1
     if s[w + W.left]:
         place = s[w + W.words] - s[w + W.left]
-        step = s[w + W.first] + (s[w + W.last] - s[w + W.first]) * place // (s[w + W.words] - 1)
-        s[w + W.at] = max(now + 1, step + s[B.load_word])
         if s[w + W.kind] == TO_ROWS:
             s[w + W.where] += 1
+        if s[M.hbm]:
+            s[w + W.at] = max(now + 1, word_launch(rows, s, s[w + W.number], place))
+            return False
+        step = s[w + W.first] + (s[w + W.last] - s[w + W.first]) * place // (s[w + W.words] - 1)
+        s[w + W.at] = max(now + 1, step + s[B.load_word])
         return False
     n = s[w + W.number]
     s[w + W.number] = -1

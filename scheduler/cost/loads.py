@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from scheduler.cost.events import grant, is_pair, slice_of, slot_tokens, take, waits, wake
+from scheduler.cost.hbm.loads import asks, begin_asking, take_bursts
 from scheduler.cost.load_data import settle_loads
 from scheduler.cost.memory import latency, transfers
 from scheduler.cost.state import AT, BURST, BURSTS, NEVER, NOTE, OPEN_LOADS, RECORD, B, Int, M, N, S, U
@@ -139,9 +140,14 @@ def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) ->
         note = s[M.notes] + NOTE * n
         s[note + N.tile0] = max(step, begun + s[B.load_beat])
         s[note + N.tiles] = s[note + N.tile0]
+    elif s[M.hbm]:
+        begin_asking(rows, s, n, engine, high)
     else:
         request_data(rows, s, n, engine, high)
-    settle_loads(rows, s, now)
+    if s[M.hbm]:
+        take_bursts(rows, s, now)
+    else:
+        settle_loads(rows, s, now)
 
 
 @compiled
@@ -218,5 +224,7 @@ def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     start = s[x + U.ready]
     for e in range(engine, 2 if is_pair(rows, n) else engine + 1):
         start = max(start, job_room_at(s, e))
+        if s[M.hbm] and asks(s, e):
+            start = NEVER  # woken when the load before has asked for all its data
     if start < NEVER:
         begin_load(rows, s, n, engine, start, now)

@@ -22,7 +22,10 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Instruction, Opcode
 from scheduler.cost.blocks import blocks_of
-from scheduler.cost.engine import notes_of, run, segments_of, slices_of
+from scheduler.cost.engine import notes_of, run, run_with_hbm, segments_of, slices_of
+from scheduler.cost.hbm.cells import new_region
+from scheduler.cost.hbm.channel import running_channel
+from scheduler.cost.hbm.timing import T
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.stalls import stalls_of, unit_names
 from scheduler.cost.state import NEVER, NOTE, SLICE, B, Int, M, N, S, new_state
@@ -120,6 +123,8 @@ def simulate(
     memory: MemoryTiming | None = None,
     slot_counts: Sequence[Sequence[int]] = (),
     fetch_room: int | None = None,
+    stream_base: int = 0,
+    begun: int = 0,
 ) -> Forecast:
     """Run a stream on the cycle model.
 
@@ -137,6 +142,10 @@ def simulate(
     fetch_room : int, optional
         Bytes from the stream's first one to the limit of group 0's memory, beyond which the machine fetches nothing;
         default: as many as it fetches ahead of END.
+    stream_base : int, optional
+        Byte address in group 0 of the stream's first one; it matters with HBM alone.
+    begun : int, optional
+        Cycles that HBM has run when the stream starts: they decide when its banks are refreshed.
 
     Raises
     ------
@@ -156,8 +165,16 @@ def simulate(
     least = fetch_beats(config.group_bytes, len(rows))
     room = NEVER if fetch_room is None else max(fetch_room // config.group_bytes, least)
     knobs = (memory.latency, memory.random_latency, memory.stall_rate, config.channels_per_group, memory.seed, room)
-    state = new_state(blocks_of(config), knobs, notes, segments, slices, counts)
-    run(rows, state)
+    if memory.hbm is None:
+        state = new_state(blocks_of(config), knobs, notes, segments, slices, counts)
+        run(rows, state)
+    else:
+        timing = memory.hbm_parameters()
+        region = new_region(
+            rows, int(timing[T.cl] + timing[T.ccd_s] + timing[T.path]), stream_base // config.group_bytes
+        )
+        state = new_state(blocks_of(config), knobs, notes, segments, slices, counts, region)
+        run_with_hbm(rows, state, running_channel(timing, begun), running_channel(timing, begun))
     notes = state[state[M.notes] : state[M.segments]].reshape(-1, NOTE)
     slices = state[state[M.slices] : state[M.counts]].reshape(-1, SLICE)
     _check_end(rows, notes)

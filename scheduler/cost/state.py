@@ -200,7 +200,9 @@ AT: Final = Regions(
 )  # fmt: skip
 
 
-def new_state(blocks: Blocks, memory: Sequence[int], notes: Int, segments: Int, slices: Int, counts: Int) -> Int:
+def new_state(
+    blocks: Blocks, memory: Sequence[int], notes: Int, segments: Int, slices: Int, counts: Int, hbm: Int | None = None
+) -> Int:
     """Return the state before a stream.
 
     Parameters
@@ -213,14 +215,16 @@ def new_state(blocks: Blocks, memory: Sequence[int], notes: Int, segments: Int, 
         Of the stream, see `scheduler.cost.engine`.
     counts : int64 array [1 + routes, slots]
         Tokens of each slot, and of the slots that each ROUTE writes; no slots: not known.
+    hbm : int64 array, optional
+        Region of requests to HBM, see `scheduler.cost.hbm.cells.new_region`; default: there is no HBM.
     """
-    tables = [notes, segments, slices, counts]
+    tables = [notes, segments, slices, counts] + ([] if hbm is None else [hbm])
     places = _after(AT.end, [table.size for table in tables])
     s = np.zeros(places[-1], dtype=np.int64)
     s[: len(blocks)] = blocks
     s[M.latency : M.latency + len(memory)] = memory
     s[[M.dispatched, M.granted, M.posted]] = -1
-    s[[M.notes, M.segments, M.slices, M.counts]] = places[:-1]
+    s[[M.notes, M.segments, M.slices, M.counts, M.hbm]] = [*places[: len(tables)], 0][:5]
     s[M.counts_width] = counts.shape[1]
     for table, place in zip(tables, places, strict=False):
         s[place : place + table.size] = table.ravel()

@@ -7,6 +7,7 @@ from typing import Final
 
 from hdl.isa import Dest, Mapping3D, Order
 from scheduler.cost.events import slice_of, wake
+from scheduler.cost.hbm.requests import item_launch
 from scheduler.cost.state import AT, HEAD, NEVER, NOTE, RECORD, RUN, RUNS, B, C, H, Int, M, N, R, S, U
 from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
@@ -112,6 +113,9 @@ def tile_ready(rows: Rows, s: Int, load: int, tile: int) -> int:
     note = s[M.notes] + NOTE * load
     if s[note + N.begun] < 0:
         return NEVER
+    if s[M.hbm]:
+        launch = item_launch(rows, s, load, tile - rows[load, COL.dest_base])
+        return NEVER if launch == NEVER else launch + s[B.tile]
     count, cycle = rows[load, COL.count], s[note + N.tile0]
     if count > 1:
         cycle += (s[note + N.tiles] - cycle) * (tile - rows[load, COL.dest_base]) // (count - 1)
@@ -228,8 +232,12 @@ def plan(rows: Rows, s: Int, low: int) -> None:
                 # Tiles that finish no row, up to one that comes from another load.
                 more = min(segment_end(rows, s, n), finishing) - tile
                 if more > 1:
+                    there = tiles_ready(rows, s, n, tile + more - 1)
+                    if there < 0:  # with HBM they become known one by one
+                        more = 1
+                if more > 1:
                     smooth = start + (more - 1) * period
-                    start = max(smooth, tiles_ready(rows, s, n, tile + more - 1) + feed)
+                    start = max(smooth, there + feed)
                     s[slice_of(rows, s, n, low) + S.tiles] += start - smooth
                 s[x + U.front] = start
                 s[x + U.cycle] = start + tokens

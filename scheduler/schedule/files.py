@@ -196,7 +196,7 @@ def load_schedule(folder: Path) -> SavedSchedule:
     try:
         check_index(about)
         system = SystemConfig(
-            machine=MachineConfig(**about["config"]), memory=MemoryTiming(**about["system"]["memory"]),
+            machine=MachineConfig(**about["config"]), memory=MemoryTiming.of(about["system"]["memory"]),
             clock_mhz=about["system"]["clock_mhz"], policy=policy_of(about["system"]["policy"]),
         )  # fmt: skip
     except (A3dError, ValueError, TypeError) as error:

@@ -455,7 +455,7 @@ def system_of(args: argparse.Namespace) -> SystemConfig:
     if getattr(args, "policy", None) is not None:
         system = dataclasses.replace(system, policy=policy_of(args.policy))
     if getattr(args, "clock_mhz", None) is not None:
-        system = dataclasses.replace(system, clock_mhz=args.clock_mhz)
+        system = system.at(args.clock_mhz)
     return system
 
 
@@ -469,7 +469,8 @@ def machine_of(args: argparse.Namespace, command: str) -> MachineConfig:
     """
     system = load_system(args.config)
     default = SystemConfig(machine=system.machine)
-    for section, name in (("memory", "memory"), ("clock", "clock_mhz"), ("policy", "policy")):
+    memory = "memory" if system.memory.hbm is None else "hbm"
+    for section, name in ((memory, "memory"), ("clock", "clock_mhz"), ("policy", "policy")):
         if getattr(system, name) != getattr(default, name):
             raise A3dError(f"--config {args.config}: [{section}] has no effect on a3d {command}; leave it out")
     return system.machine

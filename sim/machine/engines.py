@@ -251,7 +251,7 @@ class RtlEngine:
         timing: MemoryTiming | None = None,
     ) -> None:
         self.config = config
-        self._knobs = MemoryKnobs(**(timing or MemoryTiming()).to_dict())
+        self._knobs = MemoryKnobs.like(timing or MemoryTiming())
         self._machine = machine
         self._waves = waves
         self._work_dir = work_dir

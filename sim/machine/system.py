@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,17 @@ class MemoryKnobs(MemoryTiming):
 
     Attributes
     ----------
-    hbm : tuple of int
-        What an HBM channel in front of them takes, see :func:`scheduler.cost.hbm.timing.parameters_of`; none: there is
-        no such channel, but a latency.
     read_error, write_error : (group, first byte, end) or None
         Range that answers SLVERR.
     """
 
-    hbm: tuple[int, ...] = ()
     read_error: tuple[int, int, int] | None = None
     write_error: tuple[int, int, int] | None = None
+
+    @classmethod
+    def like(cls, timing: MemoryTiming) -> MemoryKnobs:
+        """Return memories that take as long as `timing` says, and answer without errors."""
+        return cls(**{part.name: getattr(timing, part.name) for part in fields(timing)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,8 +378,8 @@ def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, i
         "mem_random_latency": knobs.random_latency,
         "mem_stall_rate": knobs.stall_rate,
         "mem_seed": knobs.seed,
-        "mem_hbm": int(bool(knobs.hbm)),
-        "mem_hbm_timing": sum(value << 16 * at for at, value in enumerate(knobs.hbm)),
+        "mem_hbm": int(knobs.hbm is not None),
+        "mem_hbm_timing": sum(value << 16 * at for at, value in enumerate(knobs.hbm_parameters().tolist())),
     }
     for kind, error in (("read", knobs.read_error), ("write", knobs.write_error)):
         group, first, end = error or (0, 0, 0)

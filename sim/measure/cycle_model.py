@@ -78,7 +78,7 @@ class CycleModelBench:
     def _measure(self, config: MachineConfig, session: MachineSession, stream: TimedStream) -> Iterator[None]:
         job = stream.job
         for memory, timing in MEMORIES.items():
-            result = session.run(dataclasses.replace(job, knobs=MemoryKnobs(**timing.to_dict())))
+            result = session.run(dataclasses.replace(job, knobs=MemoryKnobs.like(timing)))
             if not result.done:
                 raise CheckError(
                     f"{config.name}, {stream.name}, routing {stream.routing}: the machine stopped with "

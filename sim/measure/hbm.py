@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine on HBM: what its channels give, and whether they do what their specification says."""
+"""The machine on HBM: what its channels give, whether they do what their specification says, and the cycle model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import numpy as np
 
 from hdl.config import MachineConfig
 from hdl.errors import CheckError
+from hdl.memory.axi import FETCH_ID
 from hdl.scratch import whole_file
+from scheduler.cost.blocks import blocks_of
 from scheduler.cost.energy.count import counted, derived_counts, differing
 from scheduler.cost.energy.work import work_of
 from scheduler.cost.hbm.channel import ACTIVATE, COMMAND, NONE, REFRESH
-from scheduler.cost.hbm.timing import HbmTiming, T, parameters_of
+from scheduler.cost.hbm.timing import HbmTiming, T
+from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.model import simulate
 from sim.machine.hbm_record import HbmRecord
 from sim.machine.session import MachineSession
 from sim.machine.system import Job, JobResult, MemoryKnobs, SimulatedMachine
+from sim.measure.cycle_model import errors_of
 from sim.measure.timed_streams import Group, TimedStream, groups_of
 
 __all__ = ["HbmBench", "draw"]
@@ -53,7 +58,8 @@ class HbmBench:
         self._config = config
         self._timing = timing
         self._mhz = mhz
-        self._parameters = parameters_of(timing, mhz)
+        self._memory = MemoryTiming(hbm=timing, mhz=mhz)
+        self._parameters = self._memory.hbm_parameters()
         self._announce = announce
         self._groups = groups_of(config) if groups is None else list(groups)
         self._points: list[dict[str, Any]] = []
@@ -69,17 +75,23 @@ class HbmBench:
         Raises
         ------
         CheckError
-            The machine stopped with an error, or a channel gave other commands than its specification.
+            The machine stopped with an error or left other bytes in its memories than without HBM, or a channel gave
+            other commands than its specification.
         """
         bits = max(group.memory_bits for group in self._groups)
         machine = SimulatedMachine(self._config, memory_bits=bits, announce=self._announce)
+        knobs = MemoryKnobs.like(self._memory)
         with MachineSession(machine) as session:
             for group in self._groups:
+                before: tuple[bytes, bytes] | None = None
                 for stream in group.streams():
-                    plain = self._run(session, stream, stream.job)
-                    knobs = MemoryKnobs(hbm=tuple(self._parameters.tolist()))
-                    job = dataclasses.replace(stream.job, images=None, knobs=knobs, record_hbm=True)
-                    self._points.append(self._point(stream, plain, self._run(session, stream, job)))
+                    images = stream.job.images or before
+                    plain = self._run(session, stream, dataclasses.replace(stream.job, images=images, dump=True))
+                    job = dataclasses.replace(stream.job, images=images, dump=True, knobs=knobs, record_hbm=True)
+                    result = self._run(session, stream, job)
+                    self._points.append(self._point(stream, plain, result))
+                    assert result.memory is not None
+                    before = (result.memory[0].tobytes(), result.memory[1].tobytes())
                     yield
 
     def _run(self, session: MachineSession, stream: TimedStream, job: Job) -> JobResult:
@@ -103,9 +115,22 @@ class HbmBench:
         derived = derived_counts(
             self._config, counted(work, result.counters), int(result.counters["cycles"]), self._timing, self._mhz
         )
+        assert plain.memory is not None and result.memory is not None
+        wrong = sum(int((a != b).sum()) for a, b in zip(plain.memory, result.memory, strict=True))
+        if wrong:
+            raise CheckError(
+                f"{self._config.name}, {stream.name}, routing {stream.routing}: {wrong} bytes of the memories are "
+                "others than without HBM"
+            )
         cycles, own = int(result.counters["cycles"]), [self._group(record) for record in result.hbm]
+        model = simulate(
+            self._config, stream.table, memory=self._memory, slot_counts=stream.slot_counts,
+            fetch_room=stream.fetch_room, stream_base=stream.job.stream_base, begun=self._begun(result.hbm[0]),
+        ).cycles  # fmt: skip
         return {
             "config": self._config.name, "stream": stream.name, "routing": stream.routing, "cycles": cycles,
+            "model_cycles": model, "error": model / cycles - 1,
+            "bytes_compared": sum(image.size for image in result.memory),
             "latency_cycles": int(plain.counters["cycles"]), "groups": own,
             "share": max(one["beats"] for one in own) / cycles,
             "latency_share": max(one["beats"] for one in own) / int(plain.counters["cycles"]),
@@ -115,6 +140,11 @@ class HbmBench:
             "derived_activates": derived.activates / max(1, sum(one["activates"] for one in own)),
             "counts_that_differ": differing(work, result.counters),
         }  # fmt: skip
+
+    def _begun(self, record: HbmRecord) -> int:
+        """Return how many cycles the channels have run when the machine starts: the first fetch says so."""
+        first = record.requests[record.requests[:, 1] == FETCH_ID][0, 0]
+        return int(first) - 1 - blocks_of(self._config).fetch_first  # it is told of an address one cycle later
 
     def _group(self, record: HbmRecord) -> dict[str, Any]:
         """Return what a group's channel did, and the cycles in which it was asked for beats."""
@@ -147,10 +177,14 @@ class HbmBench:
         asked for something that it gave a beat (``asked_share``), ``row_hits``, and ``commands`` that were compared
         with the specification's; ``derived_activates``: rows opened by the addresses of the stream, as energy has them
         without a channel, over those that the channels opened; ``counts_that_differ``: names of what the counters and
-        the stream's own work, from which energy is made, say otherwise. ``mean_ratio`` is the mean of the
-        points' cycles over those with a constant latency.
+        the stream's own work, from which energy is made, say otherwise. ``mean_ratio`` is the mean of the points'
+        cycles over those with a constant latency. ``model_cycles`` are the cycle model's, whose ``error`` is a part of ``cycles``; ``mean_error`` and
+        ``worst_error`` are magnitudes. ``bytes_compared`` of both memories were the same after the runs with and
+        without HBM, which began with the same ones.
         """
+        mean, worst = errors_of(self._points)
         return {
+            "mean_error": mean, "worst_error": worst,
             "config": self._config.to_dict(), "timing": self._timing.to_dict(), "mhz": self._mhz,
             "points": self._points, "commands": sum(point["commands"] for point in self._points),
             "mean_ratio": float(np.mean([point["cycles"] / point["latency_cycles"] for point in self._points])),

@@ -30,7 +30,7 @@ from scheduler.stream.compiled import compiled, numbered
 
 __all__ = [
     "ACTIVATE", "COMMAND", "DEPTH", "LEAD", "NONE", "PRECHARGE", "READ", "REFRESH", "STREAMS", "WINDOW", "WRITE",
-    "WRITES", "Channel", "cycle", "new_channel", "push", "replay", "room",
+    "WRITES", "Channel", "cycle", "new_channel", "push", "replay", "room", "running_channel", "wait",
 ]  # fmt: skip
 
 STREAMS: Final = 3
@@ -380,6 +380,28 @@ def cycle(channel: Channel) -> None:
         s[S.counter] = channel.timing[T.refresh]
         s[S.due] += 1
     s[S.now] += 1
+
+
+@compiled
+def wait(channel: Channel, until: int) -> None:
+    """Work out the cycles up to one while no burst waits; what is seen afterwards is as if each were worked out."""
+    s = channel.state
+    while s[S.now] < until:
+        if s[S.due] == 0 and s[S.claimed] < 0 and s[S.counter] > 1:
+            step = min(until - s[S.now], s[S.counter] - 1)  # nothing can happen
+            s[S.now] += step
+            s[S.counter] -= step
+        else:
+            cycle(channel)
+
+
+def running_channel(timing: Int, cycles: int) -> Channel:
+    """Return a channel that has run for some cycles without a request, at its cycle 0."""
+    channel = new_channel(timing)
+    wait(channel, cycles)
+    channel.state[S.now] = 0
+    channel.banks[:, B.activate] -= cycles
+    return channel
 
 
 @compiled

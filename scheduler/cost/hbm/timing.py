@@ -189,12 +189,32 @@ FIELDS: Final = (
 bank's, refreshes that may be postponed, how many bits of a beat's number are group, bank in the group and column, and
 where these begin. Of the group's bits, the highest `high_bits` lie apart from the others. The row is above all."""
 
+_MOST_CYCLES: Final = (1 << 16) - 1
+"""A channel takes 16 bits for each."""
+
 T: Any = numbered("T", " ".join(FIELDS))
 """Numbers of `FIELDS` by name, for compiled functions."""
 
 
 def parameters_of(timing: HbmTiming, mhz: float) -> npt.NDArray[np.int64]:
-    """Return a channel's parameters, one for each of `FIELDS`, in cycles of a machine of `mhz`."""
+    """Return a channel's parameters, one for each of `FIELDS`, in cycles of a machine of `mhz`.
+
+    Raises
+    ------
+    ConfigError
+        A time has more cycles than the channel counts, or less than one is between two refreshes.
+    """
+    for field in (*_CLOCKS, "path_ps"):
+        if timing.cycles(field, mhz) > _MOST_CYCLES:
+            raise ConfigError(
+                f"config hbm.{field}: {timing.cycles(field, mhz):,} cycles at {mhz:g} MHz, and a channel counts "
+                f"{_MOST_CYCLES:,}; use a shorter time or a slower clock"
+            )
+    if timing.cycles("refi", mhz) < timing.banks:
+        raise ConfigError(
+            f"config hbm.refi: {timing.cycles('refi', mhz)} cycles at {mhz:g} MHz for {timing.banks} banks; use a "
+            "longer time or a faster clock"
+        )
     found = {field: timing.cycles(field, mhz) for field in _CLOCKS}
     found |= {
         "path": timing.cycles("path_ps", mhz), "refresh": found["refi"] // timing.banks, "postponed": timing.postponed,
