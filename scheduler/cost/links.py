@@ -44,6 +44,7 @@ from hdl.array.bonds import word_bits
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.errors import A3dError
 from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Opcode, StoreFormat, VectorDest, VectorOp
+from scheduler.cost.slots import loaded_rows, tokens_of
 from scheduler.cost.work import fetch_beats as beats_of_stream
 from scheduler.cost.work import load_beats, store_beats, vector_requests
 from scheduler.stream.table import COL, Rows, Table
@@ -228,7 +229,8 @@ def count_words(
         rows: Rows = stream
     else:
         rows = (stream if isinstance(stream, Table) else Table.of(stream)).rows
-    counts = _slots(rows, slot_counts)
+    rows = loaded_rows(rows, slot_counts)
+    counts = _slots(rows, tokens_of(slot_counts))
     words = LinkWords.none(
         config, beats_of_stream(config.group_bytes, len(rows)) if fetch_beats is None else fetch_beats
     )

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+import numpy.typing as npt
 
+from hdl.numerics.precision import Precision, Thresholds, precisions
 from scheduler.cost.memory_timing import MemoryTiming
+from scheduler.cost.slots import HIGH_ONLY, ODD
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.models.description import Experts
@@ -271,7 +274,8 @@ def _pieces(count: int) -> list[int]:
 
 
 def slot_counts(
-    tokens: Sequence[int], routing: Sequence[Routing | None], by_number: bool = False
+    tokens: Sequence[int], routing: Sequence[Routing | None], by_number: bool = False,
+    thresholds: Sequence[Thresholds] = (),
 ) -> list[list[int]]:  # fmt: skip
     """Return the tokens of each slot after each ROUTE of a step, as the machine's router fills them.
 
@@ -283,12 +287,30 @@ def slot_counts(
         Of all tokens, for each layer (None, or no experts: a layer without).
     by_number : bool
         Of micro-batches: slots by the experts' numbers, and a layer of all micro-batches before the next layer.
+    thresholds : sequence of Thresholds
+        Of each layer, whose ROUTEs empty slots by them, or ask for the high plane only
+        (:mod:`scheduler.cost.slots`); default: none does.
     """
     ends = np.cumsum(tokens)
     runs = [(end - count, end) for count, end in zip(tokens, ends.tolist(), strict=True)]
-    known = [route.experts for route in routing if route is not None and route.experts.size]
-    by_expert = [np.bincount(experts[first:end].ravel()) for experts in known for first, end in runs]
+    known = [(n, route) for n, route in enumerate(routing) if route is not None and route.experts.size]
+    found = [
+        _slots_of(Routing(route.experts[first:end], route.gates[first:end]), by_number, thresholds[n : n + 1])
+        for n, route in known
+        for first, end in runs
+    ]
     if by_number:
-        return [counts.tolist() for counts in by_expert]
-    parts = [by_expert[number :: len(runs)] for number in range(len(runs))]
-    return [np.sort(counts)[::-1].tolist() for part in parts for counts in part]
+        return found
+    return [counts for number in range(len(runs)) for counts in found[number :: len(runs)]]
+
+
+def _slots_of(routing: Routing, by_number: bool, thresholds: Sequence[Thresholds]) -> list[int]:
+    """Return the slots that a ROUTE writes."""
+    counts: npt.NDArray[np.int64] = np.bincount(routing.experts.ravel())
+    order = np.arange(counts.size) if by_number else np.argsort(-counts, kind="stable")
+    if not thresholds or not thresholds[0].full:
+        return list(counts[order].tolist())
+    wanted = precisions(routing.experts, routing.gates, counts.size, thresholds[0])
+    counts[wanted == Precision.SKIP] = 0
+    counts += np.where(wanted == Precision.HIGH, HIGH_ONLY + ODD * (np.arange(counts.size) & 1), 0)
+    return list(counts[order].tolist())

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
+from scheduler.cost.slots import tokens_of
 from scheduler.memory.image import Symbol
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
@@ -151,6 +152,7 @@ class _Lowering:
         self._pinned = pinned
         self._on_chip = on_chip
         self._config = memory.tiling.config
+        self._thresholds = tuple(layer.thresholds for layer in constants.layers)
         self._last: tuple[tuple[Plan, frozenset[Hashable]], _Emitted] | None = None
 
     def use_single_tiers(self) -> None:
@@ -190,7 +192,7 @@ class _Lowering:
             parts=parts, chunks=tuple(self.chunks), table=table, marks=np.append(marks, labels.mark(-1, "end")),
             label_texts=labels, stream_base=binary.address, patch=memory.step, window=memory.window,
             logits=Symbol(memory.logits.group, memory.logits.address, size), plan=plan, tried=tried,
-            on_chip=on_chip, kept_tiles=kept,
+            on_chip=on_chip, kept_tiles=kept, thresholds=self._thresholds,
         )  # fmt: skip
 
     def _all(self) -> frozenset[Hashable]:
@@ -305,11 +307,11 @@ class _Lowering:
         tokens = plan.cuts or [part.tokens for part in emitted.parts]
         shares = [layer.shares for layer in self._constants.layers]
         drawn = draw_routing(self._memory.tiling.model, sum(tokens), np.random.default_rng(seed), shares)
-        return slot_counts(tokens, drawn, by_number=bool(plan.cuts))
+        return slot_counts(tokens, drawn, bool(plan.cuts), self._thresholds)
 
     def _mean_counts(self, emitted: _Emitted, plan: Plan) -> list[list[int]]:
         """Return the tokens of slots that can be expected: an order that is made for one routing fits no other."""
-        draws = [self._counts(emitted, plan, seed) for seed in range(1, 1 + MEAN_OF)]
+        draws = [tokens_of(self._counts(emitted, plan, seed)) for seed in range(1, 1 + MEAN_OF)]
         means = []
         for counts in zip(*draws, strict=True):
             padded = np.zeros((len(counts), max(map(len, counts))))

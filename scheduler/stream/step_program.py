@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Instruction
+from hdl.numerics.precision import Thresholds
 from scheduler.memory.image import Symbol
 from scheduler.ops.batch import Chunk, Routing
 from scheduler.plan.places import Places
@@ -90,6 +91,8 @@ class StepProgram:
         What the step leaves of the weights that stay from step to step.
     kept_tiles : int
         V-Cache tiles of each tier, from the first on, that the step finds as the one before has left them.
+    thresholds : tuple of Thresholds
+        How important an expert has to be for its planes, layer by layer.
     """
 
     parts: tuple[Part, ...]
@@ -105,6 +108,7 @@ class StepProgram:
     tried: tuple[Tried, ...]
     on_chip: frozenset[Hashable] = frozenset()
     kept_tiles: int = 0
+    thresholds: tuple[Thresholds, ...] = ()
 
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
@@ -134,8 +138,8 @@ class StepProgram:
     def slot_counts(self, routing: Sequence[Routing | None]) -> list[list[int]]:
         """Return the tokens of each slot after each ROUTE, as the machine's router fills them with a routing."""
         if self.plan.cuts:
-            return slot_counts(self.plan.cuts, routing, by_number=True)
-        return slot_counts([part.tokens for part in self.parts], routing)
+            return slot_counts(self.plan.cuts, routing, True, self.thresholds)
+        return slot_counts([part.tokens for part in self.parts], routing, False, self.thresholds)
 
     @property
     def logit_blocks(self) -> list[LogitBlock]:

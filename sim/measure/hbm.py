@@ -178,9 +178,9 @@ class HbmBench:
         with the specification's; ``derived_activates``: rows opened by the addresses of the stream, as energy has them
         without a channel, over those that the channels opened; ``counts_that_differ``: names of what the counters and
         the stream's own work, from which energy is made, say otherwise. ``mean_ratio`` is the mean of the points'
-        cycles over those with a constant latency. ``model_cycles`` are the cycle model's, whose ``error`` is a part of ``cycles``; ``mean_error`` and
-        ``worst_error`` are magnitudes. ``bytes_compared`` of both memories were the same after the runs with and
-        without HBM, which began with the same ones.
+        cycles over those with a constant latency. ``model_cycles`` are the cycle model's, whose ``error`` is a part of
+        ``cycles``; ``mean_error`` and ``worst_error`` are magnitudes. ``bytes_compared`` of both memories were the same
+        after the runs with and without HBM, which began with the same ones.
         """
         mean, worst = errors_of(self._points)
         return {

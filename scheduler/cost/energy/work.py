@@ -18,6 +18,7 @@ from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest, VectorOp
 from hdl.memory.axi import fetch_buffer_beats
 from hdl.memory.fetch import longest_burst
+from scheduler.cost.slots import loaded_rows, tokens_of
 from scheduler.cost.work import fetch_beats, load_beats, makes_rows, store_beats, vector_requests
 from scheduler.stream.table import COL, Rows
 
@@ -227,6 +228,7 @@ def work_of(
     fetch_room : int, optional
         Bytes from the stream's first one to the limit of group 0's memory; default: enough.
     """
+    rows, slot_counts = loaded_rows(rows, slot_counts), tokens_of(slot_counts)
     tiers = [np.zeros(config.tiers, np.int64) for _ in range(6)]
     work = Work(
         wave=tiers[0], new_own=tiers[1], link_m=tiers[2], link_n=tiers[3], link_k=tiers[4], rows=tiers[5],

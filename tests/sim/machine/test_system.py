@@ -133,30 +133,31 @@ def test_tiles_that_are_kept() -> None:
 
 
 def scored_stream(experts: tuple[int, int], full_score: int) -> RandomStream:
-    """Return a stream that routes a token to each of two experts, loads weights of both, and uses those of the first.
+    """Return a stream that routes a token to each of two experts, and loads and uses the weights of both.
 
-    The first GEMM waits for both loads by their posts alone, and its tag is that of the second.
+    They go to different tiers: a tier takes one fill word a cycle. The second GEMM has nothing but the posts of the
+    loads behind theirs, of which engine 0's stays behind those that wait for engine 1.
     """
     config = CONFIGS["tiny"]
-    load = "load format=pair dest_tiers=0 count=48 slot_en=1 slot_stride=128 addr=64 addr_low=640 scored=1"
+    load = "load format=pair count=48 slot_en=1 slot_stride=128 addr=64 addr_low=640 scored=1"
     text = f"""
         load dest_kind=rows count=3 addr=16
-        load dest_kind=activation dest_tiers=0 count=2
-        load dest_kind=parameter dest_tiers=0 count=1 addr=32 post=s0
+        load dest_kind=activation dest_tiers=0..1 count=2
+        load dest_kind=parameter dest_tiers=0..1 count=1 addr=32 post=s0
         vector op=argmax first=1 vectors=2 rows=1 a=0 a_stride=1 wait=s0
         route tokens=2 choices=1 experts=4 a=2 by_number=1 full_score={full_score} list=4 dest_stride=1 post=s2,s3
-        {load} slot={experts[0]} tag=1 dest=0 wait=s2 post=s4
-        {load} slot={experts[1]} tag=2 dest=100 post=s4
+        {load} slot={experts[0]} tag=1 dest_tiers=0 wait=s2 post=s4
+        {load} slot={experts[1]} tag=2 dest_tiers=1 dest=100 post=s4
         load dest_kind=parameter dest_tiers=0 dest=1 count=1 addr=40 post=s5
         load dest_kind=parameter dest_tiers=0 dest=2 count=1 addr=48 group=1 post=s5
-        gemm tokens=1 k_slices=48 n_tiles=1 vcache=100 tag=2 act_list=1 dest_list=1 slot_en=1 slot={experts[1]}
+        gemm tiers=1 tokens=1 k_slices=48 n_tiles=1 vcache=100 tag=2 act_list=1 dest_list=1 slot_en=1 slot={experts[1]}
         gemm tokens=1 k_slices=48 n_tiles=1 vcache=0 tag=1 act_list=1 dest_list=1 slot_en=1 slot={experts[0]}
-        store format=int32 rows=4 addr=2048 group=1 wait=s6:2
+        store format=int32 rows=4 addr=2048 group=1 wait=s6
         end"""
     lines = text.replace("act_list=1", "mode=requant16 dest_kind=combine act_list=1").splitlines()
     numbers = [n for n, line in enumerate(lines) if "gemm" in line]
-    lines[numbers[0]] += " wait=s3,s4:2 post=s6"
-    lines[numbers[1]] += " wait=s5:2 post=s6"
+    lines[numbers[0]] += " wait=s3,s4:2 post=s7"
+    lines[numbers[1]] += " wait=s7,s5:2 post=s6"
     instructions = assemble("\n".join(lines))
     rng = random.Random(3)
     image = bytearray(rng.randbytes(65536))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the machine's router makes of slots, for the cycle model: tokens, and what is loaded of their experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hdl.isa import Format, Opcode
+from scheduler.stream.table import COL, Rows
+
+__all__ = ["HIGH_ONLY", "ODD", "loaded_rows", "tokens_of"]
+
+HIGH_ONLY: Final = 1 << 20
+"""Added to a slot's tokens where only the high plane of its expert is wanted."""
+
+ODD: Final = 1 << 21
+"""Added to them where that expert is an odd one, whose high plane lies in the other group."""
+
+Counts = Sequence[Sequence[int]]
+
+
+def tokens_of(slot_counts: Counts) -> list[list[int]]:
+    """Return the tokens alone."""
+    return [[count & HIGH_ONLY - 1 for count in counts] for counts in slot_counts]
+
+
+def loaded_rows(rows: Rows, slot_counts: Counts) -> Rows:
+    """Return a stream whose PAIR loads of slots that want the high plane only are HIGH loads of the right group.
+
+    Such a load then takes one engine alone, as in the machine; that engine 0 posts for it is left out.
+
+    Parameters
+    ----------
+    rows : int64 array [instructions, columns]
+    slot_counts : sequence of sequences of int
+        Of each ROUTE in order, its slots: tokens, with `HIGH_ONLY` and `ODD`.
+
+    Returns
+    -------
+    int64 array [instructions, columns]
+        `rows` itself where there is no such slot.
+    """
+    if not any(count >= HIGH_ONLY for counts in slot_counts for count in counts):
+        return rows
+    routes = np.flatnonzero(rows[:, COL.opcode] == Opcode.ROUTE)
+    pairs = np.flatnonzero(
+        (rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.scored] == 1) & (rows[:, COL.format] == Format.PAIR)
+    )
+    last = (rows[routes, COL.slot_base] + rows[routes, COL.experts]).max()
+    table = np.zeros(max(int(last), 1 + int(rows[pairs, COL.slot].max(initial=0))), np.int64)
+    changed = rows.copy()
+    ends: npt.NDArray[np.int64] = np.append(routes[1:], len(rows))
+    for route, end, counts in zip(routes.tolist(), ends.tolist(), slot_counts, strict=True):
+        first, many = int(rows[route, COL.slot_base]), int(rows[route, COL.experts])
+        table[first : first + many] = 0
+        table[first : first + len(counts)] = counts
+        own = pairs[(pairs > route) & (pairs < end)]
+        wanted = table[rows[own, COL.slot]]
+        own, wanted = own[wanted >= HIGH_ONLY], wanted[wanted >= HIGH_ONLY]
+        changed[own, COL.format] = Format.HIGH
+        changed[own, COL.group] ^= (wanted & ODD) // ODD
+        changed[own, COL.slot_stride] //= 2  # which is from every second expert to the next
+        changed[own, COL.scored] = 0
+    return changed
