@@ -129,7 +129,9 @@ class FrontierBench:
         for name, (levels, saved) in _UNIFORM.items():
             self._add(name, self._quantised(levels=levels), Everything(), self._batches, saved=saved / 100)
             yield
-        self._add("static int4", self._quantised(reach=_FREE_REACH), Everything(Precision.HIGH), self._batches)
+        self._add(
+            "static int4", self._quantised(reach=_FREE_REACH, by_score=False), Everything(Precision.HIGH), self._batches
+        )
         yield
         calibration = ThresholdCalibration(model, self._seen, self._logits(self._seen))
         for batch in self._batches:
