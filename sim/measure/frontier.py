@@ -114,7 +114,7 @@ class FrontierBench:
     def total(self) -> int:
         """Points that `run` measures."""
         controls = 2 * sum(budget < 50 for budget in self._budgets)
-        return 2 + len(_UNIFORM) + 1 + len(self._batches) * (len(self._budgets) + controls)
+        return 4 + len(_UNIFORM) + len(self._batches) * (len(self._budgets) + controls)
 
     def run(self) -> Iterator[None]:
         """Measure everything, and yield after each point."""
@@ -122,6 +122,8 @@ class FrontierBench:
         self._exact = self._logits(self._windows[:, :-1])
         self._base = lockstep(model, self._windows, 1, Everything())
         self._far = divergence(self._exact, self._real(model, self._base))
+        yield
+        self._add("high planes", model, Everything(Precision.HIGH), self._batches)
         yield
         rounded = self._quantised()
         self._add("rounded to the nearest", rounded, Everything(), self._batches)

@@ -82,26 +82,13 @@ def test_the_frontier_measures_policies_beside_controls(tmp_path: Path, capsys: 
     (model / "heldout.txt").write_bytes(text.tobytes())
     names = ("frontier.json", "frontier.png", "precision")
     file, picture, folder = (tmp_path / name for name in names)
-    options = [
-        "--model",
-        str(model),
-        "--bytes",
-        "256",
-        "--window",
-        "32",
-        "--calibration",
-        "256",
-        "--batches",
-        "1",
-        "4",
-        "--budgets",
-        "25",
-    ]
+    options = ["--model", str(model), *"--bytes 256 --window 32 --calibration 256 --batches 1 4 --budgets 25".split()]
     outputs = ["--json", str(file), "--picture", str(picture), "--save-precision", str(folder)]
     status = cli.main(["bench", "quality", "--frontier", *options, *outputs])
     result = json.loads(file.read_text())
     points = {(p["policy"], p["batch"]): p for p in result["points"]}
-    both = {"score", "random", "least used", "static int4", "uniform 6 bit", "uniform 5 bit", "rounded to the nearest"}
+    fixed = {"high planes", "static int4", "uniform 6 bit", "uniform 5 bit", "rounded to the nearest"}
+    both = {"score", "random", "least used", *fixed}
     assert set(points) == {(name, batch) for name in both for batch in (1, 4)} | {("tokens alone", 4)}
     for (name, _), p in points.items():
         saved, asked = p["expert_bytes_saved_percent"], p["budget_percent"]
