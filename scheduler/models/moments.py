@@ -14,18 +14,21 @@ from hdl.errors import A3dError
 from scheduler.models.checkpoint import Checkpoint
 from scheduler.models.fixed_point import INT8_MAX
 from scheduler.models.float_model import FloatModel, LayerTrace, rms_norm
-from scheduler.models.planes import ExpertMoments
+from scheduler.models.planes import ExpertMoments, Moments
 from scheduler.models.quantise import quantise_activations, scale_of
 from scheduler.models.quantise_language import LayerRanges, ModelRanges
 
 __all__ = ["expert_moments"]
+
+_GATE_STEPS = 16
+"""Gates are taken in steps of their sixteenth part, so that the weights of tokens are whole numbers."""
 
 _BATCH = 16
 """Sequences that the float model runs at a time."""
 
 
 def expert_moments(
-    checkpoint: Checkpoint, tokens: npt.ArrayLike, ranges: ModelRanges
+    checkpoint: Checkpoint, tokens: npt.ArrayLike, ranges: ModelRanges, *, by_score: bool = True
 ) -> tuple[tuple[ExpertMoments, ...], ...]:
     """Return the moments of every layer's experts, none of a dense layer.
 
@@ -37,6 +40,8 @@ def expert_moments(
         Calibration text.
     ranges : ModelRanges
         What calibration found: the scales of the inputs.
+    by_score : bool
+        Tokens with small gates count more for the high planes. False: all count the same.
 
     Raises
     ------
@@ -55,7 +60,7 @@ def expert_moments(
             trace = model.run_layer(x, number)
             sums.add(trace)
             residuals[place] = trace.hidden_out
-        found.append(sums.moments())
+        found.append(sums.moments(by_score))
     return tuple(found)
 
 
@@ -68,23 +73,35 @@ class _Sums:
         self._eps, self._ones = model.description.norm_eps, np.ones(hidden)
         self._x_scale = scale_of(ranges.expert_norm, INT8_MAX, "expert norm")
         self._h_scales = [scale_of(own.h if own.h > 0 else largest, INT8_MAX, "h") for own in experts]
-        self._x = [np.zeros((hidden, hidden)) for _ in experts]
-        self._h: list[npt.NDArray[np.float64]] = []
+        self._x = [_zeros(hidden) for _ in experts]
+        self._h: list[Moments] = []
 
     def add(self, trace: LayerTrace) -> None:
         """Add what a layer computed for some sequences."""
         if not self._h:
-            size = trace.expert_hidden.shape[-1]
-            self._h = [np.zeros((size, size)) for _ in self._x]
+            self._h = [_zeros(trace.expert_hidden.shape[-1]) for _ in self._x]
         middle = trace.hidden_in + trace.attention_output
-        x = quantise_activations(rms_norm(middle, self._ones, self._eps), self._x_scale).astype(np.float64)
+        x = quantise_activations(rms_norm(middle, self._ones, self._eps), self._x_scale)
         for expert, scale in enumerate(self._h_scales):
-            chosen = trace.expert_index == expert
-            own = x[chosen.any(axis=-1)]
-            h = quantise_activations(trace.expert_hidden[chosen], scale).astype(np.float64)
-            self._x[expert] += own.T @ own
-            self._h[expert] += h.T @ h
+            *token, place = np.nonzero(trace.expert_index == expert)
+            h = quantise_activations(trace.expert_hidden[*token, place], scale)
+            # Whoever has a small gate for an expert may get its high plane alone.
+            rest = np.rint(_GATE_STEPS * np.clip(1 - trace.expert_weight[*token, place], 0, 1))
+            _add(self._x[expert], x[*token], rest)
+            _add(self._h[expert], h, rest)
 
-    def moments(self) -> tuple[ExpertMoments, ...]:
+    def moments(self, by_score: bool) -> tuple[ExpertMoments, ...]:
         """Return the moments of every expert."""
-        return tuple(ExpertMoments(x, h) for x, h in zip(self._x, self._h, strict=True))
+        pairs = zip(self._x, self._h, strict=True)
+        return tuple(ExpertMoments(*(own if by_score else Moments(own.all, own.all) for own in pair)) for pair in pairs)
+
+
+def _zeros(size: int) -> Moments:
+    return Moments(np.zeros((size, size)), np.zeros((size, size)))
+
+
+def _add(sums: Moments, inputs: npt.NDArray[np.int8], rest: npt.NDArray[np.floating]) -> None:
+    """Add int8 inputs [tokens, inputs] with weights [tokens]: whole numbers."""
+    rows = inputs.astype(np.float64)
+    sums.all[:] += rows.T @ rows
+    sums.low[:] += (rows * rest[:, None]).T @ rows

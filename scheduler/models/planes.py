@@ -4,9 +4,10 @@
 An int8 weight is ``16 * high + low`` with both nibbles signed, and `high` alone is what half of the bytes give. Both
 are chosen column by column, and what a column rounds away is made up by the columns that follow, as far as the inputs
 of the calibration text allow: error compensation as in GPTQ (Frantar et al., "GPTQ: Accurate Post-Training
-Quantization for Generative Pre-trained Transformers", 2022), once for `high` and once more for `low` below it: the
-nesting of precisions as in Any-Precision LLM (Park et al., 2024), with the order of columns and the bound on `reach`
-our own.
+Quantization for Generative Pre-trained Transformers", 2022), then improved by coordinate descent on the same error
+(as in CDQuant, Nair and Suggala, 2024). This is done for `high`, and once more for `low` below it: the nesting of
+precisions of Any-Precision LLM (Park et al., 2024). Our own are the bound on how far a weight may move (`reach`), and
+that `high` is made for the tokens that will use it alone: those whose gates are small.
 
 Inputs are int8, so that their second moments are whole numbers: neither the library under NumPy nor its number of
 threads changes a weight.
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from hdl.numerics import NIBBLE_MAX, split_nibbles
 
-__all__ = ["DEFAULT_REACH", "ExpertMoments", "compensated_weights", "high_plane", "high_scales"]
+__all__ = ["DEFAULT_REACH", "ExpertMoments", "Moments", "compensated_weights", "high_plane", "high_scales"]
 
 Array = npt.NDArray[np.float64]
 
@@ -32,6 +33,9 @@ DEFAULT_REACH = 3
 _DAMPING = 0.05
 """Part of the mean second moment that is added to every channel's: inputs that calibration saw too little of."""
 
+_SWEEPS = 3
+"""Rounds of coordinate descent: more change nothing to speak of."""
+
 _BLOCK = 128
 """Columns whose errors are carried on at once; results differ by rounding of float64 only."""
 
@@ -40,19 +44,35 @@ _SCALE_BITS = 12
 
 
 @dataclass(frozen=True, eq=False)
-class ExpertMoments:
-    """Sums of products of an expert's int8 inputs over the tokens of the calibration text that chose it.
+class Moments:
+    """Sums of products of a matrix's int8 inputs over the tokens of a calibration text: whole numbers.
 
     Attributes
     ----------
-    x : float64 array [hidden, hidden]
-        Of the input of gate and up: whole numbers.
-    h : float64 array [intermediate, intermediate]
-        Of the input of down.
+    all : float64 array [inputs, inputs]
+        All tokens count the same.
+    low : float64 array [inputs, inputs]
+        Tokens count the more the smaller the expert's gate: those that may use its high plane alone.
     """
 
-    x: Array
-    h: Array
+    all: Array
+    low: Array
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertMoments:
+    """Moments of an expert's inputs, of the tokens that chose it.
+
+    Attributes
+    ----------
+    x : Moments
+        Of the input of gate and up [hidden, hidden].
+    h : Moments
+        Of the input of down [intermediate, intermediate].
+    """
+
+    x: Moments
+    h: Moments
 
 
 def high_plane(weights: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
@@ -91,7 +111,7 @@ def high_scales(
 
 
 def compensated_weights(
-    weights: npt.NDArray[np.floating], moments: Array, reach: int = DEFAULT_REACH
+    weights: npt.NDArray[np.floating], moments: Moments, reach: int = DEFAULT_REACH
 ) -> npt.NDArray[np.int8]:
     """Return int8 weights whose planes both follow the float weights on the inputs of the calibration text.
 
@@ -99,8 +119,8 @@ def compensated_weights(
     ----------
     weights : float array [outputs, inputs]
         In units of each channel's int8 scale: -119 to 119.
-    moments : float64 array [inputs, inputs]
-        Second moments of the inputs; nothing but zeros: weights are rounded to the nearest.
+    moments : Moments
+        Of the inputs; nothing but zeros: weights are rounded to the nearest.
     reach : int
         Steps by which a weight may leave its rounded value for the sake of the high plane, 0 to 16. 0: the high plane
         is that of the rounded weights, and only the low plane is compensated.
@@ -110,20 +130,41 @@ def compensated_weights(
     int8 array [outputs, inputs]
         -119 to 119.
     """
-    rounded = np.clip(np.rint(weights), -NIBBLE_MAX, NIBBLE_MAX).astype(np.int64)
-    if not moments.any():
+    target = weights.astype(np.float64)
+    rounded = np.clip(np.rint(target), -NIBBLE_MAX, NIBBLE_MAX).astype(np.int64)
+    if not moments.all.any():
         return np.asarray(rounded, dtype=np.int8)
-    order = np.argsort(-np.diag(moments), kind="stable")  # the inputs that matter most have most others to help them
-    factor = _inverse_factor(_damped(moments)[np.ix_(order, order)])
-    lowest, highest = (
-        16 * split_nibbles(np.clip(rounded + step, -NIBBLE_MAX, NIBBLE_MAX))[0][:, order] for step in (-reach, reach)
+    least, most = (
+        high_plane(np.clip(rounded + step, -NIBBLE_MAX, NIBBLE_MAX)).astype(np.float64) for step in (-reach, reach)
     )
-    target = weights[:, order].astype(np.float64)
-    high = _carried(target, factor, lambda j, column: np.clip(16 * np.rint(column / 16), lowest[:, j], highest[:, j]))
-    least, most = np.maximum(high - 8, -NIBBLE_MAX), np.minimum(high + 7, NIBBLE_MAX)
-    both = _carried(target, factor, lambda j, column: np.clip(np.rint(column), least[:, j], most[:, j]))
-    found = np.empty(weights.shape, dtype=np.int8)
-    found[:, order] = both
+    low = moments.low if moments.low.any() else moments.all
+    high = _nearest(target, _damped(low), 16, least, most)
+    both = _nearest(
+        target, _damped(moments.all), 1, np.maximum(high - 8, -NIBBLE_MAX), np.minimum(high + 7, NIBBLE_MAX)
+    )
+    return both.astype(np.int8)
+
+
+def _nearest(target: Array, moments: Array, unit: int, least: Array, most: Array) -> Array:
+    """Return multiples of `unit` within bounds whose products with the inputs are near the target's.
+
+    Parameters
+    ----------
+    target, least, most : float64 arrays [outputs, inputs]
+    moments : float64 array [inputs, inputs]
+        Positive definite.
+    unit : int
+    """
+    order = np.argsort(-np.diag(moments), kind="stable")  # the inputs that matter most have most others to help them
+    wanted, low, high = target[:, order], least[:, order], most[:, order]
+    ordered = moments[np.ix_(order, order)]
+
+    def choose(j: int, column: Array) -> Array:
+        chosen: Array = np.clip(unit * np.rint(column / unit), low[:, j], high[:, j])
+        return chosen
+
+    found = np.empty_like(target)
+    found[:, order] = _descended(_carried(wanted, _inverse_factor(ordered), choose), wanted, ordered, choose)
     return found
 
 
@@ -161,4 +202,16 @@ def _carried(target: Array, factor: Array, choose: Callable[[int, Array], Array]
             errors[:, j - first] = (wanted[:, j] - found[:, j]) / factor[j, j]
             wanted[:, j + 1 : end] -= np.outer(errors[:, j - first], factor[j, j + 1 : end])
         wanted[:, end:] -= errors @ factor[first:end, end:]
+    return found
+
+
+def _descended(found: Array, target: Array, moments: Array, choose: Callable[[int, Array], Array]) -> Array:
+    """Choose each column anew, given all others, a few times over."""
+    pull = (target - found) @ moments
+    for _ in range(_SWEEPS):
+        for j in range(target.shape[1]):
+            changed = choose(j, found[:, j] + pull[:, j] / moments[j, j]) - found[:, j]
+            rows = np.flatnonzero(changed)
+            found[rows, j] += changed[rows]
+            pull[rows] -= np.outer(changed[rows], moments[j])
     return found

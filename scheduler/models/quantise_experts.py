@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hdl.numerics import NIBBLE_MAX
 from scheduler.models.deferred import Deferred
-from scheduler.models.planes import ExpertMoments, compensated_weights, high_scales
+from scheduler.models.planes import ExpertMoments, Moments, compensated_weights, high_scales
 from scheduler.models.quantise import (
     SILU_BITS,
     ExpertRanges,
@@ -49,7 +49,7 @@ class _Stack:
 def _planes(
     make: Callable[[], Float],
     resident: bool,
-    moments: npt.NDArray[np.float64] | None,
+    moments: Moments | None,
     reach: int | None,
     levels: int,
 ) -> tuple[Stored, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -63,7 +63,8 @@ def _planes(
 
     weights = make()
     integers, scale = rounded(weights)
-    high = scale * high_scales(np.asarray(weights, dtype=np.float64) / scale[:, None], integers, moments)
+    seen = None if moments is None else moments.low
+    high = scale * high_scales(np.asarray(weights, dtype=np.float64) / scale[:, None], integers, seen)
     return (integers if resident else Deferred(integers.shape, lambda: rounded(make())[0])), scale, high
 
 

@@ -114,7 +114,7 @@ class FrontierBench:
     def total(self) -> int:
         """Points that `run` measures."""
         controls = 2 * sum(budget < 50 for budget in self._budgets)
-        return 2 + len(_UNIFORM) + 1 + len(self._batches) * (len(self._budgets) + controls)
+        return 4 + len(_UNIFORM) + len(self._batches) * (len(self._budgets) + controls)
 
     def run(self) -> Iterator[None]:
         """Measure everything, and yield after each point."""
@@ -123,13 +123,17 @@ class FrontierBench:
         self._base = lockstep(model, self._windows, 1, Everything())
         self._far = divergence(self._exact, self._real(model, self._base))
         yield
+        self._add("high planes", model, Everything(Precision.HIGH), self._batches)
+        yield
         rounded = self._quantised()
         self._add("rounded to the nearest", rounded, Everything(), self._batches)
         yield
         for name, (levels, saved) in _UNIFORM.items():
             self._add(name, self._quantised(levels=levels), Everything(), self._batches, saved=saved / 100)
             yield
-        self._add("static int4", self._quantised(reach=_FREE_REACH), Everything(Precision.HIGH), self._batches)
+        self._add(
+            "static int4", self._quantised(reach=_FREE_REACH, by_score=False), Everything(Precision.HIGH), self._batches
+        )
         yield
         calibration = ThresholdCalibration(model, self._seen, self._logits(self._seen))
         for batch in self._batches:

@@ -11,6 +11,7 @@ from typing import Any
 from hdl.errors import A3dError
 from sim.measure.energy_page import energy_lines
 from sim.measure.policy_parts import LABELS
+from sim.measure.results_frontier import frontier_lines
 
 __all__ = ["SOURCES", "render_results"]
 
@@ -35,6 +36,7 @@ SOURCES = {
     ),
     "exactness": ("bench/exactness.json", "a3d bench exactness --json build/bench/exactness.json"),
     "quality": ("bench/quality.json", "a3d bench quality --bytes 65536 --json build/bench/quality.json"),
+    "frontier": ("bench/frontier.json", "a3d bench quality --frontier --json build/bench/frontier.json"),
     "utilisation": ("bench/utilisation.json", "a3d bench utilisation --json build/bench/utilisation.json"),
     "experts": ("bench/experts.json", "a3d bench experts --json build/bench/experts.json"),
     "layer": (
@@ -452,6 +454,7 @@ _SECTIONS = {
     "cycle_model_medium": ("The cycle model against the RTL, on `medium`", _cycle_model),
     "exactness": ("The RTL against the executor", _facts),
     "quality": ("The machine's integers against the float model", _facts),
+    "frontier": ("Bytes of experts against loss", frontier_lines),
     "demo": ("The demo: text, and the experts alone", _demo),
     "utilisation": ("PE utilisation", _utilisation),
     "experts": ("One expert of OLMoE's shape, weights from memory", _experts),

@@ -17,6 +17,7 @@ STYLES: Mapping[str, tuple[str, str]] = {
     "random": ("#9e9e9e", "s--"),
     "least used": ("#ffb300", "^--"),
     "static int4": ("#e53935", "D"),
+    "high planes": ("#2e7d32", "*"),
     "uniform 6 bit": ("#1e88e5", "P"),
     "uniform 5 bit": ("#8e24aa", "X"),
     "rounded to the nearest": ("#000000", "+"),

@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 
 from hdl.errors import A3dError
+from scheduler.models.random_checkpoint import random_checkpoint
+from scheduler.ops.precision_file import read_precision_file
 from sim import cli
 from sim.golden.integer_attention import normalise
 from sim.measure.quality import PerTokenNormModel, QualityBench
+from sim.measure.results_frontier import frontier_lines
 from tests.sim.golden.test_integer_model import CHECKPOINT, DEMO, TOKENS, quantise_checkpoint
+from tests.support.checkpoints import small_model, write_model
 
+BYTES = small_model("mixtral", vocabulary=256, hidden=32, intermediate=16, heads=4, kv_heads=2, experts=4, chosen=2)
 needs_demo = pytest.mark.skipif(not (DEMO / "model.safetensors").is_file(), reason="models/demo has no weights")
 
 
@@ -68,3 +73,36 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         QualityBench(tmp_path)
     with pytest.raises(A3dError, match="not found"):
         QualityBench(tmp_path / "absent")
+
+
+def test_the_frontier_measures_policies_beside_controls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model"
+    write_model(model, random_checkpoint(BYTES, seed=5))
+    text = np.random.default_rng(2).integers(32, 127, 700).astype(np.uint8)
+    (model / "heldout.txt").write_bytes(text.tobytes())
+    names = ("frontier.json", "frontier.png", "precision")
+    file, picture, folder = (tmp_path / name for name in names)
+    options = ["--model", str(model), *"--bytes 256 --window 32 --calibration 256 --batches 1 4 --budgets 25".split()]
+    outputs = ["--json", str(file), "--picture", str(picture), "--save-precision", str(folder)]
+    status = cli.main(["bench", "quality", "--frontier", *options, *outputs])
+    result = json.loads(file.read_text())
+    points = {(p["policy"], p["batch"]): p for p in result["points"]}
+    fixed = {"high planes", "static int4", "uniform 6 bit", "uniform 5 bit", "rounded to the nearest"}
+    both = {"score", "random", "least used", *fixed}
+    assert set(points) == {(name, batch) for name in both for batch in (1, 4)} | {("tokens alone", 4)}
+    for (name, _), p in points.items():
+        saved, asked = p["expert_bytes_saved_percent"], p["budget_percent"]
+        assert (p["threshold"] is not None) == (name in ("score", "tokens alone")) == (len(p["threshold"] or ()) == 2)
+        if name in ("score", "random", "least used"):
+            assert asked == 25 and abs(saved - 25) < 6
+    assert points["static int4", 1]["expert_bytes_saved_percent"] == 50
+    assert points["static int4", 4]["loss_percent"] == points["static int4", 1]["loss_percent"]
+    assert points["tokens alone", 4]["loss_percent"] == points["score", 1]["loss_percent"]
+    assert status == int(any(t["reached"] is False for t in result["targets"]))
+    assert picture.stat().st_size > 10000 and "least used" in capsys.readouterr().out
+    found = read_precision_file(folder / "batch_4_save_25.json", 2)
+    assert found.batch == 4 and found.reach == result["reach"] == 3
+    assert [own and own.full for own in found.layers] == [own["full"] for own in points["score", 4]["threshold"]]
+    assert any("| 4 | score | 25 % |" in line for line in frontier_lines(result))
+    assert cli.main(["bench", "quality", "--picture", str(picture)]) == 2
+    assert "add --frontier" in capsys.readouterr().err
