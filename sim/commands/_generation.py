@@ -14,7 +14,9 @@ from hdl.config import MachineConfig
 from hdl.errors import A3dError, one_line
 from hdl.scratch import keep, scratch_folder
 from scheduler.cost.energy.count import DEFAULT_MHZ
+from scheduler.models.checkpoint import read_config
 from scheduler.models.description import Model
+from scheduler.ops.precision_file import PrecisionFile, read_precision_file
 from scheduler.plan.policy import Policy
 from scheduler.serving.batcher import PHASES
 from scheduler.serving.batching import BATCHINGS, STEP_TOKENS, check_batching, default_step_tokens
@@ -22,7 +24,7 @@ from scheduler.serving.request import Request, read_requests
 from scheduler.system import SystemConfig
 from sim.commands._common import add_policy_option, check_files, count, fraction, output_file, print_table, read_limited
 from sim.commands._stream import TokenStream
-from sim.machine.byte_model import ByteModel, to_tokens
+from sim.machine.byte_model import ByteModel, read_byte_model, to_tokens
 from sim.machine.engines import ENGINES, IsaEngine, RtlEngine
 from sim.machine.generator import ROUTINGS, Generator, no_time
 from sim.machine.sampling import Sampler
@@ -34,7 +36,14 @@ from sim.view.report import Tally, loss_rows
 from sim.view.timeline import TimelineFile
 
 __all__ = [
-    "add_generation_options", "check_options", "generate", "make_generator", "print_report", "requests_of", "say",
+    "add_generation_options",
+    "check_options",
+    "generate",
+    "make_generator",
+    "print_report",
+    "read_model",
+    "requests_of",
+    "say",
     "write_files",
 ]  # fmt: skip
 
@@ -115,6 +124,28 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         help="timeline of all steps, for Perfetto (default: of the first step of each phase, OUT/run.trace.json)",
     )  # fmt: skip
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="text for the ranges; default: heldout.txt")
+    parser.add_argument(
+        "--precision", type=Path, metavar="FILE",
+        help="thresholds that `a3d bench quality --frontier --save-precision` wrote: steps that decode read less of "
+        "experts that matter little; default: all experts with both planes",
+    )  # fmt: skip
+
+
+def read_model(args: argparse.Namespace, config: MachineConfig) -> tuple[ByteModel, PrecisionFile | None]:
+    """Return the model that the options name, and the thresholds of its experts.
+
+    Raises
+    ------
+    A3dError
+        Either cannot be read.
+    """
+    found = None
+    if args.precision is not None:
+        found = read_precision_file(args.precision, len(read_config(args.model).layers))
+    model = read_byte_model(
+        args.model, config, calibration=args.calibration, reach=None if found is None else found.reach
+    )  # fmt: skip
+    return model, found
 
 
 def requests_of(args: argparse.Namespace, model: Model) -> list[Request]:
@@ -183,8 +214,9 @@ def check_options(args: argparse.Namespace, files: Sequence[str] = ()) -> Sample
 
 
 def make_generator(
-    args: argparse.Namespace, system: SystemConfig, model: ByteModel, requests: list[Request], sampler: Sampler
-) -> Generator:
+    args: argparse.Namespace, system: SystemConfig, model: ByteModel, requests: list[Request], sampler: Sampler,
+    precision: PrecisionFile | None = None,
+) -> Generator:  # fmt: skip
     """Return the generator of the requests; without any, of excerpts as the options say."""
     batch = args.batch or max(1, len(requests))
     tokens = new_tokens(args)
@@ -197,7 +229,7 @@ def make_generator(
     return Generator(
         model.model, system.machine, prompts, tokens, batch=min(batch, len(prompts)), routing=args.routing,
         sampler=sampler, step_tokens=args.step_tokens, batching=args.batching, stop=stop, policy=system.policy,
-        timing=system.memory,
+        timing=system.memory, precision=None if precision is None else precision.layers,
     )  # fmt: skip
 
 

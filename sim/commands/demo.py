@@ -31,12 +31,13 @@ from sim.commands._generation import (
     make_generator,
     new_tokens,
     print_report,
+    read_model,
     requests_of,
     say,
     write_files,
 )
 from sim.machine.background import BackgroundMachine
-from sim.machine.byte_model import read_byte_model, to_tokens
+from sim.machine.byte_model import to_tokens
 from sim.machine.engines import simulated_memory_bits
 from sim.machine.generator import Generator
 from sim.machine.system import SimulatedMachine
@@ -94,8 +95,8 @@ def run(args: argparse.Namespace) -> int:
         late = to_tokens(LATE.encode(), description.vocabulary, "prompt")
         requests.append(Request(len(requests), late, new_tokens(args), ARRIVAL))
     say(f"{args.model}: reading and quantising")
-    model = read_byte_model(args.model, config, calibration=args.calibration)
-    generator = make_generator(args, system, model, requests, sampler)
+    model, precision = read_model(args, config)
+    generator = make_generator(args, system, model, requests, sampler, precision)
     size = args.layer_tokens if args.layer_tokens is not None else min(LAYER_TOKENS, model.text.shape[1])
     works = layer_works(model.model, model.excerpts(1, size, size)[0])
     report, tally = _measure(args, system, generator, works)

@@ -24,12 +24,12 @@ from sim.commands._generation import (
     generate,
     make_generator,
     print_report,
+    read_model,
     requests_of,
     say,
     write_files,
 )
 from sim.commands._replay import run_schedule
-from sim.machine.byte_model import read_byte_model
 from sim.stimulus.moe_demo import DEMO_MODEL
 
 DETAILS = """\
@@ -43,7 +43,7 @@ OF_PROMPTS: Mapping[str, object] = {
     "model": DEMO_MODEL, "prompt": [], "prompt_file": [], "requests": None, "tokens": None,
     "batch": None, "batching": "mixed", "step_tokens": None, "routing": "slots",
     "policy": None, "ignore_eos": False, "temperature": 0.0, "seed": 0, "clock_mhz": None, "trace": None,
-    "calibration": None,
+    "calibration": None, "precision": None,
 }  # fmt: skip
 """Options that do not go with ``--schedule``, and their defaults."""
 
@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     system = system_of(args)
     requests = requests_of(args, read_config(args.model))
     say(f"{args.model}: reading and quantising")
-    model = read_byte_model(args.model, system.machine, calibration=args.calibration)
-    generator = make_generator(args, system, model, requests, sampler)
+    model, precision = read_model(args, system.machine)
+    generator = make_generator(args, system, model, requests, sampler, precision)
     report, tally = generate(generator, args, system, waves_to=args.out if args.waves else None)
     report = {"model": model.name, "system": system.to_dict(), **report}
     print_report(report, f"{model.name} on {system.machine.name} ({args.engine})")

@@ -69,7 +69,9 @@ class ByteModel:
         return [tuple(self.text[i * step, :n].tolist()) for i, n in enumerate(lengths)]
 
 
-def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | None = None) -> ByteModel:
+def read_byte_model(
+    folder: Path, config: MachineConfig, *, calibration: Path | None = None, reach: int | None = None
+) -> ByteModel:  # fmt: skip
     """Read a checkpoint, check that the machine can map it, and quantise it.
 
     Parameters
@@ -80,6 +82,8 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
         The machine.
     calibration : path, optional
         Text that the static ranges are taken from; default: ``heldout.txt`` of the model.
+    reach : int, optional
+        How far experts' weights may move for a better high plane, see `scheduler.models.planes`; default: they do not.
 
     Raises
     ------
@@ -110,7 +114,7 @@ def read_byte_model(folder: Path, config: MachineConfig, *, calibration: Path | 
         )
     seen = min(CALIBRATION_WINDOWS, count // 2)
     calibrate, rest = split_text(data, window=window, calibration=seen, evaluation=count - seen)
-    model = quantise_checkpoint(read_checkpoint(folder), calibrate, key_block=key_block)
+    model = quantise_checkpoint(read_checkpoint(folder), calibrate, key_block=key_block, reach=reach)
     return ByteModel(folder.resolve().name, model, rest[:, :-1])
 
 
