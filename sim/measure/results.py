@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import A3dError
+from sim.measure.bytes_page import bytes_lines
 from sim.measure.energy_page import energy_lines
 from sim.measure.policy_parts import LABELS
 from sim.measure.results_frontier import frontier_lines
@@ -24,6 +25,10 @@ SOURCES = {
     "prefix": ("bench/prefix.json", "a3d bench prefix --json build/bench/prefix.json"),
     "serving": ("bench/serving.json", "a3d bench serving --json build/bench/serving.json"),
     "slots": ("bench/model_slots.json", "a3d bench model --routing slots --json build/bench/model_slots.json"),
+    "bytes": (
+        "bench/bytes.json",
+        "a3d bench bytes --config docs/examples/small_hbm.toml --json build/bench/bytes.json",
+    ),
     "energy": ("bench/energy.json", "a3d bench energy --rtl --json build/bench/energy.json"),
     "hbm": ("bench/hbm.json", "a3d bench hbm --json build/bench/hbm.json"),
     "cycle_model": (
@@ -448,6 +453,7 @@ _SECTIONS = {
     "residency": ("Weights that stay in V-Cache from step to step", _residency),
     "prefix": ("Sequences that begin with the same tokens", _prefix),
     "serving": ("A long prompt comes while others decode", _serving),
+    "bytes": ("Bytes of experts in decode, by scores and placement", bytes_lines),
     "energy": ("Energy of steps, by component", energy_lines),
     "hbm": ("The machine on HBM", _hbm),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),
