@@ -18,10 +18,12 @@ from scheduler.stream.table import COL, Table
 
 TINY = PRESETS["tiny"]
 LOAD = "load format=pair count=48 slot_en=1 slot_stride=128 addr=64 addr_low=640"
-STREAM = f"""
+BEGIN = f"""
     route tokens=2 choices=1 experts=4 by_number=1 full_score=5 post=s0
     {LOAD} scored=1 slot=0 dest_tiers=0 wait=s0
     {LOAD} scored=1 slot=1 dest_tiers=1
+"""
+STREAM = f"""{BEGIN}
     {LOAD} slot=1 dest_tiers=0
     route tokens=2 choices=1 experts=2 by_number=1 slot_base=1
     {LOAD} scored=1 slot=1 dest_tiers=0
@@ -39,12 +41,7 @@ def test_loads_of_reduced_slots() -> None:
 
 
 def test_opposite_parities_load_at_the_same_time() -> None:
-    stream = Table.of(
-        assemble(
-            STREAM.split("\n    load format=pair count=48 slot_en=1 slot_stride=128 addr=64 addr_low=640 slot=1")[0]
-            + "\nend"
-        )
-    )  # noqa: E501
+    stream = Table.of(assemble(f"{BEGIN}\nend"))
     half = 48 * TINY.plane_bytes // TINY.group_bytes
     full, both, odd = (
         simulate(TINY, stream, slot_counts=[counts]).cycles

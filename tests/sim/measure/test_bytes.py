@@ -31,9 +31,7 @@ def test_variants() -> None:
         (json.dumps({"points": [], "bytes_evaluated": 1}), "window: missing"),
     ],
 )
-def test_reports_that_are_none(
-    text: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_reports(text: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "frontier.json"
     if text is not None:
         path.write_text(text)
@@ -46,7 +44,8 @@ def test_the_page() -> None:
     point = {
         "placement": "even_odd", "routing": "slots", "batch": 8, "budget_percent": 35.0, "expert_bytes": 123456,
         "expert_bytes_saved_percent": 34.9, "bytes_saved_percent": 20.0, "cycles_saved_percent": 19.0,
-        "energy_saved_percent": 18.0, "cycles": 40000, "imbalance": 1.01, "loss_percent": 0.4, "loss_percent_error": 0.1,
+        "energy_saved_percent": 18.0, "cycles": 40000, "imbalance": 1.01, "loss_percent": 0.4,
+        "loss_percent_error": 0.1,
     }  # fmt: skip
     data = {
         "config": {"name": "small"}, "model": "demo", "mismatched_bytes": 0, "compared_bytes": 1 << 20,
