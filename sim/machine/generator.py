@@ -380,7 +380,10 @@ class Generator:
     def _forecast(self, program: StepProgram, routing: Sequence[Routing]) -> int:
         """Return the cycles that the cycle model says, with the slots as the machine's router fills them."""
         counts = program.slot_counts(routing) if self.routing == "slots" else []
-        return simulate(self.config, program.table, memory=self._chooser.timing, slot_counts=counts).cycles
+        return simulate(
+            self.config, program.table, memory=self._chooser.timing, slot_counts=counts,
+            stream_base=program.stream_base,
+        ).cycles  # fmt: skip
 
     def _fitting(self, now: int, work: StepWork) -> _Lowered:
         """Lower a step, or as much of it as the machine has room for."""
