@@ -17,16 +17,17 @@ A TOML file with sections says it all::
     [policy]
     name = "fused"
 
-Only ``[machine]`` must be there. In place of ``[memory]``, ``[hbm]`` puts HBM channels in front of the memories; it needs
-a clock, since HBM's times are times::
+Only ``[machine]`` must be there. In place of ``[memory]``, ``[hbm]`` puts HBM channels in front of the
+memories; it needs a clock, since HBM's times are times::
 
     [hbm]
     preset = "hbm3"
     mapping = "row-bank-column-group"
     rcd_rd = 28
 
-Fields beside the preset are those of :class:`scheduler.cost.hbm.timing.HbmTiming`, in HBM's clocks. ``[policy]`` has a name, or the parts of a policy (``micro_batches = true``), or both:
-parts override. What generates or synthesizes the machine reads ``[machine]`` alone, and takes the same file.
+Fields beside the preset are those of :class:`scheduler.cost.hbm.timing.HbmTiming`, in HBM's clocks. ``[policy]`` has a
+name, or the parts of a policy (``micro_batches = true``), or both: parts override. What generates or synthesizes the
+machine reads ``[machine]`` alone, and takes the same file.
 """
 
 from __future__ import annotations

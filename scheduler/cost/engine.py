@@ -105,7 +105,8 @@ def run_with_hbm(rows: Rows, s: Int, first: Channel, second: Channel) -> None:
                 come(rows, s)
             continue
         if s[C.next] < now:
-            combine_run(rows, s, min(now, s[C.next] + AHEAD) if s[h + K.waiting] else now)
+            busy = s[h + K.waiting] > 0 or s[C.store] >= 0  # a store asks as its rows are read
+            combine_run(rows, s, min(now, s[C.next] + AHEAD) if busy else now)
             continue
         if now == NEVER:
             return

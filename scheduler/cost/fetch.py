@@ -61,7 +61,7 @@ def delay_load(rows: Rows, s: Int, n: int, by: int) -> None:
 
 @compiled
 def early(s: Int) -> int:
-    """Return by how many beats the first burst of instructions is shorter; with a latency it is taken to be a whole one.
+    """Return by how many beats the first burst of instructions is shorter; without HBM it is taken to be whole.
 
     Bursts end at multiples of their length, and a stream begins where it begins.
     """

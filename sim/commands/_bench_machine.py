@@ -165,10 +165,12 @@ def _hbm(args: argparse.Namespace) -> int:
         [
             [p["stream"], p["routing"], p["latency_cycles"], p["cycles"], round(p["cycles"] / p["latency_cycles"], 3),
              round(100 * p["share"], 1), round(100 * p["asked_share"], 1), round(100 * p["row_hits"], 1),
-             round(100 * max(one["refresh_share"] for one in p["groups"]), 1)]
+             round(100 * max(one["refresh_share"] for one in p["groups"]), 1), p["model_cycles"],
+             f"{100 * p['error']:+.2f}"]
             for p in result["points"]
         ],
-        ("stream", "routing", "latency", "HBM", "ratio", "share %", "asked %", "row hits %", "refresh %"),
+        ("stream", "routing", "latency", "HBM", "ratio", "share %", "asked %", "row hits %", "refresh %",
+         "cycle model", "error %"),
         title=f"{config.name} at {args.mhz} MHz on {args.timing}, {args.mapping}: cycles and shares of the peak",
     )  # fmt: skip
     print(f"{result['commands']:,} commands of the channels, all as in the specification")
@@ -181,6 +183,10 @@ def _hbm(args: argparse.Namespace) -> int:
     print(
         f"rows opened by the addresses alone: {derived[0]:.2f} to {derived[-1]:.2f} of those of the channels; counters "
         f"unlike the stream's own work: in {differ} of {len(derived)} streams"
+    )
+    print(
+        f"the cycle model is off by {100 * result['mean_error']:.2f} % in the mean and "
+        f"{100 * result['worst_error']:.2f} % at worst; all bytes of the memories are those of the runs without HBM"
     )
     draw_hbm(result, args.picture)
     print(f"picture: {args.picture}")

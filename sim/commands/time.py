@@ -107,7 +107,9 @@ def _say_times(clock_mhz: float | None, times: Mapping[str, float]) -> None:
         print(f"at {clock_mhz:g} MHz: " + ", ".join(f"{name} {ms:.4g} ms" for name, ms in times.items()))
 
 
-def _time(system: SystemConfig, table: Table, path: Path, energy: EnergyTable | None) -> dict[str, Any]:
+def _time(
+    system: SystemConfig, table: Table, path: Path, energy: EnergyTable | None, stream_base: int = 0
+) -> dict[str, Any]:  # fmt: skip
     """Return a stream's cycles, its time if the system has a clock, units' busy cycles and stalls, bytes and energy.
 
     Raises
@@ -128,7 +130,7 @@ def _time(system: SystemConfig, table: Table, path: Path, energy: EnergyTable | 
             f"{one_line(path)}: instruction {wrong[0]} is not legal on {config.name}: {why}; name the configuration "
             "that the stream was made for with --config"
         )
-    forecast = simulate(config, table, memory=system.memory)
+    forecast = simulate(config, table, memory=system.memory, stream_base=stream_base)
     ms = None if system.clock_mhz is None else forecast.cycles / system.clock_mhz / 1e3
     result = {
         "cycles": forecast.cycles, "ms": ms, "busy": forecast.busy(), "stalls": forecast.stalls(),
@@ -148,7 +150,8 @@ def _schedule(folder: Path, energy: EnergyTable | None) -> dict[str, Any]:
     def each() -> Iterator[None]:
         for number in range(len(saved)):
             step = saved.step(number)
-            entries.append({**step.about, **_time(saved.system, step.table, folder / f"{step.name}.bin", energy)})
+            own = _time(saved.system, step.table, folder / f"{step.name}.bin", energy, step.stream_base)
+            entries.append({**step.about, **own})
             yield
 
     for _ in progress(each(), "timing steps", len(saved)):

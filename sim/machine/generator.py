@@ -413,7 +413,10 @@ class Generator:
 
     def _forecast(self, program: StepProgram, counts: Sequence[Sequence[int]]) -> Forecast:
         """Return what the cycle model says, with the slots as the machine's router fills them."""
-        return simulate(self.config, program.table, memory=self._chooser.timing, slot_counts=counts)
+        return simulate(
+            self.config, program.table, memory=self._chooser.timing, slot_counts=counts,
+            stream_base=program.stream_base,
+        )  # fmt: skip
 
     def _fitting(self, now: int, work: StepWork) -> _Lowered:
         """Lower a step, or as much of it as the machine has room for."""

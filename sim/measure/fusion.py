@@ -198,7 +198,8 @@ class FusionBench:
             "case": case.name, "prefill": case.prefill, "decode": case.decode, "keys": list(case.keys),
             "routing": routing, "policy": policy, "plan": str(program.plan), "cycles": outcome.cycles,
             "model_cycles": simulate(
-                self.config, program.table, memory=self.system.memory, slot_counts=counts
+                self.config, program.table, memory=self.system.memory, slot_counts=counts,
+                stream_base=program.stream_base,
             ).cycles,
             "compute_cycles": line.compute, "memory_cycles": line.memory, "vector_cycles": line.vector,
             "bound": line.bound, "roofline_fraction": line.cycles / outcome.cycles,

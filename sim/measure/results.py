@@ -406,26 +406,41 @@ def _cycle_model(data: dict[str, Any]) -> list[str]:
     return lines + _table(head, rows)
 
 
+def _model_of(point: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the cycle model's cycles and their error, as far as they were measured."""
+    if "error" not in point:
+        return ("-", "-")
+    return (point["model_cycles"], f"{100 * point['error']:+.2f} %")
+
+
+def _errors_of_model(data: dict[str, Any]) -> str:
+    if "mean_error" not in data:
+        return ""
+    mean, worst = (f"{100 * data[key]:.2f} %" for key in ("mean_error", "worst_error"))
+    return f"The cycle model is off by {mean} in the mean and {worst} at worst."
+
+
 def _hbm(data: dict[str, Any]) -> list[str]:
     timing = data["timing"]
     rows = [
         [
             p["stream"], p["routing"], p["latency_cycles"], p["cycles"], f"{p['cycles'] / p['latency_cycles']:.3f}",
             _percent(p["latency_share"]), _percent(p["share"]), _percent(p["asked_share"]), _percent(p["row_hits"]),
-            _percent(max(group["refresh_share"] for group in p["groups"])),
+            _percent(max(group["refresh_share"] for group in p["groups"])), *_model_of(p),
         ]
         for p in data["points"]
     ]  # fmt: skip
     head = (
         "stream", "routing", "cycles, constant latency", "cycles, HBM", "ratio", "beats / cycles, constant latency",
         "beats / cycles, HBM", "beats / cycles in which HBM was asked", "row hits", "refresh",
+        "cycle model", "error",
     )  # fmt: skip
     lines = [
         f"Configuration `{data['config']['name']}` at {data['mhz']:g} MHz, `{timing['name']}` ({timing['source']}), "
         f"mapping `{timing['mapping']}`. Emitted Verilog; {data['commands']:,} commands of the channels, each the one "
         f"that the specification gives in that cycle. In the mean {data['mean_ratio']:.3f} of the cycles with a "
         f"constant latency, and a beat in {_percent(data['mean_asked_share'])} of the cycles in which HBM is asked. "
-        "Beats are those of the busier group.",
+        "Beats are those of the busier group. " + _errors_of_model(data),
         "",
     ]
     return lines + _table(head, rows)

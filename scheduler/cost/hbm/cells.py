@@ -17,7 +17,8 @@ from scheduler.cost.state import NEVER, Int
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
-    "ASK", "ASK_AT", "ENTRIES", "ENTRY", "INDEX_AT", "RING", "RINGS", "RING_AT", "STORES", "STORE_AT", "A", "K", "Q", "new_region", "place_of_items",
+    "ASK", "ASK_AT", "ENTRIES", "ENTRY", "INDEX_AT", "RING", "RINGS", "RING_AT", "STORES", "STORE_AT", "A", "K", "Q",
+    "new_region", "place_of_items",
 ]  # fmt: skip
 
 RING: Final = 128

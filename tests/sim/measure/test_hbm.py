@@ -36,6 +36,9 @@ def test_a_layer_on_hbm(tmp_path):
         beats = [group["beats"] for group in point["groups"]]
         assert 0.7 < point["derived_activates"] < 1.1 and not point["counts_that_differ"]
         assert point["share"] == max(beats) / point["cycles"]
+        assert abs(point["error"]) < 0.01 and point["bytes_compared"] == 2 << 13
+    # The same with memories of a latency would be far off: the bench would see it.
+    assert min(point["cycles"] / point["latency_cycles"] for point in result["points"]) > 1.03
     draw(result, tmp_path / "hbm.png")
     assert (tmp_path / "hbm.png").stat().st_size > 5000
     slower = measured(dataclasses.replace(HBM2, mapping=MAPPINGS[2]))
@@ -51,6 +54,18 @@ def test_other_commands_are_noticed(monkeypatch):
     later = HbmRecord(requests, right.commands + (np.arange(len(right.commands)) > 20)[:, None])
     assert later.differs(timing) > 0
     assert HbmRecord(requests, right.commands[:-1]).differs(timing) == 1
+    right_run = HbmBench._run
+
+    def run(bench, session, stream, job):
+        result = right_run(bench, session, stream, job)
+        if job.record_hbm:
+            result.memory[1][100] ^= 1
+        return result
+
+    monkeypatch.setattr(HbmBench, "_run", run)
+    with pytest.raises(CheckError, match="layer alone 1, routing host: 1 bytes of the memories are others"):
+        measured(HBM3)
+    monkeypatch.setattr(HbmBench, "_run", right_run)
     monkeypatch.setattr(HbmRecord, "differs", lambda *_: 3)
     with pytest.raises(CheckError, match="group 0's channel gave other commands than its specification in 3 cycles"):
         measured(HBM3)
