@@ -92,10 +92,13 @@ def test_chances_save_what_is_asked(model: IntegerModel) -> None:
 
 def test_options_are_what_the_rule_does() -> None:
     rng = np.random.default_rng(7)
-    importance, high = rng.integers(0, 65536, 200), rng.random(200)
-    loads = LayerLoads(np.arange(200) % 5, importance, rng.random(200) < 0.5, high, high * rng.uniform(2, 30, 200))
+    importance = rng.integers(0, 65536, 200)
+    high = (importance / 65536) ** 2 * rng.uniform(0.5, 1.5, 200)
+    loads = LayerLoads(np.arange(200) % 5, importance, rng.random(200) < 0.5, high, high * rng.uniform(2, 8, 200))
     options = _options(loads, loads.high, loads.skip)
     assert len(options.thresholds) > 20 and (np.diff(options.planes) < 0).all() and (np.diff(options.error) < 0).all()
+    assert {own.first_full for own in options.thresholds} == {False, True}
+    assert max(own.skip for own in options.thresholds) > 0
     for own, planes, error in zip(options.thresholds, options.planes, options.error, strict=True):
         full = (importance >= own.full) | (loads.first & own.first_full)
         skipped = ~full & (importance < own.skip)
