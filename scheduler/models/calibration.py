@@ -237,17 +237,15 @@ def quantise_checkpoint(
     key_block: int = DEFAULT_KEY_BLOCK,
     resident: bool = True,
     reach: int | None = None,
-    by_score: bool = True,
     levels: int = NIBBLE_MAX,
 ) -> QuantisedModel:
     """Calibrate on `tokens` [sequences, length] and quantise; the other parameters as in the functions that do it.
 
     With `reach` (`DEFAULT_REACH` of ``scheduler.models.planes`` is a good one) the experts' integers are chosen with
-    error compensation, for both planes and for the high one alone; this takes a second pass over the text. With
-    `by_score` high planes are made for the tokens with small gates, else for all alike.
+    error compensation, for both planes and for the high one alone; this takes a second pass over the text.
     """
     ranges = calibrate(checkpoint, tokens, clip=clip)
-    moments = None if reach is None else expert_moments(checkpoint, tokens, ranges, by_score=by_score)
+    moments = None if reach is None else expert_moments(checkpoint, tokens, ranges)
     return quantise_language_model(
         checkpoint, ranges, headroom=headroom, key_block=key_block, resident=resident, moments=moments, reach=reach,
         levels=levels,

@@ -28,7 +28,7 @@ _BATCH = 16
 
 
 def expert_moments(
-    checkpoint: Checkpoint, tokens: npt.ArrayLike, ranges: ModelRanges, *, by_score: bool = True
+    checkpoint: Checkpoint, tokens: npt.ArrayLike, ranges: ModelRanges
 ) -> tuple[tuple[ExpertMoments, ...], ...]:
     """Return the moments of every layer's experts, none of a dense layer.
 
@@ -40,8 +40,6 @@ def expert_moments(
         Calibration text.
     ranges : ModelRanges
         What calibration found: the scales of the inputs.
-    by_score : bool
-        Tokens with small gates count more for the high planes. False: all count the same.
 
     Raises
     ------
@@ -60,7 +58,7 @@ def expert_moments(
             trace = model.run_layer(x, number)
             sums.add(trace)
             residuals[place] = trace.hidden_out
-        found.append(sums.moments(by_score))
+        found.append(sums.moments())
     return tuple(found)
 
 
@@ -90,10 +88,9 @@ class _Sums:
             _add(self._x[expert], x[*token], rest)
             _add(self._h[expert], h, rest)
 
-    def moments(self, by_score: bool) -> tuple[ExpertMoments, ...]:
+    def moments(self) -> tuple[ExpertMoments, ...]:
         """Return the moments of every expert."""
-        pairs = zip(self._x, self._h, strict=True)
-        return tuple(ExpertMoments(*(own if by_score else Moments(own.all, own.all) for own in pair)) for pair in pairs)
+        return tuple(ExpertMoments(x, h) for x, h in zip(self._x, self._h, strict=True))
 
 
 def _zeros(size: int) -> Moments:

@@ -74,6 +74,10 @@ class ExpertMoments:
     x: Moments
     h: Moments
 
+    def alike(self) -> ExpertMoments:
+        """Return moments with which high planes are made for all tokens alike."""
+        return ExpertMoments(*(Moments(own.all, own.all) for own in (self.x, self.h)))
+
 
 def high_plane(weights: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
     """Return 16 times the high nibbles of int8 weights: what a machine computes with that has only these."""

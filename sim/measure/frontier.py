@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
+from hdl.numerics import NIBBLE_MAX
 from hdl.numerics.precision import Precision
-from scheduler.models.calibration import quantise_checkpoint
+from scheduler.models.calibration import calibrate
 from scheduler.models.float_model import FloatModel
+from scheduler.models.moments import expert_moments
 from scheduler.models.planes import DEFAULT_REACH
+from scheduler.models.quantise_language import quantise_language_model
 from scheduler.ops.precision_file import PrecisionFile, write_precision_file
 from sim.golden.integer_model import IntegerModel
 from sim.measure.lockstep import ByThresholds, Chances, Everything, LockstepResult, Policy, lockstep
@@ -107,12 +110,14 @@ class FrontierBench:
         self._options: dict[str, Any] = {"key_block": key_block, "clip": clip}
         self._batches, self._budgets = sorted(set(batches)), sorted(set(budgets))
         self._reach = reach
+        self._ranges = calibrate(self._checkpoint, self._seen, clip=clip)
+        self._moments = expert_moments(self._checkpoint, self._seen, self._ranges)
         self._points: list[_Point] = []
         self._found: dict[tuple[int, float], Prediction] = {}
 
     @property
     def total(self) -> int:
-        """Points that `run` measures."""
+        """Points that `run` measures, if thresholds reach every budget."""
         controls = 2 * sum(budget < 50 for budget in self._budgets)
         return 4 + len(_UNIFORM) + len(self._batches) * (len(self._budgets) + controls)
 
@@ -143,7 +148,10 @@ class FrontierBench:
             for number, own in loads.items():
                 counts[number] = np.bincount(own.expert, minlength=experts)
             found = calibration.find(loads, [budget / 100 for budget in self._budgets])
-            for budget, thresholds in zip(self._budgets, found, strict=True):
+            for budget in self._budgets:
+                if budget / 100 not in found:
+                    continue
+                thresholds = found[budget / 100]
                 self._found[batch, budget] = thresholds
                 self._by_score(model, batch, budget, thresholds)
                 yield
@@ -172,8 +180,16 @@ class FrontierBench:
         part = result.saved[batches[0]] if saved is None else saved
         self._points += [_Point(name, batch, part, result.losses, far, budget) for batch in batches]
 
-    def _quantised(self, **options: Any) -> IntegerModel:
-        return IntegerModel(quantise_checkpoint(self._checkpoint, self._seen, **self._options, **options))
+    def _quantised(self, *, reach: int | None = None, by_score: bool = True, levels: int = NIBBLE_MAX) -> IntegerModel:
+        """Quantise, with what was calibrated once."""
+        moments = self._moments
+        if not by_score:
+            moments = tuple(tuple(own.alike() for own in layer) for layer in moments)
+        model = quantise_language_model(
+            self._checkpoint, self._ranges, key_block=self._options["key_block"],
+            moments=None if reach is None else moments, reach=reach, levels=levels,
+        )  # fmt: skip
+        return IntegerModel(model)
 
     def _logits(self, tokens: npt.NDArray[np.int64]) -> Float:
         """Return the float model's logits."""

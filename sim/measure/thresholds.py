@@ -34,6 +34,9 @@ _QUANTILES = np.linspace(0, 1, 65)
 _MOST_SKIPPED = 0.7
 """Largest part of the loads that a `skip` which is tried leaves out."""
 
+_MOST_PROBED = 12288
+"""About as many tokens tell what a layer's error costs."""
+
 _PROBED = 0.2
 """Part of the loads that is left out to find what a layer's skipped experts cost."""
 
@@ -133,12 +136,13 @@ class ThresholdCalibration:
         self._routed = [n for n, layer in enumerate(model.model.layers) if layer.experts.experts]
         if not self._routed:
             raise A3dError("precision: the model has no experts; thresholds are for mixtures of experts")
+        self._stride = max(1, self._tokens.size // _MOST_PROBED)  # between windows that probes run
         self._text = np.concatenate([self._tokens, self._tokens[:, :1]], axis=1)  # what is predicted last is not used
         self._exact = exact
         self._weights = self._sensitivities()
 
-    def find(self, loads: dict[int, LayerLoads], budgets: Sequence[float]) -> list[Prediction]:
-        """Return thresholds for each budget.
+    def find(self, loads: dict[int, LayerLoads], budgets: Sequence[float]) -> dict[float, Prediction]:
+        """Return thresholds for each budget, without those for budgets that no thresholds reach.
 
         Parameters
         ----------
@@ -147,22 +151,18 @@ class ThresholdCalibration:
         budgets : sequence of float
             Least part of the experts' weights that is not read, 0 to 1.
 
-        Raises
-        ------
-        A3dError
-            A budget that no thresholds reach.
+        Returns
+        -------
+        dict of Prediction by budget
         """
         options = {
             n: _options(own, own.high * self._weights[n][0], own.skip * self._weights[n][1]) for n, own in loads.items()
         }
         total = int(Precision.FULL) * sum(own.importance.size for own in loads.values())
-        return [self._spend(options, total, budget) for budget in budgets]
+        most = sum(own.planes.max() for own in options.values()) / total
+        return {budget: self._spend(options, total, budget) for budget in budgets if budget <= most}
 
     def _spend(self, options: dict[int, _Options], total: int, budget: float) -> Prediction:
-        if not 0 <= budget <= 1 or budget * total > sum(own.planes.max() for own in options.values()):
-            most = sum(own.planes.max() for own in options.values()) / total
-            raise A3dError(f"budget: {budget:g} of the experts' bytes; thresholds save 0 to {most:.2f} here")
-
         def choose(price: float) -> dict[int, int]:
             return {n: int(np.argmin(own.error - price * own.planes)) for n, own in options.items()}
 
@@ -200,7 +200,7 @@ class ThresholdCalibration:
         """Return the bits of divergence for one unit of error of a layer, without low planes and without experts."""
         anyway = self._divergence(Everything())
         found = {}
-        for number, own in self.loads(1).items():
+        for number, own in self.loads(1, self._stride).items():
             least = int(np.quantile(own.importance, _PROBED))
             skipped = own.importance < least
             probes = (
@@ -218,13 +218,13 @@ class ThresholdCalibration:
 
     def _divergence(self, policy: Policy) -> float:
         """Return the bits by which the text's predictions differ from the float model's, over all tokens."""
-        found = lockstep(self._model, self._text, 1, policy).logits
-        return float(divergence(self._exact, found * np.float64(self._model.model.logit_scale)).sum())
+        found = lockstep(self._model, self._text[:: self._stride], 1, policy).logits
+        return float(divergence(self._exact[:: self._stride], found * np.float64(self._model.model.logit_scale)).sum())
 
-    def loads(self, batch: int) -> dict[int, LayerLoads]:
-        """Return the loads of every layer with experts, in decode steps of `batch` tokens."""
+    def loads(self, batch: int, stride: int = 1) -> dict[int, LayerLoads]:
+        """Return the loads of every layer with experts, in steps of `batch` tokens; of each `stride`-th window."""
         parts: dict[int, list[LayerLoads]] = {number: [] for number in self._routed}
-        for tokens in chunks(self._tokens, batch):
+        for tokens in chunks(self._tokens[::stride], batch):
             run = run_windows(self._model, tokens, batch, Everything(), trace=True)
             for number in self._routed:
                 parts[number].append(_loads_of(run, number, self._model.model.layers[number].experts.experts))

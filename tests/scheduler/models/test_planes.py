@@ -9,7 +9,16 @@ import pytest
 from hdl.numerics import split_nibbles
 from scheduler.models.calibration import calibrate, quantise_checkpoint
 from scheduler.models.moments import expert_moments
-from scheduler.models.planes import ExpertMoments, Moments, compensated_weights, high_plane, high_scales
+from scheduler.models.planes import (
+    ExpertMoments,
+    Moments,
+    _carried,
+    _descended,
+    _inverse_factor,
+    compensated_weights,
+    high_plane,
+    high_scales,
+)
 from scheduler.models.quantise import ExpertRanges, ExpertWeights, QuantisationError
 from scheduler.models.quantise_experts import quantise_layer
 from tests.sim.golden.test_integer_model import CHECKPOINT, TOKENS
@@ -64,6 +73,32 @@ def test_compensation_lowers_the_error_of_outputs() -> None:
     assert errors[1] < errors[0] < 0.8 * plain
     # What the high plane gains costs full precision something, but far less than the low plane is worth.
     assert error(weights, near, x) < 0.05 * errors[0]
+
+
+def test_high_planes_are_made_for_tokens_with_small_gates() -> None:
+    weights, x = case()
+    few = x[:100] * np.linspace(0.2, 1.8, 40)
+    seen, alike = Moments(x.T @ x, few.T @ few), moments_of(x)
+    own, other = (high_plane(compensated_weights(weights, moments, 16)).astype(int) for moments in (seen, alike))
+    assert error(weights, own, few) < 0.95 * error(weights, other, few)
+    assert error(weights, own, x) > error(weights, other, x)
+
+
+def test_each_part_of_the_compensation_helps() -> None:
+    """What a column rounds away is carried to the next; columns that are chosen anew help once more."""
+    weights, x = case()
+    moments = x.T @ x + np.eye(40)
+    carried = _carried(weights, _inverse_factor(moments), lambda j, column: 16 * np.rint(column / 16))
+    descended = _descended(carried.copy(), weights, moments, lambda j, column: 16 * np.rint(column / 16))
+    errors = [error(weights, found, x) for found in (16 * np.rint(weights / 16), carried, descended)]
+    assert errors[1] < 0.6 * errors[0] and errors[2] < 0.95 * errors[1]
+    blocks = np.linalg.cholesky(np.linalg.inv(np.eye(300) + 0.5)).T  # more columns than are carried at once
+    row = np.random.default_rng(3).normal(size=(1, 300)) * 20
+    expected = row.copy()
+    for j in range(300):
+        step = (expected[0, j] - np.rint(expected[0, j])) / blocks[j, j]
+        expected[0, j + 1 :] -= step * blocks[j, j + 1 :]
+    np.testing.assert_array_equal(_carried(row, blocks, lambda j, column: np.rint(column)), np.rint(expected))
 
 
 def test_without_inputs_weights_are_rounded() -> None:
