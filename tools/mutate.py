@@ -133,7 +133,7 @@ MUTANTS = (
     Mutant("ROUTE: slots are not cleared after a reset", "hdl/vector/route.py",
            "| (~self.ready & ~cleared)", "", "tests/hdl/vector/test_route.py"),
     Mutant("scores: sums of gates wrap", "hdl/vector/route.py",
-           "Mux(gates[16], MAX_IMPORTANCE, gates)", "gates", "tests/hdl/vector/test_route.py"),
+           "Mux(gates[-1], MAX_IMPORTANCE, gates)", "gates", "tests/hdl/vector/test_route.py"),
     Mutant("scores: only the last token's choice counts as a first one", "hdl/vector/route.py",
            "old_about.first | first3", "first3", "tests/hdl/vector/test_route.py"),
     Mutant("scores: engine 0 posts for a load that engine 1 has not finished", "hdl/memory/launch.py",

@@ -15,7 +15,7 @@ from hdl.isa.queues import VECTOR_QUEUE
 from hdl.isa.words import count_of, span_of
 
 __all__ = [
-    "MAX_CHOICES", "ROUTE", "check_route_fields", "check_route_ranges", "gate_rows", "route_dests", "route_entries",
+    "IMPORTANCE_BITS", "MAX_CHOICES", "ROUTE", "check_route_fields", "check_route_ranges", "gate_rows", "route_dests", "route_entries",
     "route_scalars", "route_sources",
 ]  # fmt: skip
 
@@ -25,6 +25,9 @@ _CHOICES_BITS = 4
 
 MAX_CHOICES = (1 << _CHOICES_BITS) - 1
 """Most experts of a token."""
+
+IMPORTANCE_BITS = 20
+"""Width of an expert's importance, a sum of gates in Q15 that saturates."""
 
 _BODY = (
     Field("tokens", 10, "tokens, 1 or more"),
@@ -40,8 +43,14 @@ _BODY = (
     Field("source_base", 16, "source of token 0"),
     Field("slot_base", 8, "first slot that is written; `experts` slots are, those without tokens as empty"),
     Field("by_number", 1, "slots by the experts' numbers instead of by falling number of tokens"),
-    Field("full_score", 16, "least importance, sum of gates, of an expert with both planes; 0: all have both"),
-    Field("high_score", 16, "least importance of an expert with the high plane only; below it the slot is empty"),
+    Field(
+        "full_score", IMPORTANCE_BITS, "least importance, sum of gates, of an expert with both planes; 0: all have both"
+    ),
+    Field(
+        "high_score",
+        IMPORTANCE_BITS,
+        "least importance of an expert with the high plane only; below it the slot is empty",
+    ),
     Field("first_full", 1, "1 = the first choice of any token has both planes whatever its importance"),
 )
 

@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from hdl.isa.route import IMPORTANCE_BITS
+
 __all__ = ["ALL_FULL", "MAX_IMPORTANCE", "Precision", "Thresholds", "importances", "precisions"]
 
-IMPORTANCE_BITS: Final = 16
-
 MAX_IMPORTANCE: Final = (1 << IMPORTANCE_BITS) - 1
-"""Where sums of gates saturate: just below 2.0 in Q15."""
+"""Where sums of gates saturate: just below 32.0 in Q15."""
 
 
 class Precision(IntEnum):

@@ -30,6 +30,7 @@ from hdl.interfaces import (
 )
 from hdl.isa import MAX_CHOICES, Opcode, instruction_layout
 from hdl.isa.error_codes import ErrorCode
+from hdl.isa.route import IMPORTANCE_BITS
 from hdl.numerics.precision import MAX_IMPORTANCE
 
 __all__ = ["TIMING", "RouteTiming", "RouteUnit", "gate_lanes"]
@@ -264,7 +265,7 @@ class RouteUnit(wiring.Component):
         config = self.config
         count_bits, slot_bits = config.list_bits + 1, config.slot_bits
         about = data.StructLayout(
-            {"count": count_bits, "slot": slot_bits, "tokens": count_bits, "score": 16, "first": 1}
+            {"count": count_bits, "slot": slot_bits, "tokens": count_bits, "score": IMPORTANCE_BITS, "first": 1}
         )
         counters = instantiate(m, platform, "counters", Sram(about.size, config.expert_slots))
         equals = instantiate(m, platform, "equals", Sram(slot_bits + 1 + count_bits, config.list_depth))
@@ -333,7 +334,7 @@ class RouteUnit(wiring.Component):
         # Tokens or list entry; experts or slot.
         old_low, old_high = old[:count_bits], old[count_bits : len(equals.read_data)]
         old_about, new_about = data.View(about, old[: about.size]), Signal(about)
-        gates = Signal(17)
+        gates = Signal(IMPORTANCE_BITS + 1)
         m.d.comb += [
             gates.eq(old_about.score + gate3),
             new_about.eq(old_about),
@@ -341,7 +342,7 @@ class RouteUnit(wiring.Component):
         ]
         with m.If(lists):
             m.d.comb += [
-                new_about.score.eq(Mux(gates[16], MAX_IMPORTANCE, gates)),
+                new_about.score.eq(Mux(gates[-1], MAX_IMPORTANCE, gates)),
                 new_about.first.eq(old_about.first | first3),
             ]
         slots, entry = Signal(slot_bits + 1), Signal(count_bits)

@@ -61,7 +61,7 @@ class SlotDrawer:
             "source_stride": choose.randrange(max(1, words // tokens)),
             "dest_stride": choose.randrange(max(1, rows // tokens)), "by_number": choose.randrange(2),
             "slot_base": choose.randrange(c.expert_slots - experts + 1),
-            "full_score": choose.choice((0, 0, choose.randrange(1 << 16), 1 << 15, (1 << 16) - 1)),
+            "full_score": choose.choice((0, 0, choose.randrange(1 << 17), 1 << 15, (1 << 20) - 1)),
             "high_score": choose.choice((0, 0, choose.randrange(1 << 16))), "first_full": choose.randrange(2),
         }  # fmt: skip
         values["source_base"] = choose.randrange(words - (tokens - 1) * values["source_stride"])

@@ -14,7 +14,7 @@ from hdl.isa import ERROR_MEANINGS, HEADER, OPCODES, ErrorCode, Field
 from hdl.regs import COUNTER_BASE, register_map
 from sim.stimulus.random_config import CORNERS, random_config
 
-INTERFACE = {(1, 0): "6b489027e95ee9b8", (2, 0): "a4931a4494be4bfb", (3, 0): "0ef8d5f82d3e4af6"}
+INTERFACE = {(1, 0): "6b489027e95ee9b8", (2, 0): "a4931a4494be4bfb", (3, 0): "78bcca70e639034e"}
 """Digest of what software relies on, by the version that it has."""
 
 

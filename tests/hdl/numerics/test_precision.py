@@ -14,7 +14,7 @@ GATES = np.array([[30000, 2768], [20000, 12768]], np.uint16)
 
 def test_gates_of_an_expert_are_summed_and_saturate() -> None:
     assert importances(EXPERTS, GATES, 4).tolist() == [2768, 12768, 50000, 0]
-    assert importances(np.full((3, 1), 1), np.full((3, 1), 32768), 2).tolist() == [0, MAX_IMPORTANCE]
+    assert importances(np.full((33, 1), 1), np.full((33, 1), 32768), 2).tolist() == [0, MAX_IMPORTANCE]
 
 
 def test_every_chosen_expert_is_full_without_thresholds() -> None:
@@ -36,8 +36,8 @@ def test_thresholds(thresholds: Thresholds, found: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("full", "skip", "words"),
-    [(-1, 0, "full: -1"), (65536, 0, "full: 65536; use an integer of 0 to 65535"), (5, 6, "skip: 6; .* 0 to full"),
-     (True, 0, "full: True"), (9, 65536, "skip: 65536; .* 0 to 65535")],
+    [(-1, 0, "full: -1"), (1 << 20, 0, "full: 1048576; use an integer of 0 to 1048575"), (5, 6, "skip: 6; .* 0 to full"),
+     (True, 0, "full: True"), (9, 1 << 20, "skip: 1048576; .* 0 to 1048575")],
 )  # fmt: skip
 def test_thresholds_out_of_range_are_refused(full: int, skip: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -12,6 +12,7 @@ from hdl.config import PRESETS, MachineConfig
 from hdl.isa import Instruction, Opcode
 from hdl.isa.asm import assemble
 from hdl.isa.error_codes import ErrorCode
+from hdl.numerics.precision import MAX_IMPORTANCE
 from sim.golden.executor import Executor
 from sim.golden.route import execute_route
 from tests.support.vector.unit_bench import VectorBench
@@ -79,7 +80,7 @@ def fields_for(config: MachineConfig, rng: random.Random, tokens: int, k: int) -
         "list_base": rng.randrange(config.list_depth - n + 1), "source_stride": rng.randrange(8),
         "source_base": rng.randrange(20), "by_number": rng.randrange(2),
         "dest_base": rng.randrange(20), "dest_stride": rng.randrange(8), "first_full": rng.randrange(2),
-        "full_score": rng.choice([0, rng.randrange(1 << 16), 1 << 15]),
+        "full_score": rng.choice([0, rng.randrange(1 << 18), 1 << 15]),
         "high_score": rng.choice([0, rng.randrange(1 << 16), 1 << 14]),
     }  # fmt: skip
 
@@ -171,6 +172,20 @@ def test_scores(by_number: int, fields: dict[str, int], found: dict[int, tuple[i
     values = {"tokens": 2, "choices": 2, "experts": 5, "a_base": 1, "a_stride": 1, "by_number": by_number, **fields}
     bench.run([*choose(choice, 0), Instruction(Opcode.ROUTE, values)])
     assert {own[2]: (own[0], own[3]) for own in bench.table.values() if own[0]} == found
+
+
+@pytest.mark.parametrize(("tokens", "full"), [(16, False), (17, True)])
+def test_sums_of_gates_saturate(tokens: int, full: bool) -> None:
+    """16 times 65535 is just below the most that a sum can be; what is above counts as the most."""
+    config, choice = PRESETS["tiny"], np.zeros((tokens, 1), np.int64)
+    combine = np.full((config.combine_rows, config.columns), -1, np.int32)
+    for t in range(tokens):
+        combine[FIRST_ROW + 8 * t : FIRST_ROW + 8 * t + 8] = 0
+    bench = VectorBench(config, combine, np.zeros((config.tiers, config.activation_words, config.rows), np.int8))
+    values = {"tokens": tokens, "choices": 1, "experts": 2, "by_number": 1, "full_score": MAX_IMPORTANCE}
+    bench.run([*choose(choice, 0), Instruction(Opcode.ROUTE, values)])
+    assert [own[0] for own in bench.table.values() if own[0]] == [tokens]
+    assert [own[3] for own in bench.table.values() if own[0]] == [not full]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"layers": [None]}, "layers: 1 entries, the model has 2 layers; use a file of this model"),
         ({}, "layers: None; use a list"),
         ({"layers": [None, 3]}, r"layers\[1\]: 3; use an object with full, skip and first_full, or null"),
-        ({"layers": [None, {"full": 65536}]}, r"layers\[1\]: full: 65536; use an integer of 0 to 65535"),
+        ({"layers": [None, {"full": 1048576}]}, r"layers\[1\]: full: 1048576; use an integer of 0 to 1048575"),
         ({"layers": [None, {"full": 5, "skip": 6}]}, r"layers\[1\]: skip: 6; use an integer of 0 to full"),
         ({"layers": [None, {"full": True}]}, "full: True; use an integer"),
         ({"layers": [{"skip": 3}, None]}, r"layers\[0\]: full is missing"),
