@@ -15,8 +15,8 @@ from hdl.isa.queues import VECTOR_QUEUE
 from hdl.isa.words import count_of, span_of
 
 __all__ = [
-    "IMPORTANCE_BITS", "MAX_CHOICES", "ROUTE", "check_route_fields", "check_route_ranges", "gate_rows", "route_dests", "route_entries",
-    "route_scalars", "route_sources",
+    "IMPORTANCE_BITS", "MAX_CHOICES", "ROUTE", "check_route_fields", "check_route_ranges", "gate_rows", "route_dests",
+    "route_entries", "route_scalars", "route_sources",
 ]  # fmt: skip
 
 Int = npt.NDArray[np.int64]

@@ -7,9 +7,9 @@
 
 ``layers`` has an entry for every decoder layer: thresholds on the sum of the gates (Q15) of the tokens that chose an
 expert (``hdl.numerics.precision``), or null where all are loaded with both planes, and in layers without experts.
-``full`` is 0 to 1048575, ``skip`` at most that (default 0), ``first_full`` true or false (default). ``batch``, the tokens
-of a step that they were found for, and ``reach``, how the weights were chosen (``scheduler.models.planes``; null:
-rounded to the nearest), are optional.
+``full`` is 0 to 1048575, ``skip`` at most that (default 0), ``first_full`` true or false (default). ``batch``, the
+tokens of a step that they were found for, and ``reach``, how the weights were chosen (``scheduler.models.planes``;
+null: rounded to the nearest), are optional.
 """
 
 from __future__ import annotations

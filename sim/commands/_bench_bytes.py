@@ -15,6 +15,7 @@ from sim.commands._common import (
     add_json_option,
     add_policy_option,
     count,
+    fraction,
     picture_file,
     print_table,
     progress,
@@ -42,6 +43,10 @@ def add_benches(kinds: Subparsers) -> None:
         help=f"report of `a3d bench quality --frontier --json FILE`, with thresholds and losses; default {FRONTIER}",
     )  # fmt: skip
     own.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
+    own.add_argument(
+        "--budgets", type=fraction(0, 100, exclusive=True), nargs="+", default=[25, 35, 45], metavar="PERCENT",
+        help="bytes of experts to save, those that the report has thresholds for; default 25 35 45",
+    )  # fmt: skip
     own.add_argument("--energy", type=Path, metavar="TABLE", help="a TOML file instead of the package's table")
     add_policy_option(own)
     own.add_argument("--picture", type=picture_file, default="build/bench/bytes.png", metavar="FILE")
@@ -76,6 +81,7 @@ def _bytes(args: argparse.Namespace) -> int:
     require_simulator("verilator")
     bench = BytesBench(
         args.model, system, frontier, table, clock_of(system.clock_mhz), batches=args.batches,
+        budgets=args.budgets,
         announce=announce_compiling(system.machine),
     )  # fmt: skip
     for _ in progress(bench.run(), "steps", bench.total):

@@ -96,6 +96,8 @@ class BytesBench:
         Clock, for static power.
     batches : sequence of int
         Sequences that decode.
+    budgets : sequence of float
+        Percent of the experts' bytes that thresholds are wanted for; what the report lacks is left out.
     context : (int, int)
         Shortest and longest prompt.
     announce : callable, optional
@@ -116,6 +118,7 @@ class BytesBench:
         mhz: float,
         *,
         batches: Sequence[int] = (1, 8, 32),
+        budgets: Sequence[float] = (25, 35, 45),
         context: tuple[int, int] = (24, 64),
         announce: Callable[[], None] | None = None,
     ) -> None:
@@ -128,14 +131,14 @@ class BytesBench:
         self._table, self._mhz = table, mhz
         self._batches, self._context, self._announce = sorted(set(batches)), context, announce
         self._found = {
-            (p["batch"], p["budget_percent"]): p for p in frontier["points"] if p["policy"] == "score"
+            (p["batch"], p["budget_percent"]): p
+            for p in frontier["points"] if p["policy"] == "score" and p["budget_percent"] in budgets
         }  # fmt: skip
-        self.budgets = sorted({budget for _, budget in self._found})
         missing = [batch for batch in self._batches if not any(own == batch for own, _ in self._found)]
-        if missing or not self.budgets:
+        if missing:
             raise A3dError(
-                f"thresholds: none for batch {missing[0] if missing else self._batches[0]} in the report of bench "
-                "quality; run a3d bench quality --frontier with --batches for it"
+                f"thresholds: none for batch {missing[0]} in the report of bench "
+                "quality; run a3d bench quality --frontier with --batches and --budgets for it"
             )
         self._points: list[dict[str, Any]] = []
         self._compared = self._wrong = 0
@@ -143,7 +146,10 @@ class BytesBench:
     @property
     def total(self) -> int:
         """Points that will be measured."""
-        return len(self._batches) * len(variants_of(self.budgets))
+        return sum(len(variants_of(self._budgets(batch))) for batch in self._batches)
+
+    def _budgets(self, batch: int) -> list[float]:
+        return sorted(budget for own, budget in self._found if own == batch)
 
     def run(self) -> Iterator[None]:
         """Measure everything; yields after each point.
@@ -155,8 +161,8 @@ class BytesBench:
         """
         machine: SimulatedMachine | None = None
         for placement in Placement:
-            own = [v for v in variants_of(self.budgets) if v.placement == placement]
             for batch in reversed(self._batches):
+                own = [v for v in variants_of(self._budgets(batch)) if v.placement == placement]
                 step = _Prompted(self._model, self.system, batch, self._context, placement)
                 if machine is None:
                     bits = simulated_memory_bits(step.memory)

@@ -36,7 +36,8 @@ def test_thresholds(thresholds: Thresholds, found: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("full", "skip", "words"),
-    [(-1, 0, "full: -1"), (1 << 20, 0, "full: 1048576; use an integer of 0 to 1048575"), (5, 6, "skip: 6; .* 0 to full"),
+    [(-1, 0, "full: -1"), (1 << 20, 0, "full: 1048576; use an integer of 0 to 1048575"),
+     (5, 6, "skip: 6; .* 0 to full"),
      (True, 0, "full: True"), (9, 1 << 20, "skip: 1048576; .* 0 to 1048575")],
 )  # fmt: skip
 def test_thresholds_out_of_range_are_refused(full: int, skip: int, words: str) -> None:
