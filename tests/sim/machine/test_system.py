@@ -199,6 +199,26 @@ def test_loads_of_important_experts() -> None:
         assert abs(cycles[pair, 30000][0] - cycles[pair, 30001][0]) < 0.1 * cycles[pair, 30000][1]
 
 
+@pytest.mark.parametrize(("group", "address", "pc"), [(0, 2048, 5), (1, 2048 + 2048, 6), (1, 640 * 32, 5)])
+def test_an_axi_error_in_one_plane(group: int, address: int, pc: int) -> None:
+    """An error on one group while the other works: its code, its load, and the next stream is right.
+
+    The first two are high planes that an engine reads alone, the third is the low plane of a load of both.
+    """
+    reduced, full = scored_stream((0, 3), 30001), scored_stream((0, 3), 30000)
+    bad = MemoryKnobs(read_error=(group, address + 64, address + 68))
+    stream = full if address == 640 * 32 else reduced
+    jobs = [
+        Job(images=stream.images, stream_base=stream.stream_base, knobs=bad),
+        Job(images=stream.images, stream_base=stream.stream_base),
+    ]
+    broken, again = machine("tiny").run(jobs)
+    assert (broken.done, broken.error, broken.error_pc) == (False, ErrorCode.AXI_READ, pc)
+    assert again.done
+    expected = np.frombuffer(stream.images[1], np.uint8)
+    assert broken.memory is not None and np.array_equal(broken.memory[1][: expected.size], expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["odd", "edge"])
 def test_random_streams_on_unusual_machines(name: str) -> None:
