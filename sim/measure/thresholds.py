@@ -184,17 +184,19 @@ class ThresholdCalibration:
     def _nearer(
         self, options: dict[int, _Options], below: dict[int, int], above: dict[int, int], needed: float
     ) -> dict[int, int]:
-        """Return what saves just enough: between two prices, layers move one after the other, in steps."""
-        chosen = dict(below)
-        planes = sum(options[n].planes[i] for n, i in chosen.items())
-        for n in options:
-            own, rest = options[n], planes - options[n].planes[chosen[n]]
-            enough = np.flatnonzero(own.planes + rest >= needed)
+        """Return what saves just enough, between two prices: the cheapest move of one layer, or `above`."""
+
+        def error(chosen: dict[int, int]) -> float:
+            return float(sum(own.error[chosen[n]] for n, own in options.items()))
+
+        best = above
+        planes = sum(options[n].planes[i] for n, i in below.items())
+        for n, own in options.items():
+            enough = np.flatnonzero(own.planes + planes - own.planes[below[n]] >= needed)
             if enough.size:
-                chosen[n] = int(enough[np.argmin(own.error[enough])])
-                return chosen
-            chosen[n], planes = above[n], rest + own.planes[above[n]]
-        return above
+                moved = {**below, n: int(enough[np.argmin(own.error[enough])])}
+                best = min(best, moved, key=error)
+        return best
 
     def _sensitivities(self) -> dict[int, tuple[float, float]]:
         """Return the bits of divergence for one unit of error of a layer, without low planes and without experts."""

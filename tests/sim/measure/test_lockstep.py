@@ -106,6 +106,21 @@ def test_options_are_what_the_rule_does() -> None:
         assert error == pytest.approx(np.where(full, 0, np.where(skipped, loads.skip, loads.high)).sum())
 
 
+def test_thresholds_are_nearly_the_best_there_are(model: IntegerModel) -> None:
+    """Two layers with the same loads, one of which minds a hundred times as much: beside every pair of options."""
+    exact = FloatModel(CHECKPOINT).forward(TOKENS[:4, :40]).logits
+    calibration = ThresholdCalibration(model, TOKENS[:4, :40], exact)
+    loads = calibration.loads(1)[1]
+    options = _options(loads, loads.high, loads.skip)
+    planes = options.planes[:, None] + options.planes
+    for dear, cheap in ((100.0, 1.0), (1.0, 100.0)):
+        calibration._weights = {0: (dear, dear), 1: (cheap, cheap)}
+        error = (dear * options.error[:, None] + cheap * options.error) / 160
+        for budget, found in calibration.find({0: loads, 1: loads}, np.linspace(0.03, 0.6, 25).tolist()).items():
+            assert found.saved >= budget
+            assert found.bits <= 1.2 * error[planes >= budget * 4 * loads.importance.size].min()
+
+
 def test_calibration_spends_a_budget_where_it_costs_least(model: IntegerModel) -> None:
     exact = FloatModel(CHECKPOINT).forward(TOKENS[:, :40]).logits
     calibration = ThresholdCalibration(model, TOKENS[:, :40], exact)
