@@ -125,11 +125,15 @@ class LoadLaunch(wiring.Component):
         fill, bus, row, entry, empty = (
             Signal(2, name=name) for name in ("fills", "bus_words", "rows", "entries", "empty")
         )
-        unfinished = []
+        unfinished: list[Value] = []
         for g in range(2):
             offer = self.offer[g]
             ready = Signal(name=f"ready{g}")
-            blocked = self._post_in_turn(m) if g == 0 else self._post(m)
+            if g == 0:
+                blocked, several = self._post_in_turn(m)
+                unfinished.append(several)
+            else:
+                blocked = self._post(m)
             m.d.comb += [
                 ready.eq(offer.valid & ~self.stop & ~blocked),
                 fill[g].eq(ready & offer.fill),
@@ -188,11 +192,16 @@ class LoadLaunch(wiring.Component):
             m.d.sync += valid.eq(0)
         return posts & valid
 
-    def _post_in_turn(self, m: Module) -> Value:
-        """Build the posts of engine 0, which stay in order; return whether the word that is offered has to wait.
+    def _post_in_turn(self, m: Module) -> tuple[Value, Value]:
+        """Build the posts of engine 0, which stay in order.
 
         Engine 0 posts for loads that engine 1 runs alone. While such a post waits for engine 1, others may queue behind
         it; else there is room for one, as in engine 1.
+
+        Returns
+        -------
+        blocked, several : Value
+            The word that is offered has to wait; more than one post is to come.
         """
         offer, post = self.offer[0], self.post[0]
         waits = offer.alone & offer.empty
@@ -219,7 +228,8 @@ class LoadLaunch(wiring.Component):
         for place, own in enumerate(waiting):
             with m.If(pushes & (count - pops == place)):
                 m.d.sync += [own.alone.eq(waits), own.post.eq(offer.post)]
-        return offer.last & (has_posts(offer.post) | waits) & Mux(queued != 0, count == POSTS, count != 0)
+        blocked = offer.last & (has_posts(offer.post) | waits) & Mux(queued != 0, count == POSTS, count != 0)
+        return blocked, count > 1
 
     def _owner(self, m: Module, name: str, wants: Signal, ready: Value | None) -> Signal:
         """Return which engine has the output: in turns when both want it, fixed while an offer is not taken."""
