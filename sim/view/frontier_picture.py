@@ -30,6 +30,10 @@ ROWS = (
 )
 
 
+OTHERS = tuple(name for name in STYLES if name != "score")
+"""What the scale is made for: thresholds that cannot do what is asked of them may lie far above."""
+
+
 def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw points of `FrontierBench` with their standard errors; the file's suffix says which kind of picture."""
     from matplotlib.figure import Figure
@@ -37,6 +41,10 @@ def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     batches = sorted({p["batch"] for p in points})
     figure = Figure(figsize=(5 * len(batches), 8), layout="constrained")
     axes = figure.subplots(len(ROWS), len(batches), squeeze=False, sharex=True, sharey="row")
+    for (field, _), row in zip(ROWS, axes, strict=True):
+        most = max((p[field] + p[f"{field}_error"] for p in points if p["policy"] in OTHERS), default=1.0)
+        least = min((p[field] - p[f"{field}_error"] for p in points), default=0.0)
+        row[0].set_ylim(min(0.0, 1.1 * least), max(1.4 * most, 0.1))
     for column, batch in enumerate(batches):
         for row, (field, label) in enumerate(ROWS):
             own = axes[row][column]
@@ -54,6 +62,7 @@ def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
             own.set_xlabel("bytes of experts saved (%)" if row else "")
             own.set_ylabel("" if column else label)
         axes[0][column].set_title(f"batch {batch}")
-    axes[0][0].legend()
+    shown = {text: line for own in axes[0] for line, text in zip(*own.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown))
     with whole_file(path) as file:
         figure.savefig(file, dpi=120)
