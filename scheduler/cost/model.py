@@ -27,7 +27,7 @@ from scheduler.cost.hbm.cells import new_region
 from scheduler.cost.hbm.channel import running_channel
 from scheduler.cost.hbm.timing import T
 from scheduler.cost.memory_timing import MemoryTiming
-from scheduler.cost.slots import loaded_rows, tokens_of
+from scheduler.cost.slots import tokens_of
 from scheduler.cost.stalls import stalls_of, unit_names
 from scheduler.cost.state import NEVER, NOTE, SLICE, B, Int, M, N, S, new_state
 from scheduler.cost.work import fetch_beats
@@ -138,9 +138,9 @@ def simulate(
     memory : MemoryTiming, optional
         How the memories behave; default: without randomness.
     slot_counts : sequence of sequences of int, optional
-        Tokens of each slot that a ROUTE of the stream writes, in their order, for each ROUTE, with what
-        :mod:`scheduler.cost.slots` adds where only a high plane is wanted; without them instructions with a slot take
-        as long as if it had the most tokens that they are planned for.
+        Tokens of each slot that a ROUTE of the stream writes, in their order, for each ROUTE; without them instructions
+        with a slot take as long as if it had the most tokens that they are planned for. What
+        :mod:`scheduler.cost.slots` adds where only a high plane is wanted makes nothing shorter here.
     fetch_room : int, optional
         Bytes from the stream's first one to the limit of group 0's memory, beyond which the machine fetches nothing;
         default: as many as it fetches ahead of END.
@@ -158,7 +158,7 @@ def simulate(
         rows: Rows = np.ascontiguousarray(stream, dtype=np.int64)
     else:
         rows = (stream if isinstance(stream, Table) else Table.of(stream)).rows
-    rows, slot_counts = loaded_rows(rows, slot_counts), tokens_of(slot_counts)
+    slot_counts = tokens_of(slot_counts)
     memory = memory or MemoryTiming()
     counts = np.zeros((1 + len(slot_counts), config.expert_slots if slot_counts else 0), dtype=np.int64)
     for number, count in enumerate(slot_counts):

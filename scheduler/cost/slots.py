@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine's router makes of slots, for the cycle model: tokens, and what is loaded of their experts."""
+"""What the machine's router makes of slots: tokens, and what is loaded of their experts, for counts of bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def tokens_of(slot_counts: Counts) -> list[list[int]]:
 def loaded_rows(rows: Rows, slot_counts: Counts) -> Rows:
     """Return a stream whose PAIR loads of slots that want the high plane only are HIGH loads of the right group.
 
-    Such a load then takes one engine alone, as in the machine; that engine 0 posts for it is left out.
+    That says what such a load reads, and where. It is no stream that could run: the load was in both queues, in each
+    of them behind others.
 
     Parameters
     ----------

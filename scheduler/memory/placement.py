@@ -25,7 +25,8 @@ class Placement(StrEnum):
     """Placement policies."""
 
     EVEN_ODD = "even_odd"
-    """Even experts' high planes in group 0, odd experts' in group 1: two experts' high planes load at once."""
+    """Even experts' high planes in group 0, odd experts' in group 1, of the down projection the other way round: two
+    experts' high planes load at once, and an expert's own two."""
     INTERLEAVED = "interleaved"
     """Matrices alternate: an expert's up projection has its high plane in group 0, its down projection in group 1."""
     ONE_GROUP = "one_group"
@@ -35,7 +36,7 @@ class Placement(StrEnum):
 def high_plane_group(policy: Placement, expert: int, part: Part) -> int:
     """Return the channel group (0 or 1) of a matrix's high-nibble plane."""
     if policy == Placement.EVEN_ODD:
-        return expert % 2
+        return (expert + (part == Part.DOWN)) % 2
     if policy == Placement.INTERLEAVED:
         return int(part == Part.DOWN)
     return 0

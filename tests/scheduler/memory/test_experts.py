@@ -63,18 +63,20 @@ def test_addresses_name_the_experts_bytes(placement: Placement) -> None:
 
 
 def test_a_load_with_a_slot_finds_any_expert() -> None:
-    """Even experts' high planes lie in group 0 a stride apart, odd ones' in group 1 at the same addresses."""
+    """Even experts' high planes lie in one group a stride apart, odd ones' in the other at the same addresses."""
     memory, _, _ = memory_of(Placement.EVEN_ODD)
     for layer in (0, 1):
         for part in Part:
             first, stride = memory.planes(layer, part, 0), memory.stride(layer, part) * 32
             for expert in range(5):
                 high, low = memory.planes(layer, part, expert)
-                assert (high.group, low.group) == (expert % 2, 1 - expert % 2)
+                group = (expert + (part == Part.DOWN)) % 2
+                assert (high.group, low.group) == (group, 1 - group)
                 assert high.address == first[0].address + expert // 2 * stride
                 assert low.address == first[1].address + expert // 2 * stride
         stride = memory.stride(layer, "words") * 32
         assert memory.words(layer, 3).address == memory.words(layer, 0).address + 3 * stride
+        assert memory.words(layer, 3, high_only=True).address == memory.words(layer, 3).address + stride // 2
 
 
 def test_gangs_have_the_words_of_each_tiers_tiles() -> None:

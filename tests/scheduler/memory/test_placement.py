@@ -11,7 +11,7 @@ from scheduler.memory.placement import Part, Placement, high_plane_group
 def test_placements_spread_high_planes() -> None:
     groups = {p: [high_plane_group(p, e, part) for e in (0, 1, 2) for part in Part] for p in Placement}
     assert groups == {
-        Placement.EVEN_ODD: [0, 0, 1, 1, 0, 0],
+        Placement.EVEN_ODD: [0, 1, 1, 0, 0, 1],
         Placement.INTERLEAVED: [0, 1, 0, 1, 0, 1],
         Placement.ONE_GROUP: [0, 0, 0, 0, 0, 0],
     }
