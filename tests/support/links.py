@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Opcode
 from scheduler.cost.links import LinkWords
+from scheduler.cost.slots import HIGH_ONLY, ODD
 from sim.golden.executor import Executor
 from sim.stimulus.streams import RandomStream
 
@@ -13,14 +14,15 @@ __all__ = ["compare_words", "counted"]
 
 
 def counted(stream: RandomStream) -> tuple[dict[str, int], list[list[int]]]:
-    """Return the executor's counters, and the tokens of the slots after each ROUTE."""
+    """Return the executor's counters, and what the slots hold after each ROUTE."""
     executor, counts = Executor(stream.config, stream.images, stream.limits), []
     for pc, instruction in enumerate(stream.instructions):
         start = stream.stream_base + INSTRUCTION_BYTES * pc
         executor.step(bytes(stream.images[0][start : start + INSTRUCTION_BYTES]), pc)
         if instruction.opcode == Opcode.ROUTE:
             first = instruction["slot_base"]
-            counts.append(executor.slots[first : first + instruction["experts"], 0].tolist())
+            slots = executor.slots[first : first + instruction["experts"]]
+            counts.append((slots[:, 0] + slots[:, 3] * (HIGH_ONLY + ODD * (slots[:, 2] & 1))).tolist())
     return dict(executor.counters), counts
 
 

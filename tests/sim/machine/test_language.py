@@ -43,7 +43,7 @@ def test_routed_lists_equal_those_that_the_host_would_load(seed: int) -> None:
         program = reference.step(chunks)
         route, tiling = reference.routing[-1], reference.tiling
         machine, seen = reference.executor, {}
-        for count, base, expert in machine.slots.tolist():
+        for count, base, expert, _ in machine.slots.tolist():
             if count:
                 seen[expert] = machine.lists[:, base : base + count]
         assert sorted(seen) == np.unique(route.experts).tolist()

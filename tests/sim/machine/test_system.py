@@ -199,7 +199,7 @@ def test_loads_of_important_experts() -> None:
         assert abs(cycles[pair, 30000][0] - cycles[pair, 30001][0]) < 0.1 * cycles[pair, 30000][1]
 
 
-@pytest.mark.parametrize(("group", "address", "pc"), [(0, 2048, 5), (1, 2048 + 2048, 6), (1, 640 * 32, 5)])
+@pytest.mark.parametrize(("group", "address", "pc"), [(0, 2048, 5), (1, 2048 + 4096, 6), (1, 640 * 32, 5)])
 def test_an_axi_error_in_one_plane(group: int, address: int, pc: int) -> None:
     """An error on one group while the other works: its code, its load, and the next stream is right.
 

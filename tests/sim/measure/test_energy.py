@@ -16,7 +16,7 @@ from scheduler.cost.energy.count import DEFAULT_MHZ, activity_of_counters, activ
 from scheduler.cost.energy.energy import COMPONENTS
 from scheduler.cost.energy.table import load_table
 from scheduler.cost.energy.work import work_of
-from scheduler.cost.hbm.timing import HBM3, parameters_of
+from scheduler.cost.hbm.timing import HBM3
 from scheduler.cost.model import simulate
 from scheduler.system import SystemConfig
 from sim.machine.hbm_record import hbm_counts
@@ -71,7 +71,7 @@ def test_counters_and_cycle_model_agree_on_what_is_done(machine: SimulatedMachin
 
 def check_derived_rows(session: MachineSession, stream, result) -> None:
     """The rows that are derived from addresses are near those that a channel opens."""
-    knobs = MemoryKnobs(hbm=tuple(parameters_of(HBM3, DEFAULT_MHZ).tolist()))
+    knobs = MemoryKnobs(hbm=HBM3, mhz=DEFAULT_MHZ)
     job = dataclasses.replace(stream.job, images=None, knobs=knobs, record_hbm=True)
     record = session.run(job)
     done = activity_of_counters(TINY, record.counters, stream.table, slot_counts=stream.slot_counts)
