@@ -165,7 +165,7 @@ class BytesBench:
                 own = [v for v in variants_of(self._budgets(batch)) if v.placement == placement]
                 step = _Prompted(self._model, self.system, batch, self._context, placement)
                 if machine is None:
-                    bits = simulated_memory_bits(step.memory)
+                    bits = simulated_memory_bits(step.memory) + 1  # other placements fill one group more
                     machine = SimulatedMachine(self.config, memory_bits=bits, announce=self._announce)
                 with RtlEngine(self.config, machine=machine, timing=self.system.memory) as engine:
                     engine.start(step.memory)
