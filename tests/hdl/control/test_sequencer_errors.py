@@ -49,6 +49,7 @@ EDGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDGES)
 def test_dense_range(name: str) -> None:
     """The highest legal value runs; one more is RANGE before the first wave, as the static check says."""

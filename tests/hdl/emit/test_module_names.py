@@ -129,6 +129,7 @@ def _check_shared(base: Mapping[str, str], other: Mapping[str, str], what: str) 
         assert same == name or "__" in name, f"{what}: {name} and {same} are the same module"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["scalar_depth", "queue_depth", "k_link_stages"])
 def test_a_field_renames_what_uses_it(field: str) -> None:
     """The fast part of what follows; the blocks of the array, loads and stores do not know the scalars or queues."""

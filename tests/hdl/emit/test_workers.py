@@ -69,6 +69,7 @@ def test_a_child_that_dies_is_reported(capfd: pytest.CaptureFixture[str]) -> Non
         run_shared([task] * 8, 2)
 
 
+@pytest.mark.slow
 def test_the_machine_is_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = verilog.emit(Machine(PRESETS["nano"]), "top")
     for cores in (1, 4):

@@ -112,6 +112,7 @@ print(module.__file__, module._check.stats.cache_path)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", [True, False], ids=["home", "nowhere"])
 def test_a_package_that_cannot_be_written(tmp_path: Path, home: bool) -> None:
     """Compiled code goes to the user's cache, or nowhere if that cannot be written either."""

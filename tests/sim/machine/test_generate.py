@@ -379,6 +379,7 @@ def test_the_demo_with_its_control(folder: Path, tmp_path: Path) -> None:
     assert all(entry["edge_cycles"] > entry["cycles"] for entry in report["layers"])
 
 
+@pytest.mark.slow
 def test_the_exactness_bench(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "exactness.json"
     options = ["--model", str(folder), "--config", "tiny", "--batch", "3", "--prefill", "24", "--steps", "2"]

@@ -58,6 +58,7 @@ def sources(folder: Path) -> list[Path]:
     return [path for name in NAMES for path in read_file_list(folder / name / FILE_LIST)]
 
 
+@pytest.mark.slow
 def test_every_name_begins_with_the_prefix(designs: dict[str, EmittedDesign], folder: Path) -> None:
     for name, design in designs.items():
         start = f"{name}_"

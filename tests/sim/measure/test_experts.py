@@ -33,6 +33,7 @@ def test_works_repeat_and_choose_distinct_experts() -> None:
     assert works[0].layer is works[1].layer and works[0].layer.intermediate == 16
 
 
+@pytest.mark.slow
 def test_the_experts_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Several experts on `tiny`, the RTL compared byte for byte."""
     command = ["bench", "experts", "--config", "tiny", "--hidden", "64", "--intermediate", "32", "--tokens", "3", "20"]

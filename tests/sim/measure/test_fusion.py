@@ -15,6 +15,7 @@ from sim.measure.fusion import CASES, Case, FusionBench, draw
 from sim.stimulus.moe_demo import DEMO_MODEL
 
 
+@pytest.mark.slow
 def test_the_fused_plan_is_no_longer_than_any_part_of_it(tmp_path: Path) -> None:
     bench = FusionBench(
         DEMO_MODEL,

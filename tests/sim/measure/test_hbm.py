@@ -45,6 +45,7 @@ def test_a_layer_on_hbm(tmp_path):
     assert all(a["cycles"] < b["cycles"] for a, b in zip(result["points"], slower["points"], strict=True))
 
 
+@pytest.mark.slow
 def test_other_commands_are_noticed(monkeypatch):
     timing = parameters_of(HBM3, 800.0)
     requests = np.array([[0, 0, 0, 16], [3, 0, 1 << 9, 16]], np.int64)

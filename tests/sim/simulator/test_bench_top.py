@@ -36,6 +36,7 @@ def test_capacity(config: str, needed: int, simulator: str, capacity: int) -> No
     assert capacity_bits(PRESETS[config], needed, simulator) == capacity
 
 
+@pytest.mark.slow
 def test_all_sizes_share_a_simulator(tmp_path: Path) -> None:
     config = PRESETS["nano"].replace(address_bits=34)
     keys = {bits: content_key(machine_sources(config, tmp_path, bits), []) for bits in (18, 20, 26, 27)}

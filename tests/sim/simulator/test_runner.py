@@ -273,6 +273,7 @@ def test_content_key_sees_order_and_settings(tmp_path: Path) -> None:
     assert len(keys) == 4
 
 
+@pytest.mark.slow
 def test_waves(simulator: str, tmp_path: Path) -> None:
     model = build([COUNTER], "counter", sim=simulator, waves=True)
     result = run(model, BENCH, testcase="counts", waves=True, work_dir=tmp_path / "work")

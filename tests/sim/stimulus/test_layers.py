@@ -34,6 +34,7 @@ def test_programs_are_legal(example: Example) -> None:
         assert check_instruction(instruction, CONFIG, Limits.whole(CONFIG)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", BY_NAME)
 def test_the_vector_unit_runs_them(example: Example) -> None:
     """Every combine row and activation byte; of ROUTE also the table and the lists."""

@@ -23,6 +23,7 @@ def pixels(path: Path, colour: str) -> float:
     return float((image == wanted).all(axis=2).mean())
 
 
+@pytest.mark.slow
 def test_shares_of_all_states_are_those_of_the_counters() -> None:
     config, steps = language_steps()
     for step, result in steps:

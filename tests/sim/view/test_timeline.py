@@ -107,6 +107,7 @@ def test_exactly_one_state_of_each_unit_holds_in_each_cycle(name: str) -> None:
         assert all(result.counters[counter] == length for counter, length in lengths.items())
 
 
+@pytest.mark.slow
 @STEPS
 def test_every_instruction_has_one_slice_a_queue_and_slices_do_not_overlap(name: str) -> None:
     config = config_of(name)
