@@ -54,9 +54,7 @@ def threshold_decision(thresholds: Sequence[Thresholds | None]) -> Decision:
     return decide
 
 
-def expert_rows(
-    expert: QuantisedExpert, x: npt.NDArray[np.int8], *, high_only: bool = False, own_scales: bool = True
-) -> Int:
+def expert_rows(expert: QuantisedExpert, x: npt.NDArray[np.int8], *, high_only: bool = False) -> Int:
     """Return one expert's int16 rows [tokens, hidden] for int8 activations [tokens, hidden].
 
     Parameters
@@ -66,17 +64,14 @@ def expert_rows(
     x : int8 array [tokens, hidden]
         Input.
     high_only : bool
-        Only the high nibbles of the weights are used (a low-score expert's load of half the bytes).
-    own_scales : bool
-        The high nibbles alone have their own multipliers. False: those of both planes, as in a stream that was told
-        which experts lack their low plane and loads the words of the full weights (`lower_layer`).
+        Only the high nibbles of the weights are used, with their own multipliers (a low-score expert's load of half
+        the bytes).
     """
     gate, up, down = expert.gate, expert.up, expert.down
     mults = expert.gate_mult, expert.up_mult, expert.down_mult
     if high_only:
         gate, up, down = high_plane(gate), high_plane(up), high_plane(down)
-        if own_scales:
-            mults = expert.high_gate_mult, expert.high_up_mult, expert.high_down_mult
+        mults = expert.high_gate_mult, expert.high_up_mult, expert.high_down_mult
     h = swiglu(
         product(x, gate), product(x, up), mults[0], mults[1], expert.up_shift, expert.post_mult, expert.post_shift
     ).astype(np.int8)
@@ -104,8 +99,7 @@ def moe_layer(
     gates : uint16 array [tokens, k]
         Their gate scores, Q15.
     high_only : collection of int
-        Experts of which only the high nibbles are used, with the multipliers of both planes: `lower_layer`'s streams
-        load no others.
+        Experts of which only the high nibbles are used, with their own multipliers.
     """
     combined = np.zeros(x.shape, dtype=np.int64)
     chosen = np.where(np.isin(experts, list(high_only)), Precision.HIGH, Precision.FULL)
@@ -113,16 +107,14 @@ def moe_layer(
     return store_convert(wrap(combined, 32), GATE_BITS, StoreFormat.INT16).astype(np.int16)
 
 
-def add_experts(
-    rows: Int, layer: QuantisedLayer, x: npt.NDArray[np.int8], routing: Routing, chosen: Int, *, own_scales: bool = True
-) -> None:
+def add_experts(rows: Int, layer: QuantisedLayer, x: npt.NDArray[np.int8], routing: Routing, chosen: Int) -> None:
     """Add every token's experts, at the precision of each choice, to its row [tokens, hidden], without wrapping."""
     for number, expert in enumerate(layer.experts):
         for precision in (Precision.FULL, Precision.HIGH):
             tokens, slots = np.nonzero((routing.experts == number) & (chosen == precision))
             if tokens.size:
                 high = precision == Precision.HIGH
-                added = expert_rows(expert, x[tokens], high_only=high, own_scales=own_scales)
+                added = expert_rows(expert, x[tokens], high_only=high)
                 gates = routing.gates[tokens, slots][:, None]
                 np.add.at(rows, tokens, combine_add(np.zeros_like(added), gates, added))
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -66,12 +68,14 @@ def test_precision_changes_what_is_loaded_only(model: IntegerModel) -> None:
         model.step([(model.new_cache(), [1])], precision=[None])
 
 
-def test_the_high_plane_has_words_of_its_own_and_may_borrow(model: IntegerModel) -> None:
+def test_the_high_plane_has_multipliers_of_its_own(model: IntegerModel) -> None:
     expert = model.model.layers[0].experts.experts[0]
+    shared = dataclasses.replace(
+        expert, high_gate_mult=expert.gate_mult, high_up_mult=expert.up_mult, high_down_mult=expert.down_mult
+    )
     x = np.random.default_rng(1).integers(-128, 128, (20, 32)).astype(np.int8)
-    own, borrowed = (expert_rows(expert, x, high_only=True, own_scales=scales) for scales in (True, False))
-    assert (own != borrowed).any()
-    np.testing.assert_array_equal(expert_rows(expert, x), expert_rows(expert, x, own_scales=False))
+    assert (expert_rows(expert, x, high_only=True) != expert_rows(shared, x, high_only=True)).any()
+    np.testing.assert_array_equal(expert_rows(expert, x), expert_rows(shared, x))
 
 
 def test_bytes_of_tokens_that_decide_alone(model: IntegerModel) -> None:
