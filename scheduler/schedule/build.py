@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -51,14 +52,19 @@ class Planned:
     routing : sequence of Routing or None, or None
         None: the machine finds it.
     program : StepProgram
-    operations : tuple of Operation
+    model : Model
     """
 
     step: Step
     chunks: tuple[Chunk, ...]
     routing: Sequence[Routing | None] | None
     program: StepProgram
-    operations: tuple[Operation, ...]
+    model: Model
+
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """The step's graph, which reports read and lowering does not."""
+        return step_operations(self.model, self.chunks, self.routing)
 
     @property
     def roofline(self) -> Roofline:
@@ -161,7 +167,7 @@ class Scheduler:
             check(program.table, machine, self.memory.images, Limits(self.memory.sizes, program.window), tags)
             note_tags(program.table, tags)
             self._chooser.ran(chunks, program.on_chip)
-            yield Planned(step, tuple(chunks), routing, program, step_operations(self.model, chunks, routing))
+            yield Planned(step, tuple(chunks), routing, program, self.model)
 
     def _draw(self, count: int) -> tuple[int, ...]:
         return tuple(self._rng.integers(0, self.model.vocabulary, count).tolist())
