@@ -40,6 +40,12 @@ class StreamCells(NamedTuple):
         First cells of the regions whose size depends on the stream; slots of the table, and of a ROUTE's counts.
     hbm : int
         First cell of the region of requests to HBM (:mod:`scheduler.cost.hbm.cells`); 0: the memories have a latency.
+    scored : int
+        1: slots say of some experts that only their high plane is wanted, and engine 0 posts in order.
+    named : int
+        1: slots say which expert they are for (:mod:`scheduler.cost.slots`).
+    ordered, order_head : int
+        Loads that are still to be posted in order, place of the oldest in its ring.
     """
 
     latency: int
@@ -65,6 +71,10 @@ class StreamCells(NamedTuple):
     segments: int
     slices: int
     hbm: int
+    scored: int
+    named: int
+    ordered: int
+    order_head: int
 
 
 class CombineCells(NamedTuple):

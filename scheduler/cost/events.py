@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from hdl.isa import Format, LoadDest, Opcode
+from scheduler.cost.slots import EXPERT, HIGH_ONLY
 from scheduler.cost.state import (
     AT,
     DISPATCHER,
     MOST_UNITS,
     NEVER,
     NOTE,
+    ORDER,
     POSTS,
     QUEUE,
     RECORD,
@@ -25,9 +29,13 @@ from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
-    "accept_post", "first_unit", "grant", "is_pair", "post", "slice_of", "slot_tokens", "take", "unit_count", "waits",
-    "wake",
+    "PARTED", "accept_post", "first_unit", "grant", "high_alone", "is_pair", "note_order", "post", "post_load",
+    "slice_of", "slot_expert", "slot_tokens", "take", "unit_count", "waits", "wake",
 ]  # fmt: skip
+
+
+PARTED: Final = 2
+"""What `scored` is of a LOAD whose engines have parted: it is a HIGH load of one of them."""
 
 
 @inlined
@@ -76,7 +84,23 @@ def slot_tokens(rows: Rows, s: Int, n: int, most: int) -> int:
     """Return how many tokens an instruction's slot has; without a slot, or when the counts are not known, `most`."""
     if not rows[n, COL.slot_en] or not s[M.counts_width]:
         return most
-    return int(s[s[M.counts] + rows[n, COL.slot]])
+    return int(s[s[M.counts] + rows[n, COL.slot]] & HIGH_ONLY - 1)
+
+
+@compiled
+def slot_expert(rows: Rows, s: Int, n: int) -> int:
+    """Return the expert of an instruction's slot, which is taken to be the slot's number where it is not known."""
+    if not s[M.named]:
+        return int(rows[n, COL.slot])
+    return int(s[s[M.counts] + rows[n, COL.slot]] // EXPERT)
+
+
+@compiled
+def high_alone(rows: Rows, s: Int, n: int) -> bool:
+    """Return whether a LOAD is of a PAIR of planes of which only the high one is wanted."""
+    if not s[M.scored] or not rows[n, COL.scored] or not is_pair(rows, n):
+        return False
+    return bool(s[s[M.counts] + rows[n, COL.slot]] & HIGH_ONLY)
 
 
 @compiled
@@ -138,6 +162,31 @@ def post(rows: Rows, s: Int, source: int, n: int, cycle: int) -> None:
     s[p + P.due] += 1
     if s[p + P.due] == 1:
         wake(s, MOST_UNITS + source, cycle)
+
+
+@compiled
+def post_load(rows: Rows, s: Int, source: int, n: int) -> None:
+    """Let a load that is done post, engine 0's in the order in which it took them up."""
+    note = s[M.notes] + NOTE * n
+    if source or not s[M.scored]:
+        post(rows, s, source, n, s[note + N.done] + s[B.load_post])
+        return
+    while s[M.ordered]:
+        oldest = s[AT.order + s[M.order_head]]
+        done = s[s[M.notes] + NOTE * oldest + N.done]
+        if done < 0:
+            return
+        post(rows, s, 0, oldest, done + s[B.load_post])
+        s[M.order_head] = (s[M.order_head] + 1) % ORDER
+        s[M.ordered] -= 1
+
+
+@compiled
+def note_order(s: Int, n: int) -> None:
+    """Note that engine 0 has taken up a load, for which it posts."""
+    if s[M.scored]:
+        s[AT.order + (s[M.order_head] + s[M.ordered]) % ORDER] = n
+        s[M.ordered] += 1
 
 
 @compiled

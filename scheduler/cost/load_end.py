@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from hdl.isa import LoadDest
-from scheduler.cost.events import is_pair, post, slice_of, wake
+from scheduler.cost.events import PARTED, is_pair, post_load, slice_of, wake
 from scheduler.cost.hbm.requests import word_launch
 from scheduler.cost.state import AT, NOTE, RECORD, WORDS, B, C, Int, M, N, S, U, W
 from scheduler.cost.work import load_words
@@ -63,4 +63,5 @@ def finish_load(rows: Rows, s: Int, n: int, engine: int, done: int, now: int) ->
         for tier in range(s[B.tiers]):
             if s[AT.unit + RECORD * tier + U.parked] == n + 1:
                 wake(s, tier, now)
-    post(rows, s, first, n, done + s[B.load_post])
+    # Engine 0 posts for all PAIR loads, those too of which engine 1 runs the high plane alone.
+    post_load(rows, s, 0 if rows[n, COL.scored] == PARTED else first, n)

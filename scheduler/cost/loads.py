@@ -3,7 +3,20 @@
 
 from __future__ import annotations
 
-from scheduler.cost.events import grant, is_pair, slice_of, slot_tokens, take, waits, wake
+from hdl.isa import Format
+from scheduler.cost.events import (
+    PARTED,
+    grant,
+    high_alone,
+    is_pair,
+    note_order,
+    slice_of,
+    slot_expert,
+    slot_tokens,
+    take,
+    waits,
+    wake,
+)
 from scheduler.cost.hbm.loads import asks, begin_asking, take_bursts
 from scheduler.cost.load_data import settle_loads
 from scheduler.cost.memory import latency, transfers
@@ -123,6 +136,8 @@ def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) ->
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
     beats = load_beats(s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
     begun, step = 0, 0
+    if engine == 0:
+        note_order(s, n)
     for e in range(engine, high + 1):
         x = AT.unit + RECORD * (tiers + e)
         s[x + U.issued] = max(start, s[x + U.issued])
@@ -205,6 +220,28 @@ def load_granted(rows: Rows, s: Int, n: int, engine: int, now: int) -> bool:
 
 
 @compiled
+def part(rows: Rows, s: Int, n: int, start: int) -> None:
+    """Let one engine run a granted PAIR load of which only the high plane is wanted, and the other go on.
+
+    The load becomes a HIGH one of the engine whose group has that plane; its address is known from here on.
+    """
+    tiers, expert = s[B.tiers], slot_expert(rows, s, n)
+    engine = (rows[n, COL.group] ^ expert) & 1
+    x = AT.unit + RECORD * (tiers + 1 - engine)
+    at = slice_of(rows, s, n, tiers + 1 - engine)
+    s[at + S.start], s[at + S.end] = start, start
+    s[x + U.held], s[x + U.granted], s[x + U.free] = -1, 0, start
+    if engine == 1:
+        note_order(s, n)
+        s[s[M.notes] + NOTE * n + N.slice] += 1
+    rows[n, COL.format], rows[n, COL.group], rows[n, COL.scored] = Format.HIGH, engine, PARTED
+    rows[n, COL.addr] += (expert >> 1) * rows[n, COL.slot_stride]
+    rows[n, COL.slot_en] = 0
+    wake(s, tiers, start)
+    wake(s, tiers + 1, start)
+
+
+@compiled
 def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     """Let a load engine's front go on."""
     unit = s[B.tiers] + engine
@@ -219,8 +256,12 @@ def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
         return
     if is_pair(rows, n) and engine == 1 and s[x + U.granted]:
         return  # the first engine begins for both
-    if not s[x + U.granted] and not load_granted(rows, s, n, engine, now):
-        return
+    if not s[x + U.granted]:
+        if not load_granted(rows, s, n, engine, now):
+            return
+        if high_alone(rows, s, n) and slot_tokens(rows, s, n, 1):
+            part(rows, s, n, s[x + U.ready])
+            return
     start = s[x + U.ready]
     for e in range(engine, 2 if is_pair(rows, n) else engine + 1):
         start = max(start, job_room_at(s, e))

@@ -27,7 +27,7 @@ from scheduler.cost.hbm.cells import new_region
 from scheduler.cost.hbm.channel import running_channel
 from scheduler.cost.hbm.timing import T
 from scheduler.cost.memory_timing import MemoryTiming
-from scheduler.cost.slots import tokens_of
+from scheduler.cost.slots import EXPERT, HIGH_ONLY
 from scheduler.cost.stalls import stalls_of, unit_names
 from scheduler.cost.state import NEVER, NOTE, SLICE, B, Int, M, N, S, new_state
 from scheduler.cost.work import fetch_beats
@@ -138,9 +138,9 @@ def simulate(
     memory : MemoryTiming, optional
         How the memories behave; default: without randomness.
     slot_counts : sequence of sequences of int, optional
-        Tokens of each slot that a ROUTE of the stream writes, in their order, for each ROUTE; without them instructions
-        with a slot take as long as if it had the most tokens that they are planned for. What
-        :mod:`scheduler.cost.slots` adds where only a high plane is wanted makes nothing shorter here.
+        Each slot that a ROUTE of the stream writes (:mod:`scheduler.cost.slots`), in their order, for each ROUTE;
+        without them instructions with a slot take as long as if it had the most tokens that they are planned for. If no
+        slot has an expert but 0, slots are taken to be in the order of their experts.
     fetch_room : int, optional
         Bytes from the stream's first one to the limit of group 0's memory, beyond which the machine fetches nothing;
         default: as many as it fetches ahead of END.
@@ -158,25 +158,28 @@ def simulate(
         rows: Rows = np.ascontiguousarray(stream, dtype=np.int64)
     else:
         rows = (stream if isinstance(stream, Table) else Table.of(stream)).rows
-    slot_counts = tokens_of(slot_counts)
     memory = memory or MemoryTiming()
     counts = np.zeros((1 + len(slot_counts), config.expert_slots if slot_counts else 0), dtype=np.int64)
     for number, count in enumerate(slot_counts):
         counts[1 + number, : len(count)] = count
+    scored, named = bool(np.any(counts & HIGH_ONLY)), bool(np.any(counts >= EXPERT))
+    if scored:
+        rows = rows.copy()  # loads whose engines part are changed
     notes, slices = notes_of(rows), slices_of(rows, config.tiers)
     segments = segments_of(rows, config.tiers, config.vcache_tiles, notes, slices)
     least = fetch_beats(config.group_bytes, len(rows))
     room = NEVER if fetch_room is None else max(fetch_room // config.group_bytes, least)
     knobs = (memory.latency, memory.random_latency, memory.stall_rate, config.channels_per_group, memory.seed, room)
+    flags = int(scored), int(named)
     if memory.hbm is None:
-        state = new_state(blocks_of(config), knobs, notes, segments, slices, counts)
+        state = new_state(blocks_of(config), knobs, notes, segments, slices, counts, flags=flags)
         run(rows, state)
     else:
         timing = memory.hbm_parameters()
         region = new_region(
             rows, int(timing[T.cl] + timing[T.ccd_s] + timing[T.path]), stream_base // config.group_bytes
         )
-        state = new_state(blocks_of(config), knobs, notes, segments, slices, counts, region)
+        state = new_state(blocks_of(config), knobs, notes, segments, slices, counts, region, flags)
         run_with_hbm(rows, state, running_channel(timing, begun), running_channel(timing, begun))
     notes = state[state[M.notes] : state[M.segments]].reshape(-1, NOTE)
     slices = state[state[M.slices] : state[M.counts]].reshape(-1, SLICE)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine's router makes of slots: tokens, and what is loaded of their experts, for counts of bytes."""
+"""What the machine's router makes of slots: tokens, their experts, and what is loaded of these.
+
+A slot is one number: its tokens, `HIGH_ONLY` where only the high plane of its expert is wanted, `EXPERT` times the
+expert's number. So ``5 + HIGH_ONLY + 3 * EXPERT`` are five tokens of expert 3, whose high plane is enough for them.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ import numpy.typing as npt
 from hdl.isa import Format, Opcode
 from scheduler.stream.table import COL, Rows
 
-__all__ = ["HIGH_ONLY", "ODD", "loaded_rows", "tokens_of"]
+__all__ = ["EXPERT", "HIGH_ONLY", "loaded_rows", "tokens_of"]
 
 HIGH_ONLY: Final = 1 << 20
 """Added to a slot's tokens where only the high plane of its expert is wanted."""
 
-ODD: Final = 1 << 21
-"""Added to them where that expert is an odd one, whose high plane lies in the other group."""
+EXPERT: Final = 1 << 21
+"""Times the number of a slot's expert; an odd one's high plane lies in the other group."""
 
 Counts = Sequence[Sequence[int]]
 
@@ -38,14 +42,14 @@ def loaded_rows(rows: Rows, slot_counts: Counts) -> Rows:
     ----------
     rows : int64 array [instructions, columns]
     slot_counts : sequence of sequences of int
-        Of each ROUTE in order, its slots: tokens, with `HIGH_ONLY` and `ODD`.
+        Of each ROUTE in order, its slots.
 
     Returns
     -------
     int64 array [instructions, columns]
         `rows` itself where there is no such slot.
     """
-    if not any(count >= HIGH_ONLY for counts in slot_counts for count in counts):
+    if not any(count & HIGH_ONLY for counts in slot_counts for count in counts):
         return rows
     routes = np.flatnonzero(rows[:, COL.opcode] == Opcode.ROUTE)
     pairs = np.flatnonzero(
@@ -61,9 +65,10 @@ def loaded_rows(rows: Rows, slot_counts: Counts) -> Rows:
         table[first : first + len(counts)] = counts
         own = pairs[(pairs > route) & (pairs < end)]
         wanted = table[rows[own, COL.slot]]
-        own, wanted = own[wanted >= HIGH_ONLY], wanted[wanted >= HIGH_ONLY]
+        high = (wanted & HIGH_ONLY) > 0
+        own, wanted = own[high], wanted[high]
         changed[own, COL.format] = Format.HIGH
-        changed[own, COL.group] ^= (wanted & ODD) // ODD
+        changed[own, COL.group] ^= wanted // EXPERT & 1
         changed[own, COL.slot_stride] //= 2  # which is from every second expert to the next
         changed[own, COL.scored] = 0
     return changed

@@ -45,6 +45,7 @@ __all__ = [
     "NEVER",
     "NOTE",
     "OPEN_LOADS",
+    "ORDER",
     "OUTPUTS",
     "POSTS",
     "QUEUE",
@@ -113,6 +114,7 @@ OUTPUTS: Final = 32
 REPLIES: Final = 128
 TAKEN_ROWS: Final = 8
 OPEN_LOADS: Final = 128
+ORDER: Final = 512
 """Places of the rings: at least what the largest machine can have under way."""
 
 
@@ -151,6 +153,8 @@ class Regions(NamedTuple):
         For each load engine the load whose words leave one by one.
     open : int
         For each load engine the loads that have begun and are not settled.
+    order : int
+        Loads that engine 0 posts, in their order, if some of them are engine 1's.
     end : int
         Cell after the last.
     """
@@ -172,6 +176,7 @@ class Regions(NamedTuple):
     taken: int
     word: int
     open: int
+    order: int
     end: int
 
 
@@ -194,14 +199,21 @@ AT: Final = Regions(
         [
             AGENTS, RECORD * MOST_UNITS, 2 * QUEUE * MOST_UNITS, 64, 5 * (P.first + 2 * POSTS), 16, 2 * FETCHES,
             2 * 8 * BURSTS, HEAD * 8, 8 * RUN * RUNS, 2 * JOB, 2 * VECTORS, 3 * OUTPUTS, REPLIES, TAKEN_ROWS, 2 * WORDS,
-            2 * OPEN_LOADS,
+            2 * OPEN_LOADS, ORDER,
         ],
     )
 )  # fmt: skip
 
 
 def new_state(
-    blocks: Blocks, memory: Sequence[int], notes: Int, segments: Int, slices: Int, counts: Int, hbm: Int | None = None
+    blocks: Blocks,
+    memory: Sequence[int],
+    notes: Int,
+    segments: Int,
+    slices: Int,
+    counts: Int,
+    hbm: Int | None = None,
+    flags: Sequence[int] = (0, 0),
 ) -> Int:
     """Return the state before a stream.
 
@@ -217,6 +229,8 @@ def new_state(
         Tokens of each slot, and of the slots that each ROUTE writes; no slots: not known.
     hbm : int64 array, optional
         Region of requests to HBM, see `scheduler.cost.hbm.cells.new_region`; default: there is no HBM.
+    flags : (int, int)
+        Cells `scored` and `named` of `StreamCells`.
     """
     tables = [notes, segments, slices, counts] + ([] if hbm is None else [hbm])
     places = _after(AT.end, [table.size for table in tables])
@@ -226,6 +240,7 @@ def new_state(
     s[[M.dispatched, M.granted, M.posted]] = -1
     s[[M.notes, M.segments, M.slices, M.counts, M.hbm]] = [*places[: len(tables)], 0][:5]
     s[M.counts_width] = counts.shape[1]
+    s[[M.scored, M.named]] = flags
     for table, place in zip(tables, places, strict=False):
         s[place : place + table.size] = table.ravel()
     s[AT.time : AT.time + AGENTS] = NEVER

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from hdl.isa import Opcode, VectorDest, VectorOp
 from scheduler.cost.events import grant, post, slice_of, take, waits, wake
+from scheduler.cost.slots import HIGH_ONLY
 from scheduler.cost.state import AT, JOB, NEVER, NOTE, QUEUE, RECORD, B, C, Int, J, M, N, S, U
 from scheduler.cost.vector_rows import FIRST, SECOND, await_scalar, may_ask, may_start
 from scheduler.cost.work import makes_scalars, reads_scalars, route_cycles, route_work, vector_requests
@@ -126,7 +127,7 @@ def fill_slots(rows: Rows, s: Int, n: int) -> int:
     first = s[M.counts] + rows[n, COL.slot_base]
     for number in range(rows[n, COL.experts]):
         s[first + number] = s[own + number]
-        most = max(most, s[own + number])
+        most = max(most, s[own + number] & HIGH_ONLY - 1)
     return int(most)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hdl.numerics.precision import Precision, Thresholds, precisions
 from scheduler.cost.memory_timing import MemoryTiming
-from scheduler.cost.slots import HIGH_ONLY, ODD
+from scheduler.cost.slots import EXPERT, HIGH_ONLY
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.models.description import Experts
@@ -277,7 +277,7 @@ def slot_counts(
     tokens: Sequence[int], routing: Sequence[Routing | None], by_number: bool = False,
     thresholds: Sequence[Thresholds] = (),
 ) -> list[list[int]]:  # fmt: skip
-    """Return the tokens of each slot after each ROUTE of a step, as the machine's router fills them.
+    """Return each slot after each ROUTE of a step, as the machine's router fills them (:mod:`scheduler.cost.slots`).
 
     Parameters
     ----------
@@ -288,8 +288,7 @@ def slot_counts(
     by_number : bool
         Of micro-batches: slots by the experts' numbers, and a layer of all micro-batches before the next layer.
     thresholds : sequence of Thresholds
-        Of each layer, whose ROUTEs empty slots by them, or ask for the high plane only
-        (:mod:`scheduler.cost.slots`); default: none does.
+        Of each layer, whose ROUTEs empty slots by them, or ask for the high plane only; default: none does.
     """
     ends = np.cumsum(tokens)
     runs = [(end - count, end) for count, end in zip(tokens, ends.tolist(), strict=True)]
@@ -308,9 +307,9 @@ def _slots_of(routing: Routing, by_number: bool, thresholds: Sequence[Thresholds
     """Return the slots that a ROUTE writes."""
     counts: npt.NDArray[np.int64] = np.bincount(routing.experts.ravel())
     order = np.arange(counts.size) if by_number else np.argsort(-counts, kind="stable")
-    if not thresholds or not thresholds[0].full:
-        return list(counts[order].tolist())
-    wanted = precisions(routing.experts, routing.gates, counts.size, thresholds[0])
-    counts[wanted == Precision.SKIP] = 0
-    counts += np.where(wanted == Precision.HIGH, HIGH_ONLY + ODD * (np.arange(counts.size) & 1), 0)
-    return list(counts[order].tolist())
+    slots = counts + EXPERT * np.arange(counts.size)
+    if thresholds and thresholds[0].full:
+        wanted = precisions(routing.experts, routing.gates, counts.size, thresholds[0])
+        slots[wanted == Precision.SKIP] -= counts[wanted == Precision.SKIP]
+        slots += np.where(wanted == Precision.HIGH, HIGH_ONLY, 0)
+    return list(slots[order].tolist())

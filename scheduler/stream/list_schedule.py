@@ -24,6 +24,7 @@ from hdl.config import MachineConfig
 from hdl.isa import Opcode
 from scheduler.cost.blocks import Blocks, blocks_of
 from scheduler.cost.clock import MEMORY_LATENCY
+from scheduler.cost.slots import HIGH_ONLY
 from scheduler.cost.work import (
     gemm_cycles,
     gemm_waves,
@@ -42,7 +43,7 @@ from scheduler.stream.dependences import EARLIER, IN_ORDER, KIND_OF, LATER, TILE
 from scheduler.stream.lists import Memory
 from scheduler.stream.table import COL, Rows, Table
 
-__all__ = ["list_schedule"]
+__all__ = ["SlotMeans", "list_schedule"]
 
 WINDOWS = (100, 200, 300)
 """Cycles within which the way to the end decides who begins: each is tried."""
@@ -60,9 +61,34 @@ CONFLICTS = 1.15
 
 Int = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+Float = npt.NDArray[np.float64]
 
 WORK, LATENCY, FIRST_UNIT, LAST_UNIT = range(4)
 """Columns of tasks: cycles on the units, cycles from there until others see the result, units."""
+
+
+class SlotMeans(NamedTuple):
+    """What can be expected of the slots that a ROUTE writes.
+
+    Attributes
+    ----------
+    tokens : sequence of int
+    loaded : sequence of float
+        Of the bytes of each slot's expert those that `scored` loads read, 0 to 1.
+    """
+
+    tokens: Sequence[int]
+    loaded: Sequence[float]
+
+    @classmethod
+    def of(cls, draws: Sequence[Sequence[int]]) -> SlotMeans:
+        """Return the means of slots that were drawn several times (:mod:`scheduler.cost.slots`)."""
+        drawn = np.zeros((len(draws), max(map(len, draws))), np.int64)
+        for row, own in zip(drawn, draws, strict=True):
+            row[: len(own)] = own
+        tokens = drawn & HIGH_ONLY - 1
+        loaded = np.where(tokens == 0, 0, np.where(drawn & HIGH_ONLY, 0.5, 1))
+        return cls(np.ceil(tokens.mean(axis=0)).astype(int).tolist(), loaded.mean(axis=0).tolist())
 
 
 class _Graph(NamedTuple):
@@ -75,8 +101,8 @@ class _Graph(NamedTuple):
 
 
 @compiled
-def _costs(rows: Rows, b: Blocks, steps: Int32, tasks: Int32) -> None:
-    """Fill in the tasks of a stream."""
+def _costs(rows: Rows, b: Blocks, shares: Float, steps: Int32, tasks: Int32) -> None:
+    """Fill in the tasks of a stream, of whose loads only shares are read."""
     for n in range(len(rows)):
         opcode = rows[n, COL.opcode]
         note_fields(steps, 0, rows, n, 0)
@@ -91,6 +117,8 @@ def _costs(rows: Rows, b: Blocks, steps: Int32, tasks: Int32) -> None:
             dest, form, count = rows[n, COL.dest_kind], rows[n, COL.format], rows[n, COL.count]
             work = load_steps(b.rows, b.columns, b.group_bytes, dest, form, count)
             total = load_cycles(b, MEMORY_LATENCY, dest, form, count)
+            left_out = work - int(work * shares[n])
+            work, total = work - left_out, total - left_out
         elif opcode == Opcode.STORE:
             form, many, apart, byte = (
                 rows[n, COL.format],
@@ -215,12 +243,13 @@ class _Problem:
     """The graph of a stream in both directions."""
 
     def __init__(
-        self, table: Table, config: MachineConfig, memory: Memory, slot_counts: Sequence[Sequence[int]]
+        self, table: Table, config: MachineConfig, memory: Memory, slots: Sequence[SlotMeans]
     ) -> None:  # fmt: skip
         many = len(table)
         forth = dependences(table, config, memory)
         tasks = np.zeros((many, 4), np.int32)
-        _costs(_expected(table.rows, slot_counts), blocks_of(config), np.zeros((1, STEP), np.int32), tasks)
+        rows, shares = _expected(table.rows, slots)
+        _costs(rows, blocks_of(config), shares, np.zeros((1, STEP), np.int32), tasks)
         back = forth.edges[np.argsort(forth.edges[:, LATER], kind="stable")][:, [LATER, EARLIER, KIND_OF]]
         back = np.ascontiguousarray(back)
         first = np.searchsorted(back[:, EARLIER], np.arange(many + 1)).astype(np.int32)
@@ -254,25 +283,30 @@ class _Problem:
         return best, begins
 
 
-def _expected(rows: Rows, slot_counts: Sequence[Sequence[int]]) -> Rows:
-    """Return the rows with the tokens that GEMMs with a slot can expect."""
-    slots = np.flatnonzero((rows[:, COL.slot_en] == 1) & (rows[:, COL.opcode] == Opcode.GEMM))
-    if not slot_counts or not slots.size:
-        return rows
+def _expected(rows: Rows, slots: Sequence[SlotMeans]) -> tuple[Rows, Float]:
+    """Return the rows with the tokens that GEMMs with a slot can expect, and which shares of loads can be expected."""
+    shares = np.ones(len(rows))
+    gemms = np.flatnonzero((rows[:, COL.slot_en] == 1) & (rows[:, COL.opcode] == Opcode.GEMM))
+    loads = np.flatnonzero((rows[:, COL.scored] == 1) & (rows[:, COL.opcode] == Opcode.LOAD))
+    if not slots or not gemms.size:
+        return rows, shares
     rows, routes = rows.copy(), np.flatnonzero(rows[:, COL.opcode] == Opcode.ROUTE)
-    ends, table = [*routes[1:].tolist(), len(rows)], np.zeros(1 << 8, np.int64)
-    for route, end, counts in zip(routes.tolist(), ends, slot_counts, strict=True):
-        first = rows[route, COL.slot_base]
-        table[first : first + rows[route, COL.experts]] = 0
-        table[first : first + len(counts)] = counts
-        own = slots[(slots > route) & (slots < end)]
-        left = table[rows[own, COL.slot]] - rows[own, COL.list_base]
-        rows[own, COL.tokens] = np.clip(left, 1, rows[own, COL.tokens])
-    return rows
+    ends, tokens, loaded = [*routes[1:].tolist(), len(rows)], np.zeros(1 << 8, np.int64), np.ones(1 << 8)
+    for route, end, own in zip(routes.tolist(), ends, slots, strict=True):
+        first, last = rows[route, COL.slot_base], rows[route, COL.slot_base] + rows[route, COL.experts]
+        tokens[first:last], loaded[first:last] = 0, 0
+        tokens[first : first + len(own.tokens)] = own.tokens
+        loaded[first : first + len(own.loaded)] = own.loaded
+        between = gemms[(gemms > route) & (gemms < end)]
+        left = tokens[rows[between, COL.slot]] - rows[between, COL.list_base]
+        rows[between, COL.tokens] = np.clip(left, 1, rows[between, COL.tokens])
+        between = loads[(loads > route) & (loads < end)]
+        shares[between] = loaded[rows[between, COL.slot]]
+    return rows, shares
 
 
 def list_schedule(
-    table: Table, config: MachineConfig, memory: Memory, slot_counts: Sequence[Sequence[int]] = (),
+    table: Table, config: MachineConfig, memory: Memory, slots: Sequence[SlotMeans] = (),
     in_order: bool = False,
 ) -> npt.NDArray[np.intp]:  # fmt: skip
     """Return the numbers of the instructions of a plain stream in a better order.
@@ -285,8 +319,8 @@ def list_schedule(
         The machine.
     memory : Memory
         Where token lists are read from.
-    slot_counts : sequence of sequences of int, optional
-        Tokens of the slots that can be expected, as `scheduler.cost.model.simulate` takes them.
+    slots : sequence of SlotMeans, optional
+        What can be expected of the slots that each ROUTE writes.
     in_order : bool
         What comes first in the stream is more urgent than what has the longest way to the end: the order is that in
         which micro-batches take turns.
@@ -296,7 +330,7 @@ def list_schedule(
     intp array [instructions]
         What depends on one another keeps its order.
     """
-    problem = _Problem(table, config, memory, slot_counts)
+    problem = _Problem(table, config, memory, slots)
     if in_order or len(table) > LONG:
         urgent = np.arange(len(table), 0, -1).astype(np.int32)
         starts = [(urgent, window) for window in (LONGEST_WINDOWS if len(table) > LONGEST else LONG_WINDOWS)]

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
-from scheduler.cost.slots import tokens_of
 from scheduler.memory.image import Symbol
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
@@ -30,7 +29,7 @@ from scheduler.stream.emit.experts import ListsFullError
 from scheduler.stream.emit.labels import Labels
 from scheduler.stream.emit.micro_batches import emit_micro_batches
 from scheduler.stream.emit.step import MOST_WAVES, emit_step
-from scheduler.stream.list_schedule import list_schedule
+from scheduler.stream.list_schedule import SlotMeans, list_schedule
 from scheduler.stream.parts import check_batch, default_key_block, parts_of, size_of
 from scheduler.stream.region import split
 from scheduler.stream.step_program import Part, StepProgram
@@ -294,7 +293,7 @@ class _Lowering:
         many, memory = len(emitted.stream), self._memory.images
         plain, marks = emitted.stream.table(), emitted.stream.marks[:many].copy()
         if plan.listed:
-            order = list_schedule(plain, self._config, memory, self._mean_counts(emitted, plan), plan.spread)
+            order = list_schedule(plain, self._config, memory, self._means(emitted, plan), plan.spread)
             plain, marks = Table(plain.rows[order]), marks[order]
         own = Builder.of(plain) if stream is None or plan.listed else stream
         table, origin = synchronise(own, self._config, memory, carriers(self._config), end=True)
@@ -309,16 +308,10 @@ class _Lowering:
         drawn = draw_routing(self._memory.tiling.model, sum(tokens), np.random.default_rng(seed), shares)
         return slot_counts(tokens, drawn, bool(plan.cuts), self._thresholds)
 
-    def _mean_counts(self, emitted: _Emitted, plan: Plan) -> list[list[int]]:
-        """Return the tokens of slots that can be expected: an order that is made for one routing fits no other."""
-        draws = [tokens_of(self._counts(emitted, plan, seed)) for seed in range(1, 1 + MEAN_OF)]
-        means = []
-        for counts in zip(*draws, strict=True):
-            padded = np.zeros((len(counts), max(map(len, counts))))
-            for row, own in zip(padded, counts, strict=True):
-                row[: len(own)] = own
-            means.append(np.ceil(padded.mean(axis=0)).astype(int).tolist())
-        return means
+    def _means(self, emitted: _Emitted, plan: Plan) -> list[SlotMeans]:
+        """Return what can be expected of slots: an order that is made for one routing fits no other."""
+        draws = [self._counts(emitted, plan, seed) for seed in range(1, 1 + MEAN_OF)]
+        return [SlotMeans.of(counts) for counts in zip(*draws, strict=True)]
 
 
 def _emit(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hdl.config import INSTRUCTION_BYTES, MachineConfig
 from hdl.isa import Opcode
 from scheduler.cost.links import LinkWords
-from scheduler.cost.slots import HIGH_ONLY, ODD
+from scheduler.cost.slots import EXPERT, HIGH_ONLY
 from sim.golden.executor import Executor
 from sim.stimulus.streams import RandomStream
 
@@ -22,7 +22,7 @@ def counted(stream: RandomStream) -> tuple[dict[str, int], list[list[int]]]:
         if instruction.opcode == Opcode.ROUTE:
             first = instruction["slot_base"]
             slots = executor.slots[first : first + instruction["experts"]]
-            counts.append((slots[:, 0] + slots[:, 3] * (HIGH_ONLY + ODD * (slots[:, 2] & 1))).tolist())
+            counts.append((slots[:, 0] + slots[:, 3] * HIGH_ONLY + slots[:, 2] * EXPERT).tolist())
     return dict(executor.counters), counts
 
 

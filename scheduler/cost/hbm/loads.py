@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Format
-from scheduler.cost.events import is_pair, slot_tokens, wake
+from scheduler.cost.events import is_pair, slot_expert, slot_tokens, wake
 from scheduler.cost.hbm.cells import ASK, ASK_AT, A
 from scheduler.cost.hbm.requests import add_request, items_cell, word_launch
 from scheduler.cost.hbm.settle import settle_known, wake_for_tiles
+from scheduler.cost.slots import HIGH_ONLY
 from scheduler.cost.state import AT, BURST, BURSTS, NEVER, NOTE, OPEN_LOADS, RECORD, WORDS, B, C, Int, M, N, U, W
 from scheduler.cost.work import load_beats, load_steps
 from scheduler.stream.compiled import compiled
@@ -37,13 +38,16 @@ def asks(s: Int, engine: int) -> bool:
 
 @compiled
 def first_beat(rows: Rows, s: Int, n: int, engine: int) -> int:
-    """Return the number of the first beat that a LOAD reads on an engine; a slot's expert is taken to be its number."""
+    """Return the number of the first beat that a LOAD reads on an engine."""
     group, address = rows[n, COL.group], rows[n, COL.addr]
     place, pair = 0, rows[n, COL.format] == Format.PAIR
     if rows[n, COL.slot_en]:
-        place = (rows[n, COL.slot] >> 1 if pair else rows[n, COL.slot]) * rows[n, COL.slot_stride]
+        expert = slot_expert(rows, s, n)
+        place = (expert >> 1 if pair else expert) * rows[n, COL.slot_stride]
         if pair:
-            group ^= rows[n, COL.slot] & 1
+            group ^= expert & 1
+        elif s[M.scored] and rows[n, COL.scored] and s[s[M.counts] + rows[n, COL.slot]] & HIGH_ONLY:
+            place += rows[n, COL.slot_stride] >> 1  # parameters of the high plane alone
     if pair and group != engine:
         address = rows[n, COL.addr_low]
     return int((address + place) * ADDRESS_UNIT // s[B.group_bytes])

@@ -10,7 +10,7 @@ from hdl.isa import Format
 from hdl.isa.asm import assemble
 from hdl.numerics.precision import Thresholds
 from scheduler.cost.energy.work import work_of
-from scheduler.cost.slots import HIGH_ONLY, ODD, loaded_rows, tokens_of
+from scheduler.cost.slots import EXPERT, HIGH_ONLY, loaded_rows, tokens_of
 from scheduler.ops.batch import Routing
 from scheduler.stream.choose import slot_counts
 from scheduler.stream.table import COL, Table
@@ -31,7 +31,7 @@ STREAM = f"""{BEGIN}
 
 def test_loads_of_reduced_slots() -> None:
     rows = Table.of(assemble(STREAM)).rows
-    counts = [[1 + HIGH_ONLY, 1 + HIGH_ONLY + ODD], [2, 0]]
+    counts = [[1 + HIGH_ONLY, 1 + HIGH_ONLY + EXPERT], [2, 0]]
     changed = loaded_rows(rows, counts)
     assert changed[:, COL.format].tolist() == [0, Format.HIGH, Format.HIGH, Format.PAIR, 0, Format.PAIR, 0]
     assert changed[:3, COL.group].tolist() == [0, 0, 1]
@@ -43,7 +43,7 @@ def test_bytes_of_reduced_slots() -> None:
     stream = Table.of(assemble(f"{BEGIN}\nend"))
     half = 48 * TINY.plane_bytes // TINY.group_bytes
     for counts, beats in (
-        ([1, 1], [2 * half, 2 * half]), ([1 + HIGH_ONLY, 1 + HIGH_ONLY + ODD], [half, half]),
+        ([1, 1], [2 * half, 2 * half]), ([1 + HIGH_ONLY, 1 + HIGH_ONLY + EXPERT], [half, half]),
         ([1 + HIGH_ONLY, 1 + HIGH_ONLY], [2 * half, 0]), ([1 + HIGH_ONLY, 0], [half, 0]),
     ):  # fmt: skip
         assert work_of(TINY, stream.rows, [counts]).read_beats.tolist() == beats
@@ -55,6 +55,6 @@ def test_counts_of_a_routing_with_thresholds() -> None:
         np.array([[3, 0], [3, 1], [3, 0]]), np.array([[30000, 99], [30000, 9000], [30000, 99]], np.uint16)
     )
     thresholds = (Thresholds(20000, 1000),)
-    assert slot_counts([3], [routing], True, thresholds) == [[0, 1 + HIGH_ONLY + ODD, 0, 3]]
-    assert slot_counts([3], [routing], False, thresholds) == [[3, 0, 1 + HIGH_ONLY + ODD, 0]]
-    assert slot_counts([3], [routing], False) == [[3, 2, 1, 0]]
+    assert slot_counts([3], [routing], True, thresholds) == [[0, 1 + HIGH_ONLY + EXPERT, 2 * EXPERT, 3 + 3 * EXPERT]]
+    assert slot_counts([3], [routing], False, thresholds) == [[3 + 3 * EXPERT, 0, 1 + HIGH_ONLY + EXPERT, 2 * EXPERT]]
+    assert slot_counts([3], [routing], False) == [[3 + 3 * EXPERT, 2, 1 + EXPERT, 2 * EXPERT]]

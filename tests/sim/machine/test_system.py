@@ -15,6 +15,7 @@ from hdl.isa.asm import assemble, to_binary
 from hdl.isa.error_codes import ErrorCode
 from hdl.isa.legality import Limits
 from scheduler.cost.links import count_words, link_bytes
+from scheduler.cost.model import simulate
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.machine.system import Job, MemoryKnobs, SimulatedMachine
@@ -191,6 +192,9 @@ def test_loads_of_important_experts() -> None:
         counters = result.counters
         half = 48 * config.plane_bytes // config.group_bytes
         assert counters["loads_reduced"] == 2 * (key[1] > 30000)
+        _, slots = counted(streams[key])
+        forecast = simulate(config, streams[key].instructions, slot_counts=slots)
+        assert abs(forecast.cycles - counters["cycles"]) < 0.01 * counters["cycles"]
         cycles[key] = counters["cycles"], half
     for pair in ((0, 1), (1, 0)):
         saved = cycles[pair, 30000][0] - cycles[pair, 30001][0]
