@@ -41,7 +41,7 @@ def turned_bytes(config: MachineConfig, row: int) -> list[tuple[int, int]]:
 
 
 class FillSlice(wiring.Component):
-    """Register one row slice of both fill lanes and pick the lane that hits this tier.
+    """Register one row slice of both fill lanes, and pick a lane.
 
     Latency: one cycle from ``below`` to ``above`` and to ``row``.  Throughput: one slice per lane and cycle.
 
@@ -57,11 +57,11 @@ class FillSlice(wiring.Component):
     below : In(8 * columns).array(2)
         Data of the lanes from the tier below.
     above : Out(8 * columns).array(2)
-        The same for the tier above, registered.
+        The same for the tier above, and for this tier's rows, registered.
     select : In(1)
         Registered by the hub in step with the data: lane 1 hits this tier, else lane 0.
     row : Out(8 * columns)
-        Data of the lane that hits.
+        Data of that lane, for transposed tiles and for the edge feed, whose words come one at a time.
     """
 
     def __init__(self, columns: int) -> None:

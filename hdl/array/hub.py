@@ -113,8 +113,12 @@ class Hub(wiring.Component):
         One bit for every ``fill_rows`` rows: the V-Cache banks of these rows take this cycle's word.
     fill_columns, fill_mask : Out(1), Out(columns // column_run)
         The word is of a transposed tile / one bit for each word's columns: they are written. Vertical feed only.
-    fill_tile, fill_lane : Out(vcache_bits), Out(1)
-        Tile that is filled, and the lane that the data are in.
+    fill_tile, fill_lane : Out(vcache_bits).array(fill_words), Out(fill_words)
+        For every ``fill_rows`` rows the tile that is filled, and the lane that the data are in: both lanes may fill
+        this tier in a cycle, words of different rows, none transposed. Edge feed: Out(vcache_bits), Out(1), for all
+        rows; one lane at a time.
+    fill_turn : Out(1)
+        Lane of a transposed tile's word. Vertical feed only.
     activation_enable, activation_addr : Out(rows), Out(activation_bits)
         Write of the activation banks, one enable for each row.
     param_write, param_write_addr : Out(1), Out(param bits)
@@ -143,8 +147,6 @@ class Hub(wiring.Component):
             "tail": Out(tail_layout(config)),
             "psum_take": Out(1),
             "fill_select": Out(config.fill_words),
-            "fill_tile": Out(config.vcache_bits),
-            "fill_lane": Out(1),
             "activation_enable": Out(config.rows),
             "activation_addr": Out(config.activation_bits),
             "param_write": Out(1),
@@ -152,8 +154,15 @@ class Hub(wiring.Component):
             "write_data": Out(8 * config.rows),
         }
         if config.stationary_feed == "vertical":
-            members |= {"fill_columns": Out(1), "fill_mask": Out(config.columns // column_run(config))}
+            members |= {
+                "fill_columns": Out(1),
+                "fill_mask": Out(config.columns // column_run(config)),
+                "fill_tile": Out(config.vcache_bits).array(config.fill_words),
+                "fill_lane": Out(config.fill_words),
+                "fill_turn": Out(1),
+            }
         else:
+            members |= {"fill_tile": Out(config.vcache_bits), "fill_lane": Out(1)}
             members |= {"edge_load": Out(1), "edge_below": Out(1), "edge_tile": Out(config.vcache_bits)}
         super().__init__(members)
 
@@ -219,25 +228,37 @@ class Hub(wiring.Component):
             m.d.comb += hit.eq(lane.valid & lane.tiers[0])
             hits.append(hit)
             lanes.append(lane)
-        word = Signal.like(lanes[0].word)
-        m.d.comb += [word.eq(lanes[0].word), self.fill_tile.eq(lanes[0].tile), self.fill_lane.eq(hits[1])]
-        with m.If(hits[1]):
-            m.d.comb += [word.eq(lanes[1].word), self.fill_tile.eq(lanes[1].tile)]
         if not vertical:
+            word = Signal.like(lanes[0].word)
+            m.d.comb += [word.eq(lanes[0].word), self.fill_tile.eq(lanes[0].tile), self.fill_lane.eq(hits[1])]
+            with m.If(hits[1]):
+                m.d.comb += [word.eq(lanes[1].word), self.fill_tile.eq(lanes[1].tile)]
             with m.If(hits[0] | hits[1]):
                 m.d.comb += [self.fill_select[i].eq(word == i) for i in range(config.fill_words)]
             return
-        columns = Signal()
-        m.d.comb += [columns.eq(Mux(hits[1], lanes[1].columns, lanes[0].columns)), self.fill_columns.eq(columns)]
         # A column takes one word for all rows, or one for each half of them.
         parts = column_words(config)
         part_bits = parts.bit_length() - 1
-        with m.If(hits[0] | hits[1]):
-            for i in range(config.fill_words):
-                of_column = word[:part_bits] == i * parts // config.fill_words if part_bits else 1
-                m.d.comb += self.fill_select[i].eq(Mux(columns, of_column, word == i))
+        turned, selects = [], []
+        for index, (hit, lane) in enumerate(zip(hits, lanes, strict=True)):
+            select = Signal(config.fill_words, name=f"select_{index}")
+            turned.append(hit & lane.columns)
+            with m.If(hit):
+                for i in range(config.fill_words):
+                    of_column = lane.word[:part_bits] == i * parts // config.fill_words if part_bits else 1
+                    m.d.comb += select[i].eq(Mux(lane.columns, of_column, lane.word == i))
+            selects.append(select)
+        word = Signal.like(lanes[0].word)
+        m.d.comb += [
+            self.fill_select.eq(selects[0] | selects[1]),
+            self.fill_lane.eq(selects[1]),
+            *(tile.eq(Mux(selects[1][i], lanes[1].tile, lanes[0].tile)) for i, tile in enumerate(self.fill_tile)),
+            self.fill_turn.eq(hits[1]),
+            self.fill_columns.eq(turned[0] | turned[1]),
+            word.eq(Mux(turned[1], lanes[1].word, lanes[0].word)),
+        ]
         for i in range(len(self.fill_mask)):
-            m.d.comb += self.fill_mask[i].eq(~columns | ((word >> part_bits) == i))
+            m.d.comb += self.fill_mask[i].eq(~self.fill_columns | ((word >> part_bits) == i))
 
     def _write(self, m: Module) -> None:
         config = self.config

@@ -200,8 +200,8 @@ class Row(ArrayRow):
 
     Members
     -------
-    fill_en, fill_addr, fill_data : In(1), In(address), In(8 * columns)
-        Write port of the V-Cache bank.
+    fill_en, fill_addr, fill_data, fill_lane : In(1), In(address), In(8 * columns).array(2), In(1)
+        Write port of the V-Cache bank: the data of one of the lanes.
     fill_columns, fill_turned : In(1), In(8 * column_run)
         The word is of a transposed tile: its bytes for this row are these, not ``fill_data``.
     fill_mask : In(columns // column_run)
@@ -219,7 +219,8 @@ class Row(ArrayRow):
         ports: dict[str, Any] = {
             "fill_en": In(1),
             "fill_addr": In(address_bits(vcache_tiles)),
-            "fill_data": In(8 * columns),
+            "fill_data": In(8 * columns).array(2),
+            "fill_lane": In(1),
             "fill_columns": In(1),
             "fill_turned": In(8 * column_run),
             "fill_mask": In(columns // column_run),
@@ -241,11 +242,12 @@ class Row(ArrayRow):
         bank = instantiate(m, platform, "vcache_bank", memory)
         wave_in = self.wave_in
         own = wave_in.valid & wave_in.new
+        data = Mux(self.fill_lane, self.fill_data[1], self.fill_data[0])
         m.d.comb += [
             bank.write_en.eq(self.fill_en),
             bank.write_addr.eq(self.fill_addr),
             bank.write_mask.eq(self.fill_mask),
-            bank.write_data.eq(Mux(self.fill_columns, self.fill_turned.replicate(self.columns // run), self.fill_data)),
+            bank.write_data.eq(Mux(self.fill_columns, self.fill_turned.replicate(self.columns // run), data)),
             bank.read_en.eq(own & ~wave_in.stationary_below if self.links else own),
             bank.read_addr.eq(wave_in.vcache_addr),
         ]

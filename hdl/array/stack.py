@@ -38,7 +38,8 @@ class Stack(StructuralComponent):
     """All tiers; the base die sees its lower bond.
 
     Latency: :func:`arrival_latency` upwards, :func:`result_latency` from a wave to its result row.  Throughput: per
-    cycle a wave, an activation write and a result row for each tier, and a fill word for each of two tiers.
+    cycle a wave, an activation write and a result row for each tier, and two fill words, for two tiers or for
+    different rows of one.
 
     Parameters
     ----------

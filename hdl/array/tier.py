@@ -89,7 +89,7 @@ class Tier(StructuralComponent):
                 s.connect(part.valid[lane], self.below.fill_control[lane].valid)
                 s.connect(part.below[lane], self.below.fill_data[lane][index])
                 s.connect(self.above.fill_data[lane][index], part.above[lane])
-            s.connect(part.select, hub.fill_lane)
+            s.connect(part.select, hub.fill_turn if config.stationary_feed == "vertical" else hub.fill_lane)
             slices.append(part)
         return slices
 
@@ -119,9 +119,12 @@ class Tier(StructuralComponent):
                 s.connect(row.activation_below, self.below.activation[index])
                 s.connect(self.above.activation[index], row.activation)
             if vertical:
-                s.connect(row.fill_en, hub.fill_select[index // config.fill_rows])
-                s.connect(row.fill_addr, hub.fill_tile)
-                s.connect(row.fill_data, fill[index % config.fill_rows].row)
+                word, part = divmod(index, config.fill_rows)
+                s.connect(row.fill_en, hub.fill_select[word])
+                s.connect(row.fill_addr, hub.fill_tile[word])
+                s.connect(row.fill_lane, hub.fill_lane[word])
+                for lane in range(2):
+                    s.connect(row.fill_data[lane], fill[part].above[lane])
                 s.connect(row.fill_columns, hub.fill_columns)
                 s.connect(row.fill_mask, hub.fill_mask)
                 s.connect(row.fill_turned, _turned(turns, turned_bytes(config, index)))

@@ -25,13 +25,14 @@ class TierTags(wiring.Component):
     after the word's sees it. After reset all tiles are swept to not valid, after ``clear`` those from ``first`` on, one
     per cycle, during which ``ready`` is low and reads are not valid; fill words must not come then.
 
-    Latency: ``valid`` and ``tag`` belong to the ``addr`` of the cycle before. Throughput: one read and one fill word
-    per cycle. A read in the very cycle of a fill word returns the old state.
+    Latency: ``valid`` and ``tag`` belong to the ``addr`` of the cycle before. Throughput: one read and one first or
+    last fill word of a tile per cycle. A read in the very cycle of a fill word returns the old state.
 
     Members
     -------
     fill_control : In(fill_control_layout).array(2)
-        Fill words launched in this cycle, lane by lane; at most one of the lanes is for this tier.
+        Fill words launched in this cycle, lane by lane; of two for this tier at most one is the first or the last
+        of its tile.
     fill_tag : In(6).array(2)
         Tag of the load that the fill word belongs to.
     tier_select : In(tiers)

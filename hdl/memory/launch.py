@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,6 +27,8 @@ def offer_layout(config: MachineConfig) -> data.StructLayout:
         {
             "valid": 1,
             "fill": 1,
+            "columns": 1,
+            "word": config.fill_word_bits,
             "bus": 1,
             "list": 1,
             "row": 1,
@@ -105,7 +107,7 @@ class LoadLaunch(wiring.Component):
             }
         )
 
-    PARAMETERS = parameters("outstanding_bursts semaphores tiers")
+    PARAMETERS = parameters("columns group_bytes outstanding_bursts rows semaphores stationary_feed tiers")
     """What the module depends on."""
 
     def module_key(self) -> str:
@@ -149,11 +151,10 @@ class LoadLaunch(wiring.Component):
             unfinished.append((count != 0) | self.queued[g])
         m.d.comb += self.pending.eq(Cat(unfinished).any())
 
-        # Fill lanes share a tier's write port, so one of two words for the same tier waits, in turns.
         conflict = Signal()
         turn = Signal()
         m.d.comb += [
-            conflict.eq(fill.all() & (self.offer[0].tiers & self.offer[1].tiers).any()),
+            conflict.eq(fill.all() & (self.offer[0].tiers & self.offer[1].tiers).any() & self._clash()),
             self.fill[0].eq(fill[0] & ~(conflict & turn)),
             self.fill[1].eq(fill[1] & ~(conflict & ~turn)),
         ]
@@ -180,6 +181,19 @@ class LoadLaunch(wiring.Component):
                 ),
             ]
         return m
+
+    def _clash(self) -> Value:
+        """Return whether two fill words for the same tier cannot leave together: one of them waits, in turns.
+
+        They write the banks of different rows, unless one is of a transposed tile, or the feed is the edge feed, whose
+        words write all banks. Tags have one write port, for first and last words. Two streams of words that have
+        waited two words for each other go on together.
+        """
+        words, last = [offer.word for offer in self.offer], self.config.fill_words - 1
+        if self.config.stationary_feed == "edge":
+            return Const(1)
+        tags = [(word == 0) | (word == last) for word in words]
+        return (words[0] == words[1]) | self.offer[0].columns | self.offer[1].columns | (tags[0] & tags[1])
 
     def _post(self, m: Module) -> Value:
         """Build the register of engine 1's post; return whether the word that is offered has to wait for it."""

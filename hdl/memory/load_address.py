@@ -11,13 +11,15 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.common.semaphore_ports import assign_posts, assign_waits, has_waits
 from hdl.common.slot_table import SlotTable
+from hdl.common.stream_fifo import TIMING as FIFO
+from hdl.common.stream_fifo import StreamFifo
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.emit.hierarchy import instantiate, parameter_key, parameters
 from hdl.interfaces import PC_BITS, error_layout, post_layout, queue_entry_layout, slot_write_layout, wait_layout
 from hdl.isa import LIST_ENTRY_BYTES, Format, LoadDest, Opcode, field_widths, instruction_layout
 from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import address_layout
-from hdl.memory.bursts import BEATS_BITS, BurstSplitter
+from hdl.memory.bursts import BEATS_BITS, BurstSplitter, range_layout
 from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2
 
 __all__ = ["TIMING", "LoadAddress", "LoadAddressTiming"]
@@ -32,16 +34,25 @@ class LoadAddressTiming(NamedTuple):
         From an instruction's transfer to the first cycle in which it asks for semaphores, or begins without.
     grant : int
         From the grant, or from the start of a PAIR load in both engines, to the begin.
+    ranges : int
+        Loads whose data are not asked for yet that the front lets pass.
+    queued : int
+        From the begin of such a load to the first cycle in which the burst splitter takes it.
     slot : int
         Cycles that a look-up of the slot adds.
     """
 
     decode: int
     grant: int
+    ranges: int
+    queued: int
     slot: int
 
 
-TIMING: Final = LoadAddressTiming(decode=2, grant=1, slot=4)
+RANGES: Final = 4
+"""Loads whose bursts wait for those of the loads before them, beside one in the FIFO's register."""
+
+TIMING: Final = LoadAddressTiming(decode=2, grant=1, ranges=RANGES + 1, queued=FIFO.through, slot=4)
 """Two stages; with a slot: table, product, sum, check."""
 
 _BYTE_ADDRESS_BITS = 34 + log2(ADDRESS_UNIT)
@@ -177,6 +188,8 @@ class LoadAddress(wiring.Component):
         config = self.config
         splitter = instantiate(m, platform, "splitter", BurstSplitter(config, (config.skew_fifo_beats).bit_length()))
 
+        ranges = instantiate(m, platform, "ranges", StreamFifo(range_layout(config), RANGES))
+
         first_valid = Signal()
         first = Signal(self._stage_layout())
         second_valid = Signal()
@@ -244,16 +257,23 @@ class LoadAddress(wiring.Component):
             self.fault.address.eq(second.addr),
         ]
 
-        # Start: the job and the range enter their queues together.
-        start = Signal()
+        # Start: the job and the range enter their queues together. Ranges that wait leave the front to PAIR loads, for
+        # which the other engine needs it.
+        start, room, direct, own = Signal(), Signal(), Signal(), Signal(range_layout(config))
         m.d.comb += [
             start.eq(second_valid & granted & ~bad & ~self.stop & (looked | ~second.slot_en)),
-            move_second.eq(start & self.jobs.ready & (splitter.range.ready | empty)),
+            move_second.eq(start & self.jobs.ready & (room | empty)),
             self.begun.eq(move_second),
-            self.jobs.valid.eq(start & (splitter.range.ready | empty)),
-            splitter.range.valid.eq(start & self.jobs.ready & ~empty),
-            splitter.range.payload.addr.eq(second.addr),
-            splitter.range.payload.beats.eq(second.beats),
+            self.jobs.valid.eq(start & (room | empty)),
+            own.addr.eq(second.addr),
+            own.beats.eq(second.beats),
+            direct.eq(splitter.range.ready & ~ranges.busy),
+            room.eq(direct | ranges.input.ready),
+            ranges.input.valid.eq(start & self.jobs.ready & ~empty & ~direct),
+            ranges.input.payload.eq(own),
+            ranges.output.ready.eq(splitter.range.ready),
+            splitter.range.valid.eq(ranges.output.valid | (start & self.jobs.ready & ~empty & direct)),
+            splitter.range.payload.eq(Mux(ranges.output.valid, ranges.output.payload, own)),
         ]
         for name in ("high", "tiers", "position", "tag", "shift", "pc", "addr", "post"):
             m.d.comb += self.jobs.payload[name].eq(second[name])

@@ -237,9 +237,10 @@ class LoadUnit(StructuralComponent):
             word = datas[g].out.payload
             offer = {
                 name: getattr(word, name)
-                for name in ("fill", "bus", "list", "row", "empty", "last", "alone", "tiers", "post")
+                for name in ("fill", "columns", "bus", "list", "row", "empty", "last", "alone", "tiers", "post")
             }
-            s.connect(launch.offer[g], struct_of(offer_layout(config), {"valid": datas[g].out.valid, **offer}))
+            offer |= {"valid": datas[g].out.valid, "word": word.position[:word_bits]}
+            s.connect(launch.offer[g], struct_of(offer_layout(config), offer))
             s.connect(datas[g].out.ready, launch.launch[g])
             fields = {
                 "valid": launch.fill[g],

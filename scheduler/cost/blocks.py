@@ -71,8 +71,11 @@ class Blocks(NamedTuple):
         From there to its post.
     load_decode, load_grant, load_slot : int
         Load engines: from the queue to the request for semaphores, from the grant to the begin, with a slot.
+    load_ranges, load_queued : int
+        Loads that have begun and whose data are not asked for yet; from such a begin to the first cycle in which they
+        can be.
     load_issue, load_request : int
-        From the begin to the first burst, from a burst to its address at the memory.
+        From there to the first burst, from a burst to its address at the memory.
     load_jobs : int
         Loads that have begun and whose data side has not.
     load_beat, load_word, load_post : int
@@ -108,6 +111,7 @@ class Blocks(NamedTuple):
     group_bytes: int
     burst_beats: int
     outstanding_bursts: int
+    fill_words: int
     skew_fifo_beats: int
     skew_k: int
     edge: int
@@ -136,6 +140,8 @@ class Blocks(NamedTuple):
     load_decode: int
     load_grant: int
     load_slot: int
+    load_ranges: int
+    load_queued: int
     load_issue: int
     load_request: int
     load_jobs: int
@@ -178,7 +184,8 @@ def blocks_of(config: MachineConfig) -> Blocks:
     return Blocks(
         tiers=c.tiers, rows=c.rows, columns=c.columns, result_lanes=c.result_lanes, row_fifo_depth=c.row_fifo_depth,
         queue_depth=c.queue_depth, group_bytes=c.group_bytes, burst_beats=c.burst_beats,
-        outstanding_bursts=c.outstanding_bursts, skew_fifo_beats=c.skew_fifo_beats, skew_k=c.skew_k,
+        outstanding_bursts=c.outstanding_bursts, fill_words=c.fill_words, skew_fifo_beats=c.skew_fifo_beats,
+        skew_k=c.skew_k,
         edge=int(c.stationary_feed == "edge"),
         fetch_first=FETCH.start - SUPERVISOR.start + MASTER.request, fetch_again=FETCH.again + MASTER.request,
         fetch_beat=MASTER.fetched, fetch_depth=fetch_buffer_beats(c), fetch_burst=longest_burst(c),
@@ -188,7 +195,8 @@ def blocks_of(config: MachineConfig) -> Blocks:
         setup=SETUP.setup, ask=SETUP.ask, grant=SETUP.grant, slot=SETUP.slot, lag=SETUP.lag, nest=SEQUENCER.nest,
         tile=SEQUENCER.tile, hold=SEQUENCER.hold, credit=COLLECTOR.credit + SEQUENCER.credit,
         result=first_row, hop=result_latency(c, 1) - result_latency(c, 0), post=COLLECTOR.post,
-        load_decode=ADDRESSES.decode, load_grant=ADDRESSES.grant, load_slot=ADDRESSES.slot, load_issue=BURSTS.issue,
+        load_decode=ADDRESSES.decode, load_grant=ADDRESSES.grant, load_slot=ADDRESSES.slot,
+        load_ranges=ADDRESSES.ranges, load_queued=ADDRESSES.queued, load_issue=BURSTS.issue,
         load_request=BURSTS.request + MASTER.request, load_jobs=job_fifo_depth(c) + 1, load_beat=LOADS.beat,
         load_word=LOADS.word, load_post=LOADS.post,
         store_check=STORE_FRONT.check, store_grant=STORE_FRONT.grant, store_read=STORE.read,

@@ -213,7 +213,10 @@ class UnitCells(NamedTuple):
     decoded, decoded_at : int
         Loads: instruction behind the one that is held (-1: none), first cycle in which it can follow.
     issued, bursts, beats : int
-        Loads: cycle of the last burst (or of the begin), bursts and beats that were asked for.
+        Loads: cycle of the last burst (or of the first cycle in which one can be made), bursts and beats that were
+        asked for.
+    ranged : int
+        Loads: those that have begun and have data.
     steps_end, words_end : int
         Loads: cycle after the last step at the data side if nothing is in its way; after the last one that is settled.
     opened, settled : int
@@ -254,6 +257,7 @@ class UnitCells(NamedTuple):
     opened: int
     settled: int
     busy: int
+    ranged: int
 
 
 class HeadCells(NamedTuple):

@@ -20,7 +20,7 @@ from scheduler.cost.events import (
 from scheduler.cost.hbm.loads import asks, begin_asking, take_bursts
 from scheduler.cost.load_data import settle_loads
 from scheduler.cost.memory import latency, transfers
-from scheduler.cost.state import AT, BURST, BURSTS, NEVER, NOTE, OPEN_LOADS, RECORD, B, Int, M, N, S, U
+from scheduler.cost.state import AT, BURST, BURSTS, NEVER, NOTE, OPEN_LOADS, RANGES, RECORD, B, Int, M, N, S, U
 from scheduler.cost.work import load_beats, load_steps
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
@@ -128,36 +128,59 @@ def job_room_at(s: Int, engine: int) -> int:
 
 
 @compiled
+def range_room_at(s: Int, engine: int) -> int:
+    """Return the first cycle in which one more load can begin, ahead of those that ask for data; NEVER: not known."""
+    before = s[AT.unit + RECORD * (s[B.tiers] + engine) + U.ranged] - s[B.load_ranges]
+    return int(s[AT.asked + RANGES * engine + before % RANGES]) if before >= 0 else 0
+
+
+@compiled
+def queue_range(s: Int, n: int, engine: int, start: int) -> int:
+    """Queue a LOAD's data behind those of the loads before; return when it asks for them, NEVER: not known yet."""
+    x = AT.unit + RECORD * (s[B.tiers] + engine)
+    place = RANGES * engine + s[x + U.ranged] % RANGES
+    s[x + U.ranged] += 1
+    busy = s[x + U.issued] > start
+    if s[M.hbm] and asks(s, engine):
+        s[AT.range + 2 * place], s[AT.range + 2 * place + 1] = n, start + s[B.load_queued]
+        s[AT.asked + place] = NEVER
+        return NEVER
+    s[x + U.issued] = max(start + s[B.load_queued], s[x + U.issued]) if busy else start
+    s[AT.asked + place] = s[x + U.issued]
+    return int(s[x + U.issued])
+
+
+@compiled
 def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) -> None:
-    """Begin a LOAD: from `start` on, and when the load before has asked for all its data, it asks for its own."""
+    """Begin a LOAD in a cycle; when the loads before have asked for all their data, it asks for its own."""
     tiers = s[B.tiers]
     high = 1 if is_pair(rows, n) else engine
     empty = slot_tokens(rows, s, n, 1) == 0
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
     beats = load_beats(s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
-    begun, step = 0, 0
+    step = 0
     if engine == 0:
         note_order(s, n)
     for e in range(engine, high + 1):
         x = AT.unit + RECORD * (tiers + e)
-        s[x + U.issued] = max(start, s[x + U.issued])
-        begun = max(begun, s[x + U.issued])
         step = max(step, s[x + U.steps_end])
-        s[x + U.free] = s[x + U.issued]
+        s[x + U.free] = start
         s[x + U.held], s[x + U.granted] = -1, 0
         at = slice_of(rows, s, n, tiers + e)
-        s[at + S.start] = s[x + U.issued]
+        s[at + S.start] = start
         s[at + S.work] = 0 if empty else beats
-        wake(s, tiers + e, max(now, s[x + U.issued]))
+        if not empty:
+            s[at + S.start] = queue_range(s, n, e, start)
+            if s[M.hbm] and s[at + S.start] < NEVER:
+                begin_asking(rows, s, n, e)
+        wake(s, tiers + e, max(now, start))
         s[AT.open + OPEN_LOADS * e + s[x + U.opened] % OPEN_LOADS] = n
         s[x + U.opened] += 1
     if empty:
         note = s[M.notes] + NOTE * n
-        s[note + N.tile0] = max(step, begun + s[B.load_beat])
+        s[note + N.tile0] = max(step, start + s[B.load_beat])
         s[note + N.tiles] = s[note + N.tile0]
-    elif s[M.hbm]:
-        begin_asking(rows, s, n, engine, high)
-    else:
+    elif not s[M.hbm]:
         request_data(rows, s, n, engine, high)
     if s[M.hbm]:
         take_bursts(rows, s, now)
@@ -265,7 +288,7 @@ def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     start = s[x + U.ready]
     for e in range(engine, 2 if is_pair(rows, n) else engine + 1):
         start = max(start, job_room_at(s, e))
-        if s[M.hbm] and asks(s, e):
-            start = NEVER  # woken when the load before has asked for all its data
+        if slot_tokens(rows, s, n, 1):
+            start = max(start, range_room_at(s, e))  # NEVER: woken when the load before has asked for all its data
     if start < NEVER:
         begin_load(rows, s, n, engine, start, now)

@@ -49,6 +49,7 @@ __all__ = [
     "OUTPUTS",
     "POSTS",
     "QUEUE",
+    "RANGES",
     "RECORD",
     "REPLIES",
     "RUN",
@@ -95,7 +96,7 @@ F: Final = FetchCells(*range(len(FetchCells._fields)))
 N: Final = NoteCells(*range(len(NoteCells._fields)))
 S: Final = SliceCells(*range(len(SliceCells._fields)))
 
-RECORD: Final = 32
+RECORD: Final = 40
 HEAD: Final = 8
 RUN: Final = 8
 JOB: Final = 16
@@ -115,6 +116,7 @@ REPLIES: Final = 128
 TAKEN_ROWS: Final = 8
 OPEN_LOADS: Final = 128
 ORDER: Final = 512
+RANGES: Final = 16
 """Places of the rings: at least what the largest machine can have under way."""
 
 
@@ -153,6 +155,12 @@ class Regions(NamedTuple):
         For each load engine the load whose words leave one by one.
     open : int
         For each load engine the loads that have begun and are not settled.
+    range, asked : int
+        For each load engine, of its last loads that have data: instruction and first cycle in which the splitter can
+        take it; cycle in which it did (NEVER: not yet).
+    fill : int
+        With HBM, for each tier the first cycle in which words that have its V-Cache for themselves are through, and the
+        same of other words.
     order : int
         Loads that engine 0 posts, in their order, if some of them are engine 1's.
     end : int
@@ -176,6 +184,9 @@ class Regions(NamedTuple):
     taken: int
     word: int
     open: int
+    range: int
+    asked: int
+    fill: int
     order: int
     end: int
 
@@ -199,7 +210,7 @@ AT: Final = Regions(
         [
             AGENTS, RECORD * MOST_UNITS, 2 * QUEUE * MOST_UNITS, 64, 5 * (P.first + 2 * POSTS), 16, 2 * FETCHES,
             2 * 8 * BURSTS, HEAD * 8, 8 * RUN * RUNS, 2 * JOB, 2 * VECTORS, 3 * OUTPUTS, REPLIES, TAKEN_ROWS, 2 * WORDS,
-            2 * OPEN_LOADS, ORDER,
+            2 * OPEN_LOADS, 4 * RANGES, 2 * RANGES, 16, ORDER,
         ],
     )
 )  # fmt: skip

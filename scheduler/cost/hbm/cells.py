@@ -83,6 +83,8 @@ class AskCells(NamedTuple):
     number, left, beat, issue : int
         Load that asks for its data (-1: none), beats that it has not asked for, number of the next one, first cycle in
         which it can.
+    asked : int
+        Loads that ask or have asked, of those that have data.
     ended, stepped : int
         Bursts that have come, and that are through at the data side if nothing there is in their way.
     loads : int
@@ -95,6 +97,7 @@ class AskCells(NamedTuple):
     left: int
     beat: int
     issue: int
+    asked: int
     ended: int
     stepped: int
     loads: int

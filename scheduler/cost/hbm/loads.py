@@ -4,13 +4,31 @@
 from __future__ import annotations
 
 from hdl.config import ADDRESS_UNIT
-from hdl.isa import Format
-from scheduler.cost.events import is_pair, slot_expert, slot_tokens, wake
+from hdl.isa import Format, LoadDest
+from scheduler.cost.events import is_pair, slice_of, slot_expert, slot_tokens, wake
 from scheduler.cost.hbm.cells import ASK, ASK_AT, A
 from scheduler.cost.hbm.requests import add_request, items_cell, word_launch
 from scheduler.cost.hbm.settle import settle_known, wake_for_tiles
 from scheduler.cost.slots import HIGH_ONLY
-from scheduler.cost.state import AT, BURST, BURSTS, NEVER, NOTE, OPEN_LOADS, RECORD, WORDS, B, C, Int, M, N, U, W
+from scheduler.cost.state import (
+    AT,
+    BURST,
+    BURSTS,
+    NEVER,
+    NOTE,
+    OPEN_LOADS,
+    RANGES,
+    RECORD,
+    WORDS,
+    B,
+    C,
+    Int,
+    M,
+    N,
+    S,
+    U,
+    W,
+)
 from scheduler.cost.work import load_beats, load_steps
 from scheduler.stream.compiled import compiled
 from scheduler.stream.table import COL, Rows
@@ -54,15 +72,29 @@ def first_beat(rows: Rows, s: Int, n: int, engine: int) -> int:
 
 
 @compiled
-def begin_asking(rows: Rows, s: Int, n: int, engine: int, high: int) -> None:
-    """Let a LOAD ask for its data on one or both engines, from the cycle behind their begin on."""
+def begin_asking(rows: Rows, s: Int, n: int, engine: int) -> None:
+    """Let a LOAD ask for its data on an engine, from the cycle behind the one in which the splitter takes it."""
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
-    left = load_beats(s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
-    for e in range(engine, high + 1):
-        a = asker(s, e)
-        s[a + A.number], s[a + A.left] = n, left
-        s[a + A.beat] = first_beat(rows, s, n, e)
-        s[a + A.issue] = s[AT.unit + RECORD * (s[B.tiers] + e) + U.issued] + s[B.load_issue]
+    a = asker(s, engine)
+    s[a + A.number], s[a + A.asked] = n, s[a + A.asked] + 1
+    s[a + A.left] = load_beats(s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
+    s[a + A.beat] = first_beat(rows, s, n, engine)
+    s[a + A.issue] = s[AT.unit + RECORD * (s[B.tiers] + engine) + U.issued] + s[B.load_issue]
+
+
+@compiled
+def ask_next(rows: Rows, s: Int, engine: int) -> bool:
+    """Let the next LOAD that has begun ask for its data; return whether there is one."""
+    x, a = AT.unit + RECORD * (s[B.tiers] + engine), asker(s, engine)
+    if s[a + A.asked] == s[x + U.ranged]:
+        return False
+    place = RANGES * engine + s[a + A.asked] % RANGES
+    n = s[AT.range + 2 * place]
+    s[x + U.issued] = max(s[x + U.issued], s[AT.range + 2 * place + 1])
+    s[AT.asked + place] = s[x + U.issued]
+    s[slice_of(rows, s, n, s[B.tiers] + engine) + S.start] = s[x + U.issued]
+    begin_asking(rows, s, n, engine)
+    return True
 
 
 @compiled
@@ -88,7 +120,7 @@ def may_ask(s: Int, engine: int, beats: int) -> int:
 
 
 @compiled
-def ask(s: Int, engine: int, now: int) -> None:
+def ask(rows: Rows, s: Int, engine: int, now: int) -> None:
     """Let an engine ask for the bursts of which it is known when it may."""
     x, a = AT.unit + RECORD * (s[B.tiers] + engine), asker(s, engine)
     while s[a + A.left] > 0:
@@ -110,12 +142,14 @@ def ask(s: Int, engine: int, now: int) -> None:
         s[a + A.beat] += beats
         s[a + A.left] -= beats
         s[a + A.issue] = issue + 1
-    if s[a + A.number] >= 0:
-        s[a + A.number] = -1
-        # A load that is held can begin, on this engine or, a PAIR, on both.
-        for unit in range(s[B.tiers], s[B.tiers] + 2):
-            if s[AT.unit + RECORD * unit + U.granted]:
-                wake(s, unit, now)
+        if s[a + A.left] == 0:
+            s[a + A.number] = -1
+            # A load that is held can begin, on this engine or, a PAIR, on both.
+            for unit in range(s[B.tiers], s[B.tiers] + 2):
+                if s[AT.unit + RECORD * unit + U.granted]:
+                    wake(s, unit, now)
+            if not ask_next(rows, s, engine):
+                return
 
 
 @compiled
@@ -137,6 +171,29 @@ def end_of_load(s: Int, low: int, high: int) -> None:
 
 
 @compiled
+def fill_port(rows: Rows, s: Int, n: int, more: int, steps: int, begin: int) -> int:
+    """Return from when on a burst's fill words can leave, at `begin` or later.
+
+    Both engines fill a tier at the same time, but for words that have its V-Cache for themselves: of transposed tiles,
+    and all with the edge feed or with two words a tile.
+    """
+    if rows[n, COL.dest_kind] != LoadDest.VCACHE:
+        return begin
+    words = max(1, rows[n, COL.count] * s[B.fill_words] * more // steps)
+    alone = rows[n, COL.format] == Format.COLUMNS or s[B.edge] or s[B.fill_words] == 2
+    for tier in range(s[B.tiers]):
+        if rows[n, COL.dest_tiers] >> tier & 1:
+            begin = max(begin, s[AT.fill + 2 * tier])
+            if alone:
+                begin = max(begin, s[AT.fill + 2 * tier + 1])
+    for tier in range(s[B.tiers]):
+        if rows[n, COL.dest_tiers] >> tier & 1:
+            end = AT.fill + 2 * tier + (0 if alone else 1)
+            s[end] = max(s[end], begin + words)
+    return begin
+
+
+@compiled
 def take_burst(rows: Rows, s: Int, n: int, low: int, high: int) -> None:
     """Work out when a burst is through at the data side if nothing there is in its way, and which items are with it."""
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
@@ -153,7 +210,7 @@ def take_burst(rows: Rows, s: Int, n: int, low: int, high: int) -> None:
     last = done + more >= all_steps
     if last:
         more = steps - done
-    begin = max(step, first + s[B.load_beat])
+    begin = fill_port(rows, s, n, more, steps, max(step, first + s[B.load_beat]))
     if done == 0:
         note = s[M.notes] + NOTE * n
         s[note + N.tile0] = max(s[note + N.tile0], begin)
@@ -224,5 +281,5 @@ def take_bursts(rows: Rows, s: Int, now: int) -> None:
             if take_next(rows, s, engine, now):
                 moved = True
     settle_known(rows, s, now)
-    ask(s, 0, now)
-    ask(s, 1, now)
+    ask(rows, s, 0, now)
+    ask(rows, s, 1, now)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,27 @@ def test_words_go_up_only_where_they_are_wanted() -> None:
             assert ctx.get(hub.activation_enable) == (0b1010 if mask & 1 else 0)
             assert ctx.get(hub.param_write) == 0
             if mask & 1:
-                assert (ctx.get(hub.fill_tile), ctx.get(hub.fill_lane)) == (3, 1)
+                assert (ctx.get(hub.fill_tile[1]), ctx.get(hub.fill_lane)) == (3, 0b10)
                 assert ctx.get(hub.activation_addr) == 5
                 assert ctx.get(hub.write_data) == 0x04030201
+
+    run(hub, bench)
+
+
+def test_both_lanes_fill_a_tier() -> None:
+    """Each group of rows has the tile and the lane of the word that it takes."""
+    config = CONFIG.replace(rows=16, columns=8, channel_bytes=4, row_fifo_depth=128)
+    hub = Hub(config)
+
+    async def bench(ctx: Any) -> None:
+        for words in permutations(range(config.fill_words), 2):
+            for lane, word in enumerate(words):
+                fill = {"valid": 1, "tiers": 1, "tile": 2 + lane, "word": word}
+                ctx.set(hub.fill_control[lane], fill_control_layout(config).const(fill))
+            await ctx.tick()
+            assert ctx.get(hub.fill_select) == 1 << words[0] | 1 << words[1]
+            assert ctx.get(hub.fill_lane) == 1 << words[1]
+            assert [ctx.get(hub.fill_tile[word]) for word in words] == [2, 3]
 
     run(hub, bench)
 

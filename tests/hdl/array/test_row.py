@@ -80,7 +80,10 @@ def test_row(columns: int, run_bytes: int, links: bool) -> None:
             fill_en, write_en = int(rng.random() < 0.4), int(rng.random() < 0.4)
             ctx.set(row.fill_en, fill_en)
             ctx.set(row.fill_addr, fill_tile)
-            ctx.set(row.fill_data, to_int(fill, 8))
+            lane = int(rng.integers(2))
+            ctx.set(row.fill_lane, lane)
+            ctx.set(row.fill_data[lane], to_int(fill, 8))
+            ctx.set(row.fill_data[1 - lane], to_int(random_bytes(rng, columns), 8))
             transposed, turned = int(rng.random() < 0.5), random_bytes(rng, run_bytes)
             mask = rng.random(columns // run_bytes) < 0.6 if transposed else np.ones(columns // run_bytes, bool)
             ctx.set(row.fill_columns, transposed)
@@ -137,7 +140,15 @@ def test_nothing_moves_without_a_wave(row: ArrayRow) -> None:
     inputs = [row.wave_in.as_value()[1:], row.psum_in, row.write_data, row.write_addr, row.activation_below]
     outputs = [row.wave_out.as_value(), row.psum_out, row.activation]
     if isinstance(row, Row):
-        inputs += [row.stationary_below, row.fill_data, row.fill_addr, row.fill_mask, row.fill_turned, row.fill_columns]
+        inputs += [
+            row.stationary_below,
+            *row.fill_data,
+            row.fill_lane,
+            row.fill_addr,
+            row.fill_mask,
+            row.fill_turned,
+            row.fill_columns,
+        ]
         outputs += [row.stationary]
     else:
         inputs += [row.front_in, row.shift_on]

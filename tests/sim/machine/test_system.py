@@ -133,14 +133,15 @@ def test_tiles_that_are_kept() -> None:
         assert np.array_equal(memory[1][512 * 32 : 514 * 32], memory[1][640 * 32 : 642 * 32])
 
 
-def scored_stream(experts: tuple[int, int], full_score: int) -> RandomStream:
+def scored_stream(experts: tuple[int, int], full_score: int, tier: int = 1) -> RandomStream:
     """Return a stream that routes a token to each of two experts, and loads and uses the weights of both.
 
-    They go to different tiers: a tier takes one fill word a cycle. The second GEMM has nothing but the posts of the
-    loads behind theirs, of which engine 0's stays behind those that wait for engine 1.
+    Those of the first go to tier 0, those of the second to another one, or to the same. The second GEMM has nothing
+    but the posts of the loads behind theirs, of which engine 0's stays behind those that wait for engine 1.
     """
     config = CONFIGS["tiny"]
     load = "load format=pair count=48 slot_en=1 slot_stride=128 addr=64 addr_low=640 scored=1"
+    gemm = "gemm tokens=1 k_slices=48 n_tiles=1 act_list=1 dest_list=1 slot_en=1"
     text = f"""
         load dest_kind=rows count=3 addr=16
         load dest_kind=activation dest_tiers=0..1 count=2
@@ -148,11 +149,11 @@ def scored_stream(experts: tuple[int, int], full_score: int) -> RandomStream:
         vector op=argmax first=1 vectors=2 rows=1 a=0 a_stride=1 wait=s0
         route tokens=2 choices=1 experts=4 a=2 by_number=1 full_score={full_score} list=4 dest_stride=1 post=s2,s3
         {load} slot={experts[0]} tag=1 dest_tiers=0 wait=s2 post=s4
-        {load} slot={experts[1]} tag=2 dest_tiers=1 dest=100 post=s4
+        {load} slot={experts[1]} tag=2 dest_tiers={tier} dest=100 post=s4
         load dest_kind=parameter dest_tiers=0 dest=1 count=1 addr=40 post=s5
         load dest_kind=parameter dest_tiers=0 dest=2 count=1 addr=48 group=1 post=s5
-        gemm tiers=1 tokens=1 k_slices=48 n_tiles=1 vcache=100 tag=2 act_list=1 dest_list=1 slot_en=1 slot={experts[1]}
-        gemm tokens=1 k_slices=48 n_tiles=1 vcache=0 tag=1 act_list=1 dest_list=1 slot_en=1 slot={experts[0]}
+        {gemm} tiers={tier} vcache=100 tag=2 slot={experts[1]}
+        {gemm} vcache=0 tag=1 slot={experts[0]}
         store format=int32 rows=4 addr=2048 group=1 wait=s6
         end"""
     lines = text.replace("act_list=1", "mode=requant16 dest_kind=combine act_list=1").splitlines()
@@ -174,12 +175,14 @@ def scored_stream(experts: tuple[int, int], full_score: int) -> RandomStream:
 
 
 def test_loads_of_important_experts() -> None:
-    """Of unimportant experts half the bytes are read; two of opposite parity load at the same time, in either order."""
+    """Of unimportant experts half the bytes are read.
+
+    Two of opposite parity load at the same time, in either order, also to the same tier.
+    """
+    pairs = ((0, 1, 1), (1, 0, 1), (1, 0, 0), (0, 2, 1), (3, 1, 1), (0, 2, 0))
     streams = {
-        (pair, score): scored_stream(pair, score)
-        for pair in ((0, 1), (1, 0), (0, 2), (3, 1))
-        for score in (30000, 30001)
-    }
+        (pair, score): scored_stream(pair[:2], score, pair[2]) for pair in pairs for score in (30000, 30001)
+    }  # fmt: skip
     config, jobs, cycles = CONFIGS["tiny"], [], {}
     for stream in streams.values():
         images = [np.frombuffer(data, dtype=np.uint8) for data in stream.images]
@@ -194,12 +197,12 @@ def test_loads_of_important_experts() -> None:
         assert counters["loads_reduced"] == 2 * (key[1] > 30000)
         _, slots = counted(streams[key])
         forecast = simulate(config, streams[key].instructions, slot_counts=slots)
-        assert abs(forecast.cycles - counters["cycles"]) < 0.01 * counters["cycles"]
+        assert abs(forecast.cycles - counters["cycles"]) <= 12
         cycles[key] = counters["cycles"], half
-    for pair in ((0, 1), (1, 0)):
+    for pair in pairs[:3]:
         saved = cycles[pair, 30000][0] - cycles[pair, 30001][0]
         assert saved > 0.9 * cycles[pair, 30000][1], (pair, saved)
-    for pair in ((0, 2), (3, 1)):  # one group is idle
+    for pair in pairs[3:]:  # one group is idle
         assert abs(cycles[pair, 30000][0] - cycles[pair, 30001][0]) < 0.1 * cycles[pair, 30000][1]
 
 

@@ -354,15 +354,14 @@ def random_traffic(
                     cycle.requests[tier] = (int(rng.integers(tiles)), int(below))
                     requested[tier] = now
                     pending[tier] = True
-        free_tiers = (1 << config.tiers) - 1
         for lane in range(2):
-            mask = int(rng.integers(1, 1 << config.tiers)) & free_tiers
-            if mask and rng.random() < 0.3:
-                free_tiers &= ~mask
+            if rng.random() < 0.4:
                 data = random_bytes(rng, (config.fill_rows, config.columns))
+                mask = int(rng.integers(1, 1 << config.tiers))
                 fill = Fill(mask, int(rng.integers(tiles)), int(rng.integers(config.fill_words)), data)
                 fill.columns = int(columns and rng.random() < 0.5)
-                cycle.fills[lane] = fill
+                if not any(_clash(fill, other, edge) for other in cycle.fills.values()):
+                    cycle.fills[lane] = fill
         free_tiers = (1 << config.tiers) - 1
         for lane in range(config.result_lanes + 1):
             mask = int(rng.integers(1, 1 << config.tiers)) & free_tiers
@@ -379,6 +378,11 @@ def random_traffic(
                     )
         traffic.append(cycle)
     return traffic + silence(config)
+
+
+def _clash(one: Fill, other: Fill, edge: bool) -> bool:
+    """Return whether two fill words cannot come in the same cycle: they would write the same bank."""
+    return bool(one.tiers & other.tiers) and (edge or one.word == other.word or bool(one.columns | other.columns))
 
 
 def silence(config: MachineConfig) -> list[Cycle]:

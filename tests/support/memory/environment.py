@@ -258,13 +258,13 @@ class Environment:
 
     def _fills(self, get: Get) -> None:
         config = self.config
-        busy = 0
+        others: list[Any] = []
         for lane in range(2):
             control = fill_control_layout(config).from_bits(get(f"load_fill_control__{lane}"))
             if not control["valid"]:
                 continue
-            assert not busy & control["tiers"], "two fill words for one tier in a cycle"
-            busy |= control["tiers"]
+            assert not any(self._clash(control, other) for other in others), "two fill words clash at a tier"
+            others.append(control)
             self.log.fills.append((self.cycle, lane))
             if control["columns"]:
                 self._columns(control, b"".join(self._fill_rows(get, lane)), get(f"load_fill_tag__{lane}"))
@@ -275,6 +275,14 @@ class Environment:
                         index = (control["tile"] * config.rows) + control["word"] * config.fill_rows + piece
                         self.words[LoadDest.VCACHE, tier, index] = row
                         self.log.tags[tier, control["tile"]] = get(f"load_fill_tag__{lane}")
+
+    def _clash(self, one: Any, other: Any) -> bool:
+        """Return whether two fill words of a cycle write the same V-Cache bank, or two tags of a tier."""
+        if not one["tiers"] & other["tiers"]:
+            return False
+        if self.config.stationary_feed == "edge" or one["columns"] or other["columns"] or one["word"] == other["word"]:
+            return True
+        return {one["word"], other["word"]} <= {0, self.config.fill_words - 1}
 
     def _fill_rows(self, get: Get, lane: int) -> list[bytes]:
         config = self.config
