@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Opcode
+from hdl.isa import Format, Opcode
 from scheduler.cost.blocks import Blocks, blocks_of
 from scheduler.cost.clock import MEMORY_LATENCY
 from scheduler.cost.slots import HIGH_ONLY
@@ -54,6 +54,8 @@ LONG = 1 << 14
 LONG_WINDOWS = (0, 50, 100)
 LONGEST, LONGEST_WINDOWS = 1 << 16, (50,)
 """The same of streams that are longer still: each try takes seconds."""
+MOSTLY_HIGH = 0.75
+"""Share of a slot's bytes that can be expected up to which its loads are taken to be of the high plane alone."""
 MOST_PASSES = 6
 """Pairs of a backward and a forward pass."""
 CONFLICTS = 1.15
@@ -247,13 +249,16 @@ class _Problem:
     ) -> None:  # fmt: skip
         many = len(table)
         forth = dependences(table, config, memory)
+        edges = np.concatenate([forth.edges, _kept_in_order(table.rows)])
+        edges = np.ascontiguousarray(edges[np.argsort(edges[:, EARLIER], kind="stable")])
+        starts = np.searchsorted(edges[:, EARLIER], np.arange(many + 1)).astype(np.int32)
         tasks = np.zeros((many, 4), np.int32)
         rows, shares = _expected(table.rows, slots)
         _costs(rows, blocks_of(config), shares, np.zeros((1, STEP), np.int32), tasks)
-        back = forth.edges[np.argsort(forth.edges[:, LATER], kind="stable")][:, [LATER, EARLIER, KIND_OF]]
+        back = edges[np.argsort(edges[:, LATER], kind="stable")][:, [LATER, EARLIER, KIND_OF]]
         back = np.ascontiguousarray(back)
         first = np.searchsorted(back[:, EARLIER], np.arange(many + 1)).astype(np.int32)
-        self._forward = _Graph(tasks, forth.edges, forth.first, 0)
+        self._forward = _Graph(tasks, edges, starts, 0)
         self._backward = _Graph(tasks, back, first, 1)
         self._work = tasks[:, WORK]
 
@@ -283,8 +288,25 @@ class _Problem:
         return best, begins
 
 
+def _kept_in_order(rows: Rows) -> Int32:
+    """Return edges that keep `scored` loads of planes in their order: each may take both engines or either of them.
+
+    A load that takes both waits until the engines have come equally far, and which ones do is known to the machine
+    alone. Slots by falling counts have them at the beginning.
+    """
+    scored = (rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.scored] == 1) & (rows[:, COL.format] == Format.PAIR)
+    loads = np.flatnonzero(scored).astype(np.int32)
+    edges = np.zeros((max(0, len(loads) - 1), 3), np.int32)
+    edges[:, EARLIER], edges[:, LATER], edges[:, KIND_OF] = loads[:-1], loads[1:], IN_ORDER
+    return edges
+
+
 def _expected(rows: Rows, slots: Sequence[SlotMeans]) -> tuple[Rows, Float]:
-    """Return the rows with the tokens that GEMMs with a slot can expect, and which shares of loads can be expected."""
+    """Return the rows with what can be expected of slots, and which shares of loads are read then.
+
+    GEMMs have the tokens that can be expected. Loads whose low planes are seldom wanted are those of the high planes;
+    without slots by number it is a guess which are odd experts'.
+    """
     shares = np.ones(len(rows))
     gemms = np.flatnonzero((rows[:, COL.slot_en] == 1) & (rows[:, COL.opcode] == Opcode.GEMM))
     loads = np.flatnonzero((rows[:, COL.scored] == 1) & (rows[:, COL.opcode] == Opcode.LOAD))
@@ -302,6 +324,10 @@ def _expected(rows: Rows, slots: Sequence[SlotMeans]) -> tuple[Rows, Float]:
         rows[between, COL.tokens] = np.clip(left, 1, rows[between, COL.tokens])
         between = loads[(loads > route) & (loads < end)]
         shares[between] = loaded[rows[between, COL.slot]]
+        between = between[(shares[between] <= MOSTLY_HIGH) & (rows[between, COL.format] == Format.PAIR)]
+        rows[between, COL.format] = Format.HIGH
+        rows[between, COL.group] ^= (rows[between, COL.slot] - first) & 1
+        shares[between] = np.minimum(1, 2 * shares[between])
     return rows, shares
 
 
