@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bench of experts' bytes: what scores and placements save on the machine."""
+"""Benches of decode on the machine: what scores and placements save, and what all ideas together do."""
 
 import argparse
 import json
@@ -36,6 +36,29 @@ _NEEDED = ("points", "bytes_evaluated", "window", "calibration_bytes", "key_bloc
 def add_benches(kinds: Subparsers) -> None:
     """Add its parser."""
     own = kinds.add_parser("bytes", help="bytes of experts in decode: scores and placements, in cycles and energy")
+    _add_common(own)
+    own.add_argument(
+        "--budgets", type=fraction(0, 100, exclusive=True), nargs="+", default=[25, 35, 45], metavar="PERCENT",
+        help="bytes of experts to save, those that the report has thresholds for; default 25 35 45",
+    )  # fmt: skip
+    add_policy_option(own)
+    own.add_argument("--picture", type=picture_file, default="build/bench/bytes.png", metavar="FILE")
+    add_json_option(own)
+    own = kinds.add_parser("together", help="decode with all ideas, with none, and with all but each one")
+    _add_common(own)
+    own.add_argument(
+        "--budget", type=fraction(0, 100, exclusive=True), default=45, metavar="PERCENT",
+        help="bytes of experts to save, one that the report has thresholds for; default 45",
+    )  # fmt: skip
+    own.add_argument(
+        "--steps", type=count(2), default=4, metavar="N",
+        help="decode steps, the first of which is not counted; default 4",
+    )  # fmt: skip
+    own.add_argument("--picture", type=picture_file, default="build/bench/together.png", metavar="FILE")
+    add_json_option(own)
+
+
+def _add_common(own: argparse.ArgumentParser) -> None:
     own.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default: the demo's")
     add_config_option(own, "small")
     own.add_argument(
@@ -43,14 +66,7 @@ def add_benches(kinds: Subparsers) -> None:
         help=f"report of `a3d bench quality --frontier --json FILE`, with thresholds and losses; default {FRONTIER}",
     )  # fmt: skip
     own.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
-    own.add_argument(
-        "--budgets", type=fraction(0, 100, exclusive=True), nargs="+", default=[25, 35, 45], metavar="PERCENT",
-        help="bytes of experts to save, those that the report has thresholds for; default 25 35 45",
-    )  # fmt: skip
     own.add_argument("--energy", type=Path, metavar="TABLE", help="a TOML file instead of the package's table")
-    add_policy_option(own)
-    own.add_argument("--picture", type=picture_file, default="build/bench/bytes.png", metavar="FILE")
-    add_json_option(own)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -110,5 +126,39 @@ def _bytes(args: argparse.Namespace) -> int:
     return 0
 
 
-BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {"bytes": _bytes}
+def _together(args: argparse.Namespace) -> int:
+    from sim.measure.together import TogetherBench, draw
+
+    frontier, table, system = _read(args.frontier), load_table(args.energy), system_of(args)
+    require_simulator("verilator")
+    bench = TogetherBench(
+        args.model, system, frontier, table, clock_of(system.clock_mhz), budget=args.budget, batches=args.batches,
+        steps=args.steps, announce=announce_compiling(system.machine),
+    )  # fmt: skip
+    for _ in progress(bench.run(), "ways", bench.total):
+        pass
+    result = bench.result()
+    rows = [
+        [
+            p["batch"], p["ideas"], round(p["cycles_per_step"]), round(p["cycles_over_all"], 2),
+            round(p["bytes_per_step"]), round(p["bytes_over_all"], 2), round(p["pj_per_token"] / 1000),
+            round(p["pj_over_all"], 2), f"{p['loss_percent']:.2f}",
+        ]
+        for p in sorted(result["points"], key=lambda p: (p["batch"], p["cycles_per_step"]))
+    ]  # fmt: skip
+    print_table(
+        rows,
+        ("batch", "on", "cycles a step", "over all", "bytes a step", "over all", "nJ a token", "over all",
+         "perplexity %"),
+        left=("on",),
+        title=f"Decoded tokens of {result['model']} on {system.machine.name} (RTL simulation; "
+        f"{result['mismatched_bytes']} of {result['compared_bytes']:,} bytes differ)",
+    )  # fmt: skip
+    draw(result, args.picture)
+    print(f"picture: {args.picture}")
+    write_json(args.json, result)
+    return 0
+
+
+BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {"bytes": _bytes, "together": _together}
 """What runs it."""

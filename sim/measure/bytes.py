@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,15 @@ from scheduler.cost.energy.count import activity_of_counters
 from scheduler.cost.energy.energy import energy_of
 from scheduler.cost.energy.table import EnergyTable
 from scheduler.cost.model import simulate
-from scheduler.memory.contents import Weights
-from scheduler.memory.model import ModelMemory
 from scheduler.memory.placement import Placement
-from scheduler.models.calibration import quantise_checkpoint
-from scheduler.models.constants import constants_of
-from scheduler.ops.batch import Chunk
-from scheduler.plan.residence import plan_residence
-from scheduler.plan.tiling import Tiling
-from scheduler.stream.choose import Chooser
-from scheduler.stream.lower import lower_step
-from scheduler.stream.parts import default_key_block
 from scheduler.stream.step_program import StepProgram
 from scheduler.system import SystemConfig
-from sim.golden.integer_model import IntegerModel, KeyValueCache, StepResult
-from sim.machine.byte_model import ByteModel
-from sim.machine.engines import IsaEngine, Outcome, RtlEngine, simulated_memory_bits
+from sim.golden.integer_model import StepResult
+from sim.machine.engines import Outcome, RtlEngine, simulated_memory_bits
 from sim.machine.system import SimulatedMachine
-from sim.measure.quality import byte_text
+from sim.measure.prompted import Prompted, model_of
 
 __all__ = ["BytesBench", "Variant", "draw", "variants_of"]
-
-STEP_BYTES = 1 << 19
-"""Memory for a step's stream and lists."""
-PROMPT_TOKENS = 128
-"""New tokens of a step that runs prompts, at most."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +107,7 @@ class BytesBench:
         announce: Callable[[], None] | None = None,
     ) -> None:
         self.system, self.config = system, system.machine
-        checkpoint, seen, windows = byte_text(
-            folder, frontier["bytes_evaluated"], frontier["window"], frontier["calibration_bytes"]
-        )  # fmt: skip
-        options = {name: frontier[name] for name in ("key_block", "clip", "reach")}
-        self._model = ByteModel(folder.resolve().name, quantise_checkpoint(checkpoint, seen, **options), windows)
+        self._model = model_of(folder, frontier)
         self._table, self._mhz = table, mhz
         self._batches, self._context, self._announce = sorted(set(batches)), context, announce
         self._found = {
@@ -163,7 +143,7 @@ class BytesBench:
         for placement in Placement:
             for batch in reversed(self._batches):
                 own = [v for v in variants_of(self._budgets(batch)) if v.placement == placement]
-                step = _Prompted(self._model, self.system, batch, self._context, placement)
+                step = Prompted(self._model, self.system, batch, self._context, placement)
                 if machine is None:
                     bits = simulated_memory_bits(step.memory) + 1  # other placements fill one group more
                     machine = SimulatedMachine(self.config, memory_bits=bits, announce=self._announce)
@@ -173,7 +153,7 @@ class BytesBench:
                         self._points.append(self._measure(step, engine, batch, variant))
                         yield
 
-    def _measure(self, step: _Prompted, engine: RtlEngine, batch: int, variant: Variant) -> dict[str, Any]:
+    def _measure(self, step: Prompted, engine: RtlEngine, batch: int, variant: Variant) -> dict[str, Any]:
         found = None if variant.budget is None else self._found[batch, variant.budget]
         precision = None if found is None else [None if t is None else Thresholds(**t) for t in found["threshold"]]
         expected, program = step.lower(variant.routing, precision)
@@ -230,63 +210,6 @@ class BytesBench:
             "energy_table": self._table.to_dict(), "mhz": self._mhz, "points": self._points,
             "compared_bytes": self._compared, "mismatched_bytes": self._wrong,
         }  # fmt: skip
-
-
-class _Prompted:
-    """Sequences whose prompts have run, and the step that decodes a token of each.
-
-    Attributes
-    ----------
-    memory : ModelMemory
-        As the prompts have left it.
-    """
-
-    def __init__(
-        self, model: ByteModel, system: SystemConfig, batch: int, context: tuple[int, int], placement: Placement
-    ) -> None:  # fmt: skip
-        self._model, self._system = model.model, system
-        tiling = Tiling(system.machine, self._model.description)
-        self._block = default_key_block(tiling, self._model.key_block)
-        self._integer = IntegerModel(self._model, key_block=self._block)
-        self.memory = ModelMemory(
-            plan_residence(tiling), Weights(self._model, tiling), sequences=batch, context=context[1] + 1,
-            outputs=batch, step_bytes=STEP_BYTES, placement=placement,
-        )  # fmt: skip
-        prompts = model.excerpts(batch, context[0] + 1, context[1] + 1)
-        self._caches: list[KeyValueCache] = [self._integer.new_cache(context[1] + 1) for _ in prompts]
-        self._decode = [Chunk(n, len(own) - 1, own[-1:]) for n, own in enumerate(prompts)]
-        engine, waiting = IsaEngine(system.machine, verify=False), list(enumerate(prompts))
-        engine.start(self.memory)
-        while waiting:
-            chunks = [Chunk(n, 0, own[:-1]) for n, own in waiting[: max(1, PROMPT_TOKENS // context[1])]]
-            waiting = waiting[len(chunks) :]
-            expected = self._integer.step([(self._caches[c.sequence], c.tokens) for c in chunks])
-            program = self._lower(chunks, expected, "host", None)
-            if not np.array_equal(engine.run(program).logits, expected.last_logits):
-                raise CheckError("prompts: logits differ from the integer model's")
-        for image, own in zip(self.memory.images, engine.contents, strict=True):
-            image[:] = own
-
-    def lower(
-        self, routing: str, precision: Sequence[Thresholds | None] | None
-    ) -> tuple[StepResult, StepProgram]:  # fmt: skip
-        """Return what the decode step computes, and its stream."""
-        for cache, chunk in zip(self._caches, self._decode, strict=True):
-            cache.length = chunk.position
-        expected = self._integer.step(
-            [(self._caches[c.sequence], c.tokens) for c in self._decode], precision=precision
-        )  # fmt: skip
-        return expected, self._lower(self._decode, expected, routing, precision)
-
-    def _lower(
-        self, chunks: Sequence[Chunk], expected: StepResult, routing: str,
-        precision: Sequence[Thresholds | None] | None,
-    ) -> StepProgram:  # fmt: skip
-        own = None if routing == "slots" else expected.routing
-        # A step alone: what stays for the next one is what `a3d bench residency` measures.
-        chooser = Chooser(replace(self._system.policy, residency=False), self._system.memory)
-        constants = constants_of(self._model, precision)
-        return lower_step(constants, self.memory, chunks, own, key_block=self._block, chooser=chooser)
 
 
 def _expert_bytes(program: StepProgram, expected: StepResult) -> int:

@@ -223,6 +223,8 @@ OUTPUTS = [
     (["bench", "prefix"], "--picture"),
     (["bench", "bytes"], "--json"),
     (["bench", "bytes"], "--picture"),
+    (["bench", "together"], "--json"),
+    (["bench", "together"], "--picture"),
     (["bench", "energy"], "--json"),
     (["bench", "energy"], "--picture"),
     (["bench", "serving"], "--json"),
