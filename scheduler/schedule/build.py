@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from hdl.errors import shown
 from hdl.isa.legality import Limits
+from hdl.numerics.precision import Thresholds
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
+from scheduler.memory.placement import Placement
 from scheduler.models.constants import Constants, constants_of, placeholders
 from scheduler.models.description import Model
 from scheduler.models.quantised_model import QuantisedModel
@@ -94,6 +96,10 @@ class Scheduler:
     source : RoutingSource
     quantised : QuantisedModel, optional
         Weights; without them streams have legal constants that mean nothing, and memory has addresses only.
+    thresholds : sequence of Thresholds
+        Of each layer: how important experts have to be; default: all are loaded with both planes.
+    placement : Placement
+        Where the planes of experts lie.
     seed : int
         Of tokens that the file does not give.
 
@@ -118,6 +124,8 @@ class Scheduler:
         source: RoutingSource,
         *,
         quantised: QuantisedModel | None = None,
+        thresholds: Sequence[Thresholds] = (),
+        placement: Placement = Placement.EVEN_ODD,
         seed: int = 0,
     ) -> None:
         self.system = system
@@ -133,11 +141,15 @@ class Scheduler:
         most = max(len(step.sequences) for step in steps)
         tokens = max(step.tokens for step in steps)
         context = max(s.cached + s.new for step in steps for s in step.sequences)
-        self.constants: Constants = placeholders(model) if quantised is None else constants_of(quantised)
+        constants = placeholders(model) if quantised is None else constants_of(quantised)
+        if thresholds:
+            layers = zip(constants.layers, thresholds, strict=True)
+            constants = replace(constants, layers=tuple(replace(own, thresholds=one) for own, one in layers))
+        self.constants: Constants = constants
         self.memory = ModelMemory(
             plan_residence(tiling), None if quantised is None else Weights(quantised, tiling),
             sequences=1 + max(place for step in self._places for place, _ in step), context=context, outputs=most,
-            step_bytes=STEP_BYTES + TOKEN_BYTES * tokens * len(model.layers),
+            step_bytes=STEP_BYTES + TOKEN_BYTES * tokens * len(model.layers), placement=placement,
         )  # fmt: skip
 
     def run(self) -> Iterator[Planned]:

@@ -56,6 +56,21 @@ def add_benches(kinds: Subparsers) -> None:
     )  # fmt: skip
     own.add_argument("--picture", type=picture_file, default="build/bench/together.png", metavar="FILE")
     add_json_option(own)
+    _add_shapes(kinds)
+
+
+def _add_shapes(kinds: Subparsers) -> None:
+    own = kinds.add_parser("together-shapes", help="the same on published shapes, by the cycle model")
+    add_config_option(own, "large")
+    own.add_argument("--batch", type=count(1), default=64, metavar="B", help="sequences; default 64")
+    own.add_argument("--keys", type=count(0), default=2047, metavar="N", help="keys that each has; default 2047")
+    own.add_argument("--layers", type=count(1), default=2, metavar="N", help="of each shape; default 2")
+    own.add_argument(
+        "--budget", type=fraction(0, 50, exclusive=True), default=35, metavar="PERCENT",
+        help="bytes of the chosen experts that are not read; default 35",
+    )  # fmt: skip
+    own.add_argument("--energy", type=Path, metavar="TABLE", help="a TOML file instead of the package's table")
+    add_json_option(own)
 
 
 def _add_common(own: argparse.ArgumentParser) -> None:
@@ -160,5 +175,35 @@ def _together(args: argparse.Namespace) -> int:
     return 0
 
 
-BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {"bytes": _bytes, "together": _together}
+def _shapes(args: argparse.Namespace) -> int:
+    from sim.measure.together_shapes import TogetherShapesBench
+
+    table, system = load_table(args.energy), system_of(args)
+    bench = TogetherShapesBench(
+        system, table, clock_of(system.clock_mhz), batch=args.batch, keys=args.keys, layers=args.layers,
+        budget=args.budget,
+    )  # fmt: skip
+    for _ in progress(bench.run(), "ways", bench.total):
+        pass
+    result = bench.result()
+    rows = [
+        [
+            p["model"], p["ideas"], round(p["expert_bytes_saved_percent"], 1), p["cycles"],
+            round(p["cycles_over_all"], 2), round(p["pj_per_token"] / 1e6), round(p["pj_over_all"], 2), p["plan"],
+        ]
+        for p in result["points"]
+    ]  # fmt: skip
+    print_table(
+        rows,
+        ("model", "on", "experts' bytes saved %", "cycles", "over all", "uJ a token", "over all", "plan"),
+        left=("model", "on", "plan"),
+        title=f"A decode step of {args.batch} sequences at {args.keys:,} keys on {system.machine.name} (cycle model)",
+    )  # fmt: skip
+    write_json(args.json, result)
+    return 0
+
+
+BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "bytes": _bytes, "together": _together, "together-shapes": _shapes,
+}  # fmt: skip
 """What runs it."""

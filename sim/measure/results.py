@@ -13,7 +13,7 @@ from sim.measure.bytes_page import bytes_lines
 from sim.measure.energy_page import energy_lines
 from sim.measure.policy_parts import LABELS
 from sim.measure.results_frontier import frontier_lines
-from sim.measure.together_page import together_lines
+from sim.measure.together_page import shapes_lines, together_lines
 
 __all__ = ["SOURCES", "render_results"]
 
@@ -33,6 +33,10 @@ SOURCES = {
     "together": (
         "bench/together.json",
         "a3d bench together --config docs/examples/small_hbm.toml --json build/bench/together.json",
+    ),
+    "together_shapes": (
+        "bench/together_shapes.json",
+        "a3d bench together-shapes --json build/bench/together_shapes.json",
     ),
     "energy": ("bench/energy.json", "a3d bench energy --rtl --json build/bench/energy.json"),
     "hbm": ("bench/hbm.json", "a3d bench hbm --json build/bench/hbm.json"),
@@ -475,6 +479,7 @@ _SECTIONS = {
     "serving": ("A long prompt comes while others decode", _serving),
     "bytes": ("Bytes of experts in decode, by scores and placement", bytes_lines),
     "together": ("All ideas together, and each switched off alone", together_lines),
+    "together_shapes": ("The same on published shapes, by the cycle model", shapes_lines),
     "energy": ("Energy of steps, by component", energy_lines),
     "hbm": ("The machine on HBM", _hbm),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),

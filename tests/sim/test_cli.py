@@ -225,6 +225,7 @@ OUTPUTS = [
     (["bench", "bytes"], "--picture"),
     (["bench", "together"], "--json"),
     (["bench", "together"], "--picture"),
+    (["bench", "together-shapes"], "--json"),
     (["bench", "energy"], "--json"),
     (["bench", "energy"], "--picture"),
     (["bench", "serving"], "--json"),
