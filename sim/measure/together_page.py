@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sections of ``docs/results.md`` on all ideas together, on the machine and, of published shapes, by cycle model."""
+"""The sections of ``docs/results.md`` on all ideas together: on the machine, and on published shapes."""
 
 from __future__ import annotations
 
