@@ -142,7 +142,7 @@ class ExpertMemory:
             size = self._round(matrix.tiles * config.plane_bytes)
             self._strides[layer, part] = size // ADDRESS_UNIT
             for plane, kind in enumerate(PLANES):
-                self._builder.level()
+                self._builder.level(size * mlp.count)
                 for group in (0, 1):
                     own = [e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane]
                     make = partial(self._plane_bytes, layer, part, own, plane, size)

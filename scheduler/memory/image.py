@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from hdl.errors import A3dError
-from scheduler.memory.layout import memory_alignment
+from scheduler.memory.layout import memory_alignment, region_alignment
 
 __all__ = ["ImageBuilder", "ImageError", "Symbol"]
 
@@ -72,9 +72,10 @@ class ImageBuilder:
         """
         if name in self.symbols:
             raise ValueError(f"symbol {name!r} exists already")
-        align = memory_alignment(self.config)
+        align, unit = region_alignment(self.config, size), memory_alignment(self.config)
+        self._next[group] = -(-self._next[group] // align) * align
         symbol = Symbol(group, self._next[group], size)
-        self._next[group] += -(-size // align) * align
+        self._next[group] += -(-size // unit) * unit
         if self._next[group] > 1 << self._address_bits:
             raise ImageError(
                 f"memory of group {group}: {name} ends at byte {self._next[group]}; address_bits = "
@@ -98,9 +99,10 @@ class ImageBuilder:
         """Bytes of each group that are allocated."""
         return self._next[0], self._next[1]
 
-    def level(self) -> None:
-        """Let both groups go on at the same address."""
-        self._next = [max(self._next)] * 2
+    def level(self, size: int) -> None:
+        """Let both groups go on at the same address, with regions of up to `size` bytes."""
+        align = region_alignment(self.config, size)
+        self._next = [-(-max(self._next) // align) * align] * 2
 
     def build(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Return both images, as long as what was allocated (whole beats)."""

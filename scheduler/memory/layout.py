@@ -15,7 +15,10 @@ from hdl.numerics import split_nibbles
 from scheduler.memory.placement import Part
 from scheduler.models.quantise import QuantisedExpert
 
-__all__ = ["LayerShape", "memory_alignment", "pack_planes", "parameter_words", "tiles_of"]
+__all__ = ["LayerShape", "memory_alignment", "pack_planes", "parameter_words", "region_alignment", "tiles_of"]
+
+REGION_BEATS = 256
+"""Half of the beats in which a sequential stream goes round the banks of an HBM channel."""
 
 Tiles = npt.NDArray[np.int8]
 
@@ -23,6 +26,16 @@ Tiles = npt.NDArray[np.int8]
 def memory_alignment(config: MachineConfig) -> int:
     """Return the alignment in bytes of everything that a LOAD or STORE addresses."""
     return max(ADDRESS_UNIT, config.group_bytes)
+
+
+def region_alignment(config: MachineConfig, size: int) -> int:
+    """Return the alignment in bytes of a region of `size` bytes.
+
+    Large ones begin at multiples of `REGION_BEATS` beats. So loads that read them from their beginning meet HBM's banks
+    in the same order, one that was just left is not wanted again soon, and can be refreshed.
+    """
+    beats = REGION_BEATS if 2 * size >= REGION_BEATS * config.group_bytes else 1
+    return max(ADDRESS_UNIT, beats * config.group_bytes)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hdl.config import PRESETS, MachineConfig
 from scheduler.memory.image import ImageBuilder, ImageError
+from scheduler.memory.layout import REGION_BEATS
 
 TINY = PRESETS["tiny"]
 WIDE = PRESETS["small"].replace(name="wide", channel_bytes=64)  # beats of 64 bytes
@@ -51,8 +52,19 @@ def test_a_region_may_be_filled_in_part_and_reserved() -> None:
 def test_levelled_groups_go_on_at_the_same_address() -> None:
     builder = ImageBuilder(TINY)
     builder.reserve("a", 0, 100)
-    builder.level()
+    builder.level(1)
     assert builder.reserve("b", 1, 1).address == builder.reserve("c", 0, 1).address == 128
+
+
+def test_large_regions_begin_in_the_same_bank() -> None:
+    """Those of half of REGION_BEATS beats and more, in both groups, also where one of a pair is smaller."""
+    beats = REGION_BEATS * TINY.group_bytes
+    builder = ImageBuilder(TINY)
+    builder.reserve("a", 0, 100)
+    assert builder.reserve("small", 0, beats // 2 - 1).address == 128
+    assert builder.reserve("large", 0, beats // 2).address == beats
+    builder.level(beats)
+    assert builder.reserve("one", 0, beats).address == builder.reserve("other", 1, 100).address == 2 * beats
 
 
 def test_a_name_is_used_once() -> None:
