@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from scheduler.memory.contents import Weights
+from scheduler.memory.layout import region_alignment
 from scheduler.memory.model import ModelMemory
 from scheduler.models.constants import Constants
 from scheduler.models.description import Experts
@@ -90,7 +91,8 @@ class Room:
         model, config = self._residence.tiling.model, self._residence.tiling.config
         least = self._least_step(self.places)
         room = (1 << config.address_bits) - max(self._place(self.places, least, None).sizes)
-        most = least + min(MOST_STREAM, room)
+        align = region_alignment(config, room)  # so that what lies behind moves by no more than that
+        most = least + min(MOST_STREAM, room) // align * align
         for count in sorted({1, self.places}):
             memory = self._place(count, most, None)
             chunks = [Chunk(place, position, (0,)) for place in range(count)]
