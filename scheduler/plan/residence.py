@@ -96,7 +96,8 @@ class Residence:
     def gang_widths(self, layer: Layer) -> tuple[int, ...]:
         """Return the numbers of tiers that can run a resident routed expert of a layer together, each an equal part.
 
-        Each tier's part of a projection begins where a load can begin.
+        Each tier's part of a projection begins where a load can begin, and its part of the up projection makes whole
+        words of what lies between the projections.
         """
         config, mlp = self.tiling.config, layer.mlp
         if not self.resident or not config.vertical_links or not isinstance(mlp, Experts):
@@ -107,6 +108,7 @@ class Residence:
         for width in range(2, config.tiers + 1):
             parts = [(matrix, matrix.n_tiles // width) for matrix in (expert.up, expert.down)]
             whole = all(matrix.n_tiles == each * width for matrix, each in parts) and config.tiers % width == 0
+            whole = whole and parts[0][1] % up_step(config) == 0
             if whole and not any(each * matrix.k_slices * config.plane_bytes % align for matrix, each in parts):
                 found.append(width)
         return tuple(found)

@@ -98,12 +98,12 @@ def test_gangs_have_the_words_of_each_tiers_tiles() -> None:
 
 @pytest.mark.parametrize("tiers", [2, 4])
 def test_parts_of_resident_experts_have_their_words_one_behind_the_other(tiers: int) -> None:
-    """Of 4 tiles up and 4 down; on four tiers there are gangs of two and of four."""
+    """Of 8 tiles up and 4 down; on four tiers there are gangs of two and of four."""
     config = TINY.replace(name="many", tiers=tiers, vcache_tiles=1024, semaphores=64)
-    model = experts_alone(32, replace(MLP, intermediate=16))
+    model = experts_alone(32, replace(MLP, intermediate=32))
     model = replace(model, layers=model.layers * 2)
     own = replace(plan_layer(Tiling(config, model), 4, Way.ALONE).places.residence, resident=True)
-    layers = [random_layer(np.random.default_rng(seed), 5, 32, 16) for seed in (1, 2)]
+    layers = [random_layer(np.random.default_rng(seed), 5, 32, 32) for seed in (1, 2)]
     builder, contents = ImageBuilder(config), ExpertContents(config, layers)
     memory = ExpertMemory(own, builder, contents, Placement.EVEN_ODD)
     for layer in (0, 1):
@@ -114,14 +114,23 @@ def test_parts_of_resident_experts_have_their_words_one_behind_the_other(tiers: 
     for layer in (0, 1):
         for width in widths:
             for place in range(width):
-                symbol, each = memory.part_words(layer, width, place), 4 // width
+                symbol = memory.part_words(layer, width, place)
                 assert symbol.address % 32 == 0
                 wanted = [
-                    words[first + place * each : first + (place + 1) * each]
-                    for words in (contents.expert_words(layer, expert) for expert in range(5)) for first in (0, 4)
+                    words[first + place * many // width : first + (place + 1) * many // width]
+                    for words in (contents.expert_words(layer, expert) for expert in range(5))
+                    for first, many in ((0, 8), (8, 4))
                 ]  # fmt: skip
                 data = np.concatenate(wanted).astype("<u2").tobytes()
                 assert images[symbol.group][symbol.address :][: len(data)].tobytes() == data
+
+
+def test_gangs_share_no_word_between_the_projections() -> None:
+    """Of 4 tiles up each of four tiers would have one, half a word."""
+    config = TINY.replace(name="many", tiers=4, vcache_tiles=1024, semaphores=64)
+    model = experts_alone(32, replace(MLP, intermediate=16))
+    own = replace(plan_layer(Tiling(config, model), 4, Way.ALONE).places.residence, resident=True)
+    assert own.gang_widths(model.layers[0]) == (2,)
 
 
 def test_a_shape_without_weights_has_the_same_addresses() -> None:
