@@ -25,7 +25,7 @@ from scheduler.plan.limits import MOST_COUNT, LoweringError
 from scheduler.plan.shares import Matrix, Share, shares_of
 from scheduler.plan.tiling import ExpertTiling, Tiling
 
-__all__ = ["ExpertPiece", "Residence", "Run", "plan_residence"]
+__all__ = ["ExpertPiece", "Residence", "Run", "plan_residence", "up_step"]
 
 PARTS = ((2, 4), (3, 3), (2, 5), (1, 6))
 """Eighths of V-Cache for streamed dense matrices and for experts, in the order they are tried; the rest is for keys."""

@@ -19,7 +19,7 @@ from hdl.isa import LoadDest
 from scheduler.models.description import Experts
 from scheduler.plan.limits import LoweringError
 from scheduler.plan.pinned import PINNED_TAG
-from scheduler.plan.residence import Run
+from scheduler.plan.residence import Run, up_step
 from scheduler.stream.emit.expert_jobs import Jobs
 from scheduler.stream.emit.experts import ListsFullError, RoutedJob, RoutedLists, take_entries
 from scheduler.stream.emit.job_table import NEVER
@@ -455,7 +455,8 @@ class ExpertWaves:
             return
         tokens = max(1, (one.job.expected or one.job.count) - first)
         each = min(tokens, work.places.chunk) * (expert.up if is_up else expert.down).k_slices
-        size = max(2, MOST_WAVES // each // 2 * 2)
+        step = up_step(work.config) if is_up else 2  # a GEMM makes whole words of what lies between the projections
+        size = max(step, MOST_WAVES // each // step * step)
         for at in range(0, run.count, size):
             many = min(size, run.count - at)
             part = Run(run.part, run.first + at, many)
