@@ -198,7 +198,9 @@ class ExpertMemory:
         expert, found = self._residence.tiling.expert(mlp.intermediate), []
         tiles = self._residence.tiling.expert(mlp.intermediate).up.n_tiles
         for number in range(mlp.count):
-            words = contents.expert_words(layer, number).astype("<u2")
+            own = contents.expert_words(layer, number)
+            words = np.zeros((expert.words, own.shape[1]), dtype="<u2")  # output tiles that are padding have some too
+            words[: len(own)] = own
             for part, matrix in ((words[:tiles], expert.up), (words[tiles:], expert.down)):
                 each = matrix.n_tiles // width
                 found.append(part[place * each : (place + 1) * each].tobytes())

@@ -120,7 +120,7 @@ def check_draw(seed: int) -> str:
 
 
 def test_any_machine_with_any_model() -> None:
-    outcomes = Counter(check_draw(seed) for seed in (*range(11, 29), 1031, 1152))
+    outcomes = Counter(check_draw(seed) for seed in (*range(11, 29), 1031, 1152, 1185))
     assert outcomes["ok"] >= 4 and len(outcomes) > 2, outcomes
 
 
