@@ -292,7 +292,7 @@ def _kept_in_order(rows: Rows) -> Int32:
     """Return edges that keep `scored` loads of planes in their order: each may take both engines or either of them.
 
     A load that takes both waits until the engines have come equally far, and which ones do is known to the machine
-    alone. Slots by falling counts have them at the beginning.
+    alone. Slots by falling counts have those of both planes first.
     """
     scored = (rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.scored] == 1) & (rows[:, COL.format] == Format.PAIR)
     loads = np.flatnonzero(scored).astype(np.int32)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hdl.errors import A3dError, CheckError
+from hdl.errors import CheckError
 from hdl.numerics.precision import Precision, Thresholds
 from hdl.scratch import whole_file
 from scheduler.cost.energy.count import activity_of_counters
@@ -23,7 +23,7 @@ from scheduler.system import SystemConfig
 from sim.golden.integer_model import StepResult
 from sim.machine.engines import Outcome, RtlEngine, simulated_memory_bits
 from sim.machine.system import SimulatedMachine
-from sim.measure.prompted import Prompted, model_of
+from sim.measure.prompted import Prompted, model_of, score_points
 
 __all__ = ["BytesBench", "Variant", "draw", "variants_of"]
 
@@ -110,16 +110,7 @@ class BytesBench:
         self._model = model_of(folder, frontier)
         self._table, self._mhz = table, mhz
         self._batches, self._context, self._announce = sorted(set(batches)), context, announce
-        self._found = {
-            (p["batch"], p["budget_percent"]): p
-            for p in frontier["points"] if p["policy"] == "score" and p["budget_percent"] in budgets
-        }  # fmt: skip
-        missing = [batch for batch in self._batches if not any(own == batch for own, _ in self._found)]
-        if missing:
-            raise A3dError(
-                f"thresholds: none for batch {missing[0]} in the report of bench "
-                "quality; run a3d bench quality --frontier with --batches and --budgets for it"
-            )
+        self._found = score_points(frontier, self._batches, budgets)
         self._points: list[dict[str, Any]] = []
         self._compared = self._wrong = 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hdl.errors import CheckError
+from hdl.errors import A3dError, CheckError
 from hdl.numerics.precision import Thresholds
 from scheduler.memory.contents import Weights
 from scheduler.memory.model import ModelMemory
@@ -30,7 +30,7 @@ from sim.machine.byte_model import ByteModel
 from sim.machine.engines import IsaEngine
 from sim.measure.quality import byte_text
 
-__all__ = ["Prompted", "model_of"]
+__all__ = ["Prompted", "model_of", "score_points"]
 
 STEP_BYTES = 1 << 19
 """Memory for a step's stream and lists."""
@@ -45,6 +45,29 @@ def model_of(folder: Path, frontier: Mapping[str, Any]) -> ByteModel:
     )  # fmt: skip
     options = {name: frontier[name] for name in ("key_block", "clip", "reach")}
     return ByteModel(folder.resolve().name, quantise_checkpoint(checkpoint, seen, **options), windows)
+
+
+def score_points(
+    frontier: Mapping[str, Any], batches: Sequence[int], budgets: Sequence[float]
+) -> dict[tuple[int, float], Mapping[str, Any]]:
+    """Return a report's points decided from scores, by batch and percent of the experts' bytes that are saved.
+
+    Raises
+    ------
+    A3dError
+        There is none for a batch.
+    """
+    found = {
+        (p["batch"], p["budget_percent"]): p
+        for p in frontier["points"] if p["policy"] == "score" and p["budget_percent"] in budgets
+    }  # fmt: skip
+    missing = [batch for batch in batches if not any(own == batch for own, _ in found)]
+    if missing:
+        raise A3dError(
+            f"thresholds: none for batch {missing[0]} and {' or '.join(f'{b:g}' for b in budgets)} percent in the "
+            "report of bench quality; run a3d bench quality --frontier with --batches and --budgets for it"
+        )
+    return found
 
 
 class Prompted:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hdl.errors import A3dError, CheckError
+from hdl.errors import CheckError
 from hdl.numerics.precision import Thresholds
 from hdl.scratch import whole_file
 from scheduler.cost.energy.count import activity_of_counters
@@ -23,7 +23,7 @@ from scheduler.system import SystemConfig
 from sim.machine.byte_model import ByteModel
 from sim.machine.engines import RtlEngine, simulated_memory_bits
 from sim.machine.system import SimulatedMachine
-from sim.measure.prompted import Prompted, model_of
+from sim.measure.prompted import Prompted, model_of, score_points
 
 __all__ = ["IDEAS", "Ideas", "TogetherBench", "draw", "ideas_to_measure"]
 
@@ -130,15 +130,7 @@ class TogetherBench:
         self._table, self._mhz, self._budget = table, mhz, budget
         self._batches, self._steps, self._context = sorted(set(batches)), steps, context
         self._announce = announce
-        self._found = {
-            p["batch"]: p for p in frontier["points"] if p["policy"] == "score" and p["budget_percent"] == budget
-        }
-        missing = [batch for batch in self._batches if batch not in self._found]
-        if missing:
-            raise A3dError(
-                f"thresholds: none for batch {missing[0]} and {budget:g} percent in the report of bench quality; run "
-                "a3d bench quality --frontier with --batches and --budgets for it"
-            )
+        self._found = score_points(frontier, self._batches, [budget])
         self._points: list[dict[str, Any]] = []
         self._compared = self._wrong = 0
 
@@ -169,7 +161,7 @@ class TogetherBench:
                         yield
 
     def _measure(self, sequences: Prompted, engine: RtlEngine, batch: int, ideas: Ideas) -> dict[str, Any]:
-        found, config = self._found[batch], self.system.machine
+        found, config = self._found[batch, self._budget], self.system.machine
         precision = None
         if ideas.scores:
             precision = [None if t is None else Thresholds(**t) for t in found["threshold"]]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hdl.numerics.precision import Precision, Thresholds, precisions
+from hdl.numerics.precision import MAX_IMPORTANCE, Precision, Thresholds, importances, precisions
 from scheduler.cost.energy.count import activity_of_forecast
 from scheduler.cost.energy.energy import energy_of
 from scheduler.cost.energy.table import EnergyTable
@@ -28,7 +28,7 @@ from scheduler.system import SystemConfig
 from sim.measure.scheduler import some_layers
 from sim.measure.together import IDEAS, Ideas
 
-__all__ = ["SHAPES", "DrawnScores", "TogetherShapesBench", "importances", "thresholds_for", "ways"]
+__all__ = ["SHAPES", "DrawnScores", "TogetherShapesBench", "thresholds_for", "ways"]
 
 SHAPES: Final = ("mixtral-8x7b", "qwen3-30b-a3b", "olmoe-1b-7b")
 
@@ -60,12 +60,6 @@ class DrawnScores:
         return found
 
 
-def importances(routing: Routing, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the sum of each expert's gates."""
-    sums = np.bincount(routing.experts.ravel(), weights=routing.gates.ravel().astype(np.float64), minlength=count)
-    return sums.astype(np.int64)
-
-
 def thresholds_for(routing: Routing | None, count: int, percent: float) -> Thresholds:
     """Return the threshold that leaves about a part of the chosen experts' bytes unread, their low planes'.
 
@@ -80,9 +74,9 @@ def thresholds_for(routing: Routing | None, count: int, percent: float) -> Thres
     """
     if routing is None:
         return Thresholds()
-    chosen = np.sort(importances(routing, count)[np.unique(routing.experts)])
+    chosen = np.sort(importances(routing.experts, routing.gates, count)[np.unique(routing.experts)])
     reduced = min(len(chosen), round(len(chosen) * percent / 50))
-    return Thresholds(int(chosen[reduced]) if reduced < len(chosen) else int(chosen[-1]) + 1)
+    return Thresholds(int(chosen[reduced]) if reduced < len(chosen) else min(MAX_IMPORTANCE, int(chosen[-1]) + 1))
 
 
 def ways() -> dict[str, Ideas]:
