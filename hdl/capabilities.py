@@ -20,7 +20,7 @@ __all__ = ["MAGIC", "VERSION", "Capability", "CapabilityError", "capabilities", 
 MAGIC = 0x4133_444D
 """Value of register ID: "A3DM"."""
 
-VERSION = (3, 0)
+VERSION = (4, 0)
 """Major and minor version of instruction set and registers. The major one grows with every change that software for the
 version before does not understand, the minor one with every addition; ``tests/hdl/test_capabilities.py`` pins what is
 meant."""

@@ -83,12 +83,14 @@ def fill_control_layout(config: MachineConfig) -> data.StructLayout:
 
     ``columns``: 0 = the word is ``fill_rows`` rows of the tile from row ``word * fill_rows``; 1 = the tile comes
     transposed: the word is ``fill_rows * columns`` bytes from byte ``word * fill_rows * columns`` of the tile's columns
-    (R bytes each), so that it writes some bytes in each of some rows' words.
+    (R bytes each), so that it writes some bytes in each of some rows' words. ``low``: only the lower four bits of each
+    byte are written; not with ``columns``.
     """
     return data.StructLayout(
         {
             "valid": 1,
             "columns": 1,
+            "low": 1,
             "tiers": config.tiers,
             "tile": config.vcache_bits,
             "word": config.fill_word_bits,

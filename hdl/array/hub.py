@@ -79,9 +79,10 @@ def unused_dispatch(config: MachineConfig) -> tuple[Path, ...]:
 def unused_fill(config: MachineConfig) -> tuple[Path, ...]:
     """Return the fields of a fill word's control part that this array has no use for.
 
-    The edge feed's banks could not take a transposed tile: no such word comes, and its bit costs no register.
+    The edge feed's banks could not take a transposed tile or half of one: no such word comes, and its bit costs no
+    register.
     """
-    return () if config.stationary_feed == "vertical" else (("columns",),)
+    return () if config.stationary_feed == "vertical" else (("columns",), ("low",))
 
 
 class Hub(wiring.Component):
@@ -117,6 +118,8 @@ class Hub(wiring.Component):
         For every ``fill_rows`` rows the tile that is filled, and the lane that the data are in: both lanes may fill
         this tier in a cycle, words of different rows, none transposed. Edge feed: Out(vcache_bits), Out(1), for all
         rows; one lane at a time.
+    fill_low : Out(fill_words)
+        For every ``fill_rows`` rows: only the lower four bits of each byte are written. Vertical feed only.
     fill_turn : Out(1)
         Lane of a transposed tile's word. Vertical feed only.
     activation_enable, activation_addr : Out(rows), Out(activation_bits)
@@ -159,6 +162,7 @@ class Hub(wiring.Component):
                 "fill_mask": Out(config.columns // column_run(config)),
                 "fill_tile": Out(config.vcache_bits).array(config.fill_words),
                 "fill_lane": Out(config.fill_words),
+                "fill_low": Out(config.fill_words),
                 "fill_turn": Out(1),
             }
         else:
@@ -253,6 +257,7 @@ class Hub(wiring.Component):
             self.fill_select.eq(selects[0] | selects[1]),
             self.fill_lane.eq(selects[1]),
             *(tile.eq(Mux(selects[1][i], lanes[1].tile, lanes[0].tile)) for i, tile in enumerate(self.fill_tile)),
+            *(low.eq(Mux(selects[1][i], lanes[1].low, lanes[0].low)) for i, low in enumerate(self.fill_low)),
             self.fill_turn.eq(hits[1]),
             self.fill_columns.eq(turned[0] | turned[1]),
             word.eq(Mux(turned[1], lanes[1].word, lanes[0].word)),

@@ -206,6 +206,8 @@ class Row(ArrayRow):
         The word is of a transposed tile: its bytes for this row are these, not ``fill_data``.
     fill_mask : In(columns // column_run)
         Bit i: write the bytes ``i * column_run`` and up, `column_run` of them.
+    fill_low : In(1)
+        Of these, only the lower four bits.
     stationary_below, stationary : In(8 * columns), Out(8 * columns)
         M link, only with `links`: the stationary registers of the tier below, and the own ones.
 
@@ -224,6 +226,7 @@ class Row(ArrayRow):
             "fill_columns": In(1),
             "fill_turned": In(8 * column_run),
             "fill_mask": In(columns // column_run),
+            "fill_low": In(1),
         }
         if links:
             ports |= {"stationary_below": In(8 * columns), "stationary": Out(8 * columns)}
@@ -238,7 +241,8 @@ class Row(ArrayRow):
         """Read the V-Cache bank, or take the word of the tier below."""
         assert self.vcache_tiles is not None
         run = self.column_run
-        memory = Sram(8 * self.columns, self.vcache_tiles, granularity=8 * run)
+        # Two write lanes for each `run` bytes: their lower four bits, then their upper ones.
+        memory = Sram(8 * self.columns, self.vcache_tiles, granularity=4 * run)
         bank = instantiate(m, platform, "vcache_bank", memory)
         wave_in = self.wave_in
         own = wave_in.valid & wave_in.new
@@ -246,16 +250,35 @@ class Row(ArrayRow):
         m.d.comb += [
             bank.write_en.eq(self.fill_en),
             bank.write_addr.eq(self.fill_addr),
-            bank.write_mask.eq(self.fill_mask),
-            bank.write_data.eq(Mux(self.fill_columns, self.fill_turned.replicate(self.columns // run), data)),
+            bank.write_mask.eq(Cat(Cat(mask, mask & ~self.fill_low) for mask in self.fill_mask)),
+            bank.write_data.eq(
+                _apart(Mux(self.fill_columns, self.fill_turned.replicate(self.columns // run), data), run)
+            ),
             bank.read_en.eq(own & ~wave_in.stationary_below if self.links else own),
             bank.read_addr.eq(wave_in.vcache_addr),
         ]
+        word = _together(bank.read_data, run)
         if not self.links:
-            return bank.read_data
-        return Mux(wave.stationary_below, self.stationary_below, bank.read_data)
+            return word
+        return Mux(wave.stationary_below, self.stationary_below, word)
 
     def stationary_sink(self, m: Module, stationary: Value) -> None:
         """Offer the stationary registers to the tier above."""
         if self.links:
             m.d.comb += self.stationary.eq(stationary)
+
+
+def _apart(word: Value, run: int) -> Value:
+    """Return, for each `run` bytes of a word, their lower four bits and then their upper ones: wires."""
+    size = 2 * run
+    places = (size * g + 2 * k + upper for g in range(len(word) // (4 * size)) for upper in (0, 1) for k in range(run))
+    return Cat(word.word_select(place, 4) for place in places)
+
+
+def _together(stored: Value, run: int) -> Value:
+    """Return the word that `_apart` makes `stored` of."""
+    size = 2 * run
+    places = (
+        size * g + upper * run + k for g in range(len(stored) // (4 * size)) for k in range(run) for upper in (0, 1)
+    )
+    return Cat(stored.word_select(place, 4) for place in places)

@@ -125,6 +125,7 @@ class Tier(StructuralComponent):
                 s.connect(row.fill_lane, hub.fill_lane[word])
                 for lane in range(2):
                     s.connect(row.fill_data[lane], fill[part].above[lane])
+                s.connect(row.fill_low, hub.fill_low[word])
                 s.connect(row.fill_columns, hub.fill_columns)
                 s.connect(row.fill_mask, hub.fill_mask)
                 s.connect(row.fill_turned, _turned(turns, turned_bytes(config, index)))

@@ -161,10 +161,11 @@ class InstructionScan(wiring.Component):
                 with m.Case(kind):
                     m.d.comb += [size.eq(MEMORIES[target.memory].depth(config)), known.eq(1)]
         # The edge feed's banks take whole rows only.
-        transposed = (load.format == Format.COLUMNS) if config.stationary_feed == "edge" else 0
+        no_rows = (Format.COLUMNS, Format.LOW) if config.stationary_feed == "edge" else ()
+        odd = Cat(load.format == form for form in no_rows).any() | (load.format > max(Format))
         field = (
             ~known
-            | transposed
+            | odd
             | (load.count == 0)
             | (rows == load.dest_tiers.any())
             | (load.dest_tiers >> config.tiers).any()
@@ -178,7 +179,8 @@ class InstructionScan(wiring.Component):
 
     @staticmethod
     def _may_be_scored(load: Any) -> Value:
-        return load.slot_en & ((load.dest_kind == LoadDest.PARAMETER) | (load.format == Format.PAIR))
+        planes = (load.format == Format.PAIR) | (load.format == Format.LOW)
+        return load.slot_en & ((load.dest_kind == LoadDest.PARAMETER) | planes)
 
     def _slot_bad(self, body: Any) -> Value:
         return body.slot_en & (body.slot >> self.config.slot_bits).any()

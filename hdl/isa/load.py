@@ -24,8 +24,9 @@ from hdl.isa.queues import load_queue_name
 from hdl.isa.words import count_of, span_of, tiers_text
 
 __all__ = [
-    "LIST_ENTRY_BYTES", "LOAD", "LOAD_TARGETS", "MAX_ROW_SHIFT", "SLOT_DESTS", "Format", "LoadDest", "LoadTarget",
-    "check_load_addresses", "load_bytes", "load_groups", "load_item_bytes", "slot_load",
+    "LIST_ENTRY_BYTES", "LOAD", "LOAD_TARGETS", "MAX_ROW_SHIFT", "PLANES", "SLOT_DESTS", "Format", "LoadDest",
+    "LoadTarget", "check_load_addresses", "has_two_addresses", "load_bytes", "load_groups", "load_item_bytes",
+    "needs_full", "slot_load", "slot_loads",
 ]  # fmt: skip
 
 LIST_ENTRY_BYTES = 8
@@ -36,12 +37,22 @@ MAX_ROW_SHIFT = 16
 
 
 class Format(IntEnum):
-    """How a load's bytes lie in memory."""
+    """How a load's bytes lie in memory, and which bits of a tile they are."""
 
     BYTES = 0
+    """Tiles row by row."""
     PAIR = 1
+    """Both planes of weights, one in each group."""
     HIGH = 2
+    """The plane of the upper four bits; the lower ones become `LOW_MISSING` (`hdl.numerics`)."""
     COLUMNS = 3
+    """Tiles column by column."""
+    LOW = 4
+    """The plane of the lower four bits, for tiles whose upper ones are there."""
+
+
+PLANES = (Format.PAIR, Format.HIGH, Format.LOW)
+"""Formats of loads that read half a tile from a group."""
 
 
 class LoadDest(IntEnum):
@@ -88,7 +99,7 @@ SLOT_DESTS = (LoadDest.VCACHE, LoadDest.PARAMETER)
 """What a load with a slot may fill: what an expert has of its own."""
 
 _BODY = (
-    Field("format", 2, "byte order in memory", Format),
+    Field("format", 3, "byte order in memory, and which planes", Format),
     Field("group", 1, "channel group (PAIR: of the high plane; the low plane lies in the other group)"),
     Field("dest_kind", 3, "memory that is filled", LoadDest),
     Field("dest_tiers", 8, "tiers, at least one; each of them gets the same data (ROWS: zero)", form="tiers"),
@@ -102,7 +113,10 @@ _BODY = (
     Field("slot", 8, "slot of the routing table, below expert_slots"),
     Field("slot_stride", 24, "from one expert to the next (PAIR: of the same parity), in units of 32 bytes"),
     Field(
-        "scored", 1, "1 = what the slot's importance asks for: PAIR maybe the high plane only, then other parameters"
+        "scored",
+        1,
+        "1 = what the slot's importance asks for: PAIR maybe the high plane only, LOW maybe nothing, then other "
+        "parameters",
     ),
 )
 
@@ -110,7 +124,7 @@ _BODY = (
 def load_item_bytes(instruction: Instruction, config: MachineConfig) -> int:
     """Return the bytes in one group's memory of one item (tile, word, entry, row) of a LOAD; PAIR: of each plane."""
     kind = LoadDest(instruction["dest_kind"])
-    if kind == LoadDest.VCACHE and instruction["format"] in (Format.PAIR, Format.HIGH):
+    if kind == LoadDest.VCACHE and instruction["format"] in PLANES:
         return config.plane_bytes
     return LOAD_TARGETS[kind].item_bytes(config)
 
@@ -133,8 +147,27 @@ def load_bytes(instruction: Instruction, config: MachineConfig) -> int:
     return planes * instruction["count"] * load_item_bytes(instruction, config)
 
 
+def has_two_addresses(instruction: Instruction) -> bool:
+    """Return whether a slot's importance may send a LOAD elsewhere: parameters of the high plane alone."""
+    return bool(instruction["scored"] and instruction["dest_kind"] == LoadDest.PARAMETER)
+
+
+def needs_full(instruction: Instruction) -> bool:
+    """Return whether a LOAD reads nothing where its slot wants the high plane only."""
+    return bool(instruction["scored"] and instruction["format"] == Format.LOW)
+
+
+def slot_loads(instruction: Instruction, experts: int) -> list[Instruction]:
+    """Return all that a LOAD with a slot may be, whichever of some experts the slot has and however important it is.
+
+    Of a PAIR load that may read its high plane only: as if it read both.
+    """
+    both = (False, True) if has_two_addresses(instruction) else (False,)
+    return [slot_load(instruction, expert, high) for high in both for expert in range(experts)]
+
+
 def slot_load(instruction: Instruction, expert: int, high_only: bool = False) -> Instruction:
-    """Return a LOAD without its slot, given the slot's expert.
+    """Return a LOAD without its slot, given the slot's expert; not for one that then reads nothing.
 
     The addresses may be too large for their fields; :func:`check_load_addresses` finds that.
 
@@ -175,8 +208,10 @@ def _check(instruction: Instruction, config: MachineConfig, limits: Limits) -> V
     kind = LoadDest(instruction["dest_kind"])
     if kind != LoadDest.VCACHE and instruction["format"] != Format.BYTES:
         return field_violation(instruction, "format", "BYTES for a destination other than V-Cache")
-    if instruction["format"] == Format.COLUMNS and config.stationary_feed == "edge":
-        return field_violation(instruction, "format", "BYTES, PAIR or HIGH: the edge feed takes no transposed tiles")
+    if instruction["format"] in (Format.COLUMNS, Format.LOW) and config.stationary_feed == "edge":
+        return field_violation(
+            instruction, "format", "BYTES, PAIR or HIGH: the edge feed takes neither transposed tiles nor half ones"
+        )
     if kind == LoadDest.ROWS and instruction["dest_tiers"]:
         return field_violation(instruction, "dest_tiers", "0 with ROWS, which are no tier's")
     if kind != LoadDest.ROWS and not instruction["dest_tiers"]:
@@ -189,9 +224,11 @@ def _check(instruction: Instruction, config: MachineConfig, limits: Limits) -> V
     if instruction["slot_en"] and kind not in SLOT_DESTS:
         return field_violation(instruction, "slot_en", "0 for a destination other than V-Cache or parameters")
     if instruction["scored"] and not (
-        instruction["slot_en"] and (kind == LoadDest.PARAMETER or instruction["format"] == Format.PAIR)
+        instruction["slot_en"] and (kind == LoadDest.PARAMETER or instruction["format"] in (Format.PAIR, Format.LOW))
     ):
-        return field_violation(instruction, "scored", "0 without a slot, or with a format other than PAIR in V-Cache")
+        return field_violation(
+            instruction, "scored", "0 without a slot, or with a format other than PAIR or LOW in V-Cache"
+        )
     end = instruction["dest_base"] + instruction["count"]
     wrong = (
         check_slot(instruction, config)
@@ -210,6 +247,7 @@ def _explain(i: Instruction, config: MachineConfig) -> str:
         Format.BYTES: "bytes",
         Format.PAIR: "high and low nibble planes",
         Format.HIGH: "high nibble plane only",
+        Format.LOW: "low nibble plane, to the high one that is there",
         Format.COLUMNS: "columns",
     }[Format(i["format"])]
     places = " and ".join(f"group {group} at {start:#x}" for group, start in load_groups(i))
@@ -237,6 +275,8 @@ def _slot_places(i: Instruction, places: str) -> str:
     scored = ""
     if i["scored"]:
         scored = "; high plane only" if pair else "; half a step on"
+        if needs_full(i):
+            scored = "; nothing"
         scored += ", if that is what the slot asks for"
     return f"the memory of slot {i['slot']}'s expert (nothing if the slot is empty; expert 0: {places}; {rest}{scored})"
 
@@ -255,6 +295,7 @@ LOAD = OpcodeDescription(
     accesses=(
         Access(Memory.EXTERNAL, "read", "`count` items from `addr` on; PAIR: planes from `addr` and `addr_low` on"),
         Access(Memory.SLOTS, "read", "with `slot_en`"),
+        Access(Memory.VCACHE, "read", "LOW: the upper four bits, which stay"),
         *(Access(target.memory, "write", f"{dest.name}: from `dest_base` on") for dest, target in LOAD_TARGETS.items()),
     ),
     check=_check,

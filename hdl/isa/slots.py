@@ -3,7 +3,7 @@
 
 from hdl.isa.checks import check_slot
 from hdl.isa.gemm import slot_gemm
-from hdl.isa.load import slot_load
+from hdl.isa.load import has_two_addresses, slot_load, slot_loads
 from hdl.isa.route import (
     MAX_CHOICES,
     check_route_fields,
@@ -16,6 +16,6 @@ from hdl.isa.route import (
 )
 
 __all__ = [
-    "MAX_CHOICES", "check_route_fields", "check_route_ranges", "check_slot", "gate_rows", "route_dests",
-    "route_entries", "route_scalars", "route_sources", "slot_gemm", "slot_load",
+    "MAX_CHOICES", "check_route_fields", "check_route_ranges", "check_slot", "gate_rows", "has_two_addresses",
+    "route_dests", "route_entries", "route_scalars", "route_sources", "slot_gemm", "slot_load", "slot_loads",
 ]  # fmt: skip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 from amaranth.lib import data
 
@@ -12,6 +13,7 @@ from hdl.interfaces import PC_BITS, post_layout
 from hdl.isa import LIST_ENTRY_BYTES, Opcode, field_widths, instruction_layout
 
 __all__ = [
+    "LOAD_KIND_BITS",
     "ROW_SHIFT_BITS",
     "LoadKind",
     "item_bytes",
@@ -33,10 +35,15 @@ class LoadKind(IntEnum):
     FILL_HIGH = 1
     FILL_PAIR = 2
     FILL_COLUMNS = 3
-    ACTIVATION = 4
-    PARAMETER = 5
-    LIST = 6
-    ROWS = 7
+    FILL_LOW = 4
+    ACTIVATION = 5
+    PARAMETER = 6
+    LIST = 7
+    ROWS = 8
+
+
+LOAD_KIND_BITS: Final = 4
+"""Width of a `LoadKind`."""
 
 
 def log2(n: int) -> int:
@@ -50,7 +57,7 @@ def kind_item_bytes(config: MachineConfig, kind: LoadKind) -> int:
     """Return the bytes of memory (of one plane) that make one output word of the data side."""
     if kind in (LoadKind.FILL_BYTES, LoadKind.FILL_COLUMNS):
         return config.fill_bytes
-    if kind in (LoadKind.FILL_HIGH, LoadKind.FILL_PAIR):
+    if kind in (LoadKind.FILL_HIGH, LoadKind.FILL_PAIR, LoadKind.FILL_LOW):
         return config.group_bytes
     if kind == LoadKind.LIST:
         return LIST_ENTRY_BYTES
@@ -80,7 +87,7 @@ def job_layout(config: MachineConfig) -> data.StructLayout:
     """
     return data.StructLayout(
         {
-            "kind": 3,
+            "kind": LOAD_KIND_BITS,
             "empty": 1,
             "alone": 1,
             "high": 1,
@@ -100,14 +107,16 @@ def out_word_layout(config: MachineConfig) -> data.StructLayout:
     """Return an output word of the data side.
 
     Exactly one of ``fill``, ``bus``, ``list``, ``row`` and ``empty`` (no word, only a post) is set; ``columns`` (a
-    transposed tile) goes with ``fill``, ``parameter`` with ``bus``, ``shift`` with ``row``. ``last``: last word of its
-    instruction, which then posts ``post``. ``alone``: see `job_layout`. ``data``: as many low bytes as the destination
-    takes; a row's are the int16 elements as memory has them.
+    transposed tile) and ``low`` (the lower four bits of each byte) go with ``fill``, ``parameter`` with ``bus``,
+    ``shift`` with ``row``. ``last``: last word of its instruction, which then posts ``post``. ``alone``: see
+    `job_layout`. ``data``: as many low bytes as the destination takes; a row's are the int16 elements as memory has
+    them.
     """
     return data.StructLayout(
         {
             "fill": 1,
             "columns": 1,
+            "low": 1,
             "bus": 1,
             "list": 1,
             "row": 1,

@@ -20,7 +20,7 @@ from hdl.isa import LIST_ENTRY_BYTES, Format, LoadDest, Opcode, field_widths, in
 from hdl.isa.error_codes import ErrorCode
 from hdl.memory.axi import address_layout
 from hdl.memory.bursts import BEATS_BITS, BurstSplitter, range_layout
-from hdl.memory.jobs import ROW_SHIFT_BITS, LoadKind, job_layout, log2
+from hdl.memory.jobs import LOAD_KIND_BITS, ROW_SHIFT_BITS, LoadKind, job_layout, log2
 
 __all__ = ["TIMING", "LoadAddress", "LoadAddressTiming"]
 
@@ -102,8 +102,8 @@ class LoadAddress(wiring.Component):
     begun : Out(1)
         An instruction, its waits granted, starts to ask for data.
     left_out, reduced : Out(1)
-        Pulses: a load begins whose slot has no tokens (PAIR: engine 0 says so), or (engine 0) a PAIR load of which only
-        the high plane is read.
+        Pulses: a load begins whose slot has no tokens (PAIR: engine 0 says so), or wants no low plane (LOW), or (engine
+        0) a PAIR load of which only the high plane is read.
     outstanding : Out(1)
         A burst is requested or on its way.
     fault : Out(error_layout)
@@ -161,7 +161,7 @@ class LoadAddress(wiring.Component):
         config = self.config
         return data.StructLayout(
             {
-                "kind": 3,
+                "kind": LOAD_KIND_BITS,
                 "high": 1,
                 "slot_en": 1,
                 "slot": config.slot_bits,
@@ -321,13 +321,14 @@ class LoadAddress(wiring.Component):
         m.d.comb += address.eq(Mux(swap, second.other, second.addr) + (place << log2(ADDRESS_UNIT)))
         high_only = second.scored & table.high_only
         half = Mux(high_only & ~is_pair, second.stride >> 1, 0)  # to the parameters of the high plane alone
+        nothing = (table.count == 0) | (high_only & (second.kind == LoadKind.FILL_LOW))
         with m.If(done):
             m.d.sync += [step.eq(0), empty.eq(0), reduced.eq(0)]
         with m.Elif(looks):
             m.d.sync += step.eq(step + 1)
             with m.Switch(step):
                 with m.Case(1):
-                    m.d.sync += [place.eq(expert * second.stride + half), empty.eq(table.count == 0)]
+                    m.d.sync += [place.eq(expert * second.stride + half), empty.eq(nothing)]
                 with m.Case(2):
                     m.d.sync += [second.addr.eq(address), second.high.eq(second.high ^ swap)]
                     with m.If(high_only & is_pair & ~empty):
@@ -390,6 +391,8 @@ class LoadAddress(wiring.Component):
                         m.d.sync += shifted(LoadKind.FILL_HIGH, config.plane_bytes, fill_shift)
                     with m.Case(Format.COLUMNS):
                         m.d.sync += shifted(LoadKind.FILL_COLUMNS, config.tile_bytes, fill_shift)
+                    with m.Case(Format.LOW):
+                        m.d.sync += shifted(LoadKind.FILL_LOW, config.plane_bytes, fill_shift)
             with m.Case(LoadDest.ACTIVATION):
                 m.d.sync += shifted(LoadKind.ACTIVATION, config.rows, 0)
             with m.Case(LoadDest.LIST):

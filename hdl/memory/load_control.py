@@ -50,8 +50,8 @@ class LoadControl(wiring.Component):
         Word in the beat.
     load_fill, load_item : Out(1)
         The output register takes a fill word / a bus word, list entry or row.
-    merge, pair, high, list, row : Out(1)
-        Fill word of planes; of two planes; this engine's is the high one; a list entry; a row.
+    merge, low, pair, high, list, row : Out(1)
+        Fill word of planes; of a low one alone; of two; this engine's is the high one of these; a list entry; a row.
     """
 
     def __init__(self, config: MachineConfig, group: int) -> None:
@@ -70,6 +70,7 @@ class LoadControl(wiring.Component):
                 "load_fill": Out(1),
                 "load_item": Out(1),
                 "merge": Out(1),
+                "low": Out(1),
                 "pair": Out(1),
                 "high": Out(1),
                 "list": Out(1),
@@ -150,15 +151,17 @@ class LoadControl(wiring.Component):
         with m.If(self.jobs.ready):
             m.d.sync += [active.eq(self.jobs.valid), job.eq(self.jobs.payload)]
 
-        fills = (job.kind <= LoadKind.FILL_COLUMNS) & ~job.empty
+        fills = (job.kind <= LoadKind.FILL_LOW) & ~job.empty
         is_row = job.kind == LoadKind.ROWS
+        is_low = job.kind == LoadKind.FILL_LOW
         is_list = job.kind == LoadKind.LIST
         to_bus = ((job.kind == LoadKind.ACTIVATION) | (job.kind == LoadKind.PARAMETER)) & ~job.empty
         m.d.comb += [
             self.sub.eq(sub),
             self.load_fill.eq(step & makes & fills),
             self.load_item.eq(step & makes & ~fills & ~job.empty),
-            self.merge.eq((job.kind == LoadKind.FILL_HIGH) | is_pair),
+            self.low.eq(is_low),
+            self.merge.eq((job.kind == LoadKind.FILL_HIGH) | is_low | is_pair),
             self.pair.eq(is_pair),
             self.high.eq(job.high),
             self.list.eq(is_list),
@@ -169,6 +172,7 @@ class LoadControl(wiring.Component):
             m.d.sync += [
                 self.header.fill.eq(fills),
                 self.header.columns.eq(job.kind == LoadKind.FILL_COLUMNS),
+                self.header.low.eq(is_low),
                 self.header.bus.eq(to_bus),
                 self.header.parameter.eq(job.kind == LoadKind.PARAMETER),
                 self.header.list.eq(is_list),

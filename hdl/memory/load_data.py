@@ -131,6 +131,7 @@ class LoadData(StructuralComponent):
             s.connect(part.take, control.take)
             s.connect(part.load_fill, control.load_fill)
             s.connect(part.merge, control.merge)
+            s.connect(part.low, control.low)
             if part.item_width:
                 s.connect(part.load_item, control.load_item)
                 s.connect(part.item, items.item[2 * low : 2 * low + 8 * part.item_width])

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,7 @@ from hdl.config import MachineConfig
 from hdl.isa import LIST_ENTRY_BYTES
 from hdl.memory.jobs import LoadKind, item_bytes, kind_item_bytes, log2
 from hdl.memory.nibbles import merge_planes
+from hdl.numerics import LOW_MISSING
 
 __all__ = ["FillGearbox", "ItemGearbox", "beats_per_word", "words_per_beat"]
 
@@ -35,7 +36,7 @@ class FillGearbox(wiring.Component):
     width : int
         Bytes of a beat in this slice.
     partner : bool
-        Merge with the beats of the other plane (engine 0); without, every weight is ``16*hi``.
+        Merge with the beats of the other plane (engine 0); without, only the high plane comes.
     item : int
         Low bytes of the output that items are written to; 0 = none.
 
@@ -54,6 +55,8 @@ class FillGearbox(wiring.Component):
         The fill word is made of planes, else of bytes.
     pair, high : In(1)
         With `partner`: there are two planes, and this engine's is the high one.
+    low : In(1)
+        The beat is a low plane alone; the upper four bits of each byte do not matter then.
     out : Out(16 * width)
     """
 
@@ -68,6 +71,7 @@ class FillGearbox(wiring.Component):
             "bytes": In(16 * width),
             "load_fill": In(1),
             "merge": In(1),
+            "low": In(1),
             "out": Out(16 * width),
         }
         if item:
@@ -86,13 +90,14 @@ class FillGearbox(wiring.Component):
         m = Module()
         with m.If(self.take):
             m.d.sync += self.previous.eq(self.beat)
-        # Planes of the weights; HIGH is PAIR with low nibbles of zero. Signals, because an expression that is used
+        # Planes of the weights; Signals, because an expression that is used
         # twice is emitted twice.
-        high = Signal(8 * self.width)
-        low: Signal | None = None
-        m.d.comb += high.eq(self.beat)
+        high, low = Signal(8 * self.width), Signal(8 * self.width)
+        m.d.comb += [
+            high.eq(self.beat),
+            low.eq(Mux(self.low, self.beat, Const(LOW_MISSING, 4).replicate(2 * self.width))),
+        ]
         if self.has_partner:
-            low = Signal(8 * self.width)
             with m.If(self.pair):
                 m.d.comb += low.eq(Mux(self.high, self.partner, self.beat))
                 with m.If(~self.high):

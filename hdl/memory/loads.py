@@ -63,7 +63,8 @@ def load_stats_layout() -> data.StructLayout:
     ``beats``: a beat arrived. ``words``: a fill word was launched. ``gave_way``: a fill word waited for the other
     lane's to the same tier. ``waiting``: a load waits for a semaphore or its partner. ``blocked``: a burst waits for
     room or for the limit of outstanding bursts. ``starved``: a load waits for read data. ``left_out``: a load begins
-    that reads nothing, as its slot is empty. ``reduced``: a PAIR load begins that reads the high plane only.
+    that reads nothing, as its slot is empty or wants no low plane. ``reduced``: a PAIR load begins that reads the high
+    plane only.
     """
     return data.StructLayout(
         {"beats": 2, "words": 2, "gave_way": 2, "waiting": 2, "blocked": 2, "starved": 2, "left_out": 2, "reduced": 2}
@@ -245,6 +246,7 @@ class LoadUnit(StructuralComponent):
             fields = {
                 "valid": launch.fill[g],
                 "columns": word.columns,
+                "low": word.low,
                 "tiers": word.tiers,
                 "tile": word.position[word_bits : word_bits + tile_bits],
                 "word": word.position[:word_bits],

@@ -2,11 +2,11 @@
 """NumPy specifications of the arithmetic, which the RTL equals bit for bit."""
 
 from hdl.numerics.matrix import (
+    LOW_MISSING,
     MAX_SHIFT,
-    NIBBLE_MAX,
-    NIBBLE_MIN,
     SIGMOID_FRACTION_BITS,
     SIGMOID_SEGMENTS,
+    WEIGHT_MAX,
     combine_add,
     merge_nibbles,
     requant,
@@ -22,11 +22,11 @@ from hdl.numerics.matrix import (
 )
 
 __all__ = [
+    "LOW_MISSING",
     "MAX_SHIFT",
-    "NIBBLE_MAX",
-    "NIBBLE_MIN",
     "SIGMOID_FRACTION_BITS",
     "SIGMOID_SEGMENTS",
+    "WEIGHT_MAX",
     "combine_add",
     "merge_nibbles",
     "requant",

@@ -20,15 +20,18 @@ import numpy.typing as npt
 from hdl.isa import MAX_SHIFT, StoreFormat
 
 __all__ = [
-    "MAX_SHIFT", "NIBBLE_MAX", "NIBBLE_MIN", "SIGMOID_FRACTION_BITS", "SIGMOID_SEGMENTS", "combine_add",
+    "LOW_MISSING", "MAX_SHIFT", "SIGMOID_FRACTION_BITS", "SIGMOID_SEGMENTS", "WEIGHT_MAX", "combine_add",
     "merge_nibbles", "requant", "round_shift", "saturate", "sigmoid_q16", "sigmoid_table", "silu_q11",
     "split_nibbles", "store_convert", "swiglu", "wrap",
 ]  # fmt: skip
 
 Int = npt.NDArray[np.int64]
 
-NIBBLE_MIN, NIBBLE_MAX = -136, 119
-"""Smallest and largest value of ``16*hi + lo`` with both nibbles in [-8, 7]."""
+WEIGHT_MAX = 119
+"""Largest magnitude of a weight that is rounded: error compensation moves weights from there, within int8."""
+
+LOW_MISSING = 8
+"""Low nibble of a weight whose low plane is not loaded: the middle of those there are."""
 
 SIGMOID_SEGMENTS = 128
 """Segments of the sigmoid table over the magnitudes [0, 16); a segment is 1/8 wide."""
@@ -220,28 +223,22 @@ def store_convert(row: npt.ArrayLike, shift: npt.ArrayLike, format: StoreFormat)
 
 
 def split_nibbles(w: npt.ArrayLike) -> tuple[Int, Int]:
-    """Split weights into signed nibbles ``(hi, lo)`` with ``w = 16*hi + lo``, both in [-8, 7].
+    """Split int8 weights into ``(hi, lo)`` with ``w = 16*hi + lo``, `hi` in [-8, 7] and `lo` in [0, 15].
 
-    `hi` alone is the weight rounded (half up) to a multiple of 16, and zero stays zero.
+    These are the upper and the lower four bits of the weight. `hi` alone stands for the sixteen weights that have it,
+    with their middle: ``16*hi + LOW_MISSING`` differs from the weight by -8 to 7.
 
     Raises
     ------
     ValueError
-        If a weight lies outside [-128, 119]: 120 to 127 have no such pair.
+        If a weight lies outside [-128, 127].
     """
     value = _int64(w)
-    if value.size and (value.min() < -128 or value.max() > NIBBLE_MAX):
-        raise ValueError(
-            f"split_nibbles: weights from {value.min()} to {value.max()}; two signed nibbles hold -128 to "
-            f"{NIBBLE_MAX}: quantise weights to +-119"
-        )
-    hi = (value + 8) >> 4
-    return hi, value - 16 * hi
+    if value.size and (value.min() < -128 or value.max() > 127):
+        raise ValueError(f"split_nibbles: weights from {value.min()} to {value.max()}; use -128 to 127")
+    return value >> 4, value & 15
 
 
-def merge_nibbles(hi: npt.ArrayLike, lo: npt.ArrayLike) -> Int:
-    """Return ``16*hi + lo`` as the machine's 8-bit adder makes it.
-
-    Sums below -128 (down to -136), which :func:`split_nibbles` never yields, wrap to 120 to 127.
-    """
-    return wrap(16 * _int64(hi) + _int64(lo), 8)
+def merge_nibbles(hi: npt.ArrayLike, lo: npt.ArrayLike = LOW_MISSING) -> Int:
+    """Return ``16*hi + lo`` for `hi` in [-8, 7] and `lo` in [0, 15]; without `lo`: of the high plane alone."""
+    return 16 * _int64(hi) + _int64(lo)

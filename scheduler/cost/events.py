@@ -29,8 +29,8 @@ from scheduler.stream.compiled import compiled, inlined
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
-    "PARTED", "accept_post", "first_unit", "grant", "high_alone", "is_pair", "note_order", "post", "post_load",
-    "slice_of", "slot_expert", "slot_tokens", "take", "unit_count", "waits", "wake",
+    "PARTED", "accept_post", "first_unit", "grant", "high_alone", "is_pair", "left_out", "note_order", "post",
+    "post_load", "slice_of", "slot_expert", "slot_tokens", "take", "unit_count", "waits", "wake",
 ]  # fmt: skip
 
 
@@ -93,6 +93,16 @@ def slot_expert(rows: Rows, s: Int, n: int) -> int:
     if not s[M.named]:
         return int(rows[n, COL.slot])
     return int(s[s[M.counts] + rows[n, COL.slot]] // EXPERT)
+
+
+@compiled
+def left_out(rows: Rows, s: Int, n: int) -> bool:
+    """Return whether a LOAD reads nothing: its slot is empty, or it is of a low plane that is not wanted."""
+    if slot_tokens(rows, s, n, 1) == 0:
+        return True
+    if not s[M.scored] or not rows[n, COL.scored] or rows[n, COL.format] != Format.LOW:
+        return False
+    return bool(s[s[M.counts] + rows[n, COL.slot]] & HIGH_ONLY)
 
 
 @compiled

@@ -8,7 +8,7 @@ by one (:mod:`scheduler.cost.combine`), and loads behind them are settled when t
 from __future__ import annotations
 
 from hdl.isa import LoadDest
-from scheduler.cost.events import is_pair, slot_tokens
+from scheduler.cost.events import is_pair, left_out
 from scheduler.cost.hbm.requests import word_launch
 from scheduler.cost.hbm.settle import settle_known
 from scheduler.cost.load_end import TO_ROWS, begin_words, finish_load
@@ -25,7 +25,7 @@ def settle(rows: Rows, s: Int, n: int, engine: int, free: int, now: int) -> None
     """Settle a LOAD at the data side, which is free from a cycle on."""
     note = s[M.notes] + NOTE * n
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
-    empty = slot_tokens(rows, s, n, 1) == 0
+    empty = left_out(rows, s, n)
     s[note + N.tile0] = max(s[note + N.tile0], free)
     steps = 1
     if not empty:

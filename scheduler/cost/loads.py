@@ -9,10 +9,10 @@ from scheduler.cost.events import (
     grant,
     high_alone,
     is_pair,
+    left_out,
     note_order,
     slice_of,
     slot_expert,
-    slot_tokens,
     take,
     waits,
     wake,
@@ -155,7 +155,7 @@ def begin_load(rows: Rows, s: Int, n: int, engine: int, start: int, now: int) ->
     """Begin a LOAD in a cycle; when the loads before have asked for all their data, it asks for its own."""
     tiers = s[B.tiers]
     high = 1 if is_pair(rows, n) else engine
-    empty = slot_tokens(rows, s, n, 1) == 0
+    empty = left_out(rows, s, n)
     form, dest, count = rows[n, COL.format], rows[n, COL.dest_kind], rows[n, COL.count]
     beats = load_beats(s[B.rows], s[B.columns], s[B.group_bytes], dest, form, count)
     step = 0
@@ -282,13 +282,13 @@ def load_step(rows: Rows, s: Int, engine: int, now: int) -> None:
     if not s[x + U.granted]:
         if not load_granted(rows, s, n, engine, now):
             return
-        if high_alone(rows, s, n) and slot_tokens(rows, s, n, 1):
+        if high_alone(rows, s, n) and not left_out(rows, s, n):
             part(rows, s, n, s[x + U.ready])
             return
     start = s[x + U.ready]
     for e in range(engine, 2 if is_pair(rows, n) else engine + 1):
         start = max(start, job_room_at(s, e))
-        if slot_tokens(rows, s, n, 1):
+        if not left_out(rows, s, n):
             start = max(start, range_room_at(s, e))  # NEVER: woken when the load before has asked for all its data
     if start < NEVER:
         begin_load(rows, s, n, engine, start, now)

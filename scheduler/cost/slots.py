@@ -24,6 +24,9 @@ HIGH_ONLY: Final = 1 << 20
 EXPERT: Final = 1 << 21
 """Times the number of a slot's expert; an odd one's high plane lies in the other group."""
 
+SCORED: Final = (Format.PAIR, Format.LOW)
+"""Formats of loads that a slot's importance makes smaller."""
+
 Counts = Sequence[Sequence[int]]
 
 
@@ -36,7 +39,7 @@ def loaded_rows(rows: Rows, slot_counts: Counts) -> Rows:
     """Return a stream whose PAIR loads of slots that want the high plane only are HIGH loads of the right group.
 
     That says what such a load reads, and where. It is no stream that could run: the load was in both queues, in each
-    of them behind others.
+    of them behind others. LOW loads of such slots, which read nothing, are of no tiles.
 
     Parameters
     ----------
@@ -52,21 +55,22 @@ def loaded_rows(rows: Rows, slot_counts: Counts) -> Rows:
     if not any(count & HIGH_ONLY for counts in slot_counts for count in counts):
         return rows
     routes = np.flatnonzero(rows[:, COL.opcode] == Opcode.ROUTE)
-    pairs = np.flatnonzero(
-        (rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.scored] == 1) & (rows[:, COL.format] == Format.PAIR)
+    scored = np.flatnonzero(
+        (rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.scored] == 1) & np.isin(rows[:, COL.format], SCORED)
     )
     last = (rows[routes, COL.slot_base] + rows[routes, COL.experts]).max()
-    table = np.zeros(max(int(last), 1 + int(rows[pairs, COL.slot].max(initial=0))), np.int64)
+    table = np.zeros(max(int(last), 1 + int(rows[scored, COL.slot].max(initial=0))), np.int64)
     changed = rows.copy()
     ends: npt.NDArray[np.int64] = np.append(routes[1:], len(rows))
     for route, end, counts in zip(routes.tolist(), ends.tolist(), slot_counts, strict=True):
         first, many = int(rows[route, COL.slot_base]), int(rows[route, COL.experts])
         table[first : first + many] = 0
         table[first : first + len(counts)] = counts
-        own = pairs[(pairs > route) & (pairs < end)]
+        own = scored[(scored > route) & (scored < end)]
         wanted = table[rows[own, COL.slot]]
-        high = (wanted & HIGH_ONLY) > 0
-        own, wanted = own[high], wanted[high]
+        high, pair = (wanted & HIGH_ONLY) > 0, rows[own, COL.format] == Format.PAIR
+        changed[own[high & ~pair], COL.count] = 0
+        own, wanted = own[high & pair], wanted[high & pair]
         changed[own, COL.format] = Format.HIGH
         changed[own, COL.group] ^= wanted // EXPERT & 1
         changed[own, COL.slot_stride] //= 2  # which is from every second expert to the next

@@ -69,10 +69,16 @@ def gemm_cycles(b: Blocks, tokens: int, k_slices: int, n_tiles: int, mapping: in
 
 
 @compiled
+def is_plane(form: int) -> bool:
+    """Return whether a load of this format reads half a tile from a group."""
+    return bool(form == Format.PAIR or form == Format.HIGH or form == Format.LOW)
+
+
+@compiled
 def load_piece(tile_bytes: int, rows: int, columns: int, dest: int, form: int) -> int:
     """Return the bytes in one group's memory of one unit of a LOAD."""
     if dest == LoadDest.VCACHE:
-        return tile_bytes // 2 if form == Format.PAIR or form == Format.HIGH else tile_bytes
+        return tile_bytes // 2 if is_plane(form) else tile_bytes
     if dest == LoadDest.ACTIVATION:
         return rows
     return LIST_ENTRY_BYTES if dest == LoadDest.LIST else 2 * columns
@@ -96,7 +102,7 @@ def load_beats(rows: int, columns: int, group_bytes: int, dest: int, form: int, 
 def load_words(rows: int, columns: int, group_bytes: int, dest: int, form: int, count: int) -> int:
     """Return the words that a LOAD writes: fill words, activation words, parts of multipliers, rows, list entries."""
     if dest == LoadDest.VCACHE:
-        word = group_bytes if form == Format.PAIR or form == Format.HIGH else 2 * group_bytes
+        word = group_bytes if is_plane(form) else 2 * group_bytes
     elif dest == LoadDest.LIST:
         word = LIST_ENTRY_BYTES
     else:

@@ -15,10 +15,21 @@ from hdl.numerics import split_nibbles
 from scheduler.memory.placement import Part
 from scheduler.models.quantise import QuantisedExpert
 
-__all__ = ["LayerShape", "memory_alignment", "pack_planes", "parameter_words", "region_alignment", "tiles_of"]
+__all__ = [
+    "LayerShape",
+    "memory_alignment",
+    "pack_planes",
+    "parameter_words",
+    "region_alignment",
+    "spread_size",
+    "tiles_of",
+]
 
-REGION_BEATS = 256
-"""Half of the beats in which a sequential stream goes round the banks of an HBM channel."""
+BANK_BEATS = 64
+"""Beats that a sequential stream reads from two banks of an HBM channel, one in each of two groups, before the next."""
+
+REGION_BEATS = 4 * BANK_BEATS
+"""Half of the beats in which it goes round all banks."""
 
 Tiles = npt.NDArray[np.int8]
 
@@ -36,6 +47,17 @@ def region_alignment(config: MachineConfig, size: int) -> int:
     """
     beats = REGION_BEATS if 2 * size >= REGION_BEATS * config.group_bytes else 1
     return max(ADDRESS_UNIT, beats * config.group_bytes)
+
+
+def spread_size(config: MachineConfig, size: int) -> int:
+    """Return how far apart equal regions of `size` bytes should begin, of which a step reads the beginnings.
+
+    Large ones begin in different banks then, an odd number of `BANK_BEATS` apart: each would have to wait for another
+    row in the bank of the one before.
+    """
+    step = BANK_BEATS * config.group_bytes
+    many = -(-size // step)
+    return step * (many + 1 - many % 2) if size > REGION_BEATS * config.group_bytes else size
 
 
 @dataclass(frozen=True)
@@ -117,13 +139,7 @@ def parameter_words(
 
 
 def pack_planes(tiles: Tiles) -> tuple[bytes, bytes]:
-    """Return (high plane, low plane): byte j holds weight 2j in bits 3..0 and weight 2j+1 in bits 7..4.
-
-    Raises
-    ------
-    ValueError
-        A weight above 119, which two signed nibbles cannot hold.
-    """
+    """Return (high plane, low plane): byte j holds weight 2j in bits 3..0 and weight 2j+1 in bits 7..4."""
     planes = []
     for nibbles in split_nibbles(tiles.reshape(-1)):
         pairs = (nibbles & 15).astype(np.uint8).reshape(-1, 2)

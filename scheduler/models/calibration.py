@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
-from hdl.numerics import NIBBLE_MAX
+from hdl.numerics import WEIGHT_MAX
 from scheduler.models.checkpoint import Checkpoint, LayerWeights
 from scheduler.models.description import GroupedAttention, QkNorm
 from scheduler.models.fixed_point import INT8_MAX
@@ -237,7 +237,7 @@ def quantise_checkpoint(
     key_block: int = DEFAULT_KEY_BLOCK,
     resident: bool = True,
     reach: int | None = None,
-    levels: int = NIBBLE_MAX,
+    levels: int = WEIGHT_MAX,
 ) -> QuantisedModel:
     """Calibrate on `tokens` [sequences, length] and quantise; the other parameters as in the functions that do it.
 

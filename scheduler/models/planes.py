@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chooses int8 weights whose high nibbles alone are good int4 weights, and the scales of the high nibbles.
 
-An int8 weight is ``16 * high + low`` with both nibbles signed, and `high` alone is what half of the bytes give. Both
-are chosen column by column, and what a column rounds away is made up by the columns that follow, as far as the inputs
-of the calibration text allow: error compensation as in GPTQ (Frantar et al., "GPTQ: Accurate Post-Training
-Quantization for Generative Pre-trained Transformers", 2022), then improved by coordinate descent on the same error
-(as in CDQuant, Nair and Suggala, 2024). This is done for `high`, and once more for `low` below it: the nesting of
-precisions of Any-Precision LLM (Park et al., 2024). Our own are the bound on how far a weight may move (`reach`), and
-that `high` is made for the tokens that will use it alone: those whose gates are small.
+An int8 weight is ``16 * high + low`` with `low` from 0 to 15, and `high` alone, which half of the bytes give, stands
+for the middle, ``16 * high + 8``. Both are chosen column by column, and what a column rounds away is made up by the
+columns that follow, as far as the inputs of the calibration text allow: error compensation as in GPTQ (Frantar et al.,
+"GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022), then improved by coordinate
+descent on the same error (as in CDQuant, Nair and Suggala, 2024). This is done for `high`, and once more for `low`
+below it: the nesting of precisions of Any-Precision LLM (Park et al., 2024). Our own are the bound on how far a weight
+may move (`reach`), and that `high` is made for the tokens that will use it alone: those whose gates are small.
 
 Inputs are int8, so that their second moments are whole numbers: neither the library under NumPy nor its number of
 threads changes a weight.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hdl.numerics import NIBBLE_MAX, split_nibbles
+from hdl.numerics import LOW_MISSING, WEIGHT_MAX, merge_nibbles, split_nibbles
 
 __all__ = ["DEFAULT_REACH", "ExpertMoments", "Moments", "compensated_weights", "high_plane", "high_scales"]
 
@@ -35,6 +35,9 @@ _DAMPING = 0.05
 
 _SWEEPS = 3
 """Rounds of coordinate descent: more change nothing to speak of."""
+
+_MOST = 127
+"""Largest magnitude of a weight that compensation moved."""
 
 _BLOCK = 128
 """Columns whose errors are carried on at once; results differ by rounding of float64 only."""
@@ -80,9 +83,8 @@ class ExpertMoments:
 
 
 def high_plane(weights: npt.NDArray[np.integer]) -> npt.NDArray[np.int8]:
-    """Return 16 times the high nibbles of int8 weights: what a machine computes with that has only these."""
-    high: npt.NDArray[np.int8] = (16 * split_nibbles(weights)[0]).astype(np.int8)
-    return high
+    """Return what a machine computes with that has only the high nibbles of int8 weights."""
+    return merge_nibbles(split_nibbles(weights)[0]).astype(np.int8)
 
 
 def high_scales(
@@ -95,21 +97,20 @@ def high_scales(
     weights : float array [outputs, inputs]
         In units of each channel's int8 scale.
     integers : int array [outputs, inputs]
-        The int8 weights, -119 to 119.
+        The int8 weights.
     moments : float64 array [inputs, inputs], optional
         Second moments of the inputs; default: all inputs the same and independent.
 
     Returns
     -------
     float64 array [outputs]
-        In units of each channel's int8 scale, 0 to 2, a multiple of 2**-12; 1 for a channel of zeros.
+        In units of each channel's int8 scale, 0 to 2, a multiple of 2**-12; 0 for a channel of zeros.
     """
     high = high_plane(integers).astype(np.float64)
     # A little of every input, so that inputs that calibration never saw do not make a scale of nothing.
     weighed = high if moments is None or not moments.any() else high @ _damped(moments)
     power = (weighed * high).sum(axis=1)
-    found = (weighed * weights).sum(axis=1) / np.where(power > 0, power, 1.0)
-    bounded = np.clip(np.where(power > 0, found, 1.0), 0.0, 2.0)
+    bounded = np.clip((weighed * weights).sum(axis=1) / power, 0.0, 2.0)
     rounded: Array = np.rint(bounded * (1 << _SCALE_BITS)) / (1 << _SCALE_BITS)
     return rounded
 
@@ -122,7 +123,7 @@ def compensated_weights(
     Parameters
     ----------
     weights : float array [outputs, inputs]
-        In units of each channel's int8 scale: -119 to 119.
+        In units of each channel's int8 scale: -119 to 119 (`WEIGHT_MAX`).
     moments : Moments
         Of the inputs; nothing but zeros: weights are rounded to the nearest.
     reach : int
@@ -132,39 +133,38 @@ def compensated_weights(
     Returns
     -------
     int8 array [outputs, inputs]
-        -119 to 119.
+        -127 to 127.
     """
     target = weights.astype(np.float64)
-    rounded = np.clip(np.rint(target), -NIBBLE_MAX, NIBBLE_MAX).astype(np.int64)
+    rounded = np.clip(np.rint(target), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int64)
     if not moments.all.any():
         return np.asarray(rounded, dtype=np.int8)
-    least, most = (
-        high_plane(np.clip(rounded + step, -NIBBLE_MAX, NIBBLE_MAX)).astype(np.float64) for step in (-reach, reach)
-    )
+    least, most = (high_plane(np.clip(rounded + step, -_MOST, _MOST)).astype(np.float64) for step in (-reach, reach))
     low = moments.low if moments.low.any() else moments.all
-    high = _nearest(target, _damped(low), 16, least, most)
-    both = _nearest(
-        target, _damped(moments.all), 1, np.maximum(high - 8, -NIBBLE_MAX), np.minimum(high + 7, NIBBLE_MAX)
-    )
+    high = _nearest(target, _damped(low), least, most, unit=16, middle=LOW_MISSING)
+    first = high - LOW_MISSING  # of the sixteen weights with this high nibble
+    both = _nearest(target, _damped(moments.all), np.maximum(first, -_MOST), first + 15)
     return both.astype(np.int8)
 
 
-def _nearest(target: Array, moments: Array, unit: int, least: Array, most: Array) -> Array:
-    """Return multiples of `unit` within bounds whose products with the inputs are near the target's.
+def _nearest(
+    target: Array, moments: Array, least: Array, most: Array, *, unit: int = 1, middle: int = 0
+) -> Array:  # fmt: skip
+    """Return weights within bounds, `unit` apart, whose products with the inputs are near the target's.
 
     Parameters
     ----------
     target, least, most : float64 arrays [outputs, inputs]
     moments : float64 array [inputs, inputs]
         Positive definite.
-    unit : int
+    unit, middle : int
     """
     order = np.argsort(-np.diag(moments), kind="stable")  # the inputs that matter most have most others to help them
     wanted, low, high = target[:, order], least[:, order], most[:, order]
     ordered = moments[np.ix_(order, order)]
 
     def choose(j: int, column: Array) -> Array:
-        chosen: Array = np.clip(unit * np.rint(column / unit), low[:, j], high[:, j])
+        chosen: Array = np.clip(unit * np.rint((column - middle) / unit) + middle, low[:, j], high[:, j])
         return chosen
 
     found = np.empty_like(target)

@@ -15,8 +15,8 @@ y (an expert's row)   int16 * y_scale                the same over all experts o
 gate score            uint16 * 2**-15                fixed: Q15
 ====================  =============================  ==========================================================
 
-Weights reach +-119 only: two signed nibbles hold -136 to 119, and every weight must have both planes. The high plane
-alone is an int4 weight with a scale of its own for each channel (`scheduler.models.planes`).
+Weights are rounded to +-119, which leaves error compensation room to move them. The high plane alone is an int4 weight
+with a scale of its own for each channel (`scheduler.models.planes`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
-from hdl.numerics import MAX_SHIFT, NIBBLE_MAX
+from hdl.numerics import MAX_SHIFT, WEIGHT_MAX
 from scheduler.models.deferred import ArrayField, Deferred, shape_of
 
 __all__ = [
@@ -162,7 +162,7 @@ class QuantisedLayer:
         return int(self.experts[0].gate_mult.size)
 
 
-def quantise_weights(weights: Float, levels: int = NIBBLE_MAX) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
+def quantise_weights(weights: Float, levels: int = WEIGHT_MAX) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
     """Quantise a matrix (outputs, inputs) symmetrically per output channel; return integers and scales.
 
     `levels` is the largest integer, 1 to 119: 31 makes weights of 6 bits.

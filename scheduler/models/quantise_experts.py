@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from hdl.numerics import NIBBLE_MAX
+from hdl.numerics import WEIGHT_MAX
 from scheduler.models.deferred import Deferred
 from scheduler.models.planes import ExpertMoments, Moments, compensated_weights, high_scales
 from scheduler.models.quantise import (
@@ -92,7 +92,7 @@ def quantise_layer(
     resident: bool = True,
     moments: Sequence[ExpertMoments] | None = None,
     reach: int | None = None,
-    levels: int = NIBBLE_MAX,
+    levels: int = WEIGHT_MAX,
 ) -> QuantisedLayer:
     """Quantise the experts of a layer.
 
@@ -134,8 +134,8 @@ def quantise_layer(
         raise QuantisationError(f"moments: {len(moments)} for {len(experts)} experts; give one for each")
     if reach is not None and (moments is None or not 0 <= reach <= _MOST_REACH):
         raise QuantisationError(f"reach: {reach}; use 0 to {_MOST_REACH}, and calibrate the moments of the inputs")
-    if not 1 <= levels <= NIBBLE_MAX or (reach is not None and levels != NIBBLE_MAX):
-        raise QuantisationError(f"levels: {levels}; use 1 to {NIBBLE_MAX}, {NIBBLE_MAX} with a reach")
+    if not 1 <= levels <= WEIGHT_MAX or (reach is not None and levels != WEIGHT_MAX):
+        raise QuantisationError(f"levels: {levels}; use 1 to {WEIGHT_MAX}, {WEIGHT_MAX} with a reach")
     x_scale = scale_of(x_range * margin, 127, "x") if x_scale is None else x_scale
     fallback = ExpertRanges(*(max(getattr(r, name) for r in ranges) for name in ("up", "h", "y")))
     y_scale = scale_of(fallback.y * margin, 32767, "y") if y_scale is None else y_scale

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from hdl.numerics import NIBBLE_MAX
+from hdl.numerics import WEIGHT_MAX
 from scheduler.models.checkpoint import Checkpoint, LayerWeights
 from scheduler.models.deferred import Deferred
 from scheduler.models.description import Experts, Model, QkNorm
@@ -134,7 +134,7 @@ def quantise_language_model(
     resident: bool = True,
     moments: Sequence[Sequence[ExpertMoments]] | None = None,
     reach: int | None = None,
-    levels: int = NIBBLE_MAX,
+    levels: int = WEIGHT_MAX,
 ) -> QuantisedModel:
     """Quantise a model.
 
@@ -263,7 +263,7 @@ class _Layer:
     resident: bool
     moments: Sequence[ExpertMoments] | None = None
     reach: int | None = None
-    levels: int = NIBBLE_MAX
+    levels: int = WEIGHT_MAX
 
     def quantise(self) -> DecoderLayer:
         model, weights, ranges, headroom = self.model, self.weights, self.ranges, self.headroom
@@ -296,7 +296,7 @@ class _Layer:
 
         def quantise(
             experts: Sequence[ExpertWeights], ranges: Sequence[ExpertRanges],
-            moments: Sequence[ExpertMoments] | None = None, reach: int | None = None, levels: int = NIBBLE_MAX,
+            moments: Sequence[ExpertMoments] | None = None, reach: int | None = None, levels: int = WEIGHT_MAX,
         ) -> QuantisedLayer:  # fmt: skip
             wide = [ExpertRanges(r.up * self.headroom, r.h, r.y) for r in ranges]
             return quantise_layer(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
-from hdl.numerics import NIBBLE_MAX
+from hdl.numerics import WEIGHT_MAX
 from scheduler.models.checkpoint import RESIDENT_WEIGHTS
 from scheduler.models.deferred import Deferred
 from scheduler.models.description import DenseMlp, Experts, Model, QkNorm
@@ -32,8 +32,8 @@ __all__ = ["random_model"]
 
 Int8 = npt.NDArray[np.int8] | Deferred[np.int8]
 
-_WEIGHT = NIBBLE_MAX / math.sqrt(3)
-"""Standard deviation of the weights, uniform from -NIBBLE_MAX to NIBBLE_MAX."""
+_WEIGHT = WEIGHT_MAX / math.sqrt(3)
+"""Standard deviation of the weights, uniform from -WEIGHT_MAX to WEIGHT_MAX."""
 
 _ACTIVATION = 32.0
 """Standard deviation of int8 activations: four of them fit."""
@@ -111,7 +111,7 @@ class _Draw:
 
     def _weights(self, name: str, *shape: int) -> Int8:
         def make() -> npt.NDArray[np.int8]:
-            return self._rng(name).integers(-NIBBLE_MAX, NIBBLE_MAX, shape, dtype=np.int8, endpoint=True)
+            return self._rng(name).integers(-WEIGHT_MAX, WEIGHT_MAX, shape, dtype=np.int8, endpoint=True)
 
         return self._stored(shape, make)
 

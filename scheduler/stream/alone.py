@@ -20,8 +20,8 @@ from scheduler.stream.table import COL, Rows
 from scheduler.stream.touched import Touched
 
 __all__ = [
-    "CHANGED_LIST", "EXPERT", "IN_PLACE", "NO_ROUTE", "OPERAND_B", "OUTSIDE", "OWN_READS", "SCALARS", "STORED", "TWICE",
-    "WRONG_SLOT", "WRONG_TAG", "examine",
+    "CHANGED_LIST", "EXPERT", "IN_PLACE", "NO_HIGH", "NO_ROUTE", "OPERAND_B", "OUTSIDE", "OWN_READS", "SCALARS",
+    "STORED", "TWICE", "WRONG_SLOT", "WRONG_TAG", "examine",
 ]  # fmt: skip
 
 Stamps = npt.NDArray[np.int32]
@@ -29,8 +29,8 @@ Stamps = npt.NDArray[np.int32]
 
 (
     OUTSIDE, TWICE, OWN_READS, IN_PLACE, OPERAND_B, SCALARS, CHANGED_LIST, STORED, NO_ROUTE, EXPERT, WRONG_SLOT,
-    WRONG_TAG,
-) = range(1, 13)  # fmt: skip
+    WRONG_TAG, NO_HIGH,
+) = range(1, 14)  # fmt: skip
 """What can be wrong with an instruction, in the order in which it is looked for."""
 
 SLOT_NUMBERS = 256
@@ -193,6 +193,32 @@ def _examine_tiles(
 
 
 @compiled
+def _examine_halves(
+    rows: Rows, n: int, condition: int, clocks: Clocks, cells: Cells, machine: Machine, tags: Stamps, blocks: Blocks,
+    low: int, high: int, found: Int64, progress: Progress,
+) -> None:  # fmt: skip
+    """Note the first tile that has no high plane for the low one that a LOAD brings, or only for another slot.
+
+    A load that the slot's importance may leave out has to leave tags as they are: GEMMs read the tile all the same.
+    """
+    for b in range(low, high):
+        if blocks[b, SPACE] != VCACHE:
+            continue
+        for cell in range(blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER]):
+            load = (marked(cells.marks, WRITTEN, cell) >> 4) - 1
+            needs = clocks.steps[load, CONDITION] if load >= 0 else -1
+            tier = (cell - machine.vcache) // machine.vcache_tiles
+            tile = (cell - machine.vcache) % machine.vcache_tiles
+            if needs >= 0 and needs != condition:
+                _note(found, progress, WRONG_SLOT, n, tier, tile, needs % SLOT_NUMBERS)
+                return
+            tag = clocks.steps[load, TAG] if load >= 0 else tags[cell - machine.vcache]
+            if tag < 0 or (rows[n, COL.scored] and tag != rows[n, COL.tag]):
+                _note(found, progress, NO_HIGH, n, tier, tile, tag)
+                return
+
+
+@compiled
 def examine(
     rows: Rows, first: int, machine: Machine, limits: Int64, touched: Touched, clocks: Clocks, cells: Cells,
     segments: Segments, tags: Stamps, stamps: Stamps, tagged: Loads, tagged_at: Stamps, found: Int64,
@@ -256,6 +282,8 @@ def examine(
             _examine_tiles(clocks, cells, n, condition, machine, tags, blocks, low, high, found, progress)
         tagged_at[n + 1] = progress[TAGGED]
         if load and rows[n, COL.dest_kind] == LoadDest.VCACHE:
+            if rows[n, COL.format] == Format.LOW:
+                _examine_halves(rows, n, condition, clocks, cells, machine, tags, blocks, low, high, found, progress)
             for b in range(low, high):
                 if blocks[b, SPACE] == VCACHE:
                     mark(cells.marks, WRITTEN, blocks[b, BEGIN], blocks[b, BEGIN] + blocks[b, INNER], (n + 1) * 16)

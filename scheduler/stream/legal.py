@@ -87,7 +87,7 @@ def addresses_fit(rows: Rows, r: int, expert: int, machine: Machine, limits: Int
         group ^= expert & 1 if pair else 0
         high += step * (expert >> 1 if pair else expert)
         low += step * (expert >> 1)
-        if rows[r, COL.scored] and not pair:  # and the same for the high plane alone
+        if rows[r, COL.scored] and rows[r, COL.dest_kind] == LoadDest.PARAMETER:  # and those of the high plane alone
             if not _reads((high + (step >> 1)) * ADDRESS_UNIT, size, group, machine, limits):
                 return False
     if not _reads(high * ADDRESS_UNIT, size, group, machine, limits):
@@ -100,7 +100,7 @@ def _load(rows: Rows, r: int, machine: Machine, limits: Int64) -> bool:
     kind, form, mask = rows[r, COL.dest_kind], rows[r, COL.format], rows[r, COL.dest_tiers]
     if kind != LoadDest.VCACHE and form != Format.BYTES:
         return False
-    if form == Format.COLUMNS and machine.edge_feed:
+    if form > Format.LOW or ((form == Format.COLUMNS or form == Format.LOW) and machine.edge_feed):
         return False
     if (kind == LoadDest.ROWS) == (mask != 0):
         return False
@@ -108,7 +108,8 @@ def _load(rows: Rows, r: int, machine: Machine, limits: Int64) -> bool:
         return False
     if rows[r, COL.slot_en] and kind != LoadDest.VCACHE and kind != LoadDest.PARAMETER:
         return False
-    if rows[r, COL.scored] and not (rows[r, COL.slot_en] and (kind == LoadDest.PARAMETER or form == Format.PAIR)):
+    planes = form == Format.PAIR or form == Format.LOW
+    if rows[r, COL.scored] and not (rows[r, COL.slot_en] and (kind == LoadDest.PARAMETER or planes)):
         return False
     if not _slot_fits(rows, r, machine) or mask >> machine.tiers:
         return False

@@ -51,15 +51,15 @@ MEMORY = 100
 
 
 @compiled
-def _add(races: Races, first: int, at: int, earlier: int, cell: int, lowest: int, open_: int) -> int:
+def _add(races: Races, first: int, at: int, earlier: int, cell: int, open_: int) -> int:
     """Note an earlier access (a number for it) among those from `first` up to `at`; return their end, -1: no room.
 
-    With `lowest`, the entry keeps the lowest cell, not the first one.
+    The entry keeps the lowest cell.
     """
     for place in range(first, at):
         if races[place, EARLIER] == earlier:
             races[place, OPEN] |= open_
-            if lowest and cell < races[place, CELL]:
+            if cell < races[place, CELL]:
                 races[place, CELL] = cell
             return at
     if at == len(races):
@@ -109,7 +109,7 @@ def _with_writers(
                     fine = fine or tag_orders(clocks, cells, n, number, tier, cell, cell + 1)
                 else:
                     fine = ordered(clocks, n, number, (writer & 15) - 1, WRITE, tier, kind, space)
-                at = _add(races, first, at, writer, cell, kind == READ, not fine)
+                at = _add(races, first, at, writer, cell, not fine)
                 if at < 0:
                     return -1
     return _finish(races, first, at, BY_WRITER, n, space, WRITE, kind)
@@ -129,7 +129,7 @@ def _with_readers(
                 number = marked(cells.marks, key + 1, cell)
                 if number > marked(cells.marks, WRITTEN, cell) >> 4:
                     fine = ordered(clocks, n, number - 1, own, other, tier, kind, space)
-                    at = _add(races, first, at, number, cell, kind == READ, not fine)
+                    at = _add(races, first, at, number, cell, not fine)
                     if at < 0:
                         return -1
     return _finish(races, first, at, BY_READER, n, space, other, kind)

@@ -83,7 +83,8 @@ def load_bytes(rows: Rows, r: int, machine: Machine) -> int:
     kind, size = rows[r, COL.dest_kind], 2 * machine.columns
     if kind == LoadDest.VCACHE:
         size = machine.rows * machine.columns
-        if rows[r, COL.format] == Format.PAIR or rows[r, COL.format] == Format.HIGH:
+        form = rows[r, COL.format]
+        if form == Format.PAIR or form == Format.HIGH or form == Format.LOW:
             size //= 2
     elif kind == LoadDest.ACTIVATION:
         size = machine.rows
@@ -129,7 +130,7 @@ def spans(rows: Rows, r: int, machine: Machine, experts: int, found: Spans, at: 
         step, even = rows[r, COL.slot_stride] * ADDRESS_UNIT, experts
         if rows[r, COL.format] == Format.PAIR:
             even, odd = (experts + 1) // 2, experts // 2
-        elif rows[r, COL.scored]:  # and for the high plane alone
+        elif rows[r, COL.scored] and rows[r, COL.dest_kind] == LoadDest.PARAMETER:  # and for the high plane alone
             half = (rows[r, COL.slot_stride] >> 1) * ADDRESS_UNIT
             at = _span(found, at, group, begin + half, width, step, even)
     at = _span(found, at, group, begin, width, step, even)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import MachineConfig
-from hdl.isa import Format, Instruction, Opcode, StoreFormat
+from hdl.isa import Instruction, Opcode, StoreFormat
 from hdl.isa.legality import (
     Limits,
     beats,
@@ -19,11 +19,12 @@ from hdl.isa.legality import (
     store_span,
     store_step,
 )
-from hdl.isa.slots import slot_load
+from hdl.isa.slots import has_two_addresses, slot_load, slot_loads
 from scheduler.stream.alone import (
     CHANGED_LIST,
     EXPERT,
     IN_PLACE,
+    NO_HIGH,
     NO_ROUTE,
     OPERAND_B,
     OUTSIDE,
@@ -42,7 +43,7 @@ from scheduler.stream.table import COL, Table
 
 __all__ = ["what_is_wrong", "what_races"]
 
-_KIND = {NO_ROUTE: "illegal", EXPERT: "illegal", WRONG_SLOT: "miss", WRONG_TAG: "miss"}
+_KIND = {NO_ROUTE: "illegal", EXPERT: "illegal", WRONG_SLOT: "miss", WRONG_TAG: "miss", NO_HIGH: "miss"}
 
 
 def what_is_wrong(
@@ -69,13 +70,16 @@ def _sentence(
     name = f"instruction {number} ({instruction.opcode.name})"
     if code == EXPERT:
         wrong = check_load_addresses(slot_load(instruction, first), config, limits)
-        if wrong is None:
+        if wrong is None and has_two_addresses(instruction):
             wrong = check_load_addresses(slot_load(instruction, first, high_only=True), config, limits)
         assert wrong is not None
         return f"instruction {number}, expert {first}: {wrong.code.name}: {wrong.message}"
     if code == WRONG_TAG:
         has = "no valid fill" if third < 0 else f"tag {third}"
         return f"{name} needs tag {instruction['tag']} in tile {second} of tier {first}, which has {has}"
+    if code == NO_HIGH:
+        has, what = "no valid fill" if third < 0 else f"tag {third}", f"a low plane with tag {instruction['tag']}"
+        return f"{name} adds {what} to tile {second} of tier {first}, which has {has}"
     return {
         OUTSIDE: f"{name}: it {KINDS[first % 3]}s beyond the {SPACES[first // 3 % 7]} memory through its token list",
         TWICE: f"{name}: two of its rows overwrite the same {SPACES[first % 7]} cell",
@@ -165,7 +169,6 @@ class _Memory:
             first, many = (self._table.rows[before, column] for column in (COL.slot_base, COL.experts))
             own = many[(first <= slot) & (slot < first + many)]
             experts = int(own[-1]) if own.size else config.expert_slots
-            both = (False, True) if instruction["scored"] and instruction["format"] != Format.PAIR else (False,)
-            loads = [slot_load(instruction, expert, high) for high in both for expert in range(experts)]
+            loads = slot_loads(instruction, experts)
         size = beats(instruction["count"] * load_item_bytes(instruction, config), config) * config.group_bytes
         return [(number, group, at, at + size, size, size) for load in loads for group, at in load_groups(load)]

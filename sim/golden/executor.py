@@ -124,7 +124,7 @@ def _load(machine: MachineState, instruction: Instruction, pc: int) -> int:
         machine.counters["loads_left_out"] += 1
         return 1
     machine.counters["loads_reduced"] += load["format"] != instruction["format"]
-    execute_load(machine, load)
+    execute_load(machine, load, pc)
     return 1
 
 

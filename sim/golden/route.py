@@ -9,6 +9,7 @@ from hdl.isa import (
     Instruction,
     check_load_addresses,
     gate_rows,
+    needs_full,
     route_dests,
     route_entries,
     route_scalars,
@@ -88,7 +89,7 @@ def gemm_of_slot(machine: MachineState, instruction: Instruction) -> Instruction
 
 
 def load_of_slot(machine: MachineState, instruction: Instruction, pc: int) -> Instruction | None:
-    """Return what a LOAD does: itself without a slot, else with its expert's addresses; None for an empty slot.
+    """Return what a LOAD does: itself without a slot, else with its expert's addresses; None if it reads nothing.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def load_of_slot(machine: MachineState, instruction: Instruction, pc: int) -> In
     if not instruction["slot_en"]:
         return instruction
     count, _, expert, high_only = (int(v) for v in machine.slots[instruction["slot"]])
-    if not count:
+    if not count or (high_only and needs_full(instruction)):
         return None
     load = slot_load(instruction, expert, bool(high_only))
     wrong = check_load_addresses(load, machine.config, machine.limits)

@@ -21,8 +21,8 @@ from hdl.isa import (
     store_step,
     tiers_of_mask,
 )
-from hdl.numerics import store_convert
-from sim.golden.state import MachineState
+from hdl.numerics import LOW_MISSING, store_convert
+from sim.golden.state import MachineState, UninitialisedError
 
 __all__ = ["execute_load", "execute_store", "fill_words", "merge_planes"]
 
@@ -34,7 +34,7 @@ def fill_words(instruction: Instruction, config: MachineConfig) -> int:
     return instruction["count"] * config.fill_words if instruction["dest_kind"] == LoadDest.VCACHE else 0
 
 
-def execute_load(machine: MachineState, instruction: Instruction) -> None:
+def execute_load(machine: MachineState, instruction: Instruction, pc: int) -> None:
     """Execute a LOAD."""
     c = machine.config
     kind, count, base = LoadDest(instruction["dest_kind"]), instruction["count"], instruction["dest_base"]
@@ -47,9 +47,11 @@ def execute_load(machine: MachineState, instruction: Instruction) -> None:
     rows = slice(base, base + count)
     tiers = tiers_of_mask(instruction["dest_tiers"])
     if kind == LoadDest.VCACHE:
-        tiles = _tiles(instruction, planes, c)
+        tiles, low = _tiles(instruction, planes, c), instruction["format"] == Format.LOW
         for tier in tiers:
-            machine.vcache[tier, rows] = tiles
+            if low and machine.strict and (machine.tags[tier, rows] < 0).any():
+                raise UninitialisedError(f"instruction {pc}: a high plane of tier {tier} is missing for the low one")
+            machine.vcache[tier, rows] = (machine.vcache[tier, rows] & ~15) | tiles if low else tiles
             machine.tags[tier, rows] = instruction["tag"]
         machine.counters["fill_words"] += fill_words(instruction, c)
     elif kind == LoadDest.ACTIVATION:
@@ -78,22 +80,24 @@ def _tiles(instruction: Instruction, planes: list[Bytes], config: MachineConfig)
         return planes[0].view(np.int8).reshape(shape)
     if form == Format.COLUMNS:
         return planes[0].view(np.int8).reshape(count, config.columns, config.rows).swapaxes(1, 2)
+    if form == Format.LOW:
+        return merge_planes(np.zeros_like(planes[0]), planes[0]).reshape(shape)
     return merge_planes(planes[0], planes[1] if form == Format.PAIR else None).reshape(shape)
 
 
 def merge_planes(high: Bytes, low: Bytes | None = None) -> npt.NDArray[np.int8]:
-    """Return the bytes whose nibbles two planes hold, bits 3..0 of a plane's byte first; no `low` stands for zeros.
+    """Return the bytes whose nibbles two planes hold, bits 3..0 of a plane's byte first; `low` may be missing.
 
-    It is :func:`hdl.numerics.merge_nibbles` in bytes, which wrap as the machine's adder does: a step of a real model
-    loads hundreds of megabytes.
+    It is :func:`hdl.numerics.merge_nibbles` in bytes: a step of a real model loads hundreds of megabytes.
     """
     merged = np.empty((high.size, 2), dtype=np.uint8)
     merged[:, 0] = high << 4
     merged[:, 1] = high & 0xF0
-    if low is not None:
-        # Bit 3 of a signed nibble counts -8: flipping it adds 8.
-        merged[:, 0] += ((low & 15) ^ 8) - 8
-        merged[:, 1] += ((low >> 4) ^ 8) - 8
+    if low is None:
+        merged |= LOW_MISSING
+    else:
+        merged[:, 0] |= low & 15
+        merged[:, 1] |= low >> 4
     return merged.reshape(-1).view(np.int8)
 
 

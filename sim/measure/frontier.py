@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.errors import A3dError
-from hdl.numerics import NIBBLE_MAX
+from hdl.numerics import WEIGHT_MAX
 from hdl.numerics.precision import Precision
 from scheduler.models.calibration import calibrate
 from scheduler.models.float_model import FloatModel
@@ -180,7 +180,7 @@ class FrontierBench:
         part = result.saved[batches[0]] if saved is None else saved
         self._points += [_Point(name, batch, part, result.losses, far, budget) for batch in batches]
 
-    def _quantised(self, *, reach: int | None = None, by_score: bool = True, levels: int = NIBBLE_MAX) -> IntegerModel:
+    def _quantised(self, *, reach: int | None = None, by_score: bool = True, levels: int = WEIGHT_MAX) -> IntegerModel:
         """Quantise, with what was calibrated once."""
         moments = self._moments
         if not by_score:

@@ -67,7 +67,7 @@ class _Array(StreamBase):
             yield self.change(Opcode.LOAD, base, field, dest_tiers=1 << c.tiers)
             yield self.change(Opcode.LOAD, base, field, dest_tiers=0x80 | 1)
         for kind in (LoadDest.ACTIVATION, LoadDest.LIST, LoadDest.PARAMETER):
-            for form in (Format.PAIR, Format.HIGH):
+            for form in (Format.PAIR, Format.HIGH, Format.LOW):
                 yield self.change(Opcode.LOAD, base, field, kind.name, dest_kind=kind, format=form)
         depths = {
             LoadDest.VCACHE: c.vcache_tiles,

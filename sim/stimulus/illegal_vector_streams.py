@@ -158,7 +158,7 @@ def _loads(base: StreamBase) -> Iterator[IllegalStream]:
     yield base.change(op, rows, FIELD, "ROWS", count=0)
     for shift in (17, 31):
         yield base.change(op, rows, FIELD, "ROWS", shift=shift)
-    for form in (Format.PAIR, Format.HIGH, Format.COLUMNS):
+    for form in (Format.PAIR, Format.HIGH, Format.COLUMNS, Format.LOW):
         yield base.change(op, rows, FIELD, "ROWS", format=form)
     for kind in (LoadDest.VCACHE, LoadDest.ACTIVATION, LoadDest.LIST, LoadDest.PARAMETER):
         yield base.change(op, base.load, FIELD, kind.name, dest_kind=kind, shift=1)
@@ -168,11 +168,13 @@ def _loads(base: StreamBase) -> Iterator[IllegalStream]:
     yield base.change(op, rows, REACH, "ROWS", dest_base=0xFFFF, count=0xFFFF)
     end = base.limits.memory_bytes[0] // base.unit * base.unit // ADDRESS_UNIT
     yield base.change(op, rows, ADDRESS, "ROWS", addr=end)
-    columns = {**base.load, "format": int(Format.COLUMNS)}
-    if c.stationary_feed == "edge":
-        yield base.change(op, base.load, FIELD, "edge feed", format=Format.COLUMNS)
-    else:
-        yield base.change(op, columns, ADDRESS, "COLUMNS", addr=end)
+    for unknown in range(max(Format) + 1, 8):
+        yield base.change(op, base.load, FIELD, "unknown format", format=unknown)
+    for form in (Format.COLUMNS, Format.LOW):
+        if c.stationary_feed == "edge":
+            yield base.change(op, base.load, FIELD, "edge feed", format=form)
+        else:
+            yield base.change(op, {**base.load, "format": int(form)}, ADDRESS, form.name, addr=end)
 
 
 def _stores(base: StreamBase) -> Iterator[IllegalStream]:

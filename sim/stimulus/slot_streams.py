@@ -120,6 +120,8 @@ class SlotDrawer:
         mask = ((1 << gang) - 1) << tier
         if not self._load(slot, experts, LoadDest.VCACHE, form, base, count, mask, tag):
             return
+        if columns and choose.random() < 0.4:
+            self._load(slot, experts, LoadDest.VCACHE, Format.LOW, base, count, mask, tag, follows=1)
         for _ in range(choose.randint(1, 3)):
             first = choose.randrange(gang)  # not all gangs have the same leader, nor all tiers
             many = choose.choice((gang - first, choose.randint(1, gang - first)))
@@ -128,10 +130,11 @@ class SlotDrawer:
                 self._other()
 
     def _load(
-        self, slot: int, experts: int, dest: LoadDest, form: Format, base: int, count: int, mask: int, tag: int
-    ) -> bool:
+        self, slot: int, experts: int, dest: LoadDest, form: Format, base: int, count: int, mask: int, tag: int,
+        follows: int | None = None,
+    ) -> bool:  # fmt: skip
         choose, unit = self.random, self.draws.unit
-        follows = int(choose.random() < 0.8)
+        follows = int(choose.random() < 0.8) if follows is None else follows
         values = {"format": int(form), "group": choose.randrange(2), "dest_kind": int(dest), "dest_tiers": mask,
                   "dest_base": base, "count": count, "tag": tag, "slot_en": follows,
                   "slot": slot * follows}  # fmt: skip
@@ -140,7 +143,7 @@ class SlotDrawer:
         last = (experts - 1) >> 1 if form == Format.PAIR else experts - 1
         low, high = self.draws.data
         stride = choose.choice((0, 1, -(-size // unit))) if follows else 0
-        if follows and (dest == LoadDest.PARAMETER or form == Format.PAIR) and choose.random() < 0.6:
+        if follows and (dest == LoadDest.PARAMETER or form in (Format.PAIR, Format.LOW)) and choose.random() < 0.6:
             values["scored"] = 1
             if dest == LoadDest.PARAMETER:  # those of the high plane alone come half a step later
                 stride, last = 2 * stride, last + 1

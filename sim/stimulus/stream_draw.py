@@ -29,6 +29,7 @@ from hdl.isa import (
     load_item_bytes,
     store_span,
     store_step,
+    tiers_of_mask,
 )
 from sim.golden.executor import Executor
 from sim.stimulus.stream_order import instruction_of
@@ -232,6 +233,8 @@ class Drawer:
         if dest == LoadDest.VCACHE:
             columns = (Format.COLUMNS,) if self.options.columns and self.config.stationary_feed == "vertical" else ()
             form = self.random.choice((Format.BYTES, Format.PAIR, Format.PAIR, Format.HIGH, *columns))
+            if columns and self._filled(base, count, mask) and self.random.random() < 0.25:
+                form = Format.LOW
         values = {"format": int(form), "group": self.random.randrange(2), "dest_kind": int(dest), "dest_tiers": mask,
                   "dest_base": base, "count": count}  # fmt: skip
         if dest == LoadDest.VCACHE:
@@ -251,6 +254,10 @@ class Drawer:
                 slots = max(1, (high - low - size) // self.unit)
                 values[name] = (low + self.random.randrange(slots) * self.unit) // ADDRESS_UNIT
         return instruction_of(Opcode.LOAD, values)
+
+    def _filled(self, base: int, count: int, mask: int) -> bool:
+        """Return whether tiles have something in all tiers of a mask: low planes alone may be loaded."""
+        return bool((self.model.tags[tiers_of_mask(mask), base : base + count] >= 0).all())
 
     def _place_list(self, group: int, count: int, size: int) -> dict[str, int]:
         """Write list entries into the memory image and return where; without room, where an earlier list lies."""

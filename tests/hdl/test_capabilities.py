@@ -14,7 +14,9 @@ from hdl.isa import ERROR_MEANINGS, HEADER, OPCODES, ErrorCode, Field
 from hdl.regs import COUNTER_BASE, register_map
 from sim.stimulus.random_config import CORNERS, random_config
 
-INTERFACE = {(1, 0): "6b489027e95ee9b8", (2, 0): "a4931a4494be4bfb", (3, 0): "78bcca70e639034e"}
+INTERFACE = {
+    (1, 0): "6b489027e95ee9b8", (2, 0): "a4931a4494be4bfb", (3, 0): "78bcca70e639034e", (4, 0): "501e2540980c56f9",
+}  # fmt: skip
 """Digest of what software relies on, by the version that it has."""
 
 
@@ -53,7 +55,7 @@ def test_capabilities_stay_below_the_other_registers() -> None:
     ("changes", "message"),
     [
         ({"ID": 0}, "register ID: 0x0 is not 0x4133444d; is there a machine at this address"),
-        ({"VERSION": 4 << 16}, "register VERSION: the machine has version 4.0, this software is for 3.x; use software"),
+        ({"VERSION": 5 << 16}, "register VERSION: the machine has version 5.0, this software is for 4.x; use software"),
         ({"CAP_STATIONARY_FEED": 2}, "register CAP_STATIONARY_FEED: 2 is not defined; it is 0 to 1"),
         ({"CAP_TIERS": 9}, "capability registers: config tiers: 9; use an integer from 1 to 8"),
         ({"CAP_QUEUE_DEPTH": 16}, "register CONFIG_HASH: 0x.* is not the 0x.* of the capabilities"),

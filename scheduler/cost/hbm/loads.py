@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Format, LoadDest
-from scheduler.cost.events import is_pair, slice_of, slot_expert, slot_tokens, wake
+from scheduler.cost.events import is_pair, left_out, slice_of, slot_expert, wake
 from scheduler.cost.hbm.cells import ASK, ASK_AT, A
 from scheduler.cost.hbm.requests import add_request, items_cell, word_launch
 from scheduler.cost.hbm.settle import settle_known, wake_for_tiles
@@ -248,7 +248,7 @@ def take_next(rows: Rows, s: Int, engine: int, now: int) -> bool:
             return False
         high = 1
     note = s[M.notes] + NOTE * n
-    if slot_tokens(rows, s, n, 1) == 0:
+    if left_out(rows, s, n):
         step = s[note + N.tile0]
         for e in range(engine, high + 1):
             step = max(step, s[AT.unit + RECORD * (s[B.tiers] + e) + U.steps_end])

@@ -9,7 +9,7 @@ when they would be through with nothing in their way.
 from __future__ import annotations
 
 from hdl.isa import LoadDest
-from scheduler.cost.events import is_pair, slot_tokens, wake
+from scheduler.cost.events import is_pair, left_out, wake
 from scheduler.cost.hbm.cells import ASK, ASK_AT, A
 from scheduler.cost.load_end import begin_words, finish_load
 from scheduler.cost.state import AT, NOTE, OPEN_LOADS, RECORD, WORDS, B, Int, M, N, U, W
@@ -84,7 +84,7 @@ def settle_known(rows: Rows, s: Int, now: int) -> None:
                     or s[AT.open + OPEN_LOADS + s[y + U.settled] % OPEN_LOADS] != n
                 ):
                     continue
-            empty = slot_tokens(rows, s, n, 1) == 0
+            empty = left_out(rows, s, n)
             if s[s[M.notes] + NOTE * n + N.begun] < 0:
                 make_current(rows, s, n, engine, empty, now)
                 moved = True

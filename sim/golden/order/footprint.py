@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT, MachineConfig
-from hdl.isa import Dest, Format, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest, maker_tiers
+from hdl.isa import Dest, Instruction, LoadDest, Mapping3D, Mode, Opcode, StoreFormat, VectorDest, maker_tiers
 from hdl.isa.legality import (
     beats,
     gang_tiers,
@@ -27,7 +27,7 @@ from hdl.isa.legality import (
     store_step,
     tiers_of_mask,
 )
-from hdl.isa.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_load
+from hdl.isa.slots import gate_rows, route_dests, route_entries, route_scalars, route_sources, slot_loads
 from hdl.isa.vector_access import dest_rows
 from sim.golden.order.spans import Span, whole_span
 from sim.golden.order.vector_footprint import activation_cells, rows_read, scalar_cells
@@ -209,8 +209,7 @@ def _load(instruction: Instruction, config: MachineConfig, lists: Lists) -> Foot
         accesses.append(Access("slots", "read", -1, np.array([instruction["slot"]])))
         route = lists.route(instruction)
         experts = route["experts"] if route is not None else config.expert_slots
-        both = (False, True) if instruction["scored"] and instruction["format"] != Format.PAIR else (False,)
-        loads = [slot_load(instruction, expert, high) for high in both for expert in range(experts)]
+        loads = slot_loads(instruction, experts)
     reads = tuple(whole_span(group, at, at + size) for load in loads for group, at in load_groups(load))
     return Footprint(tuple(accesses), reads=reads)
 

@@ -69,10 +69,15 @@ class HazardTracker:
         The machine.
     order : Ordering
         What is known about the order of the instructions seen so far.
+    tags : int16 array [tiers, vcache_tiles], optional
+        Fill tags that an earlier stream left; -1: not valid.
     """
 
-    def __init__(self, config: MachineConfig, order: Ordering) -> None:
+    def __init__(
+        self, config: MachineConfig, order: Ordering, tags: npt.NDArray[np.int16] | None = None
+    ) -> None:  # fmt: skip
         self.config = config
+        self._kept = None if tags is None else tags.reshape(-1)
         self.order = order
         self._written: dict[str, Last] = {s: np.full(space_cells(s, config), -1, np.int32) for s in SPACES}
         self._writer_tier: dict[str, Last] = {s: np.full(space_cells(s, config), -1, np.int32) for s in SPACES}
@@ -117,7 +122,7 @@ class HazardTracker:
 
     def _cell_conflicts(self, instruction: Instruction, access: Access, done: int) -> list[Conflict]:
         found = []
-        space, cells = access.space, access.cells
+        space, cells = access.space, np.sort(access.cells)  # the lowest is named
         by_tag = space == "vcache" and access.kind == "read"
         numbers = self._written[space][cells]
         tiers = self._writer_tier[space][cells]
@@ -169,8 +174,9 @@ class HazardTracker:
     def _tag_orders(self, instruction: Instruction, cells: npt.NDArray[np.int64], load: int, done: int) -> bool:
         """Return whether the fill tag alone makes the GEMM wait for `load` in all of these tiles.
 
-        It does, unless an older fill of the tile had the same tag and may still be there. A slot's fill between them
-        does not disprove that, as it may have been skipped. (A GEMM whose slot's load is skipped does not read.)
+        It does, unless an older fill of the tile, maybe of an earlier stream, had the same tag and may still be there.
+        A slot's fill between them does not disprove that, as it may have been skipped. (A GEMM whose slot's load is
+        skipped does not read.)
         """
         tag = instruction["tag"]
 
@@ -181,6 +187,8 @@ class HazardTracker:
         for cell in cells[self._written["vcache"][cells] == load]:
             history = self._tile_loads[int(cell)]
             same = [n for n, number in enumerate(history[:-1]) if self.order.instructions[number]["tag"] == tag]
+            if self._kept is not None and self._kept[cell] == tag:
+                same = same or [-1]
             if same and not any(filled(number) for number in history[same[-1] + 1 :]):
                 return False
         return True

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hdl.config import MachineConfig
 from hdl.isa import Format, Instruction, LoadDest, Opcode, StoreFormat, store_span
 from hdl.isa.legality import Limits, check_instruction, check_load_addresses, tiers_of_mask
-from hdl.isa.slots import slot_load
+from hdl.isa.slots import has_two_addresses, slot_load
 from scheduler.stream.prove import Finding
 from sim.golden.order.footprint import Footprint, Lists, footprint, space_cells
 from sim.golden.order.hazards import HazardTracker, self_conflict
@@ -66,7 +66,7 @@ def verify_stream(
         return findings
     order = settle(instructions, prints.tag_loads)
     findings = _stolen(order) + _overflows(order, config)
-    hazards = HazardTracker(config, order)
+    hazards = HazardTracker(config, order, tags)
     for number, touched in enumerate(prints.touched):
         before = order.before_start[number], order.before_grant[number]
         for conflict in hazards.conflicts(instructions[number], touched, *before):
@@ -126,7 +126,7 @@ def _footprints(
     lists, findings = Lists(config), []
     state = np.full((config.tiers, config.vcache_tiles), -1, dtype=np.int16) if tags is None else tags.copy()
     conditions = np.full(state.shape, -1, dtype=np.int64)  # ROUTE and slot, where a slot's load has filled
-    hazards = HazardTracker(config, Ordering())
+    hazards = HazardTracker(config, Ordering(), tags)
     prints = _Prints([], [])
     stored, ever = SpanLog(), _stored_ranges(instructions, config)
     for number, instruction in enumerate(instructions):
@@ -159,6 +159,8 @@ def _footprints(
             _, number_of_route = lists.slots.get(instruction["slot"], (None, -1))
             condition = (1 + number_of_route) * SLOT_NUMBERS + instruction["slot"]
         if instruction.opcode == Opcode.LOAD and instruction["dest_kind"] == LoadDest.VCACHE:
+            if instruction["format"] == Format.LOW:
+                findings += _halves(number, instruction, state, conditions, condition)
             for tier in tiers_of_mask(instruction["dest_tiers"]):
                 base = instruction["dest_base"]
                 state[tier, base : base + instruction["count"]] = instruction["tag"]
@@ -198,7 +200,7 @@ def _slots(number: int, instruction: Instruction, config: MachineConfig, lists: 
     experts = route["experts"]
     for expert in sorted({0, min(1, experts - 1), max(0, experts - 2), experts - 1}):
         wrong = check_load_addresses(slot_load(instruction, expert), config, limits)
-        if wrong is None and instruction["format"] != Format.PAIR:
+        if wrong is None and has_two_addresses(instruction):
             wrong = check_load_addresses(slot_load(instruction, expert, high_only=True), config, limits)
         if wrong is not None:
             text = f"instruction {number}, expert {expert}: {wrong.code.name}: {wrong.message}"
@@ -216,6 +218,40 @@ def _out_of_range(touched: Footprint, config: MachineConfig) -> str | None:
     return None
 
 
+def _halves(
+    number: int,
+    instruction: Instruction,
+    state: npt.NDArray[np.int16],
+    conditions: npt.NDArray[np.int64],
+    condition: int,
+) -> list[Finding]:
+    """Return the first tile that has no high plane for the low one; a load that may be skipped keeps its tag."""
+    tiles = slice(instruction["dest_base"], instruction["dest_base"] + instruction["count"])
+    for tier in tiers_of_mask(instruction["dest_tiers"]):
+        found, needed = state[tier, tiles], conditions[tier, tiles]
+        other = (needed >= 0) & (needed != condition)
+        wrong = np.flatnonzero(other | (found < 0) | (found != instruction["tag"] if instruction["scored"] else False))
+        if wrong.size and other[wrong[0]]:
+            return [
+                Finding("miss", (number,), _of_slot("LOAD", number, tier, tiles.start + wrong[0], needed[wrong[0]]))
+            ]
+        if wrong.size:
+            has = "no valid fill" if found[wrong[0]] < 0 else f"tag {found[wrong[0]]}"
+            text = (
+                f"instruction {number} (LOAD) adds a low plane with tag {instruction['tag']} to tile "
+                f"{tiles.start + wrong[0]} of tier {tier}, which has {has}"
+            )
+            return [Finding("miss", (number,), text)]
+    return []
+
+
+def _of_slot(name: str, number: int, tier: int, tile: int, condition: int) -> str:
+    return (
+        f"instruction {number} ({name}) needs tile {tile} of tier {tier}, which is filled only if slot "
+        f"{int(condition) % SLOT_NUMBERS} is not empty: use the same slot, and no ROUTE that writes it between"
+    )
+
+
 def _misses(
     number: int,
     instruction: Instruction,
@@ -230,11 +266,8 @@ def _misses(
             needed = conditions.reshape(-1)[access.cells]
             other = np.flatnonzero((needed >= 0) & (needed != condition))
             if other.size:
-                tile, slot = int(access.cells[other[0]]) % state.shape[1], int(needed[other[0]]) % SLOT_NUMBERS
-                text = (
-                    f"instruction {number} (GEMM) needs tile {tile} of tier {access.tier}, which is filled only if "
-                    f"slot {slot} is not empty: use the same slot, and no ROUTE that writes it between"
-                )
+                tile = int(access.cells[other[0]]) % state.shape[1]
+                text = _of_slot("GEMM", number, access.tier, tile, needed[other[0]])
                 return [Finding("miss", (number,), text)]
             found = state.reshape(-1)[access.cells]
             wrong = np.flatnonzero(found != instruction["tag"])

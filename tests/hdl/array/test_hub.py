@@ -59,11 +59,12 @@ def test_both_lanes_fill_a_tier() -> None:
     async def bench(ctx: Any) -> None:
         for words in permutations(range(config.fill_words), 2):
             for lane, word in enumerate(words):
-                fill = {"valid": 1, "tiers": 1, "tile": 2 + lane, "word": word}
+                fill = {"valid": 1, "tiers": 1, "tile": 2 + lane, "word": word, "low": lane}
                 ctx.set(hub.fill_control[lane], fill_control_layout(config).const(fill))
             await ctx.tick()
             assert ctx.get(hub.fill_select) == 1 << words[0] | 1 << words[1]
             assert ctx.get(hub.fill_lane) == 1 << words[1]
+            assert [ctx.get(hub.fill_low) >> word & 1 for word in words] == [0, 1]
             assert [ctx.get(hub.fill_tile[word]) for word in words] == [2, 3]
 
     run(hub, bench)

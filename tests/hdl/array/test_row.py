@@ -89,6 +89,8 @@ def test_row(columns: int, run_bytes: int, links: bool) -> None:
             ctx.set(row.fill_columns, transposed)
             ctx.set(row.fill_turned, to_int(turned, 8))
             ctx.set(row.fill_mask, to_int(mask, 1))
+            half = int(rng.random() < 0.3)
+            ctx.set(row.fill_low, half)
             ctx.set(row.write_en, write_en)
             ctx.set(row.write_addr, write_addr)
             ctx.set(row.write_data, write & 255)
@@ -114,6 +116,8 @@ def test_row(columns: int, run_bytes: int, links: bool) -> None:
                 stage1 = wave | own
             if fill_en:
                 new = np.tile(turned, columns // run_bytes) if transposed else fill
+                if half:
+                    new = vcache[fill_tile] & ~15 | new & 15
                 vcache[fill_tile] = np.where(np.repeat(mask, run_bytes), new, vcache[fill_tile])
             if write_en:
                 activations[write_addr] = write
@@ -148,6 +152,7 @@ def test_nothing_moves_without_a_wave(row: ArrayRow) -> None:
             row.fill_mask,
             row.fill_turned,
             row.fill_columns,
+            row.fill_low,
         ]
         outputs += [row.stationary]
     else:

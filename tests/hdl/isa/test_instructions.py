@@ -100,7 +100,7 @@ def test_bad_words_are_named() -> None:
         decode(bytes(31))
     with pytest.raises(IsaError, match="opcode: 0 is not defined; use NOP=1, END=2"):
         decode(bytes(32))
-    word = int.from_bytes(encode(Instruction(Opcode.LOAD, {})), "little") | 5 << 51
+    word = int.from_bytes(encode(Instruction(Opcode.LOAD, {})), "little") | 5 << 52
     with pytest.raises(IsaError, match="LOAD.dest_kind: 5 is not defined"):
         decode(word.to_bytes(32, "little"))
 

@@ -67,8 +67,8 @@ def test_against_the_executor(name: str, seed: int) -> None:
     loads = mixed_loads(seed, config)
     memory = random_memory(seed)
     machine = MachineState(config, [m.tobytes() for m in memory])
-    for load in loads:
-        execute_load(machine, load)
+    for pc, load in enumerate(loads):
+        execute_load(machine, load, pc)
     stall = 0.3 if seed else 0.0
     env = Environment(config, memory, loads, seed=seed, stall=stall)
     simulate(env, STALLS if seed else Behaviour())

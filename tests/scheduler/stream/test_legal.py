@@ -123,7 +123,7 @@ def test_addresses_of_every_expert() -> None:
     machine, limits = machine_of(config), limits_of(SMALL_MEMORY)
     for _ in range(400):
         values = {
-            "dest_tiers": 1, "count": rng.choice((1, 3)), "format": rng.randrange(4), "group": rng.randrange(2),
+            "dest_tiers": 1, "count": rng.choice((1, 3)), "format": rng.randrange(5), "group": rng.randrange(2),
             "addr": rng.randrange(128), "addr_low": rng.randrange(128), "slot_en": 1,
             "slot_stride": rng.choice((0, 1, 7, (1 << 24) - 1)),
         }  # fmt: skip

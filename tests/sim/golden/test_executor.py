@@ -138,13 +138,21 @@ def test_n_inner_takes_tiles_in_loop_order() -> None:
 def test_load_formats_and_store_rounding() -> None:
     config = PRESETS["nano"]
     high, low = bytearray(8192), bytearray(8192)
-    high[0], low[0] = 0xF7, 0x87  # weights: 16*7+7 = 119; 16*-1 + -8 = -24
+    high[0], low[0] = 0xF7, 0x87  # weights: 16*7 + 7 = 119; 16*-1 + 8 = -8
     machine = Executor(config, (bytes(high), bytes(low)))
     machine.run(to_binary(assemble("load format=pair dest_tiers=0 count=1 tag=9\nend")))
-    assert list(machine.vcache[0, 0, 0, :2]) == [119, -24]
+    assert list(machine.vcache[0, 0, 0, :2]) == [119, -8]
     machine.run(to_binary(assemble("load format=high dest_tiers=0 count=1 dest=1\nend")))
+    assert list(machine.vcache[0, 1, 0, :2]) == [120, -8]
+    machine.run(to_binary(assemble("load format=low dest_tiers=0 count=1 dest=1 addr=0x40 group=1\nend")))
     assert list(machine.vcache[0, 1, 0, :2]) == [112, -16]
-    assert machine.counters["read_beats_0"] == 4 and machine.counters["read_beats_1"] == 2
+    machine.run(to_binary(assemble("load format=low dest_tiers=0 count=1 dest=1 group=1\nend")))
+    assert list(machine.vcache[0, 1, 0, :2]) == [119, -8]
+    assert machine.counters["read_beats_0"] == 4 and machine.counters["read_beats_1"] == 6
+    machine.strict = True
+    with pytest.raises(UninitialisedError, match="instruction 0: a high plane of tier 0 is missing"):
+        machine.run(to_binary(assemble("load format=low dest_tiers=0 count=2 dest=1\nend")))
+    machine.strict = False
     machine.combine[3] = [5, -5, 70000, -70000]
     machine.run(to_binary(assemble("store format=int16 shift=1 row=3 rows=1 addr=0x40 clear=1 group=1\nend")))
     assert list(machine.memory[1][2048:2056].view("<i2")) == [3, -2, 32767, -32768]
@@ -275,13 +283,13 @@ def test_gather_reports_its_range_at_its_place() -> None:
     assert (caught.value.code, caught.value.pc) == (ErrorCode.RANGE, 1)
 
 
-def test_planes_merge_as_the_machine_adds_nibbles() -> None:
+def test_planes_merge_nibble_by_nibble() -> None:
     # Every pair of a high and a low byte, so every pair of nibbles in both places.
     high, low = (np.ascontiguousarray(a.reshape(-1)) for a in np.mgrid[0:256, 0:256].astype(np.uint8))
     nibbles = [np.stack([plane & 15, plane >> 4], axis=-1).astype(np.int64) for plane in (high, low)]
-    signed = [np.where(n > 7, n - 16, n).reshape(-1) for n in nibbles]
-    np.testing.assert_array_equal(merge_planes(high, low), merge_nibbles(*signed))
-    np.testing.assert_array_equal(merge_planes(high), merge_nibbles(signed[0], 0))
+    signed, own = (((nibbles[0] ^ 8) - 8).reshape(-1), nibbles[1].reshape(-1))
+    np.testing.assert_array_equal(merge_planes(high, low), merge_nibbles(signed, own))
+    np.testing.assert_array_equal(merge_planes(high), merge_nibbles(signed))
 
 
 @pytest.mark.parametrize("depth", [1, 1024, 1025, 2048, 1023 * 64])

@@ -66,14 +66,15 @@ def test_a_few_dozen_streams_cover_the_instruction_set() -> None:
     expected = [o.name for o in Opcode if o not in (Opcode.VECTOR, Opcode.ROUTE)] + [
         f"{m.name} x{g}" for m in list(Mapping3D)[1:] for g in (2, 3, 4)
     ]
-    expected += [f"VCACHE {f.name}" for f in Format if f != Format.COLUMNS]
+    expected += [f"VCACHE {f.name}" for f in Format if f not in (Format.COLUMNS, Format.LOW)]
     expected += [f"{d.name} BYTES" for d in LoadDest if d != LoadDest.ROWS]
     expected += [f"store {f.name} {c}" for f in StoreFormat for c in (0, 1)]
     expected += [f"lists {a}{b}" for a in (0, 1) for b in (0, 1)] + [o.name for o in Order]
     expected += ["REQUANT8 ACTIVATION 0", "SWIGLU ACTIVATION 0", "one token", "multicast True"]
     expected += [f"{m} COMBINE {a}" for m in ("REQUANT8", "REQUANT16") for a in (0, 1)]
     assert [name for name in expected if not seen[name]] == []
-    assert not seen["VECTOR"] and not seen["ROWS BYTES"] and not seen["VCACHE COLUMNS"]  # only on demand
+    for name in ("VECTOR", "ROWS BYTES", "VCACHE COLUMNS", "VCACHE LOW"):  # only on demand
+        assert not seen[name]
 
 
 def test_everything_is_covered_on_demand() -> None:
@@ -111,7 +112,7 @@ def test_everything_is_covered_on_demand() -> None:
     expected += [f"{op.name} first {first}" for op in (VectorOp.MAX, VectorOp.ARGMAX, VectorOp.MAP) for first in (0, 1)]
     expected += [f"{fn.name} {total.name}" for fn in VectorFn for total in VectorSum] + [b.name for b in VectorBits]
     expected += [f"b_rows {n}" for n in (1, 2, 4, 8)] + ["in place True", "in place False", "step 1", "negative 1"]
-    expected += ["ROWS BYTES", "VCACHE COLUMNS", "shifted True", "offset True", "hold 0", "hold 1"]
+    expected += ["ROWS BYTES", "VCACHE COLUMNS", "VCACHE LOW", "shifted True", "offset True", "hold 0", "hold 1"]
     expected += [f"gaps {a} {b}" for a in (True, False) for b in (True, False)]
     assert [name for name in expected if not seen[name]] == []
 
@@ -119,7 +120,7 @@ def test_everything_is_covered_on_demand() -> None:
 def test_slots_are_covered_on_demand() -> None:
     config = PRESETS["tiny"]
     seen: Counter[str] = Counter()
-    for seed in range(40):
+    for seed in range(60):
         stream = random_stream(config, seed, 40, StreamOptions.everything(slots=True))
         machine = Executor(config, stream.images, stream.limits, strict=True)
         for pc, i in enumerate(stream.instructions):
@@ -129,7 +130,8 @@ def test_slots_are_covered_on_demand() -> None:
             if i.opcode == Opcode.LOAD and i["slot_en"]:
                 seen[f"{LoadDest(i['dest_kind']).name} {Format(i['format']).name} {bool(count)} odd {expert & 1}"] += 1
             if i["scored"]:
-                seen[f"scored {LoadDest(i['dest_kind']).name} high {high} odd {expert & 1}"] += bool(count)
+                what = f"{LoadDest(i['dest_kind']).name} {Format(i['format']).name}"
+                seen[f"scored {what} high {high} odd {expert & 1}"] += bool(count)
             if i.opcode == Opcode.GEMM and i["slot_en"]:
                 left = count - i["list_base"]
                 what = "skipped" if left <= 0 else "part" if left < i["tokens"] else "whole"
@@ -139,9 +141,9 @@ def test_slots_are_covered_on_demand() -> None:
                 seen[f"slots {min(4, int((machine.slots[:, 0] > 0).sum()))}"] += 1
     expected = [f"ROUTE choices {n}" for n in (1, 2, 3)] + [f"slots {n}" for n in (1, 2, 3, 4)]
     expected += [f"{what} {dest.name}" for what in ("skipped", "part", "whole") for dest in Dest]
-    for name in ("VCACHE PAIR", "VCACHE BYTES", "VCACHE HIGH", "VCACHE COLUMNS", "PARAMETER BYTES"):
+    for name in ("VCACHE PAIR", "VCACHE BYTES", "VCACHE HIGH", "VCACHE COLUMNS", "VCACHE LOW", "PARAMETER BYTES"):
         expected += [f"{name} False odd 0", f"{name} True odd 0", f"{name} True odd 1"]
-    for name in ("VCACHE", "PARAMETER"):
+    for name in ("VCACHE PAIR", "VCACHE LOW", "PARAMETER BYTES"):
         expected += [f"scored {name} high {high} odd {odd}" for high in (0, 1) for odd in (0, 1)]
     assert [name for name in expected if not seen[name]] == []
 

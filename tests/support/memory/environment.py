@@ -49,9 +49,8 @@ def entry(instruction: Instruction, pc: int) -> int:
 
 
 def nibbles(plane: np.ndarray) -> np.ndarray:
-    """Return signed nibbles of bytes, low nibble first."""
-    pairs = np.stack([plane & 15, plane >> 4], axis=-1).reshape(-1).astype(np.int64)
-    return np.where(pairs > 7, pairs - 16, pairs)
+    """Return the nibbles of bytes, low nibble first."""
+    return np.stack([plane & 15, plane >> 4], axis=-1).reshape(-1).astype(np.int64)
 
 
 def loaded(config: MachineConfig, load: Instruction, memory: Sequence[np.ndarray]) -> list[bytes]:
@@ -65,9 +64,9 @@ def loaded(config: MachineConfig, load: Instruction, memory: Sequence[np.ndarray
         tiles = planes[0].reshape(load["count"], config.columns, config.rows)
         raw = np.ascontiguousarray(tiles.transpose(0, 2, 1)).tobytes()
     elif load["dest_kind"] == LoadDest.VCACHE and load["format"] != Format.BYTES:
-        weights = 16 * nibbles(planes[0])
-        if load["format"] == Format.PAIR:
-            weights = weights + nibbles(planes[1])
+        weights = nibbles(planes[0])  # LOW: what it adds to nothing
+        if load["format"] != Format.LOW:
+            weights = 16 * weights + (nibbles(planes[1]) if load["format"] == Format.PAIR else 8)
         raw = weights.astype(np.uint8).tobytes()
         size *= 2
     else:
@@ -273,6 +272,9 @@ class Environment:
                 for tier in range(config.tiers):
                     if control["tiers"] >> tier & 1:
                         index = (control["tile"] * config.rows) + control["word"] * config.fill_rows + piece
+                        if control["low"]:
+                            old = self.words.get((LoadDest.VCACHE, tier, index), bytes(config.columns))
+                            row = bytes(a & 0xF0 | b & 15 for a, b in zip(old, row, strict=True))
                         self.words[LoadDest.VCACHE, tier, index] = row
                         self.log.tags[tier, control["tile"]] = get(f"load_fill_tag__{lane}")
 

@@ -79,6 +79,9 @@ TO_COMBINE = GEMM + " dest_kind=combine dest_stride=1 accumulate=1 mode=requant1
         (f"load dest_tiers=0 count=1 tag=2\n{TO_COMBINE}", "miss",
          "instruction 1 (GEMM) needs tag 1 in tile 0 of tier 0, which has tag 2"),
         (TO_COMBINE, "miss", "which has no valid fill"),
+        # Low planes without a high one, and one that would leave its tag behind or not.
+        ("load dest_tiers=0 count=2 tag=1\nload format=low dest_tiers=0 dest=1 count=2 tag=1", "miss",
+         "instruction 1 (LOAD) adds a low plane with tag 1 to tile 2 of tier 0, which has no valid fill"),
         # The vector unit against the array, loads and stores.
         ("store rows=2 format=discard clear=1\nvector op=max first=1 vectors=1 rows=2",
          "race", "instructions 0 and 1 (STORE and VECTOR) race: 1 reads combine cell 0 after its write by 0"),
