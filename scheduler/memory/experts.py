@@ -13,9 +13,10 @@ import numpy.typing as npt
 from hdl.config import ADDRESS_UNIT, MachineConfig
 from scheduler.memory.image import ImageBuilder, Symbol
 from scheduler.memory.layout import LayerShape, memory_alignment, pack_planes, parameter_words, tiles_of
-from scheduler.memory.placement import Part, Placement, high_plane_group
+from scheduler.memory.placement import Part, Placement, plane_group
 from scheduler.models.description import Experts
 from scheduler.models.quantise import QuantisedLayer
+from scheduler.plan.limits import LoweringError
 from scheduler.plan.residence import Residence
 
 __all__ = ["PLANES", "ExpertContents", "ExpertMemory"]
@@ -63,7 +64,12 @@ class ExpertMemory:
     contents : ExpertContents or None
         None: addresses only.
     placement : Placement
-        Which group holds the high planes.
+        Which group holds which planes.
+
+    Raises
+    ------
+    LoweringError
+        Both planes lie in one group, and the machine cannot load one after the other.
 
     Attributes
     ----------
@@ -73,24 +79,34 @@ class ExpertMemory:
     def __init__(
         self, residence: Residence, builder: ImageBuilder, contents: ExpertContents | None, placement: Placement
     ) -> None:
+        if placement == Placement.WHOLE and residence.tiling.config.stationary_feed == "edge":
+            raise LoweringError(
+                f"placement: {placement}; the edge feed cannot add a low plane to a high one: use another placement, "
+                "or stationary_feed = vertical"
+            )
         self.placement = placement
         self._residence = residence
         self._builder = builder
         self._contents = contents
         self._config = residence.tiling.config
         self._strides: dict[tuple[int, str], int] = {}
-        self._planes: dict[tuple[int, str, int], tuple[int, int]] = {}  # by the group of the high planes
+        self._planes: dict[tuple[int, str, int, int], int] = {}  # by plane and group
 
     # Places.
 
+    def _groups(self, part: Part, expert: int) -> tuple[int, int]:
+        """Return the groups of an expert's high and low plane."""
+        return plane_group(self.placement, expert, part, 0), plane_group(self.placement, expert, part, 1)
+
     def planes(self, layer: int, part: Part, expert: int, tile: int = 0) -> tuple[Symbol, Symbol]:
         """Return the high and the low plane of a part of an expert, from a tile on."""
-        group = high_plane_group(self.placement, expert, part)
-        even_odd = self.placement == Placement.EVEN_ODD
-        offset = (expert // 2 if even_odd else expert) * self.stride(layer, part) * ADDRESS_UNIT
+        offset = (expert // 2 if self.placement.by_parity else expert) * self.stride(layer, part) * ADDRESS_UNIT
         offset += tile * self._config.plane_bytes
-        high, low = self._planes[layer, part, group]
-        return Symbol(group, high + offset, 0), Symbol(group ^ 1, low + offset, 0)
+        high, low = (
+            Symbol(group, self._planes[layer, part, plane, group] + offset, 0)
+            for plane, group in enumerate(self._groups(part, expert))
+        )
+        return high, low
 
     def words(self, layer: int, expert: int, high_only: bool = False) -> Symbol:
         """Return the requantisation words of an expert, or of its high planes alone."""
@@ -126,10 +142,11 @@ class ExpertMemory:
     # Contents.
 
     def add(self, layer: int, mlp: Experts) -> None:
-        """Place a layer's experts so that one LOAD with a slot finds any of them (with the even-odd placement).
+        """Place a layer's experts; in the even-odd placement so that one LOAD with a slot finds any of them.
 
-        Of each part, the high planes of the even experts lie one after the other in group 0, those of the odd ones at
-        the same addresses in group 1; the low planes likewise the other way round. A layer's requantisation words lie
+        Of each part, the high planes of the even experts lie one after the other in group 0 then, those of the odd ones
+        at the same addresses in group 1; the low planes likewise the other way round. In other placements loads have
+        to know their expert, as slots by number do. A layer's requantisation words lie
         in one group, the layers' in turn; behind an expert's words come as many for its high planes alone.
 
         Raises
@@ -144,13 +161,11 @@ class ExpertMemory:
             for plane, kind in enumerate(PLANES):
                 self._builder.level(size * mlp.count)
                 for group in (0, 1):
-                    own = [e for e in range(mlp.count) if high_plane_group(self.placement, e, part) == group ^ plane]
+                    own = [e for e in range(mlp.count) if self._groups(part, e)[plane] == group]
                     make = partial(self._plane_bytes, layer, part, own, plane, size)
-                    self._fill(f"layer{layer}.{part}.{kind}.{group}", group, size * len(own), make)
-            for group in (0, 1):
-                names = (f"layer{layer}.{part}.{kind}.{group ^ plane}" for plane, kind in enumerate(PLANES))
-                high, low = (self._builder.symbols[name].address for name in names)
-                self._planes[layer, part, group] = high, low
+                    name = f"layer{layer}.{part}.{kind}.{group}"
+                    self._fill(name, group, size * len(own), make)
+                    self._planes[layer, part, plane, group] = self._builder.symbols[name].address
         size = self._round(expert.words * 2 * config.columns)
         self._strides[layer, "words"] = 2 * size // ADDRESS_UNIT
         self._fill(

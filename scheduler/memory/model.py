@@ -18,7 +18,7 @@ from hdl.isa import INSTRUCTION_BITS
 from scheduler.memory.contents import Weights
 from scheduler.memory.experts import PLANES, ExpertMemory
 from scheduler.memory.image import ImageBuilder, ImageError, Symbol
-from scheduler.memory.layout import memory_alignment
+from scheduler.memory.layout import memory_alignment, spread_size
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.plan.limits import LoweringError
@@ -188,13 +188,14 @@ class ModelMemory:
         return found
 
     def _cache_bytes(self, layer: int) -> tuple[int, int]:
-        """Return the bytes of one head's keys and values of the longest sequence."""
+        """Return the bytes of one head's keys, and of its values with what lies between them and the next head's."""
         heads, tiling = self.tiling.heads(self.tiling.model.layers[layer]), self.tiling
         tile = self.config.tile_bytes
-        return (
-            self._round(tiling.key_tiles(heads, self.context) * tile),
-            self._round(tiling.value_tiles(heads, self.context) * tile),
+        keys, values = (
+            self._round(tiles * tile)
+            for tiles in (tiling.key_tiles(heads, self.context), tiling.value_tiles(heads, self.context))
         )
+        return keys, spread_size(self.config, keys + values) - keys
 
     def rope(self, position: int, kind: int = 0) -> Symbol:
         """Return the rotation table from a position on; `kind` numbers the model's tables."""

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights that stay in V-Cache from step to step: all dense matrices, and the experts that tokens choose most.
 
-They lie in the first tiles of every tier, whose tags INVALIDATE leaves valid (KEPT_TILES), and have a fill tag that
-nothing else uses. The host knows what it has loaded there; what it has not, or what a reset took, a GEMM does not find.
+They lie in the first tiles of every tier, whose tags INVALIDATE leaves valid (KEPT_TILES), and have fill tags that
+nothing else uses: one for both planes, one for the high plane alone. The host knows what it has loaded there; what it
+has not, or what a reset took, a GEMM does not find. Where scores decide about planes and the host knows the routing, an
+expert whose high plane is there gets its low plane when a step wants both; when a step wants the high plane alone of an
+expert that has both, the high plane is loaded again.
 """
 
 from __future__ import annotations
@@ -13,10 +16,18 @@ from dataclasses import dataclass
 from scheduler.models.description import Experts
 from scheduler.plan.residence import Residence
 
-__all__ = ["PINNED_TAG", "Pinned", "dense_tiles", "plan_pinned"]
+__all__ = ["PINNED_HIGH_TAG", "PINNED_TAG", "Pinned", "dense_tiles", "plan_pinned", "resident"]
 
 PINNED_TAG = 63
-"""Fill tag of what stays; other fills take the tags below it in turn."""
+"""Fill tag of what stays."""
+
+PINNED_HIGH_TAG = 62
+"""Fill tag of an expert that stays, of which only the high plane is there; other fills take the tags below in turn."""
+
+
+def resident(layer: int, expert: int, high: bool) -> Hashable:
+    """Return the name of an expert that stays: with both planes, or its high plane alone."""
+    return (layer, expert, "high") if high else (layer, expert)
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,9 @@ class Pinned:
         return None
 
     def all(self, layers: int) -> frozenset[Hashable]:
-        """Return the names of everything: ``"head"``, layers of dense matrices, and (layer, expert)."""
-        return frozenset(["head", *range(layers), *(pair for own in self.experts for pair in own)])
+        """Return the names of everything: ``"head"``, layers of dense matrices, and experts, with either tag."""
+        experts = (resident(*pair, high) for own in self.experts for pair in own for high in (False, True))
+        return frozenset(["head", *range(layers), *experts])
 
 
 def dense_tiles(residence: Residence) -> int:
@@ -74,7 +86,7 @@ def plan_pinned(
     keys : int
         Tiles of each tier that the keys and values of the longest sequence need.
     experts : bool
-        Experts may stay; where each step asks for other planes of them, only the dense matrices do.
+        Experts may stay; where the machine decides which planes of them it needs, only the dense matrices do.
     """
     tiling, config = residence.tiling, residence.tiling.config
     if not residence.resident or residence.gangs or any(len(pieces) != 1 for pieces in residence.pieces.values()):

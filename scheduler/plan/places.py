@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hdl.config import MachineConfig
 from scheduler.plan.limits import MOST_COUNT, LoweringError
-from scheduler.plan.pinned import PINNED_TAG
+from scheduler.plan.pinned import PINNED_HIGH_TAG
 from scheduler.plan.pools import (
     Choice,
     Pool,
@@ -29,7 +29,7 @@ from scheduler.plan.tiling import HeadTiling, Tiling
 
 __all__ = ["AHEAD", "SPARE_ROWS", "SPARE_SCALARS", "TAGS", "Places", "key_space", "most_block", "plan_places"]
 
-TAGS = PINNED_TAG
+TAGS = PINNED_HIGH_TAG
 """Fill tags that are used in turn."""
 AHEAD = 2
 """Blocks of tokens that are projected before they are attended to."""

@@ -91,7 +91,9 @@ class TraceRouting:
         mlps = [layer.mlp for layer in self._model.layers if isinstance(layer.mlp, Experts)]
         chosen = mlps[0].chosen if mlps else 0
         if not isinstance(array, np.ndarray) or array.ndim != 3 or array.shape[0] < 1 or array.dtype.kind not in "iu":
-            raise A3dError(f"{name}: not an array of integers [tokens, layers, chosen]; record it in that form")
+            raise A3dError(
+                f"{name}: not an array of integers [tokens, layers, chosen] of a token or more; record it so"
+            )
         if array.shape[1] < len(mlps) or array.shape[2] < chosen:
             raise A3dError(
                 f"{name}: has {array.shape[1]} layers and {array.shape[2]} experts a token; {self._model.name} has "

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -47,6 +47,9 @@ class Plan:
         Whether list scheduling orders the instructions.
     early_keys : bool
         Whether keys that the step does not write are loaded apart from those that it does: they need not wait for them.
+    early_planes : bool
+        Whether the high planes of experts that are likely to be wanted are loaded before the machine knows the routing,
+        where its scores decide whether their low planes come too.
     pinned : bool
         Whether weights stay in V-Cache for the next step, and what stayed there is not loaded.
     gang : int
@@ -64,6 +67,7 @@ class Plan:
     cuts: tuple[int, ...] = ()
     listed: bool = False
     early_keys: bool = False
+    early_planes: bool = False
     pinned: bool = False
     gang: int = 1
     prefixes: bool = False
@@ -81,6 +85,7 @@ class Plan:
             name = f"micro-batches of {' + '.join(map(str, self.cuts))} tokens"
         more = {
             "list schedule": self.listed, "small blocks": self.fine, "old keys early": self.early_keys,
+            "high planes early": self.early_planes,
             "weights stay": self.pinned, "prefixes read once": self.prefixes,
         }  # fmt: skip
         gang = [f"experts on gangs of {self.gang}"] if self.gang > 1 else []
@@ -120,14 +125,14 @@ class Chooser:
         self._pinned: Pinned | None = None
         self._whole = True
 
-    def pinned(self, memory: ModelMemory, constants: Constants) -> Pinned | None:
+    def pinned(self, memory: ModelMemory, constants: Constants, slots: bool = False) -> Pinned | None:
         """Return which weights may stay from step to step; with another memory, nothing of them is on the chip.
 
-        Experts stay only where all steps read them with both planes.
+        Experts do not where the machine decides which of their planes it reads: the host does not know what is there.
         """
         if not self.policy.residency:
             return None
-        whole = not any(layer.scored for layer in constants.layers)
+        whole = not slots or not any(layer.scored for layer in constants.layers)
         if memory is not self._memory or whole != self._whole:
             self.forget()
             self._memory, self._whole, residence = memory, whole, memory.residence
@@ -145,7 +150,8 @@ class Chooser:
         self.on_chip = frozenset()
 
     def plans(
-        self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: Pinned | None = None
+        self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: Pinned | None = None,
+        scored: bool = False,
     ) -> list[Plan]:  # fmt: skip
         """Return the plans to try, the sequential one first; more than that only if there is a choice.
 
@@ -159,11 +165,13 @@ class Chooser:
         pinned : Pinned, optional
             What may stay from step to step. It pays in steps that decode only, from the second in a row on: others have
             use for all of V-Cache, and what is loaded for one step alone costs more than it saves.
+        scored : bool
+            Scores decide what is loaded of experts.
         """
         if self.policy == SEQUENTIAL:
             return [Plan()]
         pins = pinned is not None and self._decoded and _decodes(chunks)
-        known = self._known.get((*_key(chunks, slots), pins))
+        known = self._known.get((*_key(chunks, slots), scored, pins))
         if known is not None:
             return list(dict.fromkeys([Plan(), known]))
         if not residence.resident:
@@ -178,6 +186,8 @@ class Chooser:
             found += [Plan(own, *ways[-1], gang=width, prefixes=prefixes) for own in cuts if own]
         if pins:
             found += [Plan((len(chunks),), *way, pinned=True, prefixes=prefixes) for way in ways]
+        if slots and scored:
+            found += [replace(plan, early_planes=True) for plan in found if len(plan.cuts) == 1]
         return list(dict.fromkeys([Plan(), *found]))
 
     def _streamed(self, residence: Residence, chunks: Sequence[Chunk], slots: bool) -> list[Plan]:
@@ -194,13 +204,16 @@ class Chooser:
                 found.append(Plan(cuts, listed=True, spread=True, prefixes=prefixes))
         return list(dict.fromkeys(found))
 
-    def learn(self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False) -> Plan:
+    def learn(
+        self, chunks: Sequence[Chunk], slots: bool, tried: Sequence[Tried], pinned: bool = False, scored: bool = False
+    ) -> Plan:  # fmt: skip
         """Return the shortest plan; the next steps like the first one try only that one's, beside the sequential.
 
-        `pinned`: there was something that may stay from step to step.
+        `pinned`: there was something that may stay from step to step. `scored`: scores decided what was loaded.
         """
         best = min(tried, key=lambda one: one.cycles).plan
-        self._known.setdefault((*_key(chunks, slots), pinned and self._decoded and _decodes(chunks)), best)
+        pins = pinned and self._decoded and _decodes(chunks)
+        self._known.setdefault((*_key(chunks, slots), scored, pins), best)
         return best
 
 

@@ -99,6 +99,8 @@ class Cells(NamedTuple):
         Who touched them.
     keys, numbering, fills, seen
         See above.
+    kept : int32 array [cells]
+        Fill tags that an earlier stream left (-1: none, or no tile).
     """
 
     marks: Marks
@@ -106,10 +108,14 @@ class Cells(NamedTuple):
     numbering: Numbering
     fills: Fills
     seen: Seen
+    kept: npt.NDArray[np.int32]
 
 
-def new_cells(rows: Rows, machine: Machine) -> Cells:
-    """Return cells that nothing has touched, for instructions that are all like one of the rows."""
+def new_cells(rows: Rows, machine: Machine, tags: npt.NDArray[np.int32] | None = None) -> Cells:
+    """Return cells that nothing has touched, for instructions that are all like one of the rows.
+
+    `tags`: what an earlier stream left [tiers * vcache_tiles]; default: nothing.
+    """
     opcodes = rows[:, COL.opcode]
     at = np.flatnonzero(opcodes == Opcode.GEMM)
     gangs = (rows[at, COL.tier_base] * 16 + rows[at, COL.tier_count]) * 2 + (rows[at, COL.mapping] == Mapping3D.K)
@@ -119,9 +125,12 @@ def new_cells(rows: Rows, machine: Machine) -> Cells:
     tiles = sum(masks >> tier & 1 for tier in range(machine.tiers)) * rows[at, COL.count]
     fills = np.empty(int(tiles.sum()) + 1, np.int32)
     fills[-1] = 0
+    kept = np.full(machine.cells + 1, -1, np.int32)
+    if tags is not None:
+        kept[machine.vcache : machine.vcache + tags.size] = tags
     return Cells(
         new_marks(1 + keys, machine.cells), np.zeros((keys, 24), np.int32),
-        np.full(ALL_KEYS, -1, np.int32), fills, np.zeros((UNITS, 5), np.int64),
+        np.full(ALL_KEYS, -1, np.int32), fills, np.zeros((UNITS, 5), np.int64), kept,
     )  # fmt: skip
 
 
@@ -171,8 +180,9 @@ def ordered(
 def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first: int, end: int) -> bool:
     """Return whether the fill tag alone makes GEMM `n` wait for `load` in all of its tiles `first` up to `end`.
 
-    It does, unless an older fill of the tile had the same tag and may still be there. A slot's fill between them does
-    not disprove that, as it may have been skipped. (A GEMM whose slot's load is skipped does not read.)
+    It does, unless an older fill of the tile, maybe of an earlier stream, had the same tag and may still be there. A
+    slot's fill between them does not disprove that, as it may have been skipped. (A GEMM whose slot's load is skipped
+    does not read.)
     """
     steps, fills = clocks.steps, cells.fills
     tag, settled = steps[n, TAG], -1
@@ -188,6 +198,8 @@ def tag_orders(clocks: Clocks, cells: Cells, n: int, load: int, tier: int, first
             if not steps[number, SLOT] and done_before(clocks, n, number, -1):
                 break
             older = fills[steps[number, FILLED + tier] + cell]
+        if older <= 0 and cells.kept[cell] == tag:
+            return False
         if older == latest:
             settled = latest
     return True

@@ -324,6 +324,8 @@ def _expected(rows: Rows, slots: Sequence[SlotMeans]) -> tuple[Rows, Float]:
         rows[between, COL.tokens] = np.clip(left, 1, rows[between, COL.tokens])
         between = loads[(loads > route) & (loads < end)]
         shares[between] = loaded[rows[between, COL.slot]]
+        low = between[rows[between, COL.format] == Format.LOW]
+        shares[low] = np.maximum(0, 2 * shares[low] - 1)  # an expert that has tokens has its high plane
         between = between[(shares[between] <= MOSTLY_HIGH) & (rows[between, COL.format] == Format.PAIR)]
         rows[between, COL.format] = Format.HIGH
         rows[between, COL.group] ^= (rows[between, COL.slot] - first) & 1

@@ -42,6 +42,8 @@ SMALL_BLOCK = 64
 """Tokens of a block of attention in plans that are fine: the vector unit must not wait for long projections."""
 MEAN_OF = 8
 """Routings that are drawn for what slots can expect."""
+SCORED_MEAN_OF = 4
+"""Routings that a plan is timed with where scores decide what is loaded: one alone favours what suits it."""
 
 
 def lower_step(
@@ -90,7 +92,7 @@ def lower_step(
             "smaller block, or quantise with a larger one"
         )
     own = chooser or Chooser()
-    pinned = own.pinned(memory, constants)
+    pinned = own.pinned(memory, constants, routing is None)
     lowering = _Lowering(constants, memory, chunks, routing, block, own.timing, pinned, own.on_chip)
     try:
         return _shortest(lowering, own, residence, pinned)
@@ -106,10 +108,11 @@ def _shortest(
 ) -> StepProgram:  # fmt: skip
     """Return the shortest of the plans that a chooser names."""
     chunks, slots, tried = lowering.chunks, lowering.slots, list[Tried]()
-    plans = chooser.plans(residence, chunks, slots, pinned)
+    scored = lowering.scored
+    plans = chooser.plans(residence, chunks, slots, pinned, scored)
     if len(plans) > 1:
         tried = lowering.time(plans)
-        plans = [chooser.learn(chunks, slots, tried, pinned is not None)] if tried else plans
+        plans = [chooser.learn(chunks, slots, tried, pinned is not None, scored)] if tried else plans
     return lowering.program(plans[0], tuple(tried))
 
 
@@ -152,6 +155,7 @@ class _Lowering:
         self._on_chip = on_chip
         self._config = memory.tiling.config
         self._thresholds = tuple(layer.thresholds for layer in constants.layers)
+        self.scored = any(layer.scored for layer in constants.layers)
         self._last: tuple[tuple[Plan, frozenset[Hashable]], _Emitted] | None = None
 
     def use_single_tiers(self) -> None:
@@ -164,18 +168,19 @@ class _Lowering:
         Plans with weights that stay are timed as if these were there: the first step is what later ones are paid with.
         """
         tried: list[Tried] = []
+        refused: LoweringError | SyncError | None = None
         for plan in plans:
             try:
                 emitted = self._emit(plan, self._all())
                 if len(emitted.stream) > MOST_LISTED:
                     break
                 table, _ = self._order(emitted, plan)
-            except (LoweringError, SyncError):
-                if plan == plans[0]:
-                    raise
+            except (LoweringError, SyncError) as error:
+                refused = refused or error
                 continue
-            counts = self._counts(emitted, plan)
-            tried.append(Tried(plan, simulate(self._config, table, memory=self._timing, slot_counts=counts).cycles))
+            tried.append(Tried(plan, self._cycles(emitted, plan, table)))
+        if refused and not tried:
+            raise refused
         return tried
 
     def program(self, plan: Plan, tried: tuple[Tried, ...]) -> StepProgram:
@@ -233,7 +238,7 @@ class _Lowering:
 
     def _check_whole(self, parts: Sequence[Part]) -> None:
         """Refuse parts that would each find how important experts are."""
-        if len(parts) > 1 and any(layer.scored for layer in self._constants.layers):
+        if len(parts) > 1 and self.scored:
             raise LoweringError(
                 f"precision: experts are loaded as the tokens of the whole step ask for, and this step of "
                 f"{sum(part.tokens for part in parts)} tokens runs in {len(parts)} parts: run fewer tokens in a step"
@@ -261,7 +266,7 @@ class _Lowering:
         there = set(on_chip)
         emitter = emit_micro_batches(
             self._constants, self._memory, part.places, batches, self._routing, outputs, labels, plan.early_keys,
-            there, plan.gang,
+            plan.early_planes, there, plan.gang,
         )  # fmt: skip
         return _Emitted((part,), emitter.stream, labels, frozenset(there) if plan.pinned else frozenset())
 
@@ -298,6 +303,14 @@ class _Lowering:
         own = Builder.of(plain) if stream is None or plan.listed else stream
         table, origin = synchronise(own, self._config, memory, carriers(self._config), end=True)
         return table, marks[origin]
+
+    def _cycles(self, emitted: _Emitted, plan: Plan, table: Table) -> int:
+        """Return the cycles of a stream; where scores decide what is loaded, in the mean of several routings."""
+        drawn = [
+            self._counts(emitted, plan, seed) for seed in range(SCORED_MEAN_OF if self.slots and self.scored else 1)
+        ]
+        cycles = (simulate(self._config, table, memory=self._timing, slot_counts=own).cycles for own in drawn)
+        return round(sum(cycles) / len(drawn))
 
     def _counts(self, emitted: _Emitted, plan: Plan, seed: int = 0) -> list[list[int]]:
         """Return the tokens of slots with a routing that is drawn."""

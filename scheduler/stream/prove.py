@@ -217,7 +217,7 @@ class _Proof:
     def _examine(self) -> tuple[Loads, Numbers, list[Finding]]:
         """Return the loads that GEMMs wait for by their tags, and what is wrong with instructions on their own."""
         rows, machine, limits = self._rows, self._machine, limits_of(self._limits)
-        cells, stamps = new_cells(rows[:0], machine), np.zeros(machine.cells + 1, np.int32)
+        cells, stamps = new_cells(rows[:0], machine, self._tags), np.zeros(machine.cells + 1, np.int32)
         tagged, found = np.zeros(2 * len(rows) + machine.vcache_tiles, np.int32), np.zeros((64, 5), np.int64)
         tagged_at, progress = np.zeros(len(rows) + 1, np.int32), np.zeros(2, np.int64)
         for touched in self._parts():
@@ -238,7 +238,7 @@ class _Proof:
 
     def _races(self) -> list[Finding]:
         rows, machine = self._rows, self._machine
-        cells, races, many = new_cells(rows, machine), np.zeros((64, 7), np.int64), np.zeros(1, np.int64)
+        cells, races, many = new_cells(rows, machine, self._tags), np.zeros((64, 7), np.int64), np.zeros(1, np.int64)
         for touched in self._parts():
             number = touched.part[0]
             while number < touched.part[1]:

@@ -25,5 +25,7 @@ class Forced(Chooser):
         super().__init__(FUSED)
         self._plans = list(plans)
 
-    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None) -> list[Plan]:
+    def plans(
+        self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None, scored: bool = False
+    ) -> list[Plan]:
         return [self._plans.pop(0)]

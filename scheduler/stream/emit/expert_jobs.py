@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
 from scheduler.ops.batch import MicroBatch, Routing
 from scheduler.plan.limits import LoweringError
@@ -21,6 +22,9 @@ __all__ = ["Jobs", "NumberedRoutes", "host_jobs"]
 
 LIKELY = 2.0
 """Tokens from which on an expert's weights are loaded although the machine does not know yet that it needs them."""
+
+LIKELY_HIGH = 1.5
+"""The same for high planes alone, where scores decide about the low ones."""
 
 Jobs = list[list[Sequence[TierJob]]]
 """For each layer, for each micro-batch: a job for each expert that has, or may have, tokens."""
@@ -57,12 +61,20 @@ class NumberedRoutes:
     Raises
     ------
     LoweringError
-        The machine has too few slots for all tables, or several ROUTEs would each find how important experts are.
+        The machine has too few slots for all tables, several ROUTEs would each find how important experts are, or
+        scores decide and all high planes lie in one group.
     """
 
     def __init__(self, work: Work, batches: Sequence[MicroBatch]) -> None:
-        if len(batches) > 1 and any(layer.scored for layer in work.constants.layers):
+        scored = any(layer.scored for layer in work.constants.layers)
+        if len(batches) > 1 and scored:
             raise LoweringError("micro-batches: experts are loaded as the tokens of the whole step ask for")
+        if scored and work.experts.placement == Placement.ONE_GROUP:
+            others = ", ".join(placement for placement in Placement if placement != Placement.ONE_GROUP)
+            raise LoweringError(
+                f"slots: placement {work.experts.placement}; the machine may look for the plane of a reduced expert in "
+                f"either group: where scores decide, use {others}"
+            )
         self._work = work
         self._batches = batches
         mlps = [kind.mlp for kind in work.tiling.kinds if isinstance(kind.mlp, Experts)]
@@ -94,7 +106,8 @@ class NumberedRoutes:
                 expected=max(1, min(tokens, round(tokens * mlp.chosen * shares[expert]))),
                 slot={"slot_en": 1, "slot": first + expert},
                 slot_loads=scored or self._unlikely(layer, expert, tokens * mlp.chosen * shares[expert]),
-                scored=scored,
+                scored=scored, numbered=True,
+                early=scored and self._work.early_planes and tokens * mlp.chosen * shares[expert] >= LIKELY_HIGH,
             )
             for expert in range(mlp.count)
         ]  # fmt: skip

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT
-from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode, Opcode
+from hdl.isa import Dest, LoadDest, Mapping3D, Mode, Opcode
 from scheduler.memory.placement import Part
 from scheduler.stream.emit.experts import RoutedJob, load_list
-from scheduler.stream.emit.tiers import TierJob, addressed, slot_fields, tiling_of
+from scheduler.stream.emit.tiers import TierJob, addressed, plane_loads, slot_fields, tiling_of
 from scheduler.stream.emit.work import Work
 from scheduler.stream.table import COL, Columns, Rows, pattern_of
 
@@ -138,27 +138,47 @@ class GangQueues:
         """Append a layer's jobs.
 
         The first share of an expert's up projection comes before the down projection of the one before, so that
-        neither waits for the other's drain.
+        neither waits for the other's drain. Experts whose high planes alone are loaded come two at a time where these
+        lie in different groups, share by share in turn: else one group after the other would be idle.
         """
+        pairs, alone = self._pairs(jobs)
         waiting: list[_Step] = []
-        for job in jobs:
+        for job in alone:
             for first in range(0, job.count, self._work.places.chunk):
                 ups, downs = self._cut(job, first)
-                self._left[self._jobs] = self._left.get(self._jobs, 0) + len(ups) + len(downs)
                 self._steps.append(ups[0])
                 self._steps.extend(waiting)
                 self._steps.extend(ups[1:])
                 waiting = downs
-                self._chunks += 1
             self._jobs += 1
         self._steps.extend(waiting)
+        for pair in pairs:
+            both = []
+            for job in pair:
+                both.append(self._cut(job, 0))
+                self._jobs += 1
+            for one, other in zip(*both, strict=True):
+                self._steps.extend(step for steps in zip(one, other, strict=True) for step in steps)
+
+    def _pairs(self, jobs: Sequence[TierJob]) -> tuple[list[tuple[TierJob, TierJob]], list[TierJob]]:
+        """Return the jobs that run two at a time, and the others."""
+        groups: tuple[list[TierJob], list[TierJob]] = ([], [])
+        for job in jobs:
+            if job.high and job.count <= self._work.places.chunk:
+                groups[self._work.experts.planes(job.layer, Part.UP, job.expert)[0].group].append(job)
+        pairs = list(zip(*groups, strict=False))
+        taken = {id(job) for pair in pairs for job in pair}
+        return pairs, [job for job in jobs if id(job) not in taken]
 
     def _cut(self, job: TierJob, first: int) -> tuple[list[_Step], list[_Step]]:
+        """Return the steps of a chunk of a job's tokens."""
         layer, parity = self._layer(job), self._chunks % 2
         ups, downs = (
             [_Step(job, self._jobs, first, layer, pattern, parity) for pattern in patterns]
             for patterns in (layer.up, layer.down)
         )
+        self._left[self._jobs] = self._left.get(self._jobs, 0) + len(ups) + len(downs)
+        self._chunks += 1
         return ups, downs
 
     def _layer(self, job: TierJob) -> _Layer:
@@ -176,8 +196,8 @@ class GangQueues:
             slices = (expert.up if part == Part.UP else expert.down).k_slices
             tiles, places = share.each * slices, np.arange(share.tiers)
             loads = pattern_of(
-                Opcode.LOAD, share.tiers, format=Format.HIGH if job.high else Format.PAIR, dest_tiers=1 << places,
-                count=tiles, **slot_fields(job, work.experts.stride(job.layer, part)),
+                Opcode.LOAD, share.tiers, dest_tiers=1 << places, count=tiles,
+                **slot_fields(job, work.experts.stride(job.layer, part)),
             )  # fmt: skip
             gemm = {
                 "tier_count": share.tiers, "mapping": Mapping3D.N if share.tiers > 1 else Mapping3D.ALONE,
@@ -224,14 +244,11 @@ class GangQueues:
                 self._load_job(step)
             base, tag, job, pattern = buffers[self._turn % len(buffers)], work.next_tag(), step.job, step.pattern
             self._turn += 1
-            high, low = work.experts.planes(job.layer, pattern.part, addressed(job), pattern.tile)
-            fields: Columns = {
-                COL.dest_base: base, COL.tag: tag, COL.group: high.group, COL.addr: high.addr + pattern.apart,
-                **(_slot_of(job) if job.slot_loads else {}),
-            }  # fmt: skip
-            if not job.high:
-                fields[COL.addr_low] = low.addr + pattern.apart
-            work.emitter.loads_like(f"{job.name} {pattern.part}", pattern.loads, fields)
+            for own in plane_loads(work, job, pattern.part, tag, pattern.tile):
+                fields: Columns = {COL.dest_base: base, **(_slot_of(job) if job.slot_loads else {})}
+                fields |= {getattr(COL, name): own[name] for name in ("format", "tag", "group")}
+                fields |= {getattr(COL, n): own[n] + pattern.apart for n in ("addr", "addr_low") if n in own}
+                work.emitter.loads_like(f"{job.name} {pattern.part}", pattern.loads, fields)
             self._ready.append((step, base, tag))
 
     def _loadable(self, step: _Step) -> bool:

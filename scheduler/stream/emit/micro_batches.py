@@ -39,6 +39,7 @@ def emit_micro_batches(
     outputs: Sequence[int],
     labels: Labels,
     early_keys: bool = False,
+    early_planes: bool = False,
     on_chip: set[Hashable] | None = None,
     gang: int = 1,
 ) -> Emitter:
@@ -62,13 +63,15 @@ def emit_micro_batches(
     labels : Labels
     early_keys : bool
         Keys that the step does not write are loaded apart.
+    early_planes : bool
+        High planes of likely experts come before the routing is known.
     on_chip : set, optional
         What is there of the weights that stay from step to step; grows by what is loaded.
     gang : int
         Tiers that run an expert together.
     """
     work = Work(constants, memory, places, labels)
-    work.early_keys = early_keys
+    work.early_keys, work.early_planes = early_keys, early_planes
     work.on_chip = set() if on_chip is None else on_chip
     step = _Step(work, batches, routing, gang)
     step.emit()

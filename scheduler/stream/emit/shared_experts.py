@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hdl.isa import LoadDest
+from hdl.isa import Format, LoadDest
 from scheduler.models.description import Experts
 from scheduler.plan.limits import LoweringError
-from scheduler.plan.pinned import PINNED_TAG
+from scheduler.plan.pinned import PINNED_HIGH_TAG, PINNED_TAG, resident
 from scheduler.plan.residence import Run, up_step
 from scheduler.stream.emit.expert_jobs import Jobs
 from scheduler.stream.emit.experts import ListsFullError, RoutedJob, RoutedLists, take_entries
@@ -58,8 +58,10 @@ class Weights:
         Jobs that still need them.
     job : TierJob
         The first of these.
+    half : bool
+        Whether the loads of high planes that come early were emitted.
     loaded : bool
-        Whether the loads were emitted.
+        Whether all loads were.
     place, tag, words : int
         Where they lie then.
     ready : int
@@ -72,6 +74,7 @@ class Weights:
     tier: int
     users: int
     job: TierJob
+    half: bool = False
     loaded: bool = False
     place: int = 0
     tag: int = -1
@@ -80,9 +83,14 @@ class Weights:
     end: int = 0
 
     @property
+    def stays(self) -> bool:
+        """Whether they are kept for the next step."""
+        return self.tag in (PINNED_TAG, PINNED_HIGH_TAG)
+
+    @property
     def waits(self) -> bool:
         """Whether they are loaded only if the machine's routing needs them: not before it is known."""
-        return bool(self.job.slot) and self.job.slot_loads
+        return bool(self.job.slot) and self.job.slot_loads and (self.half or not self.job.early)
 
 
 @dataclass(eq=False)
@@ -256,7 +264,9 @@ class SharedExperts:
             own[place] for group in (kept, *passing) for place in range(max(map(len, group), default=0))
             for own in group if place < len(own)
         ]  # fmt: skip
-        self._coming.extend(sorted(coming, key=lambda weights: weights.waits))  # those first that can come early
+        # Those first that can come early; of some, only the high planes can.
+        self._coming.extend(one for one in coming if not one.waits)
+        self._coming.extend(one for one in coming if one.waits or one.job.early)
         return found
 
     def _pinned_weights(self, layer: int, jobs: Sequence[Sequence[TierJob]]) -> dict[int, Weights]:
@@ -269,7 +279,8 @@ class SharedExperts:
             if at is not None:
                 tier, place = at
                 found[job.expert] = Weights(
-                    layer, tier, 1 << 30, job, loaded=(layer, job.expert) in work.on_chip, place=place, tag=PINNED_TAG,
+                    layer, tier, 1 << 30, job, loaded=resident(layer, job.expert, job.high) in work.on_chip,
+                    place=place, tag=PINNED_HIGH_TAG if job.high else PINNED_TAG,
                     words=work.places.expert_words[place],
                 )  # fmt: skip
         return found
@@ -301,7 +312,7 @@ class SharedExperts:
 
     def _place_for(self, weights: Weights) -> int | None:
         """Return the place of weights that stay, or the one that has been free for the longest."""
-        if weights.tag == PINNED_TAG:
+        if weights.stays or weights.half:
             return weights.place
         held = self._held[weights.tier]
         free = [place for place in range(self._pinned, len(held)) if (own := held[place]) is None or not own.users]
@@ -313,19 +324,25 @@ class SharedExperts:
         place = self._place_for(weights)
         assert place is not None
         job, before = weights.job, work.emitter.layer
-        if weights.tag == PINNED_TAG:
-            work.on_chip.add((weights.layer, job.expert))
-        else:
+        plane: Format | None = None
+        if weights.stays:
+            wanted, other = (resident(weights.layer, job.expert, high) for high in (job.high, not job.high))
+            plane = Format.LOW if other in work.on_chip and not job.high else None
+            work.on_chip.discard(other)
+            work.on_chip.add(wanted)
+        elif not weights.half:
             self._held[weights.tier][place] = weights
             weights.tag = work.next_tag()
-        weights.place, weights.loaded = place, True
+        weights.place, early = place, job.early and not weights.half
+        weights.loaded, weights.half = not early, early
         work.emitter.layer = weights.layer
+        if job.early:
+            plane = Format.HIGH if early else Format.LOW
         if self._layer_words is None:
-            job.words = work.places.expert_words[place]
-            load_words(work, weights.tier, job)
-            weights.ready = load_piece(
-                work, weights.tier, job, pieces_of(work, job.layer)[0], self.bases[place], weights.tag
-            )
+            job.words, piece = work.places.expert_words[place], pieces_of(work, job.layer)[0]
+            if not early:
+                load_words(work, weights.tier, job)
+            weights.ready = load_piece(work, weights.tier, job, piece, self.bases[place], weights.tag, plane)
         else:
             job.words = self._layer_words.load(job)
             weights.ready = load_parts(work, weights.tier * self.gang, self.gang, job, self.bases[place], weights.tag)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from hdl.config import ADDRESS_UNIT
 from hdl.isa import Dest, Format, LoadDest, Mapping3D, Mode
-from scheduler.memory.image import Symbol
 from scheduler.memory.placement import Part
 from scheduler.models.description import Experts
 from scheduler.plan.residence import ExpertPiece, Run
@@ -29,7 +29,7 @@ __all__ = [
     "load_piece",
     "load_words",
     "pieces_of",
-    "plane_fields",
+    "plane_loads",
     "run_whole",
     "slot_fields",
     "tiling_of",
@@ -58,6 +58,11 @@ class TierJob:
         Whether its loads follow the slot too; slots by number have one expert's weights for all steps.
     scored : bool
         Whether these loads bring what the slot's importance asks for.
+    numbered : bool
+        The slot is the expert's own: where its planes lie is known.
+    early : bool
+        With `scored`: the high planes do not follow the slot, they come before the machine knows what it needs; what
+        follows the slot are low planes.
     expected : int
         Tokens that can be expected; 0: as many as `count`.
     entry : int
@@ -82,6 +87,8 @@ class TierJob:
     slot: Mapping[str, int] = field(default_factory=dict)
     slot_loads: bool = True
     scored: bool = False
+    numbered: bool = False
+    early: bool = False
     expected: int = 0
     entry: int = 0
     words: int = 0
@@ -128,24 +135,59 @@ def load_words(work: Work, tier: int, job: TierJob) -> None:
     )  # fmt: skip
 
 
-def plane_fields(job: TierJob, high: Symbol, low: Symbol) -> dict[str, int]:
-    """Return the fields of a LOAD that say which planes of a job's weights it takes, and where they lie."""
-    fields = {"format": Format.HIGH if job.high else Format.PAIR, "group": high.group, "addr": high.addr}
-    return fields if job.high else {**fields, "addr_low": low.addr}
+def plane_loads(
+    work: Work, job: TierJob, part: Part, tag: int, tile: int = 0, plane: Format | None = None
+) -> list[dict[str, int]]:  # fmt: skip
+    """Return the fields that say what the loads of a part of a job's weights read, from a tile on.
+
+    Parameters
+    ----------
+    work : Work
+    job : TierJob
+    part : Part
+    tag : int
+        Fill tag that the tiles have when all loads are done.
+    tile : int
+    plane : Format, optional
+        HIGH or LOW: only that plane of the expert itself. HIGH comes in any case, LOW where the slot asks for it.
+
+    Returns
+    -------
+    list of dict of str to int
+        One load, or two where both planes lie in the same group.
+    """
+    follows = bool(job.slot) and job.slot_loads
+    high, low = work.experts.planes(job.layer, part, 0 if follows and not job.numbered else job.expert, tile)
+    slot = slot_fields(job, 0 if job.numbered else work.experts.stride(job.layer, part))
+    upper = {"format": Format.HIGH, "group": high.group, "addr": high.addr, "tag": tag}
+    lower = {"format": Format.LOW, "group": low.group, "addr": low.addr, "tag": tag} | slot
+    if plane is not None:
+        return [upper if plane == Format.HIGH else lower]
+    if job.high:
+        return [upper | slot]
+    if high.group == low.group:
+        # GEMMs wait for the tag of the low plane; where that may not come, the high plane has it too.
+        return [upper | {**slot, "scored": 0, "tag": tag if job.scored else work.next_tag()}, lower]
+    turned = job.numbered and follows and job.expert % 2  # the machine swaps the groups for an odd expert
+    pair = {"format": Format.PAIR, "group": high.group ^ turned, "addr": high.addr, "addr_low": low.addr, "tag": tag}
+    return [pair | slot]
 
 
-def load_piece(work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: int, tag: int) -> int:
-    """Emit the loads of a piece of an expert's weights to V-Cache from `base` on; return when they are expected."""
+def load_piece(
+    work: Work, tier: int, job: TierJob, piece: ExpertPiece, base: int, tag: int, plane: Format | None = None
+) -> int:  # fmt: skip
+    """Emit the loads of a piece of an expert's weights to V-Cache from `base` on; return when they are expected.
+
+    `plane`: see :func:`plane_loads`.
+    """
     ready = 0
     expert = tiling_of(work, job.layer)
     for run in piece.runs:
         slices = (expert.up if run.part == Part.UP else expert.down).k_slices
-        high, low = work.experts.planes(job.layer, run.part, addressed(job), run.first * slices)
-        stride = slot_fields(job, work.experts.stride(job.layer, run.part))
-        ready = work.emitter.load(
-            f"{job.name} {run.part}", **plane_fields(job, high, low), dest_tiers=1 << tier, dest_base=base,
-            count=run.count * slices, tag=tag, **stride,
-        )  # fmt: skip
+        for fields in plane_loads(work, job, run.part, tag, run.first * slices, plane):
+            ready = work.emitter.load(
+                f"{job.name} {run.part}", **fields, dest_tiers=1 << tier, dest_base=base, count=run.count * slices
+            )
         base += run.count * slices
     return ready
 
@@ -162,15 +204,11 @@ def load_parts(work: Work, tier: int, gang: int, job: TierJob, base: int, tag: i
     places = np.arange(gang)
     for part, matrix in ((Part.UP, expert.up), (Part.DOWN, expert.down)):
         tiles = matrix.tiles // gang
-        high, low = work.experts.planes(job.layer, part, addressed(job))
-        fields, apart = plane_fields(job, high, low), places * tiles * config.plane_bytes
-        columns = {"dest_tiers": 1 << tier + places, "addr": (high.address + apart) // ADDRESS_UNIT}
-        if "addr_low" in fields:
-            columns["addr_low"] = (low.address + apart) // ADDRESS_UNIT
-        ready = work.emitter.loads(
-            f"{job.name} {part}", columns, **fields, dest_base=base, count=tiles, tag=tag,
-            **slot_fields(job, work.experts.stride(job.layer, part)),
-        )  # fmt: skip
+        apart = places * tiles * config.plane_bytes // ADDRESS_UNIT
+        for fields in plane_loads(work, job, part, tag):
+            columns: dict[str, npt.NDArray[np.int64]] = {"dest_tiers": 1 << tier + places}
+            columns |= {name: fields.pop(name) + apart for name in ("addr", "addr_low") if name in fields}
+            ready = work.emitter.loads(f"{job.name} {part}", columns, **fields, dest_base=base, count=tiles)
         base += tiles
     return ready
 

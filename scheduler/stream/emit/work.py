@@ -70,6 +70,8 @@ class Work:
         """What of that is there; grows as it is loaded."""
         self.early_keys = False
         """Whether the last keys of a sequence, which the step writes, are loaded apart from the others."""
+        self.early_planes = False
+        """Whether high planes of likely experts are loaded before the machine knows the routing."""
         self._tier = -1
 
     @property
@@ -91,7 +93,7 @@ class Work:
         return self.constants.layers[number]
 
     def next_tag(self) -> int:
-        """Return a fill tag; it comes again after 62 others."""
+        """Return a fill tag; it comes again after 61 others."""
         self.turns[TURN.tag] += 1
         return int(self.turns[TURN.tag]) % TAGS
 

@@ -27,7 +27,8 @@ def test_the_likeliest_experts_stay() -> None:
     assert found is not None and found.experts == (((0, 1), (1, 3)), ((1, 0), (0, 4)))
     assert found.tiles == found.dense_tiles + 2 * own.piece_tiles and found.places == 2
     assert found.place_of(1, 3) == (1, 0) and found.place_of(0, 4) == (1, 1) and found.place_of(0, 0) is None
-    assert found.all(2) == {"head", 0, 1, (0, 1), (1, 3), (1, 0), (0, 4)}
+    experts = {(0, 1), (1, 3), (1, 0), (0, 4)}
+    assert found.all(2) == {"head", 0, 1, *experts, *((*pair, "high") for pair in experts)}
 
 
 def test_without_shares_layers_take_turns() -> None:

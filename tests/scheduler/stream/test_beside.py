@@ -58,7 +58,9 @@ class Spread(Chooser):
         super().__init__(FUSED)
         self._listed, self._prefixes = listed, prefixes
 
-    def plans(self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None) -> list[Plan]:
+    def plans(
+        self, residence: Residence, chunks: Sequence[Chunk], slots: bool, pinned: object = None, scored: bool = False
+    ) -> list[Plan]:
         cuts = spread_sizes(chunks, 2)
         return [Plan(cuts, listed=self._listed, spread=True, prefixes=self._prefixes)]
 

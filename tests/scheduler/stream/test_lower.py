@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from hdl.config import MachineConfig
+from hdl.numerics.precision import Thresholds
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts, Model
 from scheduler.ops.batch import Chunk, Routing
@@ -19,13 +20,13 @@ from scheduler.plan.limits import LoweringError
 from scheduler.plan.policy import FUSED
 from scheduler.plan.tiling import Tiling
 from scheduler.stream import lower
-from scheduler.stream.choose import Chooser
+from scheduler.stream.choose import Chooser, Plan
 from scheduler.stream.step_program import StepProgram
 from scheduler.stream.synchronise import SyncError
 from scheduler.stream.table import COL, Builder
 from tests.support.checkpoints import small_model
 from tests.support.language import NANO, TINY, WIDE, LanguageRun, varied
-from tests.support.plans import ROOMY
+from tests.support.plans import ROOMY, Forced
 
 CONTEXT = 64
 FAMILIES = ("mixtral", "qwen3_moe", "olmoe")
@@ -142,6 +143,26 @@ def test_placements(placement: Placement, slots: bool) -> None:
     else:
         run(TINY, model, slots=slots, placement=placement)
         run(TINY.replace(vcache_tiles=64), model, slots=slots, placement=placement)
+
+
+@pytest.mark.parametrize("placement", list(Placement))
+def test_slots_by_number_find_planes_wherever_they_lie(placement: Placement) -> None:
+    """Whether scores decide about their planes or not, whether the high ones come before the ROUTE or not."""
+    model = small_model("mixtral", hidden=16, heads=2, kv_heads=1, head_dim=8, vocabulary=24)
+    steps = ([prompt(0, 0, 5)], [prompt(0, 5, 1), prompt(1, 0, 1)])
+    for precision in (None, [Thresholds(20000, 9000)] * len(model.layers)):
+        for early in (False, True) if precision else (False,):
+            plans = Forced([Plan((5,), early_planes=early), Plan((2,), listed=True, early_planes=early)])
+            one = LanguageRun(
+                ROOMY, varied(model, 3), slots=True, placement=placement, precision=precision, chooser=plans,
+                step_bytes=1 << 19,
+            )  # fmt: skip
+            if precision and placement == Placement.ONE_GROUP:
+                with pytest.raises(LoweringError, match="placement one_group; .*where scores decide, use even_odd, i"):
+                    one.step(steps[0])
+                continue
+            for chunks in steps:
+                one.step(chunks)
 
 
 def test_a_model_of_dense_layers_alone() -> None:

@@ -140,6 +140,19 @@ def test_tags_that_an_earlier_stream_left() -> None:
         assert wanted == got and len(got) == found, text
 
 
+def test_a_tag_that_an_earlier_stream_left_orders_no_load() -> None:
+    """Until a load with the same tag begins, a GEMM finds the tile as it was."""
+    tags = np.full((TINY.tiers, TINY.vcache_tiles), -1, np.int16)
+    tags[0, 0] = 9
+    gemm = "gemm tokens=1 k_slices=1 n_tiles=1 tag={} dest_kind=combine mode=requant16"
+    for form in ("bytes", "low"):
+        for tag, wait, found in ((9, "", "race"), (9, " wait=s0", None), (8, "", None), (8, " wait=s0", None)):
+            post = " post=s0" if wait else ""
+            load = f"load format={form} dest_tiers=0 count=1 tag={tag}{post}"
+            wanted, got = both(assemble(f"{load}\n{gemm.format(tag)}{wait}\nend"), TINY, tags=tags)
+            assert wanted == got and [kind for kind, _, _ in got] == ([found] if found else []), (form, tag, wait)
+
+
 @pytest.mark.parametrize("ends", ["nop", "end\nnop", "end\nend", ""])
 def test_the_end_is_where_it_should_be(ends: str) -> None:
     wanted, got = both(assemble(ends), TINY)

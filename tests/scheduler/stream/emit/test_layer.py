@@ -31,7 +31,8 @@ def check_any(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     layer = random_layer(rng, experts, hidden, intermediate)
     high = frozenset(data.draw(st.sets(st.integers(0, experts - 1), max_size=2)))
-    placement = data.draw(st.sampled_from(list(Placement)))
+    placements = [p for p in Placement if p != Placement.WHOLE or config.stationary_feed == "vertical"]
+    placement = data.draw(st.sampled_from(placements))
     way = data.draw(st.sampled_from([None, *Way] if config in LINKED else [None, Way.ALONE]))
     options = LayerOptions(placement=placement, way=way, high_only=high)
     program = run_and_compare(config, layer, *batch(rng, layer, tokens, k), options)
@@ -49,6 +50,13 @@ def test_any_layer_equals_the_integer_model(data: st.DataObject) -> None:
 @given(st.data())
 def test_any_layer_equals_the_integer_model_many_times(data: st.DataObject) -> None:
     check_any(data)
+
+
+def test_the_edge_feed_keeps_planes_in_both_groups() -> None:
+    rng = np.random.default_rng(5)
+    layer = random_layer(rng, 2, 8, 8)
+    with pytest.raises(LoweringError, match="placement: whole; the edge feed cannot add a low plane"):
+        run_and_compare(EDGE, layer, *batch(rng, layer, 2, 1), LayerOptions(placement=Placement.WHOLE))
 
 
 @pytest.mark.parametrize("way", list(Way))
