@@ -102,6 +102,9 @@ async def run_job(dut: Any, axil: AxilManager, job: dict[str, Any]) -> dict[str,
     for register in ("IRQ_PENDING", "IRQ_ENABLE"):
         await axil.write(register, axil.bits(register, "DONE", "ERROR"))
     await wait_ready(axil, clk)
+    if job["idle"]:
+        await Timer(job["idle"] * PERIOD_NS, unit="ns")
+        await RisingEdge(clk)
     if job["trace"]:
         dut.trace_on.value = 1
         await RisingEdge(clk)

@@ -41,6 +41,10 @@ def add_benches(kinds: Subparsers) -> None:
         "--budgets", type=fraction(0, 100, exclusive=True), nargs="+", default=[25, 35, 45], metavar="PERCENT",
         help="bytes of experts to save, those that the report has thresholds for; default 25 35 45",
     )  # fmt: skip
+    own.add_argument(
+        "--phases", type=count(1), default=4, metavar="N",
+        help="runs of each step on HBM, from other moments of the refreshes; default 4",
+    )  # fmt: skip
     add_policy_option(own)
     own.add_argument("--picture", type=picture_file, default="build/bench/bytes.png", metavar="FILE")
     add_json_option(own)
@@ -57,6 +61,7 @@ def add_benches(kinds: Subparsers) -> None:
     own.add_argument("--picture", type=picture_file, default="build/bench/together.png", metavar="FILE")
     add_json_option(own)
     _add_shapes(kinds)
+    _add_balance(kinds)
 
 
 def _add_shapes(kinds: Subparsers) -> None:
@@ -70,6 +75,28 @@ def _add_shapes(kinds: Subparsers) -> None:
         help="bytes of the chosen experts that are not read; default 35",
     )  # fmt: skip
     own.add_argument("--energy", type=Path, metavar="TABLE", help="a TOML file instead of the package's table")
+    add_json_option(own)
+
+
+def _add_balance(kinds: Subparsers) -> None:
+    own = kinds.add_parser("balance", help="beats of both groups in decode of a published shape, by placement")
+    own.add_argument("--model", default="mixtral-8x7b", metavar="SHAPE", help="default mixtral-8x7b")
+    add_config_option(own, "large")
+    own.add_argument(
+        "--routing",
+        type=Path,
+        metavar="FILE",
+        help="recorded, .npy [tokens, layers, chosen], again from its front when it ends; default: drawn",
+    )
+    own.add_argument("--batches", type=count(1), nargs="+", default=[1, 8, 32], metavar="B", help="default 1 8 32")
+    own.add_argument("--keys", type=count(0), default=511, metavar="N", help="keys that each sequence has; default 511")
+    own.add_argument("--layers", type=count(1), default=2, metavar="N", help="of the shape; default 2")
+    own.add_argument("--steps", type=count(1), default=4, metavar="N", help="of each batch; default 4")
+    own.add_argument(
+        "--budget", type=fraction(0, 50, exclusive=True), default=35, metavar="PERCENT",
+        help="bytes of the chosen experts that scores leave unread, where they do; default 35",
+    )  # fmt: skip
+    add_policy_option(own)
     add_json_option(own)
 
 
@@ -112,7 +139,7 @@ def _bytes(args: argparse.Namespace) -> int:
     require_simulator("verilator")
     bench = BytesBench(
         args.model, system, frontier, table, clock_of(system.clock_mhz), batches=args.batches,
-        budgets=args.budgets,
+        budgets=args.budgets, phases=args.phases,
         announce=announce_compiling(system.machine),
     )  # fmt: skip
     for _ in progress(bench.run(), "steps", bench.total):
@@ -203,7 +230,36 @@ def _shapes(args: argparse.Namespace) -> int:
     return 0
 
 
+def _balance(args: argparse.Namespace) -> int:
+    from sim.measure.balance import BalanceBench
+
+    system = system_of(args)
+    bench = BalanceBench(
+        system, args.model, args.routing, batches=args.batches, keys=args.keys, layers=args.layers, steps=args.steps,
+        budget=args.budget,
+    )  # fmt: skip
+    for _ in progress(bench.run(), "ways", bench.total):
+        pass
+    result = bench.result()
+    rows = [
+        [
+            p["batch"], p["placement"], p["saved_percent"] or "-", *p["read_beats"], round(p["imbalance"], 3),
+            round(p["worst_imbalance"], 3), p["cycles"],
+        ]
+        for p in result["points"]
+    ]  # fmt: skip
+    print_table(
+        rows,
+        ("batch", "placement", "saved %", "beats, group 0", "group 1", "imbalance", "worst step", "cycles"),
+        left=("placement",),
+        title=f"{args.steps} decode steps of {result['layers']} layers of {args.model} on {system.machine.name}, "
+        f"routing {result['routing']} (cycle model)",
+    )  # fmt: skip
+    write_json(args.json, result)
+    return 0
+
+
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
-    "bytes": _bytes, "together": _together, "together-shapes": _shapes,
+    "bytes": _bytes, "together": _together, "together-shapes": _shapes, "balance": _balance,
 }  # fmt: skip
 """What runs it."""

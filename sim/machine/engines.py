@@ -237,6 +237,8 @@ class RtlEngine:
 
     name = "rtl"
     timed = True
+    idle = 0
+    """Cycles that the memories run before each step: where their refreshes fall depends on it."""
 
     def __init__(
         self,
@@ -320,7 +322,7 @@ class RtlEngine:
             images=(images[0].tobytes(), images[1].tobytes()) if first else None,
             patches=() if first else [(patch.group, patch.address, data)],
             stream_base=program.stream_base, limits=self._reference.limits(program), max_cycles=MOST_CYCLES,
-            trace=trace, knobs=self._knobs, kept_tiles=program.kept_tiles,
+            trace=trace, knobs=self._knobs, kept_tiles=program.kept_tiles, idle=self.idle,
         )  # fmt: skip
 
     def _check(self, program: Step, expected: Outcome, result: JobResult) -> int:

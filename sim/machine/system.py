@@ -93,6 +93,8 @@ class Job:
         Register limits; None allows the whole simulated memory.
     kept_tiles : int
         V-Cache tiles of each tier, from the first on, that `invalidate` leaves valid.
+    idle : int
+        Cycles that the memories run before the machine starts: where their refreshes fall depends on it.
     invalidate : bool
         Invalidate all V-Cache tiles before the stream; False lets it use what earlier streams loaded.
     watchdog : int
@@ -117,6 +119,7 @@ class Job:
     patches: Sequence[tuple[int, int, bytes]] = ()
     invalidate: bool = True
     kept_tiles: int = 0
+    idle: int = 0
     watchdog: int = 20_000
     max_cycles: int = 2_000_000
     dump: bool = True
@@ -395,6 +398,7 @@ def describe(config: MachineConfig, memory_bytes: int, job: Job, folder: Path, i
         "stream_base": job.stream_base,
         "watchdog": job.watchdog,
         "invalidate": job.invalidate,
+        "idle": job.idle,
         "kept_tiles": job.kept_tiles,
         "memory_bytes": list(limits.memory_bytes),
         "simulated_bytes": memory_bytes,

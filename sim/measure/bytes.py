@@ -27,6 +27,9 @@ from sim.measure.prompted import Prompted, model_of, score_points
 
 __all__ = ["BytesBench", "Variant", "draw", "variants_of"]
 
+STYLES = ("-", "--", ":", "-.")
+"""Of the lines of batches, the smallest first."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -52,10 +55,7 @@ class Variant:
 
 
 def variants_of(budgets: Sequence[float]) -> list[Variant]:
-    """Return what is measured: the even-odd placement in both routings, its controls where the host knows it.
-
-    Slots find their experts' planes in the even-odd placement alone.
-    """
+    """Return what is measured: the even-odd placement in both routings, the others where the host knows it."""
     both = [Variant(r, Placement.EVEN_ODD, b) for r in ("slots", "host") for b in (None, *budgets)]
     controls = [p for p in Placement if p != Placement.EVEN_ODD]
     return both + [Variant("host", p, b) for p in controls for b in (None, *budgets)]
@@ -84,6 +84,8 @@ class BytesBench:
         Percent of the experts' bytes that thresholds are wanted for; what the report lacks is left out.
     context : (int, int)
         Shortest and longest prompt.
+    phases : int
+        Runs of each step, from other moments of the refreshes: cycles and energy are their means.
     announce : callable, optional
         Called before a simulator is compiled.
 
@@ -104,12 +106,16 @@ class BytesBench:
         batches: Sequence[int] = (1, 8, 32),
         budgets: Sequence[float] = (25, 35, 45),
         context: tuple[int, int] = (24, 64),
+        phases: int = 4,
         announce: Callable[[], None] | None = None,
     ) -> None:
         self.system, self.config = system, system.machine
         self._model = model_of(folder, frontier)
         self._table, self._mhz = table, mhz
         self._batches, self._context, self._announce = sorted(set(batches)), context, announce
+        hbm, mhz_of = system.memory.hbm, system.memory.mhz
+        period = 0 if hbm is None or mhz_of is None else hbm.cycles("refi", mhz_of)
+        self._idle = [phase * period // phases + phase for phase in range(phases if period else 1)]
         self._found = score_points(frontier, self._batches, budgets)
         self._points: list[dict[str, Any]] = []
         self._compared = self._wrong = 0
@@ -148,32 +154,43 @@ class BytesBench:
         found = None if variant.budget is None else self._found[batch, variant.budget]
         precision = None if found is None else [None if t is None else Thresholds(**t) for t in found["threshold"]]
         expected, program = step.lower(variant.routing, precision)
-        outcome = engine.run(program)
-        if not np.array_equal(outcome.logits, expected.last_logits):
-            raise CheckError(f"batch {batch}, {variant.name}: logits differ from the integer model's")
-        self._compared += outcome.compared_bytes
-        self._wrong += outcome.mismatched_bytes
-        return self._point(batch, variant, found, expected, program, outcome)
+        outcomes = []
+        for engine.idle in self._idle:
+            outcomes.append(engine.run(program))
+            if not np.array_equal(outcomes[-1].logits, expected.last_logits):
+                raise CheckError(f"batch {batch}, {variant.name}: logits differ from the integer model's")
+        self._compared += sum(outcome.compared_bytes for outcome in outcomes)
+        self._wrong += sum(outcome.mismatched_bytes for outcome in outcomes)
+        return self._point(batch, variant, found, expected, program, outcomes)
 
     def _point(
         self, batch: int, variant: Variant, found: Mapping[str, Any] | None, expected: StepResult,
-        program: StepProgram, outcome: Outcome,
+        program: StepProgram, outcomes: Sequence[Outcome],
     ) -> dict[str, Any]:  # fmt: skip
-        counters, config = outcome.counters, self.config
+        counters, config = outcomes[0].counters, self.config
         counts = program.slot_counts(expected.routing) if variant.routing == "slots" else []
-        activity = activity_of_counters(config, counters, program.table, slot_counts=counts, mhz=self._mhz)
-        energy = energy_of(activity, self._table, self._mhz).total
+        activities = (
+            activity_of_counters(config, one.counters, program.table, slot_counts=counts, mhz=self._mhz)
+            for one in outcomes
+        )
+        energies = [energy_of(activity, self._table, self._mhz).total.to_dict() for activity in activities]
         read = [counters["read_beats_0"] + counters["fetch_beats"], counters["read_beats_1"]]
         wanted = np.concatenate([own for own in expected.precision if own.size])
-        forecast = simulate(config, program.table, memory=self.system.memory, slot_counts=counts)
+        forecasts = [
+            simulate(config, program.table, memory=self.system.memory, slot_counts=counts, begun=idle).cycles
+            for idle in self._idle
+        ]
+        cycles = [int(one.counters["cycles"]) for one in outcomes]
         return {
             "placement": variant.placement.value, "policy": str(program.plan), "batch": batch,
             "routing": variant.routing, "budget_percent": variant.budget,
             "threshold": None if found is None else found["threshold"],
             "expert_bytes": _expert_bytes(program, expected),
             "bytes": (sum(read) + counters["write_beats_0"] + counters["write_beats_1"]) * config.group_bytes,
-            "cycles": counters["cycles"], "model_cycles": forecast.cycles,
-            "energy_pj": energy.to_dict(), "loss_percent": 0.0 if found is None else found["loss_percent"],
+            "cycles": round(float(np.mean(cycles))), "least_cycles": min(cycles), "most_cycles": max(cycles),
+            "model_cycles": round(float(np.mean(forecasts))),
+            "energy_pj": {name: float(np.mean([own[name] for own in energies])) for name in energies[0]},
+            "loss_percent": 0.0 if found is None else found["loss_percent"],
             "loss_percent_error": 0.0 if found is None else found["loss_percent_error"],
             "imbalance": max(read) / max(1, min(read)),
             "loads_reduced": counters["loads_reduced"], "loads_left_out": counters["loads_left_out"],
@@ -181,7 +198,11 @@ class BytesBench:
         }  # fmt: skip
 
     def result(self) -> dict[str, Any]:
-        """Return the figures: ``points`` with what each saves against both planes in the same placement and routing."""
+        """Return the figures: ``points`` with what each saves against both planes in the same placement and routing.
+
+        ``cycles`` and ``energy_pj`` are means over the phases of the refreshes, ``least_cycles`` and ``most_cycles``
+        the ends of their range. The cycle model's ``model_cycles`` are its mean over as many phases.
+        """
         for point in self._points:
             base = next(
                 p for p in self._points
@@ -221,6 +242,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     columns = ("loss_percent", "cycles_saved_percent", "energy_saved_percent")
     words = ("perplexity, percent more", "cycles saved, percent", "energy saved, percent")
     kinds = list(dict.fromkeys((p["batch"], p["placement"], p["routing"]) for p in result["points"]))
+    ways = list(dict.fromkeys((placement, routing) for _, placement, routing in kinds))
+    batches = sorted({batch for batch, _, _ in kinds})
     for place, (name, label) in enumerate(zip(columns, words, strict=True)):
         axis = figure.add_subplot(1, 3, place + 1)
         for batch, placement, routing in kinds:
@@ -230,6 +253,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             own.sort(key=lambda p: p["expert_bytes_saved_percent"])
             axis.plot(
                 [p["expert_bytes_saved_percent"] for p in own], [p[name] for p in own], marker="o", markersize=3,
+                color=f"C{ways.index((placement, routing))}", linestyle=STYLES[batches.index(batch) % len(STYLES)],
                 label=f"batch {batch}, {placement}, {routing}",
             )  # fmt: skip
         axis.set_xlabel("bytes of experts saved, percent")

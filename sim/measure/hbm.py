@@ -21,6 +21,8 @@ from scheduler.cost.hbm.channel import ACTIVATE, COMMAND, NONE, REFRESH
 from scheduler.cost.hbm.timing import HbmTiming, T
 from scheduler.cost.memory_timing import MemoryTiming
 from scheduler.cost.model import simulate
+from scheduler.plan.policy import SEQUENTIAL, Policy
+from scheduler.stream.choose import Chooser
 from sim.machine.hbm_record import HbmRecord
 from sim.machine.session import MachineSession
 from sim.machine.system import Job, JobResult, MemoryKnobs, SimulatedMachine
@@ -28,6 +30,9 @@ from sim.measure.cycle_model import errors_of
 from sim.measure.timed_streams import Group, TimedStream, groups_of
 
 __all__ = ["HbmBench", "draw"]
+
+RARE_REFI = 60_000
+"""Clocks in which each bank is refreshed once, the longest there are: for what a stream gets outside refresh."""
 
 
 class HbmBench:
@@ -41,7 +46,9 @@ class HbmBench:
     mhz : float
         The machine's clock.
     groups : sequence of Group, optional
-        Default: all of the preset's.
+        Default: all of the preset's, planned for these memories.
+    policy : Policy
+        What is tried for the steps of those.
     announce : callable, optional
         Called before the simulator is compiled.
     """
@@ -53,6 +60,7 @@ class HbmBench:
         mhz: float,
         *,
         groups: Sequence[Group] | None = None,
+        policy: Policy = SEQUENTIAL,
         announce: Callable[[], None] | None = None,
     ) -> None:
         self._config = config
@@ -60,8 +68,11 @@ class HbmBench:
         self._mhz = mhz
         self._memory = MemoryTiming(hbm=timing, mhz=mhz)
         self._parameters = self._memory.hbm_parameters()
+        self._rare = MemoryTiming(hbm=dataclasses.replace(timing, refi=RARE_REFI), mhz=mhz)
         self._announce = announce
-        self._groups = groups_of(config) if groups is None else list(groups)
+        self._policy = dataclasses.replace(policy, residency=False)  # steps come alone
+        chooser = Chooser(self._policy, self._memory)
+        self._groups = groups_of(config, chooser) if groups is None else list(groups)
         self._points: list[dict[str, Any]] = []
 
     @property
@@ -80,19 +91,35 @@ class HbmBench:
         """
         bits = max(group.memory_bits for group in self._groups)
         machine = SimulatedMachine(self._config, memory_bits=bits, announce=self._announce)
-        knobs = MemoryKnobs.like(self._memory)
         with MachineSession(machine) as session:
             for group in self._groups:
                 before: tuple[bytes, bytes] | None = None
                 for stream in group.streams():
                     images = stream.job.images or before
                     plain = self._run(session, stream, dataclasses.replace(stream.job, images=images, dump=True))
-                    job = dataclasses.replace(stream.job, images=images, dump=True, knobs=knobs, record_hbm=True)
-                    result = self._run(session, stream, job)
-                    self._points.append(self._point(stream, plain, result))
+                    rare, result = (
+                        self._recorded(session, stream, images, memory) for memory in (self._rare, self._memory)
+                    )
+                    self._points.append(self._point(stream, plain, result, rare))
                     assert result.memory is not None
                     before = (result.memory[0].tobytes(), result.memory[1].tobytes())
                     yield
+
+    def _recorded(
+        self, session: MachineSession, stream: TimedStream, images: tuple[bytes, bytes] | None, memory: MemoryTiming
+    ) -> JobResult:  # fmt: skip
+        """Run a stream on HBM; each command of the channels is compared."""
+        knobs = MemoryKnobs.like(memory)
+        job = dataclasses.replace(stream.job, images=images, dump=True, knobs=knobs, record_hbm=True)
+        result = self._run(session, stream, job)
+        for group, record in enumerate(result.hbm):
+            wrong = record.differs(memory.hbm_parameters())
+            if wrong:
+                raise CheckError(
+                    f"{self._config.name}, {stream.name}, routing {stream.routing}: group {group}'s channel gave other "
+                    f"commands than its specification in {wrong} cycles"
+                )
+        return result
 
     def _run(self, session: MachineSession, stream: TimedStream, job: Job) -> JobResult:
         result = session.run(job)
@@ -103,14 +130,7 @@ class HbmBench:
             )
         return result
 
-    def _point(self, stream: TimedStream, plain: JobResult, result: JobResult) -> dict[str, Any]:
-        for group, record in enumerate(result.hbm):
-            wrong = record.differs(self._parameters)
-            if wrong:
-                raise CheckError(
-                    f"{self._config.name}, {stream.name}, routing {stream.routing}: group {group}'s channel gave other "
-                    f"commands than its specification in {wrong} cycles"
-                )
+    def _point(self, stream: TimedStream, plain: JobResult, result: JobResult, rare: JobResult) -> dict[str, Any]:
         work = work_of(self._config, stream.table.rows, stream.slot_counts, fetch_room=stream.fetch_room)
         derived = derived_counts(
             self._config, counted(work, result.counters), int(result.counters["cycles"]), self._timing, self._mhz
@@ -123,6 +143,7 @@ class HbmBench:
                 "others than without HBM"
             )
         cycles, own = int(result.counters["cycles"]), [self._group(record) for record in result.hbm]
+        seldom = [self._group(record) for record in rare.hbm]
         model = simulate(
             self._config, stream.table, memory=self._memory, slot_counts=stream.slot_counts,
             fetch_room=stream.fetch_room, stream_base=stream.job.stream_base, begun=self._begun(result.hbm[0]),
@@ -134,7 +155,8 @@ class HbmBench:
             "latency_cycles": int(plain.counters["cycles"]), "groups": own,
             "share": max(one["beats"] for one in own) / cycles,
             "latency_share": max(one["beats"] for one in own) / int(plain.counters["cycles"]),
-            "asked_share": sum(one["beats"] for one in own) / max(1, sum(one["asked_cycles"] for one in own)),
+            "asked_share": _asked_share(own), "rare_cycles": int(rare.counters["cycles"]),
+            "rare_asked_share": _asked_share(seldom),
             "row_hits": 1 - sum(one["activates"] for one in own) / max(1, sum(one["beats"] for one in own)),
             "commands": sum(one["commands"] for one in own),
             "derived_activates": derived.activates / max(1, sum(one["activates"] for one in own)),
@@ -174,22 +196,31 @@ class HbmBench:
 
         A point has ``cycles`` on HBM, ``latency_cycles`` on memories of a constant latency, of the busier group the
         share of the cycles with a beat (``share``, ``latency_share``), the share of the cycles in which a channel was
-        asked for something that it gave a beat (``asked_share``), ``row_hits``, and ``commands`` that were compared
-        with the specification's; ``derived_activates``: rows opened by the addresses of the stream, as energy has them
-        without a channel, over those that the channels opened; ``counts_that_differ``: names of what the counters and
-        the stream's own work, from which energy is made, say otherwise. ``mean_ratio`` is the mean of the points'
-        cycles over those with a constant latency. ``model_cycles`` are the cycle model's, whose ``error`` is a part of
-        ``cycles``; ``mean_error`` and ``worst_error`` are magnitudes. ``bytes_compared`` of both memories were the same
-        after the runs with and without HBM, which began with the same ones.
+        asked for something that it gave a beat (``asked_share``; ``rare_asked_share`` and ``rare_cycles``: with
+        refreshes every `RARE_REFI` clocks), ``row_hits``, and ``commands`` that were compared with the specification's;
+        ``derived_activates``: rows opened by the addresses of the stream, as energy has them without a channel, over
+        those that the channels opened; ``counts_that_differ``: names of what the counters and the stream's own work,
+        from which energy is made, say otherwise. ``mean_ratio`` is the mean of the points' cycles over those with a
+        constant latency. ``model_cycles`` are the cycle model's, whose ``error`` is a part of ``cycles``;
+        ``mean_error`` and ``worst_error`` are magnitudes. ``bytes_compared`` of both memories were the same after the
+        runs with and without HBM, which began with the same ones.
         """
         mean, worst = errors_of(self._points)
         return {
             "mean_error": mean, "worst_error": worst,
             "config": self._config.to_dict(), "timing": self._timing.to_dict(), "mhz": self._mhz,
-            "points": self._points, "commands": sum(point["commands"] for point in self._points),
+            "policy": self._policy.name, "points": self._points,
+            "commands": sum(point["commands"] for point in self._points),
             "mean_ratio": float(np.mean([point["cycles"] / point["latency_cycles"] for point in self._points])),
             "mean_asked_share": float(np.mean([point["asked_share"] for point in self._points])),
+            "mean_rare_asked_share": float(np.mean([point["rare_asked_share"] for point in self._points])),
         }  # fmt: skip
+
+
+def _asked_share(groups: Sequence[dict[str, Any]]) -> float:
+    """Return the beats in the cycles in which both groups' channels were asked for some."""
+    beats, asked = (sum(one[name] for one in groups) for name in ("beats", "asked_cycles"))
+    return float(beats / max(1, asked))
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

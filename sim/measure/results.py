@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hdl.errors import A3dError
-from sim.measure.bytes_page import bytes_lines
+from sim.measure.bytes_page import balance_lines, bytes_lines
 from sim.measure.energy_page import energy_lines
 from sim.measure.policy_parts import LABELS
 from sim.measure.results_frontier import frontier_lines
@@ -38,7 +38,14 @@ SOURCES = {
         "bench/together_shapes.json",
         "a3d bench together-shapes --json build/bench/together_shapes.json",
     ),
-    "energy": ("bench/energy.json", "a3d bench energy --rtl --json build/bench/energy.json"),
+    "balance": (
+        "bench/balance.json",
+        "a3d bench balance --routing ROUTING.npy --json build/bench/balance.json",
+    ),
+    "energy": (
+        "bench/energy.json",
+        "a3d bench energy --rtl --config docs/examples/small_hbm.toml --json build/bench/energy.json",
+    ),
     "hbm": ("bench/hbm.json", "a3d bench hbm --json build/bench/hbm.json"),
     "cycle_model": (
         "bench/cycle_model.json",
@@ -434,19 +441,21 @@ def _hbm(data: dict[str, Any]) -> list[str]:
     rows = [
         [
             p["stream"], p["routing"], p["latency_cycles"], p["cycles"], f"{p['cycles'] / p['latency_cycles']:.3f}",
-            _percent(p["latency_share"]), _percent(p["share"]), _percent(p["asked_share"]), _percent(p["row_hits"]),
+            _percent(p["latency_share"]), _percent(p["share"]), _percent(p["asked_share"]),
+            _percent(p["rare_asked_share"]) if "rare_asked_share" in p else "-", _percent(p["row_hits"]),
             _percent(max(group["refresh_share"] for group in p["groups"])), *_model_of(p),
         ]
         for p in data["points"]
     ]  # fmt: skip
     head = (
         "stream", "routing", "cycles, constant latency", "cycles, HBM", "ratio", "beats / cycles, constant latency",
-        "beats / cycles, HBM", "beats / cycles in which HBM was asked", "row hits", "refresh",
-        "cycle model", "error",
+        "beats / cycles, HBM", "beats / cycles in which HBM was asked", "the same, refreshes rare", "row hits",
+        "refresh", "cycle model", "error",
     )  # fmt: skip
     lines = [
         f"Configuration `{data['config']['name']}` at {data['mhz']:g} MHz, `{timing['name']}` ({timing['source']}), "
-        f"mapping `{timing['mapping']}`. Emitted Verilog; {data['commands']:,} commands of the channels, each the one "
+        f"mapping `{timing['mapping']}`, steps planned for it by the policy `{data.get('policy', 'sequential')}` "
+        f"without residency. Emitted Verilog; {data['commands']:,} commands of the channels, each the one "
         f"that the specification gives in that cycle. In the mean {data['mean_ratio']:.3f} of the cycles with a "
         f"constant latency, and a beat in {_percent(data['mean_asked_share'])} of the cycles in which HBM is asked. "
         "Beats are those of the busier group. " + _errors_of_model(data),
@@ -480,6 +489,7 @@ _SECTIONS = {
     "bytes": ("Bytes of experts in decode, by scores and placement", bytes_lines),
     "together": ("All ideas together, and each switched off alone", together_lines),
     "together_shapes": ("The same on published shapes, by the cycle model", shapes_lines),
+    "balance": ("How evenly the two channel groups are read, by the placement of experts", balance_lines),
     "energy": ("Energy of steps, by component", energy_lines),
     "hbm": ("The machine on HBM", _hbm),
     "cycle_model": ("The cycle model against the RTL", _cycle_model),

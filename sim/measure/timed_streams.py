@@ -22,6 +22,7 @@ from scheduler.models.random_model import random_model
 from scheduler.ops.batch import Chunk
 from scheduler.plan.residence import plan_residence
 from scheduler.plan.tiling import Tiling
+from scheduler.stream.choose import Chooser
 from scheduler.stream.lower import lower_step
 from scheduler.stream.lower_layer import lower_layer
 from scheduler.stream.parts import default_key_block
@@ -115,6 +116,9 @@ class Steps:
     earlier steps appended.
     """
 
+    chooser: Chooser | None = None
+    """Who says which plans are tried; None: the sequential one."""
+
     def __init__(self, config: MachineConfig, model: Model, phases: Sequence[Phase], routings: Sequence[str]) -> None:
         self._config = config
         self._model = model
@@ -161,7 +165,9 @@ class Steps:
             routing = integer.step([(caches[chunk.sequence], chunk.tokens) for chunk in chunks]).routing
             for name in self._routings:
                 slots = name == "slots"
-                program = lower_step(constants, memory, chunks, None if slots else routing, key_block=block)
+                program = lower_step(
+                    constants, memory, chunks, None if slots else routing, key_block=block, chooser=self.chooser
+                )  # fmt: skip
                 patch = program.patch
                 data = memory.images[patch.group][patch.address : patch.address + patch.size].tobytes()
                 job = Job(
@@ -267,6 +273,10 @@ CONFIGS: Mapping[str, Callable[[MachineConfig], list[Group]]] = {"tiny": _tiny, 
 """By preset, how its streams are made."""
 
 
-def groups_of(config: MachineConfig) -> list[Group]:
-    """Return a preset's streams."""
-    return CONFIGS[config.name](config)
+def groups_of(config: MachineConfig, chooser: Chooser | None = None) -> list[Group]:
+    """Return a preset's streams; with a chooser, of the shortest of the plans that it names."""
+    groups = CONFIGS[config.name](config)
+    for group in groups:
+        if isinstance(group, Steps):
+            group.chooser = chooser
+    return groups

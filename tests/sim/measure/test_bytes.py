@@ -15,11 +15,11 @@ from sim.measure.bytes_page import bytes_lines
 
 
 def test_variants() -> None:
-    """Slots only in the placement that they can find; each has its own run with both planes."""
+    """Slots in one placement; each has its own run with both planes."""
     found = variants_of((25.0, 50.0))
     assert {v.placement for v in found if v.routing == "slots"} == {Placement.EVEN_ODD}
     assert {v.placement for v in found if v.routing == "host"} == set(Placement)
-    assert sum(v.budget is None for v in found) == 4 and len({v.name for v in found}) == len(found) == 12
+    assert sum(v.budget is None for v in found) == 5 and len({v.name for v in found}) == len(found) == 15
 
 
 @pytest.mark.parametrize(
