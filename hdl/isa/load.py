@@ -24,9 +24,9 @@ from hdl.isa.queues import load_queue_name
 from hdl.isa.words import count_of, span_of, tiers_text
 
 __all__ = [
-    "LIST_ENTRY_BYTES", "LOAD", "LOAD_TARGETS", "MAX_ROW_SHIFT", "PLANES", "SLOT_DESTS", "Format", "LoadDest",
-    "LoadTarget", "check_load_addresses", "has_two_addresses", "load_bytes", "load_groups", "load_item_bytes",
-    "needs_full", "slot_load", "slot_loads",
+    "LIST_ENTRY_BYTES", "LOAD", "LOAD_TARGETS", "MAX_ROW_SHIFT", "PLANES", "SCORED_FORMATS", "SLOT_DESTS", "Format",
+    "LoadDest", "LoadTarget", "check_load_addresses", "has_two_addresses", "load_bytes", "load_groups",
+    "load_item_bytes", "needs_full", "slot_load", "slot_loads",
 ]  # fmt: skip
 
 LIST_ENTRY_BYTES = 8
@@ -53,6 +53,9 @@ class Format(IntEnum):
 
 PLANES = (Format.PAIR, Format.HIGH, Format.LOW)
 """Formats of loads that read half a tile from a group."""
+
+SCORED_FORMATS = (Format.PAIR, Format.LOW)
+"""Formats of loads into V-Cache that a slot's importance makes smaller."""
 
 
 class LoadDest(IntEnum):
@@ -224,7 +227,7 @@ def _check(instruction: Instruction, config: MachineConfig, limits: Limits) -> V
     if instruction["slot_en"] and kind not in SLOT_DESTS:
         return field_violation(instruction, "slot_en", "0 for a destination other than V-Cache or parameters")
     if instruction["scored"] and not (
-        instruction["slot_en"] and (kind == LoadDest.PARAMETER or instruction["format"] in (Format.PAIR, Format.LOW))
+        instruction["slot_en"] and (kind == LoadDest.PARAMETER or instruction["format"] in SCORED_FORMATS)
     ):
         return field_violation(
             instruction, "scored", "0 without a slot, or with a format other than PAIR or LOW in V-Cache"

@@ -90,8 +90,7 @@ class FillGearbox(wiring.Component):
         m = Module()
         with m.If(self.take):
             m.d.sync += self.previous.eq(self.beat)
-        # Planes of the weights; Signals, because an expression that is used
-        # twice is emitted twice.
+        # Planes of the weights; Signals, because an expression that is used twice is emitted twice.
         high, low = Signal(8 * self.width), Signal(8 * self.width)
         m.d.comb += [
             high.eq(self.beat),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdl.isa import Format, Opcode
+from hdl.isa.load import SCORED_FORMATS
 from scheduler.stream.table import COL, Rows
 
 __all__ = ["EXPERT", "HIGH_ONLY", "loaded_rows", "tokens_of"]
@@ -23,9 +24,6 @@ HIGH_ONLY: Final = 1 << 20
 
 EXPERT: Final = 1 << 21
 """Times the number of a slot's expert; an odd one's high plane lies in the other group."""
-
-SCORED: Final = (Format.PAIR, Format.LOW)
-"""Formats of loads that a slot's importance makes smaller."""
 
 Counts = Sequence[Sequence[int]]
 
@@ -56,7 +54,7 @@ def loaded_rows(rows: Rows, slot_counts: Counts) -> Rows:
         return rows
     routes = np.flatnonzero(rows[:, COL.opcode] == Opcode.ROUTE)
     scored = np.flatnonzero(
-        (rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.scored] == 1) & np.isin(rows[:, COL.format], SCORED)
+        (rows[:, COL.opcode] == Opcode.LOAD) & (rows[:, COL.scored] == 1) & np.isin(rows[:, COL.format], SCORED_FORMATS)
     )
     last = (rows[routes, COL.slot_base] + rows[routes, COL.experts]).max()
     table = np.zeros(max(int(last), 1 + int(rows[scored, COL.slot].max(initial=0))), np.int64)

@@ -14,6 +14,7 @@ from hdl.isa import Format, LoadDest, Mapping3D, Order, StoreFormat, VectorDest,
 from hdl.isa.legality import LIST_ENTRY_BYTES
 from scheduler.cost.blocks import Blocks
 from scheduler.stream.compiled import compiled
+from scheduler.stream.segments import is_plane
 from scheduler.stream.table import COL, Rows
 
 __all__ = [
@@ -66,12 +67,6 @@ def gemm_cycles(b: Blocks, tokens: int, k_slices: int, n_tiles: int, mapping: in
 
 
 # LOAD.
-
-
-@compiled
-def is_plane(form: int) -> bool:
-    """Return whether a load of this format reads half a tile from a group."""
-    return bool(form == Format.PAIR or form == Format.HIGH or form == Format.LOW)
 
 
 @compiled

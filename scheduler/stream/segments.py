@@ -78,13 +78,18 @@ def element_bytes(rows: Rows, r: int) -> int:
 
 
 @compiled
+def is_plane(form: int) -> bool:
+    """Return whether a load of this format reads half a tile from a group."""
+    return bool(form == Format.PAIR or form == Format.HIGH or form == Format.LOW)
+
+
+@compiled
 def load_bytes(rows: Rows, r: int, machine: Machine) -> int:
     """Return the bytes that the LOAD in row `r` reads from one group, in whole beats; PAIR: of each plane."""
     kind, size = rows[r, COL.dest_kind], 2 * machine.columns
     if kind == LoadDest.VCACHE:
         size = machine.rows * machine.columns
-        form = rows[r, COL.format]
-        if form == Format.PAIR or form == Format.HIGH or form == Format.LOW:
+        if is_plane(rows[r, COL.format]):
             size //= 2
     elif kind == LoadDest.ACTIVATION:
         size = machine.rows

@@ -70,12 +70,16 @@ def _add_shapes(kinds: Subparsers) -> None:
     own.add_argument("--batch", type=count(1), default=64, metavar="B", help="sequences; default 64")
     own.add_argument("--keys", type=count(0), default=2047, metavar="N", help="keys that each has; default 2047")
     own.add_argument("--layers", type=count(1), default=2, metavar="N", help="of each shape; default 2")
-    own.add_argument(
-        "--budget", type=fraction(0, 50, exclusive=True), default=35, metavar="PERCENT",
-        help="bytes of the chosen experts that are not read; default 35",
-    )  # fmt: skip
+    _add_unread(own)
     own.add_argument("--energy", type=Path, metavar="TABLE", help="a TOML file instead of the package's table")
     add_json_option(own)
+
+
+def _add_unread(own: argparse.ArgumentParser) -> None:
+    own.add_argument(
+        "--budget", type=fraction(0, 50, exclusive=True), default=35, metavar="PERCENT",
+        help="bytes of the chosen experts that scores leave unread, where they do; default 35",
+    )  # fmt: skip
 
 
 def _add_balance(kinds: Subparsers) -> None:
@@ -92,10 +96,7 @@ def _add_balance(kinds: Subparsers) -> None:
     own.add_argument("--keys", type=count(0), default=511, metavar="N", help="keys that each sequence has; default 511")
     own.add_argument("--layers", type=count(1), default=2, metavar="N", help="of the shape; default 2")
     own.add_argument("--steps", type=count(1), default=4, metavar="N", help="of each batch; default 4")
-    own.add_argument(
-        "--budget", type=fraction(0, 50, exclusive=True), default=35, metavar="PERCENT",
-        help="bytes of the chosen experts that scores leave unread, where they do; default 35",
-    )  # fmt: skip
+    _add_unread(own)
     add_policy_option(own)
     add_json_option(own)
 
