@@ -15,6 +15,7 @@ from hdl.emit.files import check_output
 from hdl.emit.header import render_header
 from hdl.emit.hierarchy import check_prefix
 from hdl.emit.verilog import emit, write
+from hdl.emit.vivado import port_attributes, with_port_attributes
 from hdl.isa import OPCODES, fields_of
 from hdl.machine import Machine
 from hdl.regs import register_map
@@ -23,6 +24,9 @@ __all__ = ["TOP", "c_header", "generate", "isa_description"]
 
 TOP = "a3d_top"
 """Name of the generated top module."""
+
+INTERRUPT = "irq"
+"""Name of its interrupt."""
 
 
 def isa_description() -> dict[str, tuple[int, list[dict[str, Any]]]]:
@@ -54,7 +58,7 @@ def c_header(config: MachineConfig, prefix: str = "") -> str:
 
 
 def generate(
-    config: MachineConfig, out_dir: str | Path, *, prefix: str = ""
+    config: MachineConfig, out_dir: str | Path, *, prefix: str = "", vivado_attributes: bool = False
 ) -> tuple[EmittedDesign, Mapping[str, Any]]:
     """Write one machine into a directory and return the design and its manifest.
 
@@ -67,6 +71,8 @@ def generate(
     prefix : str
         Stands, with a ``_``, before the name of every module, Verilog file, macro and the C header, so that several
         machines fit into one project: lower-case letters, digits and single ``_``.
+    vivado_attributes : bool
+        Put attributes on the ports of the top that say which bus each belongs to.
 
     Raises
     ------
@@ -77,6 +83,8 @@ def generate(
     header = f"include/{stem}a3d.h"
     check_output(out_dir)
     design = emit(Machine(config), TOP, prefix=prefix)
+    if vivado_attributes:
+        design = with_port_attributes(design, port_attributes(design.ports, INTERRUPT))
     stack = describe_stack(config)
     manifest = write(
         design,

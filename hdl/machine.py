@@ -68,7 +68,7 @@ class Machine(StructuralComponent):
         Level interrupt.
     m_axi_g<group>_c<channel> : Out(axi_signature())
         One AXI4 manager per channel of the two channel groups.
-    trace : Out(trace_layout(config))
+    trace_out : Out(trace_layout(config))
         What a recorder of traces needs; leave it open otherwise.
     """
 
@@ -77,7 +77,7 @@ class Machine(StructuralComponent):
         members: dict[str, Any] = {
             "s_axil": In(axil_signature()),
             "irq": Out(1),
-            "trace": Out(trace_layout(config)),
+            "trace_out": Out(trace_layout(config)),
         }
         for group in range(2):
             for channel in range(config.channels_per_group):
@@ -300,4 +300,4 @@ class Machine(StructuralComponent):
             "pair_end": b.loads.ended[2],
             "activity": Cat(*(events[name] for name in names)),
         }
-        s.connect(self.trace, struct_of(trace_layout(self.config), fields))
+        s.connect(self.trace_out, struct_of(trace_layout(self.config), fields))

@@ -11,6 +11,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.config import MachineConfig
+from hdl.emit.buses import AXI4_LITE, BusSignature
 from hdl.emit.hierarchy import digest
 from hdl.interfaces import error_layout
 from hdl.regs import COUNTER_BASE, COUNTER_BITS, Register, counter_names, register_map
@@ -25,7 +26,8 @@ OKAY, SLVERR = 0, 2
 
 def axil_signature() -> wiring.Signature:
     """Return an AXI4-Lite port as its manager sees it (32-bit data, standard names)."""
-    return wiring.Signature(
+    return BusSignature(
+        AXI4_LITE,
         {
             "awaddr": Out(AXIL_ADDRESS_BITS),
             "awprot": Out(3),
@@ -46,7 +48,7 @@ def axil_signature() -> wiring.Signature:
             "rresp": In(2),
             "rvalid": In(1),
             "rready": Out(1),
-        }
+        },
     )
 
 

@@ -257,12 +257,15 @@ class OperationSetup(wiring.Component):
         ]
         ready, bad = self._addresses(m, gemm, held, relative, combine, makes_rows)
         loop = start.loop
+        # Not `start.op.skipped`: a block that reads a field of what it writes is a loop to tools that see words only.
+        skipped = Signal()
+        m.d.comb += skipped.eq(gemm.slot_en & tokens_left[-1])
         with m.If(gemm.slot_en):
             m.d.comb += [loop.list.eq(first_entry), loop.tokens_left.eq(tokens_left)]
-        with m.If(start.op.skipped):
+        with m.If(skipped):
             m.d.comb += [loop.tokens_left.eq(0), loop.k_left.eq(0), loop.n_left.eq(0), start.tiles.eq(1)]
         m.d.comb += [
-            start.op.skipped.eq(gemm.slot_en & tokens_left[-1]),
+            start.op.skipped.eq(skipped),
             self.start.valid.eq(ready & ~bad & may_look & (looked | ~gemm.slot_en)),
             self.error.valid.eq(held & (bad_semaphore | (ready & bad))),
             self.error.code.eq(Mux(bad_semaphore, ErrorCode.ILLEGAL_FIELD, ErrorCode.RANGE)),
@@ -285,8 +288,8 @@ class OperationSetup(wiring.Component):
             op.stationary_below.eq(~leads & (gemm.mapping == Mapping3D.M)),
             op.activation_below.eq(~leads & (gemm.mapping == Mapping3D.N)),
             op.tag.eq(gemm.tag),
-            op.act_list.eq(gemm.act_list & ~op.skipped),
-            op.dest_list.eq(gemm.dest_list & ~op.skipped),
+            op.act_list.eq(gemm.act_list & ~skipped),
+            op.dest_list.eq(gemm.dest_list & ~skipped),
             op.mode.eq(gemm.mode),
             op.shift.eq(gemm.shift),
             op.post_mult.eq(gemm.post_mult),

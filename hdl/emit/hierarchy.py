@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -47,6 +48,7 @@ from amaranth.hdl import (
 from amaranth.lib import wiring
 
 from hdl.emit.amaranth_internals import mark_used
+from hdl.emit.buses import Bus, port_name
 from hdl.errors import A3dError
 
 __all__ = [
@@ -132,7 +134,7 @@ class Port:
     Attributes
     ----------
     name : str
-        Name in Verilog: the path within the signature, joined with ``__``.
+        Name in Verilog; see :func:`hdl.emit.buses.port_name`.
     direction : str
         ``"input"`` or ``"output"``, seen from the component.
     width : int
@@ -145,6 +147,8 @@ class Port:
         The shape-castable of the signature's member (a ``data.Layout`` keeps its fields).
     value : Value
         The component's own object for the port.
+    bus : Bus, optional
+        The bus that it belongs to.
     """
 
     name: str
@@ -154,6 +158,7 @@ class Port:
     init: int
     shape: Any
     value: Any
+    bus: Bus | None = None
 
 
 def check_identifier(name: object, what: str) -> str:
@@ -227,21 +232,22 @@ def is_hierarchical(component: object) -> bool:
 def _flatten(component: wiring.Component) -> Iterator[Port]:
     for path, member, value in component.signature.flatten(component):
         cast = value.as_value() if isinstance(value, ValueCastable) else value
+        name, bus = port_name(component.signature, path)
         if not isinstance(cast, Value):
-            name = "__".join(map(str, path))
             raise EmitError(f"port {name} of {type(component).__name__} is {value!r}, not a signal")
         if len(cast) == 0:
             continue
         shape = cast.shape()
         init = cast.init if isinstance(cast, Signal) else cast.value if isinstance(cast, Const) else 0
         yield Port(
-            name="__".join(map(str, path)),
+            name=name,
             direction="input" if member.flow == wiring.In else "output",
             width=len(cast),
             signed=isinstance(shape, Shape) and shape.signed,
             init=init & ((1 << len(cast)) - 1),
             shape=member.shape,
             value=cast,
+            bus=bus,
         )
 
 
@@ -251,9 +257,12 @@ def ports_of(component: wiring.Component) -> tuple[Port, ...]:
     Raises
     ------
     EmitError
-        If a port bears a name that Verilog reserves, or ``clk`` or ``rst``.
+        If a port bears a name that Verilog reserves, ``clk`` or ``rst``, or that of another port.
     """
     ports = tuple(_flatten(component))
+    if len({port.name for port in ports}) != len(ports):
+        name = next(name for name, number in Counter(port.name for port in ports).items() if number > 1)
+        raise EmitError(f"two ports of {type(component).__name__} would be called {name}: rename one")
     for port in ports:
         check_identifier(port.name, f"port of {type(component).__name__}")
         if port.name in (CLOCK, RESET):

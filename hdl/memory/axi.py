@@ -20,6 +20,7 @@ from amaranth.lib.wiring import In, Out
 from hdl.common.stream_fifo import TIMING as FIFO_TIMING
 from hdl.common.stream_fifo import StreamFifo
 from hdl.config import MachineConfig
+from hdl.emit.buses import AXI4, BusSignature
 from hdl.emit.hierarchy import digest, instantiate
 
 __all__ = [
@@ -142,7 +143,8 @@ def axi_signature(config: MachineConfig) -> wiring.Signature:
             f"{prefix}ready": In(1),
         }
 
-    return wiring.Signature(
+    return BusSignature(
+        AXI4,
         {
             **request("ar"),
             "rid": In(1),
@@ -161,7 +163,7 @@ def axi_signature(config: MachineConfig) -> wiring.Signature:
             "bresp": In(2),
             "bvalid": In(1),
             "bready": Out(1),
-        }
+        },
     )
 
 

@@ -19,7 +19,7 @@ class AxilError(A3dError):
 
 
 class AxilManager:
-    """Drives the ``s_axil__*`` ports of a bench's top.
+    """Drives the ``s_axil_*`` ports of a bench's top.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class AxilManager:
             "awaddr awprot awvalid awready wdata wstrb wvalid wready bresp bvalid bready "
             "araddr arprot arvalid arready rdata rresp rvalid rready"
         )
-        self.port = {name: getattr(dut, f"s_axil__{name}") for name in names.split()}
+        self.port = {name: getattr(dut, f"s_axil_{name}") for name in names.split()}
         self.config = config
         self.registers = {register.name: register for register in register_map(config)}
 

@@ -15,6 +15,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = new_parser(subparsers, "generate", "write a machine's Verilog, file list, manifest, C header and stack")
     add_config_option(parser)
     add_output_options(parser)
+    parser.add_argument(
+        "--vivado-attributes",
+        action="store_true",
+        help="put X_INTERFACE attributes on the ports of the top: clock, reset, interrupt, buses",
+    )
     add_json_option(parser)
 
 
@@ -23,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     out = verilog_folder(args, config)
     started = time.perf_counter()
-    design, manifest = generate(config, out, prefix=args.prefix)
+    design, manifest = generate(config, out, prefix=args.prefix, vivado_attributes=args.vivado_attributes)
     seconds = time.perf_counter() - started
     size = sum((out / path).stat().st_size for path in design.files)
     memory_bits = sum(entry["width"] * entry["depth"] * entry["instances"] for entry in manifest["memories"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hdl.config import MachineConfig
+from hdl.emit.buses import AXI4
 from hdl.emit.design import EmittedDesign
 from hdl.generate import TOP
 from hdl.interfaces import trace_layout
@@ -91,7 +92,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) ->
     wires: list[str] = []
     connections = ["    .clk(clk)", "    .rst(reset)"]
     for port in design.ports:
-        if port.name.startswith("m_axi_") or port.name == "trace":
+        if (port.bus is not None and port.bus.protocol == AXI4) or port.name == "trace_out":
             wires.append(f"  wire {_range(port.width)}{port.name};")
         else:
             header.append(f"    {port.direction} wire {_range(port.width)}{port.name}")
@@ -101,7 +102,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) ->
     activity = trace_layout(config)["activity"]
     body = [
         f"  trace_recorder #(.EVENTS({activity.offset - 1}), .ACTIVITY({activity.width})) recorder (",
-        "    .clk(clk), .trace_on(trace_on), .trace(trace)",
+        "    .clk(clk), .trace_on(trace_on), .trace(trace_out)",
         "  );",
         "  reg [63:0] memory_bytes;",
         "  always @(posedge clk) memory_bytes <= mem_bytes;",
@@ -113,7 +114,7 @@ def render_bench(config: MachineConfig, design: EmittedDesign, capacity: int) ->
     for group in range(2):
         for channel in range(channels):
             name = f"memory_g{group}_c{channel}"
-            prefix = f"m_axi_g{group}_c{channel}__"
+            prefix = f"m_axi_g{group}_c{channel}_"
             fails.append(f"{name}_fail")
             suffix = f"_{channel}" if channels > 1 else ""
             pins = [

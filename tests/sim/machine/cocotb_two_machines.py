@@ -19,9 +19,9 @@ async def each_answers_for_itself(dut: HierarchyObject) -> None:
     Clock(dut.clk, 10, "ns").start()
     ports = {}
     for name in os.environ["MACHINES"].split():
-        start = f"{name}_s_axil__"
+        start = f"{name}_s_axil_"
         handles = {port: getattr(dut, start + port) for port in os.environ["AXIL_PORTS"].split()}
-        view = SimpleNamespace(clk=dut.clk, **{f"s_axil__{port}": handle for port, handle in handles.items()})
+        view = SimpleNamespace(clk=dut.clk, **{f"s_axil_{port}": handle for port, handle in handles.items()})
         ports[name] = AxilManager(view, PRESETS[name])
         ports[name].idle()
     dut.rst.value = 1

@@ -22,7 +22,7 @@ from sim import cli
 from sim.simulator import runner, tools
 
 NAMES = ("nano", "tiny")
-AXIL = re.compile(r"s_axil__(\w+)")
+AXIL = re.compile(r"s_axil_(\w+)")
 BENCH = "tests.sim.machine.cocotb_two_machines"
 
 

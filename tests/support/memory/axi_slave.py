@@ -61,7 +61,7 @@ class AxiSlave:
         self.order: deque[int] = deque()
 
     def drive(self) -> dict[str, int]:
-        return {f"{self.prefix}__{name}": value for name, value in self.out.items()}
+        return {f"{self.prefix}_{name}": value for name, value in self.out.items()}
 
     def _go(self) -> bool:
         return self.rng.random() >= self.behaviour.stall
@@ -91,7 +91,7 @@ class AxiSlave:
 
     def observe(self, full_get: Get) -> None:
         def get(name: str) -> int:
-            return full_get(f"{self.prefix}__{name}")
+            return full_get(f"{self.prefix}_{name}")
 
         self._stable(get)
         out = self.out

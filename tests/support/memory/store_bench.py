@@ -196,15 +196,15 @@ class StoreBench:
     def _memory(self, get: Get) -> None:
         """Responses and beats of channel 0 of each group; the channels run in lockstep."""
         for g in range(2):
-            first = f"axi{g}__0__"
+            first = f"axi{g}__0_"
             self.responses += get(first + "bvalid") and get(first + "bready")
             if get(first + "wvalid") and get(first + "wready"):
                 self.beat_cycles.append(self.cycle)
             if get(first + "awvalid") and get(first + "awready"):
                 self.request_cycles.append(self.cycle)
         for slave in self.slaves:
-            if get(f"{slave.prefix}__wvalid") and get(f"{slave.prefix}__wready"):
-                self.strobed += get(f"{slave.prefix}__wstrb").bit_count()
+            if get(f"{slave.prefix}_wvalid") and get(f"{slave.prefix}_wready"):
+                self.strobed += get(f"{slave.prefix}_wstrb").bit_count()
             slave.observe(get)
 
     def expect(self) -> MachineState:

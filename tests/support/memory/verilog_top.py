@@ -50,10 +50,10 @@ def wrapper(config: MachineConfig, path_ports: Sequence[Port], group_bits: int) 
     ports += [f"  input wire [{width - 1}:0] mem_{name}" for name, width in SETTINGS.items()]
     memories = []
     names = memory_names(config)
-    slave_ports = [port.name.removeprefix("axi0__0__") for port in path_ports if port.name.startswith("axi0__0__")]
+    slave_ports = [port.name.removeprefix("axi0__0_") for port in path_ports if port.name.startswith("axi0__0_")]
     ignored = {f"{c}{x}" for c in ("ar", "aw") for x in ("lock", "cache", "prot", "qos")}
     for index, name in enumerate(names):
-        links = [f".{p}({name}__{p})" for p in slave_ports if p not in ignored]
+        links = [f".{p}({name}_{p})" for p in slave_ports if p not in ignored]
         links += [f".{s}(mem_{s})" for s in SETTINGS if s != "seed"] + [f".seed(mem_seed + 32'd{index})"]
         links += [f".{c}({name}_{c})" for c in ("assert_fail", "beats_read", "beats_written")]
         links += [".clk(clk)", ".rst(rst)", ".dump_first(32'd0)", ".size(64'd0)"]
