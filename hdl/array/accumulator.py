@@ -27,7 +27,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.common.sram import Sram
+from hdl.common.sram import Collision, Sram
 from hdl.emit.hierarchy import digest, instantiate
 
 __all__ = ["DRAIN_FIELDS", "Accumulators"]
@@ -98,7 +98,9 @@ class Accumulators(wiring.Component):
 
         # The queue. In the worst case one entry per row is waiting while the next one is pushed.
         queue_bits = self.in_flight.bit_length()
-        queue = instantiate(m, platform, "tail_queue", Sram(self.tail_layout.size, 1 << queue_bits))
+        # More words than entries in flight: at equal addresses it is empty, and nothing leaves.
+        storage = Sram(self.tail_layout.size, 1 << queue_bits, collision=Collision.NEVER)
+        queue = instantiate(m, platform, "tail_queue", storage)
         push_pointer = Signal(queue_bits)
         pop_pointer = Signal(queue_bits)
         m.d.comb += [

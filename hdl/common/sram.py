@@ -12,9 +12,10 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hdl.emit.memory_contract import Collision
 from hdl.errors import A3dError
 
-__all__ = ["Sram", "SramError", "address_bits"]
+__all__ = ["Collision", "Sram", "SramError", "address_bits"]
 
 
 class SramError(A3dError):
@@ -32,9 +33,10 @@ class Sram(wiring.Component):
     Latency: ``read_data`` shows the addressed word in the cycle after ``read_en`` and holds it until the next enabled
     read.  Throughput: one read and one write per cycle, at any addresses.
 
-    A read and a write of the same address in the same cycle: the read returns the OLD data.  A user that needs the new
-    data bypasses it outside (as the accumulators do).  Contents are not reset and are undefined before the first write
-    (zero in simulation).  Addresses at or above `depth` are not allowed when `depth` is no power of two.
+    A read and a write of the same address in the same cycle: the read returns the OLD data, or the user promises that
+    there is none (`collision`).  A user that needs the new data bypasses it outside (as the accumulators do).  Contents
+    are not reset and are undefined before the first write (zero in simulation).  Addresses at or above `depth` are not
+    allowed when `depth` is no power of two.
 
     Parameters
     ----------
@@ -44,6 +46,9 @@ class Sram(wiring.Component):
         Words, at least 2.
     granularity : int, optional
         Bits of one write lane; must divide `width`.  None: words are written whole and there is no ``write_mask``.
+    collision : Collision
+        What a read gets that meets a write; ``NEVER`` is for users that can prove that none does, such as queues.  It
+        lets tools leave out what keeps the old word, and simulations of the Verilog stop when it is not so.
 
     Members
     -------
@@ -65,7 +70,9 @@ class Sram(wiring.Component):
         For a shape that is not allowed.
     """
 
-    def __init__(self, width: int, depth: int, *, granularity: int | None = None) -> None:
+    def __init__(
+        self, width: int, depth: int, *, granularity: int | None = None, collision: Collision = Collision.OLD
+    ) -> None:
         if width < 1:
             raise SramError(f"Sram width: {width}; use at least 1 bit")
         if depth < 2:
@@ -75,6 +82,7 @@ class Sram(wiring.Component):
         self.width = width
         self.depth = depth
         self.granularity = granularity
+        self.collision = collision
         ports = {
             "write_en": In(1),
             "write_addr": In(address_bits(depth)),
@@ -88,14 +96,17 @@ class Sram(wiring.Component):
         super().__init__(ports)
 
     def module_key(self) -> str:
-        """Name of the Verilog module: the shape."""
+        """Name of the Verilog module: the shape and the promise."""
         lanes = "" if self.granularity is None else f"_g{self.granularity}"
-        return f"sram_w{self.width}_d{self.depth}{lanes}"
+        promise = "_apart" if self.collision is Collision.NEVER else ""
+        return f"sram_w{self.width}_d{self.depth}{lanes}{promise}"
 
     def elaborate(self, platform: object) -> Module:
         """Build the storage from an inferred memory."""
         m = Module()
-        m.submodules.storage = storage = Memory(shape=self.width, depth=self.depth, init=[])
+        # Yosys's word for: leave out the logic around a memory whose own collisions give something else.
+        attributes = {"no_rw_check": 1} if self.collision is Collision.NEVER else {}
+        m.submodules.storage = storage = Memory(shape=self.width, depth=self.depth, init=[], attrs=attributes)
         write = storage.write_port(granularity=self.granularity)
         # Not transparent: the old word is what single-port-pair macros and block RAMs give.
         read = storage.read_port(transparent_for=())

@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.common.sram import Sram, address_bits
+from hdl.common.sram import Collision, Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
 __all__ = ["TIMING", "SramFifo", "SramFifoTiming"]
@@ -35,7 +35,8 @@ class SramFifo(wiring.Component):
     """First-word-fall-through FIFO whose head is the memory's own output register.
 
     Latency: 2 cycles from `push` to `valid` when empty.  Throughput: one push and one pop per cycle.  Capacity:
-    ``depth + 1`` words.  There is no full flag: whoever pushes holds credits, and an excess push corrupts the FIFO.
+    ``depth`` words, the head included.  There is no full flag: whoever pushes holds one of at most `depth` credits,
+    which come back in the cycle after the pop at the earliest, and an excess push corrupts the FIFO.
 
     Parameters
     ----------
@@ -77,7 +78,8 @@ class SramFifo(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build pointers and level around one memory."""
         m = Module()
-        memory = instantiate(m, platform, "memory", Sram(self.width, self.depth))
+        # At equal addresses the memory is empty, and not read, or full, when nobody has a credit left for a push.
+        memory = instantiate(m, platform, "memory", Sram(self.width, self.depth, collision=Collision.NEVER))
         last = self.depth - 1
         write_at = Signal(address_bits(self.depth))
         read_at = Signal(address_bits(self.depth))

@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Shape, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.common.sram import Sram, address_bits
+from hdl.common.sram import Collision, Sram, address_bits
 from hdl.emit.hierarchy import instantiate
 
 __all__ = ["TIMING", "FifoTiming", "StreamFifo"]
@@ -74,7 +74,8 @@ class StreamFifo(wiring.Component):
         """Build pointers around one memory."""
         m = Module()
         width = Shape.cast(self.shape).width
-        memory = instantiate(m, platform, "memory", Sram(width, self.depth))
+        # At equal addresses the memory is empty, and not read, or full, and not written.
+        memory = instantiate(m, platform, "memory", Sram(width, self.depth, collision=Collision.NEVER))
         stored = Signal(range(self.depth + 1))
         write_addr = Signal(address_bits(self.depth))
         read_addr = Signal(address_bits(self.depth))

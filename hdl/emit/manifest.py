@@ -20,7 +20,9 @@ Keys of the document
 ``modules``
     Every module: its file and the number of its instances in the design.
 ``memories``
-    Every memory: module, name, width, depth, ports, and the number of instances in the design.
+    Every memory: module, name, width, depth, bits that are written together (``lane``), ports, what a read gets that
+    meets a write of the same address (``collision``: ``old`` the word before, ``never`` there is none), the number of
+    instances in the design, and who instantiates it (``users``: module and instance).
 ``registers``
     The register map, as the caller describes it.
 ``dies``, ``bonds``
@@ -45,6 +47,7 @@ from amaranth.lib import data
 
 from hdl.emit.design import EmittedDesign
 from hdl.emit.hierarchy import CLOCK, RESET, EmitError
+from hdl.emit.memory_contract import memory_users
 
 __all__ = ["MANIFEST", "SCHEMA", "build_manifest", "canonical", "field_layout", "render_manifest", "tool_versions"]
 
@@ -127,6 +130,7 @@ def build_manifest(
         The keys ``dies`` and ``bonds``, where the design is a stack.
     """
     settings = dict(config or {})
+    users = memory_users(design.modules, [memory.module for memory in design.memories])
     home = {module: file for file, names in design.files.items() for module in names}
     try:
         config_hash = hashlib.sha256(canonical(settings).encode()).hexdigest()
@@ -155,9 +159,12 @@ def build_manifest(
                 "name": memory.name,
                 "width": memory.width,
                 "depth": memory.depth,
+                "lane": memory.lane,
                 "read_ports": memory.read_ports,
                 "write_ports": memory.write_ports,
+                "collision": memory.collision,
                 "instances": design.instances[memory.module],
+                "users": users[memory.module],
             }
             for memory in design.memories
         ],

@@ -35,6 +35,10 @@ class Memory:
         Number of ports.
     zero : bool
         Whether every word starts at zero; the RTLIL then says nothing about its contents.
+    lane : int
+        Bits that are written together; 0: unknown, the module is no wrapper of a memory.
+    collision : str
+        What a read gets that meets a write, as :class:`hdl.emit.memory_contract.Collision` calls it; empty: unknown.
     """
 
     module: str
@@ -44,6 +48,8 @@ class Memory:
     read_ports: int
     write_ports: int
     zero: bool
+    lane: int = 0
+    collision: str = ""
 
 
 @dataclass

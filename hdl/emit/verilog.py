@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from amaranth.lib import wiring
@@ -26,6 +26,7 @@ from hdl.emit.cleanup import clean, merge_duplicates, rename_instances, split_mo
 from hdl.emit.design import EmittedDesign
 from hdl.emit.files import write
 from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Emitter, ports_of
+from hdl.emit.memory_contract import Collision, documented
 from hdl.emit.rtlil import Memory, convert, prepare
 from hdl.emit.structural import StructuralComponent
 from hdl.emit.workers import SharedTasks
@@ -122,6 +123,7 @@ def emit(top: wiring.Component, top_name: str, *, prefix: str = "", verify_keys:
         for name, text in _to_verilog(rtlil).items():
             modules[name].text = clean(text, modules[name].ports, modules[name].memories)
         _merge(modules)
+    _document(modules, {**{key: r.component for key, r in emitter.registrations.items()}, top_name: top})
     order = _bottom_up(modules, top_name)
     files = {
         f"rtl/{name}.v": tuple(inner for inner in order if modules[inner].group == name)
@@ -242,6 +244,18 @@ def _merge(modules: dict[str, _Module]) -> None:
                 for child, number in module.children.items():
                     children[replaced.get(child, child)] += number
                 module.children = children
+
+
+def _document(modules: dict[str, _Module], components: Mapping[str, wiring.Component]) -> None:
+    """Let the modules of memories say what these promise."""
+    for name, component in components.items():
+        collision = getattr(component, "collision", None)
+        if isinstance(collision, Collision):
+            module = modules[name]
+            (memory,) = module.memories
+            lane = component.granularity or memory.width
+            module.text = documented(module.text, memory.width, memory.depth, lane, collision)
+            module.memories = [replace(memory, lane=lane, collision=collision.value)]
 
 
 def _bottom_up(modules: Mapping[str, _Module], top: str) -> list[str]:

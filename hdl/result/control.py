@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from hdl.common.sram_fifo import TIMING as FIFO_TIMING
@@ -21,6 +20,8 @@ from hdl.interfaces import error_layout, post_layout, row_descriptor_layout
 from hdl.isa.error_codes import ErrorCode
 from hdl.result.arbiter import BusArbiter
 from hdl.result.bank import BankArbiter
+from hdl.result.direct_fifo import TIMING as POST_TIMING
+from hdl.result.direct_fifo import DirectFifo
 
 __all__ = [
     "STORE_DEPTH", "TIMING", "CollectorControl", "CollectorTiming", "collector_parameters", "collector_stats_layout",
@@ -58,7 +59,9 @@ class CollectorTiming(NamedTuple):
     store_row: int
 
 
-TIMING: Final = CollectorTiming(row=FIFO_TIMING.through, combine=1, credit=1, post=2, store_row=1 + FIFO_TIMING.through)
+TIMING: Final = CollectorTiming(
+    row=FIFO_TIMING.through, combine=1, credit=1, post=1 + POST_TIMING.through, store_row=1 + FIFO_TIMING.through
+)
 """Row FIFOs, the bus register, the register of the credits, that of a post and its FIFO; the memory and a FIFO."""
 
 
@@ -227,7 +230,7 @@ class CollectorControl(wiring.Component):
         m.d.comb += self.pop.eq(arbiter.grant)
         m.d.sync += Cat(self.credit).eq(arbiter.grant)
 
-        post_waits = self._posts(m, arbiter, heads)
+        post_waits = self._posts(m, platform, arbiter, heads)
         units_active = self._combine(m, platform, bus_valid, bus)
 
         to_combine = Signal(lanes)
@@ -287,13 +290,13 @@ class CollectorControl(wiring.Component):
         m.d.comb += self.error.code.eq(ErrorCode.RANGE)
         return heads, Cat(stored).any()
 
-    def _posts(self, m: Module, arbiter: BusArbiter, heads: list[Any]) -> Value:
+    def _posts(self, m: Module, platform: object, arbiter: BusArbiter, heads: list[Any]) -> Value:
         """Queue the post of a row that was granted one; return whether any waits.
 
         The post is registered with the row in stage 1 and offered from stage 2 on, when the row's write is on the bond.
         """
         shape = post_layout(self.config)
-        m.submodules.post_fifo = fifo = SyncFIFO(width=shape.size, depth=POST_DEPTH)
+        fifo = instantiate(m, platform, "posts", DirectFifo(shape.size, POST_DEPTH))
         posting = Signal(self.config.tiers)
         valid = Signal()
         post = Signal(shape)
@@ -304,16 +307,16 @@ class CollectorControl(wiring.Component):
             posting.eq(arbiter.grant & Cat(needs[-1] for needs in arbiter.needs)),
             # The row in stage 1 will take a place; stage 0 may follow it if there is another.
             arbiter.blocked[-1].eq(fifo.level + valid >= POST_DEPTH),
-            fifo.w_en.eq(valid),
-            fifo.w_data.eq(post),
-            fifo.r_en.eq(self.post.ready),
-            self.post.valid.eq(fifo.r_rdy),
-            self.post.payload.eq(fifo.r_data),
+            fifo.push.eq(valid),
+            fifo.push_data.eq(post),
+            fifo.pop.eq(fifo.valid & self.post.ready),
+            self.post.valid.eq(fifo.valid),
+            self.post.payload.eq(fifo.data),
         ]
         m.d.sync += valid.eq(posting.any())
         with m.If(posting.any()):
             m.d.sync += post.eq(_select(posting, candidates))
-        return valid | fifo.r_rdy
+        return valid | fifo.valid
 
     def _combine(self, m: Module, platform: object, bus_valid: Value, bus: list[Any]) -> Value:
         """Stage 1: result rows to their units, reads and writes to the ports that are left.

@@ -24,7 +24,7 @@ LINE = re.compile(
 
 
 def test_attributes_of_the_top(tmp_path: Path) -> None:
-    config = PRESETS["nano"].replace(channels_per_group=2)
+    config = PRESETS["tiny"].replace(channels_per_group=2)
     plain, _ = generate(config, tmp_path / "plain")
     design, _ = generate(config, tmp_path / "out", vivado_attributes=True)
     marked = (tmp_path / "out" / "rtl" / f"{TOP}.v").read_text()
