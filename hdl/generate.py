@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a configuration to a directory: Verilog, file list, manifest, C header, description of the stack."""
+"""From a configuration to a directory: Verilog, file list, manifest, C header, description of the stack, packages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from hdl.array.bonds import describe_stack
+from hdl.capabilities import VERSION
 from hdl.config import MachineConfig
 from hdl.emit.blox import DBV, DBX, bond_entries, die_entries, render_dbv, render_dbx
 from hdl.emit.design import EmittedDesign
 from hdl.emit.files import check_output
+from hdl.emit.fusesoc import CORE, bench_file, render_bench, render_core
 from hdl.emit.header import render_header
 from hdl.emit.hierarchy import check_prefix
+from hdl.emit.rdl import RDL, render_rdl
+from hdl.emit.sdc import DEFAULT_MHZ, SDC, Constraints, render_sdc
 from hdl.emit.verilog import emit, write
 from hdl.emit.vivado import port_attributes, with_port_attributes
 from hdl.isa import OPCODES, fields_of
@@ -58,7 +62,12 @@ def c_header(config: MachineConfig, prefix: str = "") -> str:
 
 
 def generate(
-    config: MachineConfig, out_dir: str | Path, *, prefix: str = "", vivado_attributes: bool = False
+    config: MachineConfig,
+    out_dir: str | Path,
+    *,
+    prefix: str = "",
+    vivado_attributes: bool = False,
+    clock_mhz: float = DEFAULT_MHZ,
 ) -> tuple[EmittedDesign, Mapping[str, Any]]:
     """Write one machine into a directory and return the design and its manifest.
 
@@ -73,28 +82,36 @@ def generate(
         machines fit into one project: lower-case letters, digits and single ``_``.
     vivado_attributes : bool
         Put attributes on the ports of the top that say which bus each belongs to.
+    clock_mhz : float
+        Clock that the constraints ask for; the Verilog does not depend on it.
 
     Raises
     ------
     EmitError
-        If the prefix is none, or the output directory cannot be used.
+        If prefix or clock is none, or the output directory cannot be used.
     """
     stem = check_prefix(prefix)
+    constraints = Constraints(clock_mhz)
     header = f"include/{stem}a3d.h"
     check_output(out_dir)
     design = emit(Machine(config), TOP, prefix=prefix)
     if vivado_attributes:
         design = with_port_attributes(design, port_attributes(design.ports, INTERRUPT))
     stack = describe_stack(config)
+    registers = _registers(config)
     manifest = write(
         design,
         out_dir,
         config=config.to_dict(),
-        registers=_registers(config),
+        registers=registers,
         extra={
             header: c_header(config, prefix),
             design.top + DBV: render_dbv(design.top, stack),
             design.top + DBX: render_dbx(design.top, stack),
+            SDC: render_sdc(design.ports, constraints),
+            stem + RDL: render_rdl(registers, f"{stem}a3d", f"A3D-MoE {config.name}"),
+            CORE: render_core(design, VERSION),
+            bench_file(design): render_bench(design, registers),
         },
         header=header,
         stack={"dies": die_entries(design.top, stack, stem=stem), "bonds": bond_entries(stack)},

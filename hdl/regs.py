@@ -95,6 +95,11 @@ class Register:
         """Bits up to the last field."""
         return max((field.lsb + field.width for field in self.fields), default=32)
 
+    @property
+    def reset(self) -> int | None:
+        """Value after a reset; None: what the machine then reports."""
+        return 0 if self.value is None and self.access != "ro" else self.value
+
     def __getitem__(self, name: str) -> RegisterField:
         """Return a field by name."""
         return {field.name: field for field in self.fields}[name]
@@ -111,6 +116,7 @@ class Register:
             "access": self.access,
             "doc": self.doc,
             "value": self.value,
+            "reset": self.reset,
             "fields": [field.to_dict() for field in self.fields],
         }
 

@@ -67,8 +67,8 @@ def test_capabilities_and_storage() -> None:
 
     async def bench(ctx: Any) -> None:
         for register in registers.values():
-            if register.value is not None:
-                assert await read(ctx, dut.axil, register.offset) == (register.value, OKAY), register.name
+            if register.reset is not None:
+                assert await read(ctx, dut.axil, register.offset) == (register.reset, OKAY), register.name
         assert registers["ID"].value == MAGIC
         assert await write(ctx, dut.axil, registers["ID"].offset, 1) == SLVERR
         assert await write(ctx, dut.axil, 0xFFC, 1) == SLVERR
