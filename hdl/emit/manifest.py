@@ -24,7 +24,7 @@ Keys of the document
     meets a write of the same address (``collision``: ``old`` the word before, ``never`` there is none), the number of
     instances in the design, and who instantiates it (``users``: module and instance).
 ``registers``
-    The register map, as the caller describes it.
+    The register map, as the caller describes it; ``reset`` null: what the machine reports then.
 ``dies``, ``bonds``
     Of a machine: its dies from the lowest up (module, the die above, orientation, height), and every bond between two:
     contacts, and for each kind of signal direction, lanes, bits, those of them that have a source and a reader, and

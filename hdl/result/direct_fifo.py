@@ -83,7 +83,7 @@ class DirectFifo(wiring.Component):
         read_at = Signal(address_bits(self.depth))
         stored = Signal(range(self.depth + 1))
         head = Signal(self.width, reset_less=True)
-        in_head = Signal()
+        in_head = Signal(init=1)  # not before its first read is the memory's output known
         free, fetch, direct = Signal(), Signal(), Signal()
 
         def step(pointer: Signal) -> Value:
@@ -107,7 +107,9 @@ class DirectFifo(wiring.Component):
         with m.If(fetch):
             m.d.sync += read_at.eq(step(read_at))
         with m.If(direct):
-            m.d.sync += head.eq(self.push_data)
+            m.d.sync += [head.eq(self.push_data), in_head.eq(1)]
+        with m.Elif(fetch):
+            m.d.sync += in_head.eq(0)
         with m.If(free):
-            m.d.sync += [self.valid.eq(direct | fetch), in_head.eq(direct)]
+            m.d.sync += self.valid.eq(direct | fetch)
         return m
