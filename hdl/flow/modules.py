@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthesis of single modules, each one once: submodules are black boxes, memories stay memories.
 
-Results are kept in a cache whose keys are the module's own text and the ports of its submodules, so that a second run
-synthesises nothing, and a run after an edit only what the edit changed.
+Results are kept in the cache of :mod:`hdl.flow.store`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
 import os
 import re
@@ -23,32 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from hdl.flow.gates import ENABLE_MUX, GATE_SET, enabled_registers, register_bits, transistors
+from hdl.flow.store import ModuleStore, hash_text
 from hdl.flow.yosys import Job, SynthError, run_jobs
-from hdl.scratch import scratch_folder, whole_file
 
-__all__ = ["CACHE_VARIABLE", "LongestPath", "ModuleReport", "Synthesis", "cache_root", "module_texts"]
-
-CACHE_VARIABLE = "A3D_SYNTH_CACHE"
-"""Environment variable that moves the cache away from ``build/synthcache``."""
+__all__ = ["LongestPath", "ModuleReport", "Synthesis"]
 
 RECIPE = 2
 """Raised whenever the passes or the contents of a cache entry change: entries of other recipes are not used."""
 
-_MODULE = re.compile(r"^module\s+(\w+)\b.*?^endmodule$", re.MULTILINE | re.DOTALL)
-_HEADER = re.compile(r"^module\s+\w+\s*\(.*?\);", re.MULTILINE | re.DOTALL)
-_INSTANCE = re.compile(r"^\s*(\w+)\s+\w+\s*\(", re.MULTILINE)
 _STEP = re.compile(r"^ *(?:\d+|ff): (.*?)(?: \(via .*\))?$", re.MULTILINE)
 _LENGTH = re.compile(r"Longest topological path in \S+ \(length=(\d+)\)")
-
-
-def cache_root() -> Path:
-    """Return the cache directory: ``$A3D_SYNTH_CACHE``, or ``build/synthcache`` below the current directory."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path("build") / "synthcache").absolute()
-
-
-def module_texts(verilog: str) -> dict[str, str]:
-    """Split Verilog text into its modules."""
-    return {found[1]: found[0] + "\n" for found in _MODULE.finditer(verilog)}
 
 
 @dataclass(frozen=True)
@@ -139,13 +119,21 @@ class Synthesis:
         python: str | os.PathLike[str] = sys.executable,
         timeout: float = 3600,
     ) -> None:
-        self.texts = dict(texts)
-        self.cache = cache_root() if cache is None else cache
+        self.store = ModuleStore(texts, f"{RECIPE} {GATE_SET}", cache)
         self.python = python
         self.timeout = timeout
         self.reports: dict[str, ModuleReport] = {}
-        self.keys = {name: self._key(name) for name in self.texts}
         self._contents: dict[tuple[str, frozenset[str]], Counter[str]] = {}
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Verilog of each module."""
+        return self.store.texts
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Key of each module in the cache."""
+        return self.store.keys
 
     # Modules.
 
@@ -161,7 +149,7 @@ class Synthesis:
         for name in self.texts if names is None else names:
             if name not in self.texts:
                 raise SynthError(f"module {name!r} is not in the design: its modules are {', '.join(self.texts)}")
-            entry = self._read(self.keys[name])
+            entry = self.store.read(self.keys[name])
             if entry is None or entry["netlist"] != self._netlist_hash(name):
                 todo.append(name)
             elif name not in self.reports:
@@ -170,18 +158,15 @@ class Synthesis:
                 yield name
         if not todo:
             return
-        with self._folder() as folder:
-            for child in {child for name in todo for child in self._mentioned(name)}:
-                (folder / f"{child}.stub.v").write_text(self._stub(child), encoding="utf-8")
-            for name in todo:
-                (folder / f"{name}.v").write_text(self.texts[name], encoding="utf-8")
+        with self.store.folder() as folder:
+            self.store.write_sources(todo, folder)
             jobs = [Job(name, tuple(self._passes(name))) for name in todo]
             for job in run_jobs(jobs, folder, python=self.python, timeout=self.timeout):
                 report = self._collect(job.name, folder)
                 netlist = (folder / f"{job.name}.il").read_text(encoding="utf-8")
-                self._write(self.keys[job.name], ".il", netlist)
-                entry = {"report": dataclasses.asdict(report), "netlist": _hash(netlist)}
-                self._write(self.keys[job.name], ".json", _sealed(entry))
+                self.store.write_text(self.keys[job.name], ".il", netlist)
+                entry = {"report": dataclasses.asdict(report), "netlist": hash_text(netlist)}
+                self.store.write(self.keys[job.name], entry)
                 self.reports[job.name] = report
                 yield job.name
 
@@ -212,14 +197,14 @@ class Synthesis:
         """
         todo: dict[str, frozenset[str]] = {}
         for name, cut in targets:
-            entry = self._read(self._path_key(name, cut))
+            entry = self.store.read(self._path_key(name, cut))
             if entry is None:
                 todo[name] = cut
             else:
                 yield name, LongestPath(**entry)
         if not todo:
             return
-        with self._folder() as folder:
+        with self.store.folder() as folder:
             for module in {module for name, cut in todo.items() for module in self.contents(name, cut)}:
                 (folder / f"{module}.il").write_text(self._netlist(module), encoding="utf-8")
             jobs = []
@@ -231,29 +216,24 @@ class Synthesis:
             for job in run_jobs(jobs, folder, python=self.python, timeout=self.timeout):
                 path = _longest((folder / f"{job.name}.path").read_text(encoding="utf-8"))
                 key = self._path_key(job.name, todo[job.name])
-                self._write(key, ".json", _sealed(dataclasses.asdict(path)))
+                self.store.write(key, dataclasses.asdict(path))
                 yield job.name, path
 
     def _path_key(self, name: str, cut: frozenset[str]) -> str:
         inner = sorted((module, self.keys[module]) for module in self.contents(name, cut))
-        return hashlib.sha256(f"path {RECIPE} {name} {sorted(cut)} {inner}".encode()).hexdigest()[:32]
+        return self.store.key_of("path", name, sorted(cut), inner)
 
     def _netlist(self, name: str) -> str:
-        try:
-            return self._path(self.keys[name], ".il").read_text(encoding="utf-8")
-        except OSError as error:
-            raise SynthError(
-                f"netlist of {name!r} has gone from the cache {self.cache} ({error.strerror}): remove that directory"
-            ) from None
+        netlist = self.store.read_text(self.keys[name], ".il")
+        if netlist is None:
+            raise SynthError(f"netlist of {name!r} has gone from the cache {self.store.cache}: remove that directory")
+        return netlist
 
     # One module in Yosys.
 
     def _passes(self, name: str) -> list[str]:
-        stubs = [f"read_verilog -lib {child}.stub.v" for child in self._mentioned(name)]
         return [
-            *stubs,
-            f"read_verilog {name}.v",
-            f"hierarchy -check -top {name}",
+            *self.store.read_passes(name),
             # A table stays logic: `proc` would make memories of large ones.
             "proc -norom",
             "opt_expr",
@@ -302,75 +282,9 @@ class Synthesis:
             children=children,
         )
 
-    def _mentioned(self, name: str) -> list[str]:
-        """Modules that module `name` may have instances of."""
-        return [word for word in dict.fromkeys(_INSTANCE.findall(self.texts[name])) if word in self.texts]
-
-    def _stub(self, name: str) -> str:
-        header = _HEADER.search(self.texts[name])
-        if header is None:
-            return self.texts[name]
-        # Initial values belong to registers; a black box has none.
-        return re.sub(r"output reg\b", "output wire", re.sub(r" = [^,\n)]+", "", header[0])) + "\nendmodule\n"
-
-    # The cache.
-
-    def _key(self, name: str) -> str:
-        parts = [f"{RECIPE} {_yosys_version()} {GATE_SET}", self.texts[name]]
-        parts += [self._stub(child) for child in self._mentioned(name)]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-    def _path(self, key: str, suffix: str) -> Path:
-        return self.cache / f"{key}{suffix}"
-
-    def _read(self, key: str) -> dict[str, Any] | None:
-        """Return an entry, or None where there is none or it is not what was written."""
-        try:
-            text = self._path(key, ".json").read_text(encoding="utf-8")
-            entry: dict[str, Any] = json.loads(text)["entry"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return entry if text == _sealed(entry) else None
-
     def _netlist_hash(self, name: str) -> str:
-        try:
-            return _hash(self._path(self.keys[name], ".il").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return ""
-
-    def _write(self, key: str, suffix: str, text: str) -> None:
-        try:
-            with whole_file(self._path(key, suffix)) as scratch:
-                scratch.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise SynthError(f"synthesis cache {self.cache} cannot be written: {error.strerror}") from None
-
-    @contextlib.contextmanager
-    def _folder(self) -> Iterator[Path]:
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SynthError(
-                f"synthesis cache {self.cache} cannot be made: {error.strerror}; set {CACHE_VARIABLE}"
-            ) from None
-        with scratch_folder("a3d-synth-") as folder:
-            yield folder
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sealed(entry: Mapping[str, Any]) -> str:
-    """Return the text of a cache entry, with a hash that tells whether it has been changed or cut short."""
-    return json.dumps({"entry": entry, "sha256": _hash(json.dumps(entry))})
-
-
-def _yosys_version() -> str:
-    try:
-        return importlib.metadata.version("pyosys")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+        netlist = self.store.read_text(self.keys[name], ".il")
+        return "" if netlist is None else hash_text(netlist)
 
 
 def _is_product(cell: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hdl.flow.area import Amount, Comparison, Part
-from hdl.flow.modules import CACHE_VARIABLE, module_texts
+from hdl.flow.store import CACHE_VARIABLE, module_texts
 from sim import cli
 from sim.commands import synth
 from tests.support.flow import designs

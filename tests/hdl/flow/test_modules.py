@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hdl.flow.gates import enabled_registers, is_register, register_bits, transistors
-from hdl.flow.modules import Synthesis, module_texts
+from hdl.flow.modules import Synthesis
+from hdl.flow.store import module_texts
 from hdl.flow.synth import MachineSynthesis
 from hdl.flow.yosys import Job, SynthError, run_jobs
 from tests.support.flow import designs
