@@ -20,6 +20,7 @@ from typing import Any
 
 from hdl.flow.gates import ENABLE_MUX, GATE_SET, enabled_registers, register_bits, transistors
 from hdl.flow.store import ModuleStore, hash_text
+from hdl.flow.tree import Hierarchy
 from hdl.flow.yosys import Job, SynthError, run_jobs
 
 __all__ = ["LongestPath", "ModuleReport", "Synthesis"]
@@ -123,7 +124,7 @@ class Synthesis:
         self.python = python
         self.timeout = timeout
         self.reports: dict[str, ModuleReport] = {}
-        self._contents: dict[tuple[str, frozenset[str]], Counter[str]] = {}
+        self.hierarchy = Hierarchy(lambda name: self.reports[name].children)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -175,14 +176,7 @@ class Synthesis:
 
         Modules of `cut` and what is only in them are left out.
         """
-        if (name, cut) not in self._contents:
-            total = Counter({name: 1})
-            for child, number in Counter(self.reports[name].children.values()).items():
-                if child not in cut:
-                    for inner, times in self.contents(child, cut).items():
-                        total[inner] += number * times
-            self._contents[name, cut] = total
-        return self._contents[name, cut]
+        return self.hierarchy.contents(name, cut)
 
     # Paths through several modules.
 

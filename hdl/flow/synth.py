@@ -9,7 +9,6 @@ the boundaries: the mapped netlists are flattened and the gates counted.  From w
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,10 @@ from pathlib import Path
 
 from hdl.flow.modules import LongestPath, ModuleReport, Synthesis
 
-__all__ = ["FLATTEN_CELLS", "OPENED", "Block", "MachineSynthesis", "Totals"]
+__all__ = ["FLATTEN_CELLS", "Block", "MachineSynthesis", "Totals"]
 
 FLATTEN_CELLS = 500_000
 """Largest netlist, in cells, that is flattened to find its longest path."""
-
-OPENED = ("stack", "stack/tier", "stack/tier/row", "stack/tier/drain", "sequencers", "sequencers/tier", "vector")
-"""Blocks whose own blocks are listed too; the top level always is."""
 
 
 @dataclass(frozen=True)
@@ -132,24 +128,10 @@ class MachineSynthesis:
         return [Block(name, sum(found.values()), self._total(found)) for name, found in self._tree().items()]
 
     def _tree(self) -> dict[str, dict[str, int]]:
-        """Modules and their numbers by block name, for the top level and what is :data:`OPENED`."""
-        tree: dict[str, dict[str, int]] = {}
-
-        def visit(prefix: str, parents: Mapping[str, int]) -> None:
-            found: dict[str, dict[str, int]] = {}
-            for parent, times in parents.items():
-                for instance, module in self._report(parent).children.items():
-                    if self._report(module).memory_bits and not self._report(module).gates:
-                        continue  # memories are no blocks; their bits are counted
-                    counts = found.setdefault(prefix + re.sub(r"_?\d+$", "", instance), {})
-                    counts[module] = counts.get(module, 0) + times
-            for name, counts in found.items():
-                tree[name] = counts
-                if name in OPENED:
-                    visit(f"{name}/", counts)
-
-        visit("", {self.top: 1})
-        return tree
+        """Modules and their numbers by block name; memories are no blocks, their bits are counted."""
+        return self.synthesis.hierarchy.blocks(
+            self.top, lambda module: bool(self._report(module).memory_bits and not self._report(module).gates)
+        )
 
     def _report(self, module: str) -> ModuleReport:
         return self.synthesis.reports[module]

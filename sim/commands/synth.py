@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``a3d synth``: synthesises a machine for a generic gate library, and compares its array with the plain one."""
+"""``a3d synth``: synthesises a machine for a generic gate library, an FPGA or the cells of a liberty file."""
 
 import argparse
 import dataclasses
@@ -25,14 +25,15 @@ from sim.commands._common import (
     write_json,
 )
 from sim.commands._docs import markdown_tables, rewrite_section
+from sim.commands._flows import add_flow_options, check_flow_options
 
 DOCS = Path("docs") / "area.md"
 """The page whose generated sections ``--docs`` rewrites."""
 
 DETAILS = """\
-Every module is synthesised once with Yosys and mapped to generic CMOS gates; results are kept in build/synthcache
-(or $A3D_SYNTH_CACHE). docs/area.md explains how things are counted. Exit status 1: the array's area overhead is larger
-than the limit."""
+Every module is synthesised once with Yosys and mapped to generic CMOS gates, or with --target ecp5 or --liberty to the
+cells of that; results are kept in build/synthcache (or $A3D_SYNTH_CACHE). docs/area.md explains how things are counted,
+docs/flows.md the FPGA and the liberty flow. Exit status 1: the array's area overhead is larger than the limit."""
 
 BLOCK_COLUMNS = ("block", "instances", "cells", "registers", "memory bits", "multipliers", "transistors", "levels")
 TIER_COLUMNS = (
@@ -64,14 +65,18 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FILE",
         help=f"compare, and rewrite the configuration's section of FILE; default {DOCS}",
     )
+    add_flow_options(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    flow = check_flow_options(args)
     config = load_config(args.config)
     check_page(args.docs)
     design, _ = generate(config, args.out or check_folder(Path("build") / "rtl" / config.name))
+    if flow is not None:
+        return flow(args, config, design)
     machine = MachineSynthesis(design.modules, design.top)
     _drain(machine.run(), "synthesising modules", machine.modules)
     _drain(machine.find_paths(), "finding longest paths", len(machine.targets()))

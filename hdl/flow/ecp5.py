@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lattice ECP5: mapping with Yosys, what the parts have, and whether a design fits one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hdl.errors import A3dError
+from hdl.flow.mapped import Target
+from hdl.flow.wrapper import WRAPPER, wrap
+from hdl.flow.yosys import Job, run_jobs
+
+__all__ = ["DEFAULT_PART", "PARTS", "Ecp5", "Part", "Resources", "check_fit", "flatten", "part_of", "too_much"]
+
+DEFAULT_PART = "LFE5U-85F"
+NETLIST = "top.json"
+"""Name of the flat netlist in the folder of a run."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a design takes of a part, or what a part has.
+
+    Attributes
+    ----------
+    luts : int
+        LUT4: those of logic, two of each carry cell, four of each distributed memory.
+    ffs : int
+        Flip-flops.
+    brams : int
+        Block memories of 18 Kbit (DP16KD).
+    dsps : int
+        Multipliers of 18 x 18 (MULT18X18D).
+    lutrams : int
+        Distributed memories of 16 x 4 (TRELLIS_DPR16X4), which are made of LUTs too.
+    """
+
+    luts: int
+    ffs: int
+    brams: int
+    dsps: int
+    lutrams: int
+
+    @classmethod
+    def of(cls, cells: Mapping[str, int]) -> Resources:
+        """Return what counts by cell type take."""
+        lutrams = cells.get("TRELLIS_DPR16X4", 0)
+        return cls(
+            luts=cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0) + 4 * lutrams,
+            ffs=cells.get("TRELLIS_FF", 0),
+            brams=cells.get("DP16KD", 0),
+            dsps=cells.get("MULT18X18D", 0),
+            lutrams=lutrams,
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part.
+
+    Attributes
+    ----------
+    name : str
+        As Lattice calls it.
+    option : str
+        What nextpnr calls it.
+    has : Resources
+        What is in it.
+    """
+
+    name: str
+    option: str
+    has: Resources
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("LFE5U-25F", "--25k", Resources(24_288, 24_288, 56, 28, 3_036)),
+        Part("LFE5U-45F", "--45k", Resources(43_848, 43_848, 108, 72, 5_481)),
+        Part("LFE5U-85F", "--85k", Resources(83_640, 83_640, 208, 156, 10_455)),
+    )
+}
+"""The parts by name, smallest first."""
+
+_NAMES = {"dsps": "MULT18X18D multipliers", "brams": "DP16KD block memories", "luts": "LUT4", "ffs": "flip-flops",
+          "lutrams": "TRELLIS_DPR16X4 memories"}  # fmt: skip
+
+
+class Ecp5(Target):
+    """The cells of the ECP5 family.
+
+    Parameters
+    ----------
+    options : tuple of str
+        Further options of Yosys' ``synth_lattice``, such as ``-nodsp``.
+    """
+
+    name = "ECP5"
+
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        self.options = tuple(options)
+        self.recipe = f"ecp5 1 {' '.join(options)}"
+
+    def passes(self, name: str) -> list[str]:
+        """Return the passes of one module."""
+        return [" ".join(["synth_lattice -family ecp5", f"-top {name}", *self.options])]
+
+
+def part_of(name: str) -> Part:
+    """Return the part of this name.
+
+    Raises
+    ------
+    A3dError
+        There is none.
+    """
+    if name.upper() not in PARTS:
+        raise A3dError(f"--part {name}: unknown; use {', '.join(PARTS)}")
+    return PARTS[name.upper()]
+
+
+def too_much(need: Resources, part: Part) -> str:
+    """Return what a design takes too much of, most of all: empty if it fits."""
+    share, field = max((getattr(need, field) / getattr(part.has, field), field) for field in _NAMES)
+    return f"{getattr(need, field):,} of {getattr(part.has, field):,} {_NAMES[field]}" if share > 1 else ""
+
+
+def check_fit(what: str, need: Resources, part: Part) -> None:
+    """Check that a design fits a part.
+
+    Raises
+    ------
+    A3dError
+        It does not; the message says what it has too little of.
+    """
+    much = too_much(need, part)
+    if much:
+        larger = [name for name, other in PARTS.items() if not too_much(need, other)]
+        fix = f"use --part {larger[0]}" if larger else "no ECP5 is larger; use a smaller configuration"
+        raise A3dError(f"{what} does not fit {part.name}: {much}; {fix}")
+
+
+def flatten(texts: Mapping[str, str], top: str, folder: Path, options: Sequence[str] = (), *, timeout: float) -> None:
+    """Write the flat netlist :data:`NETLIST` of a machine in its wrapper into a folder.
+
+    Parameters
+    ----------
+    texts : mapping of str to str
+        Verilog of each module.
+    top : str
+        The machine.
+    folder : Path
+        Where to.
+    options : sequence of str
+        Further options of ``synth_lattice``.
+    timeout : float
+        Seconds for it.
+    """
+    (folder / "machine.v").write_text("\n".join(texts.values()), encoding="utf-8")
+    (folder / "wrapper.v").write_text(wrap(texts[top]), encoding="utf-8")
+    passes = (
+        "read_verilog machine.v wrapper.v",
+        " ".join(["synth_lattice -family ecp5", f"-top {WRAPPER}", *options, f"-json {NETLIST}"]),
+        "tee -q -o cells.json stat -json",
+    )
+    for _ in run_jobs([Job(top, passes)], folder, timeout=timeout):
+        pass
