@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A top module with three pins around a machine: the machine has more ports than a package has pins.
+"""A top module with two pins around a machine: the machine has more ports than a package has pins.
 
-Input ports hang on the stages of a shift register, output ports are folded into another one (a stage is the exclusive
-or of its predecessor and one port).  Nothing of the machine can be optimised away, every path to or from a port ends at
-a register beside it, and the wrapper's own paths are one LUT long.
+Input ports hang on the stages of a shift register, output ports end in registers that must be kept.  So nothing of the
+machine can be optimised away, every path from or to a port has a register at its other end, and the wrapper has no
+logic of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 from hdl.flow.yosys import SynthError
 
-__all__ = ["INSTANCE", "WRAPPER", "port_widths", "wrap"]
+__all__ = ["INSTANCE", "WRAPPER", "port_bits", "port_widths", "wrap"]
 
 WRAPPER = "a3d_pins"
 """Name of the wrapper."""
@@ -32,12 +32,17 @@ def port_widths(text: str) -> list[tuple[str, str, int]]:
     return [(kind, name, int(high or 0) + 1) for kind, high, name in _PORT.findall(header[0])]
 
 
+def port_bits(text: str, clock: str = "clk") -> int:
+    """Return how many registers the wrapper of the module `text` has."""
+    return sum(width for _, name, width in port_widths(text) if name != clock)
+
+
 def wrap(text: str, clock: str = "clk") -> str:
     """Return the Verilog of the wrapper of the module `text`."""
     header = _HEADER.search(text)
     if header is None:
         raise SynthError("the top module has no list of ports")
-    connections, inputs, outputs, folded = [], 0, 0, []
+    connections, inputs, caught = [], 0, []
     for kind, name, width in port_widths(text):
         if name == clock:
             connections.append(f".{name}(clk)")
@@ -46,20 +51,18 @@ def wrap(text: str, clock: str = "clk") -> str:
             inputs += width
         else:
             connections.append(f".{name}(out_{name})")
-            folded.append((name, width))
-            outputs += width
-    wires = "".join(f"  wire [{width - 1}:0] out_{name};\n" for name, width in folded)
-    bits = ", ".join(f"out_{name}" for name, _ in reversed(folded))
+            caught.append((name, width))
+    wires = "".join(
+        f"  wire [{width - 1}:0] out_{name};\n  (* keep *) reg [{width - 1}:0] caught_{name};\n"
+        for name, width in caught
+    )
     return (
-        f"module {WRAPPER} (input wire clk, input wire scan_in, output wire scan_out);\n"
+        f"module {WRAPPER} (input wire clk, input wire scan_in);\n"
         f"  reg [{inputs - 1}:0] stage;\n"
-        f"  reg [{outputs - 1}:0] fold;\n"
         f"{wires}"
         f"  {header[1]} {INSTANCE} (\n    " + ",\n    ".join(connections) + "\n  );\n"
         "  always @(posedge clk) begin\n"
-        f"    stage <= {{stage[{inputs - 2}:0], scan_in}};\n"
-        f"    fold <= {{fold[{outputs - 2}:0], 1'b0}} ^ {{{bits}}};\n"
-        "  end\n"
-        f"  assign scan_out = fold[{outputs - 1}];\n"
-        "endmodule\n"
+        "    stage <= {stage, scan_in};\n"
+        + "".join(f"    caught_{name} <= out_{name};\n" for name, _ in caught)
+        + "  end\nendmodule\n"
     )

@@ -8,6 +8,7 @@ from sim.commands import (
     _bench_arithmetic,
     _bench_bytes,
     _bench_energy,
+    _bench_flows,
     _bench_machine,
     _bench_model,
     _bench_scheduler,
@@ -15,7 +16,16 @@ from sim.commands import (
 )
 from sim.commands._common import Subparsers, new_parser
 
-GROUPS = (_bench_machine, _bench_model, _bench_scheduler, _bench_steps, _bench_energy, _bench_bytes, _bench_arithmetic)
+GROUPS = (
+    _bench_machine,
+    _bench_model,
+    _bench_scheduler,
+    _bench_steps,
+    _bench_energy,
+    _bench_bytes,
+    _bench_arithmetic,
+    _bench_flows,
+)
 BENCHES: Mapping[str, Callable[[argparse.Namespace], int]] = {
     name: run for group in GROUPS for name, run in group.BENCHES.items()
 }

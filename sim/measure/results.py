@@ -11,6 +11,7 @@ from typing import Any
 from hdl.errors import A3dError
 from sim.measure.bytes_page import balance_lines, bytes_lines
 from sim.measure.energy_page import energy_lines
+from sim.measure.flows_page import flows_lines
 from sim.measure.policy_parts import LABELS
 from sim.measure.results_frontier import frontier_lines
 from sim.measure.together_page import shapes_lines, together_lines
@@ -81,6 +82,11 @@ SOURCES = {
     ),
     "compile": ("bench/compile.json", "a3d bench compile --json build/bench/compile.json"),
     "simspeed": ("bench/simspeed.json", "a3d bench simspeed --json build/bench/simspeed.json"),
+    "flows": (
+        "bench/flows.json",
+        "a3d bench flows --liberty sky130hd_tt.lib.gz nangate45_typ.lib.gz --before docs/examples/flows_before.json "
+        "--json build/bench/flows.json",
+    ),
     "generate": ("bench/generate.json", "a3d bench generate --json build/bench/generate.json"),
 }
 """Name of a measurement: file below ``build``, and the command that writes it."""
@@ -506,6 +512,7 @@ _SECTIONS = {
     "utilisation_medium": ("PE utilisation on `medium`", _utilisation),
     "compile": ("Compiling a simulator of `medium`", _compile),
     "simspeed": ("Simulation speed", _simspeed),
+    "flows": ("FPGA and standard cells", flows_lines),
     "generate": ("Generation", _generate),
 }
 

@@ -229,6 +229,8 @@ OUTPUTS = [
     (["bench", "balance"], "--json"),
     (["bench", "energy"], "--json"),
     (["bench", "energy"], "--picture"),
+    (["bench", "flows"], "--json"),
+    (["bench", "flows"], "--picture"),
     (["bench", "serving"], "--json"),
     (["bench", "serving"], "--picture"),
     (["report"], "--docs"),
