@@ -123,7 +123,8 @@ def macro_model(text: str) -> str:
     inputs = [(name, width) for kind, name, width in ports if kind == "input"]
     taken = sum(width for _, width in inputs)
     lines = [re.sub(r"\boutput reg\b", "output wire", text[: text.index(");") + 2])]
-    lines += [f"  reg [{width - 1}:0] at_{name};" for _, name, width in ports]
+    # Nothing in the model needs the flip-flops at its inputs.
+    lines += [f"  (* keep *) reg [{width - 1}:0] at_{name};" for _, name, width in ports]
     lines.append(f"  wire [{taken - 1}:0] held = {{{', '.join(f'at_{name}' for name, _ in inputs)}}};")
     lines.append("  always @(posedge clk) begin")
     for kind, name, width in ports:
