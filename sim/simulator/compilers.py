@@ -79,6 +79,7 @@ class BuildRequest:
     quick: bool
     public: tuple[str, ...]
     extra_args: tuple[str, ...]
+    main: Path | None = None
 
     def key(self) -> str:
         """Return the content key: equal for requests that give the same simulator."""
@@ -100,7 +101,7 @@ class BuildRequest:
             self.extra_args,
             *_environment_of(self.sim),
         ]
-        return content_key([*self.sources, *headers], settings)
+        return content_key([*self.sources, *headers, *([self.main] if self.main else [])], settings)
 
 
 def compile_icarus(request: BuildRequest, folder: Path, execute: Execute) -> None:
@@ -135,7 +136,6 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
     """Compile in a folder whose path ``make`` takes."""
     verilator = tools.find_verilator()
     links = Links(folder / "links")
-    libs = cocotb_tools.config.libs_dir
     command = [str(verilator.executable)]
     if verilator.root is not None:
         root = links.plain(verilator.root)
@@ -143,8 +143,10 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
         command = ["sh", "-c", 'ulimit -s unlimited 2>/dev/null; exec "$@"', "sh", "env", f"VERILATOR_ROOT={root}"]
         command += [str(root / "bin" / verilator.executable.name)]
     command += ["--cc", "--exe", "-Mdir", "obj", "-o", "simulator", "--prefix", "Vtop"]
-    command += ["--top-module", request.top, "--vpi", "--assert", "--timescale", TIMESCALE]
-    command += ["-LDFLAGS", f"-Wl,-rpath,{make_word(str(libs))} -L{make_word(str(libs))} -lcocotbvpi_verilator"]
+    command += ["--top-module", request.top, "--assert", "--timescale", TIMESCALE]
+    if request.main is None:
+        libs = make_word(str(cocotb_tools.config.libs_dir))
+        command += ["--vpi", "-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator"]
     # Lint is a target of its own, with its own waivers; a simulation does not fail over a style warning.
     command += ["-Wno-fatal", "-Wno-lint", "-Wno-style"]
     if request.fast:
@@ -159,7 +161,7 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
     command += [f"-I{links.plain(include)}" for include in request.includes]
     if any(b"hier_block" in path.read_bytes() for path in request.sources if path.suffix == ".vlt"):
         command += ["--hierarchical"]
-    command += [*request.extra_args, *(str(links.plain(path)) for path in (_VERILATOR_MAIN, *request.sources))]
+    command += [*request.extra_args, *(str(links.plain(path)) for path in (request.main or _VERILATOR_MAIN, *request.sources))]
     execute(command, folder)
 
     # A quick build runs beside other work.
@@ -209,6 +211,8 @@ def _runtime_folder(request: BuildRequest) -> Path:
     ten seconds that a small model needs.
     """
     settings = [request.waves, request.fast, request.quick, request.extra_args, *_environment_of("verilator")]
+    if request.main is not None:
+        settings.append("a main program without VPI")
     return cache_root() / f"verilator-runtime-{content_key([], settings)}"
 
 

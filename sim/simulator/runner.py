@@ -101,6 +101,7 @@ def build(
     quick: bool = False,
     public: Iterable[str] = (),
     extra_args: Sequence[str] = (),
+    main: Path | None = None,
     stop: threading.Event | None = None,
     announce: Callable[[], None] | None = None,
 ) -> BuiltModel:
@@ -135,6 +136,9 @@ def build(
         Each one costs speed. Icarus gives access to everything.
     extra_args
         More arguments for the simulator's compiler.
+    main
+        C++ file of a main program, which drives ``Vtop`` itself, in place of cocotb's (Verilator only): `run` is not for
+        such a model.
     stop
         Another thread sets it to have the compiler killed.
     announce
@@ -150,7 +154,9 @@ def build(
     start = time.perf_counter()
     if sim not in SIMULATORS:
         raise BuildError(f"sim = {sim!r}: there is {' and '.join(SIMULATORS)}")
-    for source in sources:
+    if main is not None and sim != "verilator":
+        raise BuildError(f"sim = {sim!r} with a main program: use 'verilator'")
+    for source in (*sources, *([] if main is None else [main])):
         if not Path(source).is_file():
             raise BuildError(f"Verilog source {str(source)!r} does not exist")
     request = BuildRequest(
@@ -165,6 +171,7 @@ def build(
         quick=quick,
         public=tuple(public),
         extra_args=tuple(extra_args),
+        main=None if main is None else main.absolute(),
     )
     key = request.key()
     folder = Path(build_dir).absolute() if build_dir is not None else cache_root() / f"{sim}-{top}-{key}"
