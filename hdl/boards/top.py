@@ -46,16 +46,19 @@ class Wiring:
         Clock of everything.
     baud : int
         Of the serial line.
+    bit_clocks : int, optional
+        Clocks of a bit, for simulations; default: what clock and rate give.
     """
 
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     clock_hz: int
     baud: int = DEFAULT_BAUD
+    bit_clocks: int | None = None
 
     @property
     def divisor(self) -> int:
         """Clocks of a bit; raises `A3dError` where the clock cannot make the rate."""
-        return clocks_per_bit(self.clock_hz, self.baud)
+        return self.bit_clocks or clocks_per_bit(self.clock_hz, self.baud)
 
     @property
     def gap(self) -> int:

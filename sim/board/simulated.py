@@ -9,26 +9,26 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hdl.boards.top import BOARD_TOP, Wiring, emit_board
+from hdl.boards.top import BOARD_TOP, DEFAULT_BAUD, Wiring, emit_board
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from hdl.process import guarded
 from hdl.scratch import scratch_folder
 from sim.simulator import runner
 
-__all__ = ["SIMULATED_CLOCK_HZ", "build_simulated_board", "simulated_board", "simulated_wiring"]
+__all__ = ["build_simulated_board", "simulated_board", "simulated_wiring"]
 
 MAIN = Path(__file__).parents[1] / "rtl" / "board_main.cpp"
 
-SIMULATED_CLOCK_HZ = 4_000_000
-"""With a baud rate of 1 MHz, four clocks a bit: as many as a serial line needs."""
+BIT_CLOCKS = 2
+"""Clocks of a bit: both ends have the same clock here, so that two do."""
 
 START_S = 30.0
 
 
 def simulated_wiring(memory_bytes: int) -> Wiring:
     """Return a board whose line is as fast as it can be."""
-    return Wiring(memory_bytes=memory_bytes, clock_hz=SIMULATED_CLOCK_HZ)
+    return Wiring(memory_bytes=memory_bytes, clock_hz=BIT_CLOCKS * DEFAULT_BAUD, bit_clocks=BIT_CLOCKS)
 
 
 def build_simulated_board(

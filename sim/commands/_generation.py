@@ -22,6 +22,8 @@ from scheduler.serving.batcher import PHASES
 from scheduler.serving.batching import BATCHINGS, STEP_TOKENS, check_batching, default_step_tokens
 from scheduler.serving.request import Request, read_requests
 from scheduler.system import SystemConfig
+from sim.board.engine import BoardEngine
+from sim.commands._board import check_board_options
 from sim.commands._common import add_policy_option, check_files, count, fraction, output_file, print_table, read_limited
 from sim.commands._stream import TokenStream
 from sim.machine.byte_model import ByteModel, read_byte_model, to_tokens
@@ -68,7 +70,16 @@ def announce_compiling(config: MachineConfig) -> Callable[[], None]:
     return lambda: say(COMPILING.format(config.name))
 
 
-def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batch: int | None) -> None:
+ENGINE_WORDS = {
+    "rtl": "the simulated machine, every byte compared with the executor (default)",
+    "isa": "the executor alone",
+    "board": "the machine on the FPGA board at --port, every byte compared",
+}
+
+
+def add_generation_options(
+    parser: argparse.ArgumentParser, *, tokens: int, batch: int | None, engines: Sequence[str] = ENGINES
+) -> None:
     """Add the options of a generation, with default numbers of tokens and sequences."""
     parser.add_argument(
         "--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be given several times"
@@ -100,8 +111,8 @@ def add_generation_options(parser: argparse.ArgumentParser, *, tokens: int, batc
         help=f"most new tokens of a step: longer prompts come in pieces; default {STEP_TOKENS}, or the batch if larger",
     )  # fmt: skip
     parser.add_argument(
-        "--engine", choices=ENGINES, default="rtl",
-        help="rtl: the simulated machine, every byte compared with the executor (default); isa: the executor alone",
+        "--engine", choices=engines, default="rtl",
+        help="; ".join(f"{name}: {ENGINE_WORDS[name]}" for name in engines),
     )  # fmt: skip
     parser.add_argument(
         "--routing",
@@ -180,8 +191,11 @@ def new_tokens(args: argparse.Namespace) -> int:
     return int(args.default_tokens if args.tokens is None else args.tokens)
 
 
-NEEDS_TIME = {"trace": "--trace", "waves": "--waves", "clock_mhz": "--clock-mhz", "energy": "--energy"}
-"""Options that make no sense without time, which only the engine rtl has."""
+NOT_WITH = {
+    "isa": {"trace": "has no time", "waves": "has no time", "clock_mhz": "has no time", "energy": "has no time"},
+    "board": {"trace": "records nothing", "waves": "records nothing", "clock_mhz": "has its own clock", "energy": "is no chip"},
+}
+"""Options that an engine cannot do, and why."""
 
 
 def check_options(args: argparse.Namespace, files: Sequence[str] = ()) -> Sampler:
@@ -202,13 +216,17 @@ def check_options(args: argparse.Namespace, files: Sequence[str] = ()) -> Sample
     if args.batch is not None:
         step_tokens = default_step_tokens(args.batch) if args.step_tokens is None else args.step_tokens
         check_batching(args.batching, step_tokens, args.batch)
-    for name, option in NEEDS_TIME.items():
-        if args.engine == "isa" and getattr(args, name, None):
-            raise A3dError(f"{option}: the engine isa has no time; leave it out, or use --engine rtl")
+    for name, why in NOT_WITH.get(args.engine, {}).items():
+        if getattr(args, name, None):
+            option = f"--{name.replace('_', '-')}"
+            raise A3dError(f"{option}: the engine {args.engine} {why}; leave it out, or use --engine rtl")
+    check_board_options(args)
     files = [args.out / name for name in files] + ([] if args.json else [args.out / "report.json"])
+    if args.engine != "isa":
+        files += [args.out / name for name in PICTURES]
     if args.engine == "rtl":
         require_simulator("verilator")
-        files += [args.out / name for name in PICTURES] + ([] if args.trace else [args.out / "run.trace.json"])
+        files += [] if args.trace else [args.out / "run.trace.json"]
     check_files(args, files)
     return Sampler(args.temperature, args.seed)
 
@@ -241,6 +259,7 @@ def generate(
     beside: Policy | None = None,
     machine: SimulatedMachine | None = None,
     waves_to: Path | None = None,
+    board: BoardEngine | None = None,
 ) -> tuple[dict[str, Any], Tally]:
     """Run a generation, show its tokens as they come, and return the report and what it is made of.
 
@@ -260,6 +279,8 @@ def generate(
         Folder for waves; none are recorded without.
     beside : Policy, optional
         Another policy that the first mixed step runs by too.
+    board : BoardEngine, optional
+        What `open_board` returned, for the engine board.
     """
     tally = Tally(generator, args.engine)
     config = generator.config
@@ -269,6 +290,9 @@ def generate(
         timeline = scratch = None
         if args.engine == "isa":
             engine = stack.enter_context(IsaEngine(config))
+        elif board is not None:
+            engine = stack.enter_context(board)
+            system = system.at(board.clock_mhz)
         else:
             timeline = stack.enter_context(TimelineFile(trace, config))
             # Waves move to their place when all is done: an interrupted run leaves no half file there.
@@ -306,7 +330,7 @@ def generate(
                 say(waves_line(waves_to / wave.name))
     if timeline is not None:
         print(f"timeline: {trace} (open it in https://ui.perfetto.dev)")
-    report = tally.report(clock_mhz=system.clock_mhz if args.engine == "rtl" else None)
+    report = tally.report(clock_mhz=system.clock_mhz if args.engine != "isa" else None)
     for number, sequence in enumerate(report["sequences"]):
         if sequence["stopped"]:
             own, most = sequence["tokens"], generator.requests[number].tokens

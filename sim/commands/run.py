@@ -2,12 +2,14 @@
 """``a3d run``: a language model writes text on the simulated machine."""
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from hdl.errors import A3dError
 from scheduler.cost.energy.energy import energy_of
 from scheduler.models.checkpoint import read_config
+from sim.commands._board import add_port_options, open_board
 from sim.commands._common import (
     Subparsers,
     add_config_option,
@@ -30,12 +32,14 @@ from sim.commands._generation import (
     write_files,
 )
 from sim.commands._replay import run_schedule
+from sim.machine.engines import ENGINES
 from sim.stimulus.moe_demo import DEMO_MODEL
 
 DETAILS = """\
 Prompts are prefilled, then tokens are written one after the other. Sequences share steps: --batching says how, and
 --requests lets them come one after the other. With the engine rtl every byte of both memories is compared with the
-instruction executor's after every step; a difference stops the run.
+instruction executor's after every step; a difference stops the run. With the engine board the same is done with the
+machine on an FPGA board (docs/board.md).
 --schedule runs the streams that `a3d schedule` made, on their own configuration and weights, instead of text.
 """
 
@@ -53,7 +57,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = new_parser(subparsers, "run", "generate text with a model on the simulated machine", DETAILS)
     parser.add_argument("--model", type=Path, default=DEMO_MODEL, metavar="DIR", help="default models/demo")
     add_config_option(parser, "small")
-    add_generation_options(parser, tokens=32, batch=None)
+    add_generation_options(parser, tokens=32, batch=None, engines=(*ENGINES, "board"))
+    add_port_options(parser)
     parser.add_argument(
         "--schedule", type=Path, metavar="DIR", help="run a schedule with weights (a3d schedule) instead of prompts"
     )
@@ -68,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     table = table_of(args)
     sampler = check_options(args, ["energy.png"] if table else [])
     if args.schedule is not None:
+        if args.engine == "board":
+            raise A3dError("--schedule: schedules run on the engines rtl and isa; leave it out, or use --engine rtl")
         for name, default in OF_PROMPTS.items():
             if getattr(args, name) != default:
                 option = f"--{name.replace('_', '-')}"
@@ -82,10 +89,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     system = system_of(args)
     requests = requests_of(args, read_config(args.model))
-    say(f"{args.model}: reading and quantising")
-    model, precision = read_model(args, system.machine)
-    generator = make_generator(args, system, model, requests, sampler, precision)
-    report, tally = generate(generator, args, system, waves_to=args.out if args.waves else None)
+    with contextlib.ExitStack() as stack:
+        # First of all: a board that is not there would waste what comes before it is needed.
+        board = stack.enter_context(open_board(args, system.machine)) if args.engine == "board" else None
+        say(f"{args.model}: reading and quantising")
+        model, precision = read_model(args, system.machine)
+        generator = make_generator(args, system, model, requests, sampler, precision)
+        report, tally = generate(generator, args, system, waves_to=args.out if args.waves else None, board=board)
     report = {"model": model.name, "system": system.to_dict(), **report}
     print_report(report, f"{model.name} on {system.machine.name} ({args.engine})")
     write_files(report, tally, system.machine, args.out)

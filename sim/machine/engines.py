@@ -23,7 +23,7 @@ from scheduler.stream.emit.labels import Label
 from scheduler.stream.prove import check
 from scheduler.stream.table import Table
 from sim.golden.executor import Executor
-from sim.machine.session import MachineSession
+from sim.machine.session import MachineSession, Session
 from sim.machine.system import Job, JobResult, MemoryKnobs, SimulatedMachine
 from sim.measure.crosscheck import MismatchError, compare_counters
 from sim.view.trace import Trace
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 ENGINES = ("rtl", "isa")
-"""Names of the engines."""
+"""Names of the engines that need no hardware."""
 
 LEAST_MEMORY_BITS = 18
 """Simulated memories have at least 256 KiB: runs of small models share one compiled simulator."""
@@ -261,7 +261,7 @@ class RtlEngine:
         self._announce = announce
         self._memory: Memory | None = None
         self._reference = IsaEngine(config, verify=verify)
-        self._session: MachineSession | None = None
+        self._session: Session | None = None
         self._steps = 0
         self._stack = ExitStack()
 
@@ -280,13 +280,17 @@ class RtlEngine:
         """Compile the simulator (minutes, once for a configuration) and start it."""
         self._memory = memory
         self._reference.start(memory)
+        self._session = self._open(memory, self._stack)
+
+    def _open(self, memory: Memory, stack: ExitStack) -> Session:
+        """Return what runs jobs, which ends with `stack`."""
         machine = self._machine
         if machine is None:
             bits = simulated_memory_bits(memory)
             machine = SimulatedMachine(
                 self.config, memory_bits=bits, waves=self._waves, build_root=self._build_root, announce=self._announce
             )
-        self._session = self._stack.enter_context(MachineSession(machine, work_dir=self._work_dir))
+        return stack.enter_context(MachineSession(machine, work_dir=self._work_dir))
 
     def run(self, program: Step, *, trace: bool = False) -> Outcome:
         """Run a step on the simulation and on the executor, and compare them.

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from hdl.scratch import scratch_folder
 from sim.machine.system import (
@@ -27,9 +27,19 @@ from sim.machine.system import (
 )  # fmt: skip
 from sim.simulator import runner
 
-__all__ = ["MachineSession"]
+__all__ = ["MachineSession", "Session"]
 
 POLL_S = 0.002
+
+
+class Session(Protocol):
+    """Runs jobs on one machine, in order."""
+
+    def submit(self, job: Job) -> None:
+        """Start a job."""
+
+    def collect(self) -> JobResult:
+        """Wait for the job that was submitted and return what it left."""
 
 
 class MachineSession:
