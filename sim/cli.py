@@ -15,7 +15,8 @@ from sim.net import run_program
 __all__ = ["COMMANDS", "main", "make_parser"]
 
 COMMANDS = (
-    "demo", "info", "generate", "lint", "synth", "sim", "asm", "disasm", "schedule", "time", "run", "bench", "report"
+    "demo", "info", "generate", "lint", "synth", "sim", "asm", "disasm", "schedule", "time", "run", "board", "bench",
+    "report",
 )  # fmt: skip
 """The subcommands in the order of ``a3d --help``; ``sim.commands`` has one module for each."""
 

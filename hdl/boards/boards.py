@@ -104,7 +104,7 @@ class BoardWrapper(Elaboratable):
         m.submodules.rx = rx = io.Buffer("i", line.rx)
         m.submodules.tx = tx = io.Buffer("o", line.tx)
         name, part = self.board.light
-        light = platform.request(name, 0, dir="-" if not part else {color: "-" for color in "rgb"})
+        light = platform.request(name, 0, dir="-" if not part else dict.fromkeys("rgb", "-"))
         m.submodules.light = lamp = io.Buffer("o", getattr(light, part) if part else light)
         m.submodules.board = Instance(
             BOARD_TOP, i_clk=ClockSignal(), i_rst=ResetSignal(), i_rx=rx.i, o_tx=tx.o, o_irq=lamp.o

@@ -242,6 +242,7 @@ class HostEngine(wiring.Component):
         axil = self.axil
         writes = (command & WRITE).bool()
         identity = Array(Const(value, 8 * WORD_BYTES) for value in self.identity)
+
         def fail() -> None:
             m.d.sync += status.eq(Status.REGISTER)
             m.next = "ANSWER"

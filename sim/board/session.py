@@ -132,7 +132,10 @@ class BoardSession:
             raise BoardError(f"{self._link.name}: the stream neither ended nor failed: STATUS is {status:#x}")
         memory = None
         if job.dump:
-            dumps = (self._link.read(READ_MEMORY[group], 0, size // WORD_BYTES) for group, size in enumerate(self._sizes))
+            dumps = (
+                self._link.read(command, 0, size // WORD_BYTES)
+                for command, size in zip(READ_MEMORY, self._sizes, strict=True)
+            )
             memory = tuple(dump.view(np.uint8) for dump in dumps)
         failed = bool(status & fields["ERROR"].mask)
         return JobResult(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated board: the Verilog that `a3d board build` builds, without what is the vendor's, behind a pseudo terminal."""
+"""A simulated board: the Verilog of `a3d board build` without what is the vendor's, behind a pseudo terminal."""
 
 from __future__ import annotations
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 
 from hdl.boards.top import DEFAULT_BAUD
 from hdl.config import MachineConfig
 from hdl.errors import A3dError
 from sim.board.engine import BoardEngine
 from sim.board.link import Link, open_port
+from sim.board.session import BoardSession
 from sim.commands._common import count
 
 __all__ = ["add_port_options", "check_board_options", "connect", "open_board"]
@@ -57,12 +60,14 @@ def connect(args: argparse.Namespace) -> Link:
     return Link(open_port(args.port, args.baud or DEFAULT_BAUD), args.port)
 
 
-def open_board(args: argparse.Namespace, config: MachineConfig) -> BoardEngine:
-    """Return the engine of the board at the port.
+@contextlib.contextmanager
+def open_board(args: argparse.Namespace, config: MachineConfig) -> Iterator[BoardEngine]:
+    """Give the engine of the board at the port, for the block.
 
     Raises
     ------
     BoardError
         There is none, or another machine is on it.
     """
-    return BoardEngine(config, lambda: connect(args))
+    with connect(args) as link:
+        yield BoardEngine(config, BoardSession(link, config))

@@ -193,8 +193,13 @@ def new_tokens(args: argparse.Namespace) -> int:
 
 NOT_WITH = {
     "isa": {"trace": "has no time", "waves": "has no time", "clock_mhz": "has no time", "energy": "has no time"},
-    "board": {"trace": "records nothing", "waves": "records nothing", "clock_mhz": "has its own clock", "energy": "is no chip"},
-}
+    "board": {
+        "trace": "records nothing",
+        "waves": "records nothing",
+        "clock_mhz": "has its own clock",
+        "energy": "is no chip",
+    },
+}  # fmt: skip
 """Options that an engine cannot do, and why."""
 
 

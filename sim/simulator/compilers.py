@@ -161,7 +161,10 @@ def _compile_plain(request: BuildRequest, folder: Path, execute: Execute) -> Non
     command += [f"-I{links.plain(include)}" for include in request.includes]
     if any(b"hier_block" in path.read_bytes() for path in request.sources if path.suffix == ".vlt"):
         command += ["--hierarchical"]
-    command += [*request.extra_args, *(str(links.plain(path)) for path in (request.main or _VERILATOR_MAIN, *request.sources))]
+    command += [
+        *request.extra_args,
+        *(str(links.plain(path)) for path in (request.main or _VERILATOR_MAIN, *request.sources)),
+    ]
     execute(command, folder)
 
     # A quick build runs beside other work.

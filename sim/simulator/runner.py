@@ -137,7 +137,7 @@ def build(
     extra_args
         More arguments for the simulator's compiler.
     main
-        C++ file of a main program, which drives ``Vtop`` itself, in place of cocotb's (Verilator only): `run` is not for
+        C++ file of a main program that drives ``Vtop`` itself, in place of cocotb's (Verilator only); `run` is not for
         such a model.
     stop
         Another thread sets it to have the compiler killed.
