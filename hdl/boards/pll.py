@@ -15,6 +15,7 @@ __all__ = ["Pll", "find_pll", "pll_instance"]
 MOST_DIVIDER = 128
 PHASE_DETECTOR_MHZ: Final = (3.125, 400.0)
 OSCILLATOR_MHZ: Final = (400.0, 800.0)
+OUTPUT_MHZ: Final = (3.125, 400.0)
 """Limits of the family's data sheet (FPGA-DS-02012, sysCLOCK PLL timing)."""
 
 MOST_BELOW = 0.05
@@ -66,15 +67,15 @@ def find_pll(input_mhz: float, mhz: float) -> Pll:
         Pll(input_mhz, reference, feedback, output)
         for reference in range(1, MOST_DIVIDER + 1)
         if PHASE_DETECTOR_MHZ[0] <= input_mhz / reference <= PHASE_DETECTOR_MHZ[1]
-        for feedback in range(1, min(MOST_DIVIDER, int(mhz * reference / input_mhz + 1e-6)) + 1)
+        for feedback in range(1, min(MOST_DIVIDER, int(min(mhz, OUTPUT_MHZ[1]) * reference / input_mhz + 1e-6)) + 1)
         for output in range(1, MOST_DIVIDER + 1)
         if OSCILLATOR_MHZ[0] <= input_mhz / reference * feedback * output <= OSCILLATOR_MHZ[1]
     ]
     best = max(found, key=lambda p: (round(p.output_mhz, 6), -p.reference, p.oscillator_mhz), default=None)
     if best is None or best.output_mhz < (1 - MOST_BELOW) * mhz:
         raise A3dError(
-            f"--clock-mhz {mhz:g}: no divider of the board's PLL comes near; use {PHASE_DETECTOR_MHZ[0]:g} to "
-            f"{PHASE_DETECTOR_MHZ[1]:g}"
+            f"--clock-mhz {mhz:g}: no divider of the board's PLL comes near; use {OUTPUT_MHZ[0]:g} to "
+            f"{OUTPUT_MHZ[1]:g}"
         )
     return best
 
