@@ -92,6 +92,14 @@ bench-%: setup ## Run a measurement; `a3d bench --help` names them
 report: setup ## Collect the measurements into the report
 	$(BIN)/a3d report $(ARGS)
 
+##@ On an FPGA board
+
+BOARD ?= ulx3s_85f
+.PHONY: board
+board: setup ## Make a board's bitstream: BOARD=ulx3s_85f|ecpix5_85f (a quarter of an hour and more)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fpga,boards]'
+	$(BIN)/a3d board build --board $(call quote,$(BOARD)) $(CONFIG_OPTION) $(ARGS)
+
 ##@ Tidy up
 
 .PHONY: format

@@ -150,7 +150,7 @@ class BoardBuild:
         CheckError
             It does not reach its clock: no bitstream is left.
         """
-        nextpnr, ecppack = find_nextpnr(), _find_ecppack()
+        nextpnr, ecppack = find_nextpnr(without=""), _find_ecppack()
         yield "generating Verilog"
         design = emit_board(self.config, self.wiring)
         check_memories(self.what, design, self.part)

@@ -74,8 +74,7 @@ def find_pll(input_mhz: float, mhz: float) -> Pll:
     best = max(found, key=lambda p: (round(p.output_mhz, 6), -p.reference, p.oscillator_mhz), default=None)
     if best is None or best.output_mhz < (1 - MOST_BELOW) * mhz:
         raise A3dError(
-            f"--clock-mhz {mhz:g}: no divider of the board's PLL comes near; use {OUTPUT_MHZ[0]:g} to "
-            f"{OUTPUT_MHZ[1]:g}"
+            f"--clock-mhz {mhz:g}: no divider of the board's PLL comes near; use {OUTPUT_MHZ[0]:g} to {OUTPUT_MHZ[1]:g}"
         )
     return best
 

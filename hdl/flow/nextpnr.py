@@ -54,8 +54,13 @@ class Options:
     speed: int = 6
 
 
-def find_nextpnr() -> str:
+def find_nextpnr(without: str = ", or leave out --pnr") -> str:
     """Return the path of nextpnr: the package of this environment before a native one.
+
+    Parameters
+    ----------
+    without : str
+        What the message says of the way to do without it.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def find_nextpnr() -> str:
     if found is None:
         raise SynthError(
             f"nextpnr for the ECP5 not found: no program {PACKAGE!r} or 'nextpnr-ecp5'; fix: pip install {PACKAGE} "
-            "(it is in the extra 'fpga' of this project), or leave out --pnr"
+            f"(it is in the extra 'fpga' of this project){without}"
         )
     return found
 

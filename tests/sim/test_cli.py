@@ -233,6 +233,9 @@ OUTPUTS = [
     (["bench", "flows"], "--picture"),
     (["bench", "serving"], "--json"),
     (["bench", "serving"], "--picture"),
+    (["board", "build"], "--json"),
+    (["board", "build"], "-o"),
+    (["board", "check", "--port", "p"], "--json"),
     (["report"], "--docs"),
     (["asm", "in.asm"], ""),
 ]

@@ -176,5 +176,7 @@ def test_beyond_the_end() -> None:
 def test_sizes_that_cannot_be() -> None:
     assert check_memory_bytes(NANO, 1 << 16) == 1 << 16
     for size in (3 << 14, 2048, 1 << 25):
-        with pytest.raises(A3dError, match=f"^memory of a channel group: {size} bytes; use a power of two from 4096 to"):
+        with pytest.raises(
+            A3dError, match=f"^memory of a channel group: {size} bytes; use a power of two from 4096 to"
+        ):
             check_memory_bytes(NANO, size)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_bytes_one_after_the_other(divisor: int) -> None:
     simulator.add_testbench(take)
     simulator.run()
     assert found == sent
-    assert [b - a for a, b in zip(taken, taken[1:], strict=False)] == [BITS * divisor] * (len(sent) - 1), "no pauses"
+    assert [b - a for a, b in itertools.pairwise(taken)] == [BITS * divisor] * (len(sent) - 1), "no pauses"
 
 
 @pytest.mark.parametrize("off", [-0.03, -0.02, 0.02, 0.03])
@@ -96,5 +97,7 @@ def test_rates_that_a_clock_cannot_make() -> None:
     assert clocks_per_bit(100e6 / 3, 1_000_000) == 33
     with pytest.raises(A3dError, match="^baud: 20000000 with a clock of 25 MHz; .*: use 381 to 6250000$"):
         clocks_per_bit(25e6, 20_000_000)
-    with pytest.raises(A3dError, match=r"^baud: 4600000 with .* would be off by 8.7%, at most 2% is allowed: use 5000000"):
+    with pytest.raises(
+        A3dError, match=r"^baud: 4600000 with .* would be off by 8.7%, at most 2% is allowed: use 5000000"
+    ):
         clocks_per_bit(25e6, 4_600_000)

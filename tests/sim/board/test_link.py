@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's side of the line: what is repeated, and what is said about a board that is not there or answers wrongly."""
+"""The host's side of the line: what is repeated, and what is said about a board that is absent or answers wrongly."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_reads_are_repeated_and_then_given_up(line: FakeLine, fault: Callable[[b
     line.faults = [fault, fault]
     assert link.read(Command.READ_MEMORY0, 0, 1).tolist() == [7] and link.repeated == 2
     line.faults = [fault] * 3
-    with pytest.raises(BoardError, match=f"^port: READ_MEMORY0 of 1 words at 0x0: {said}.* \\(3 of 3 attempts\\); check"):
+    with pytest.raises(
+        BoardError, match=f"^port: READ_MEMORY0 of 1 words at 0x0: {said}.* \\(3 of 3 attempts\\); check"
+    ):
         link.read(Command.READ_MEMORY0, 0, 1)
 
 
@@ -89,7 +91,9 @@ def test_a_line_that_goes(line: FakeLine) -> None:
 
 
 def test_another_program_and_another_machine(line: FakeLine) -> None:
-    with pytest.raises(BoardError, match=r"^port: the machine on the board is of configuration \w{16}, tiny is \w{16}: "):
+    with pytest.raises(
+        BoardError, match=r"^port: the machine on the board is of configuration \w{16}, tiny is \w{16}: "
+    ):
         BoardSession(Link(line, "port"), PRESETS["tiny"])
     line.identity[0] = 0x1234
     with pytest.raises(BoardError, match="^port: says it is 0x00001234, this program speaks to 0xa3d00001: build"):
@@ -98,7 +102,9 @@ def test_another_program_and_another_machine(line: FakeLine) -> None:
 
 def test_images_that_are_too_large() -> None:
     check_images([4096, 4096], 4096)
-    with pytest.raises(A3dError, match="^memory of channel group 1: the model takes 5,000 bytes, the board has 4,096: "):
+    with pytest.raises(
+        A3dError, match="^memory of channel group 1: the model takes 5,000 bytes, the board has 4,096: "
+    ):
         check_images([4096, 5000], 4096)
 
 
@@ -135,7 +141,9 @@ def test_a_device_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with (
             Link(open_port(os.ttyname(theirs), 1_000_000), "port", answer_s=0.05) as link,
-            pytest.raises(BoardError, match=r"^port: READ_IDENTITY of 5 words at 0x0: no answer within 0.05 s \(3 of 3"),
+            pytest.raises(
+                BoardError, match=r"^port: READ_IDENTITY of 5 words at 0x0: no answer within 0.05 s \(3 of 3"
+            ),
         ):
             link.identify()
     finally:
