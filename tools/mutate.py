@@ -173,6 +173,22 @@ MUTANTS = (
     Mutant("slots: a leader tells its followers before its waits are granted", "hdl/control/operation.py",
            "Mux(leads & look & (step == 0) & gemm.slot_en", "Mux(leads & held & (step == 0) & gemm.slot_en",
            "tests/hdl/control/test_sequencer_slots.py"),
+    Mutant("board: a request is done whatever its checksum", "hdl/boards/host.py",
+           "damaged | (crc.value != RESIDUE)", "damaged", "tests/hdl/boards/test_host.py"),
+    Mutant("board: words may reach beyond the end of a memory", "hdl/boards/host.py",
+           "address + (words << 2) > ends[space]", "address >= ends[space]", "tests/hdl/boards/test_host.py"),
+    Mutant("board: a request that ends early is waited for without end", "hdl/boards/host.py",
+           "m.d.sync += status.eq(Status.INCOMPLETE)\n                m.next = \"ANSWER\"",
+           "m.d.sync += status.eq(Status.INCOMPLETE)", "tests/hdl/boards/test_host.py"),
+    Mutant("board: the host's read takes the beat that the machine waits with", "hdl/boards/memory.py",
+           "Mux(fresh, storage.read_data, held)", "storage.read_data", "tests/hdl/boards/test_memory.py"),
+    Mutant("board: a burst goes on while the host reads", "hdl/boards/memory.py",
+           "taken.eq(active & ~host & (~axi.rvalid | axi.rready))", "taken.eq(active & (~axi.rvalid | axi.rready))",
+           "tests/hdl/boards/test_memory.py"),
+    Mutant("board: a beat beyond the end is written where its address wraps to", "hdl/boards/memory.py",
+           "host | (taken & ~beyond)", "host | taken", "tests/hdl/boards/test_memory.py"),
+    Mutant("board: bits are sampled at their beginning", "hdl/boards/uart.py",
+           "clocks.eq(self.divisor // 2 - 1)", "clocks.eq(0)", "tests/hdl/boards/test_uart.py"),
 )  # fmt: skip
 
 

@@ -5,22 +5,29 @@ import argparse
 import sys
 from pathlib import Path
 
+from hdl.boards.protocol import describe_protocol
 from hdl.emit.reference import render_reference
 from hdl.scratch import whole_file
 from sim.commands._common import Subparsers, new_parser, output_folder
+from sim.commands._docs import rewrite_section
 from sim.measure.results import render_results
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the subcommand."""
-    parser = new_parser(subparsers, "report", "render docs/results.md from the measurements, or the reference page")
+    parser = new_parser(subparsers, "report", "render docs/results.md from the measurements, or other pages")
     parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR", help="where the reports lie")
     parser.add_argument("--docs", type=output_folder, default="docs", metavar="DIR", help="where the documents go")
     parser.add_argument("--reference", action="store_true", help="render docs/reference.md instead")
+    parser.add_argument("--board", action="store_true", help="render the protocol in docs/board.md instead")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
+    if args.board:
+        rewrite_section(args.docs / "board.md", "protocol", "\n".join(describe_protocol()) + "\n")
+        print(args.docs / "board.md")
+        return 0
     target = args.docs / ("reference.md" if args.reference else "results.md")
     missing: list[str] = []
     if args.reference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from hdl.config import PRESETS
 from hdl.control.csr import CsrBlock
 from hdl.regs import register_map
 
+ROOT = Path(__file__).resolve().parents[3]
 NANO = PRESETS["nano"]
 MEMORY = 4096
 GAP = 200
@@ -207,6 +209,8 @@ def test_a_request_that_ends_early_and_noise() -> None:
 
 
 def test_the_page_has_everything() -> None:
+    """`a3d report --board` was run after the last change of the protocol."""
     text = "\n".join(describe_protocol())
+    assert text in (ROOT / "docs" / "board.md").read_text(encoding="utf-8"), "run: a3d report --board"
     assert set(COMMANDS) == set(Command) and set(STATUSES) == set(Status)
     assert all(f"`{item.name}`" in text for item in (*Command, *Status)) and all(name in text for name, _ in IDENTITY)

@@ -117,7 +117,7 @@ class Bench:
 
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_bursts_beside_the_host(name: str) -> None:
-    """The lower half of the memory is the bursts', the upper half the host's; all of it is read by the host at the end."""
+    """The lower half of the memory is the bursts', the upper half the host's, who reads all of it at the end."""
     bench = Bench(CONFIGS[name], 1)
     beats = SIZE // bench.config.group_bytes
     done = [False]
