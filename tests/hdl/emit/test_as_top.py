@@ -75,6 +75,7 @@ def test_ports_have_the_names_of_the_standards(machine: tuple[EmittedDesign, Pat
     buses = {"s_axil": AXI4_LITE_SIGNALS, "m_axi_g0_c0": AXI4_SIGNALS, "m_axi_g1_c0": AXI4_SIGNALS}
     expected = {f"{bus}_{signal}" for bus, signals in buses.items() for signal in signals}
     assert names == expected | {"irq", "trace_out"}
+    assert "X_INTERFACE" not in machine[0].modules[TOP], "an option asks for attributes"
 
 
 def test_verilator_makes_a_class_of_it(machine: tuple[EmittedDesign, Path], tmp_path: Path) -> None:
