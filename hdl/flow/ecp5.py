@@ -26,7 +26,9 @@ class Resources:
     Attributes
     ----------
     luts : int
-        LUT4: those of logic, two of each carry cell, four of each distributed memory.
+        LUT4 of logic.
+    carries : int
+        Carry cells of two bits (CCU2C).
     ffs : int
         Flip-flops.
     brams : int
@@ -34,10 +36,11 @@ class Resources:
     dsps : int
         Multipliers of 18 x 18 (MULT18X18D).
     lutrams : int
-        Distributed memories of 16 x 4 (TRELLIS_DPR16X4), which are made of LUTs too.
+        Distributed memories of 16 x 4 (TRELLIS_DPR16X4).
     """
 
     luts: int
+    carries: int
     ffs: int
     brams: int
     dsps: int
@@ -46,14 +49,19 @@ class Resources:
     @classmethod
     def of(cls, cells: Mapping[str, int]) -> Resources:
         """Return what counts by cell type take."""
-        lutrams = cells.get("TRELLIS_DPR16X4", 0)
         return cls(
-            luts=cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0) + 4 * lutrams,
+            luts=cells.get("LUT4", 0),
+            carries=cells.get("CCU2C", 0),
             ffs=cells.get("TRELLIS_FF", 0),
             brams=cells.get("DP16KD", 0),
             dsps=cells.get("MULT18X18D", 0),
-            lutrams=lutrams,
+            lutrams=cells.get("TRELLIS_DPR16X4", 0),
         )
+
+    @property
+    def logic(self) -> int:
+        """Places of LUT4 that are taken: by logic, two by each carry cell, four by each distributed memory."""
+        return self.luts + 2 * self.carries + 4 * self.lutrams
 
 
 @dataclass(frozen=True)
@@ -78,15 +86,19 @@ class Part:
 PARTS = {
     part.name: part
     for part in (
-        Part("LFE5U-25F", "--25k", Resources(24_288, 24_288, 56, 28, 3_036)),
-        Part("LFE5U-45F", "--45k", Resources(43_848, 43_848, 108, 72, 5_481)),
-        Part("LFE5U-85F", "--85k", Resources(83_640, 83_640, 208, 156, 10_455)),
+        Part("LFE5U-25F", "--25k", Resources(24_288, 0, 24_288, 56, 28, 0)),
+        Part("LFE5U-45F", "--45k", Resources(43_848, 0, 43_848, 108, 72, 0)),
+        Part("LFE5U-85F", "--85k", Resources(83_640, 0, 83_640, 208, 156, 0)),
     )
 }
 """The parts by name, smallest first."""
 
-_NAMES = {"dsps": "MULT18X18D multipliers", "brams": "DP16KD block memories", "luts": "LUT4", "ffs": "flip-flops",
-          "lutrams": "TRELLIS_DPR16X4 memories"}  # fmt: skip
+_NAMES = {
+    "dsps": "MULT18X18D multipliers",
+    "brams": "DP16KD block memories",
+    "logic": "LUT4 places (logic, carries, distributed memories)",
+    "ffs": "flip-flops",
+}
 
 
 class Ecp5(Target):

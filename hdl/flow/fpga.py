@@ -109,6 +109,7 @@ class FpgaSynthesis:
         soft = replace(
             found,
             luts=int(found.luts / SLACK_OF_SUMS),
+            carries=int(found.carries / SLACK_OF_SUMS),
             ffs=int(found.ffs / SLACK_OF_SUMS),
             lutrams=int(found.lutrams / SLACK_OF_SUMS),
         )
@@ -152,7 +153,7 @@ class FpgaSynthesis:
 
     def _key(self, part: Part, options: Options) -> str:
         inside = hash_text("\0".join(self.mapped.store.texts.values()))
-        return self.mapped.store.key_of("routed 1", self.top, part.name, asdict(options), inside)
+        return self.mapped.store.key_of("routed 2", self.top, part.name, asdict(options), inside)
 
 
 def _placed(entry: dict[str, Any]) -> Placed:

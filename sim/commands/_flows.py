@@ -151,11 +151,11 @@ def _ecp5(args: argparse.Namespace, config: MachineConfig, design: EmittedDesign
     return 0
 
 
-RESOURCE_COLUMNS = ("block", "instances", "LUT4", "FF", "DP16KD", "MULT18X18D", "TRELLIS_DPR16X4")
+RESOURCE_COLUMNS = ("block", "instances", "LUT4", "CCU2C", "FF", "DP16KD", "MULT18X18D", "TRELLIS_DPR16X4")
 
 
 def _resources(found: Resources) -> list[object]:
-    return [found.luts, found.ffs, found.brams, found.dsps, found.lutrams]
+    return [found.luts, found.carries, found.ffs, found.brams, found.dsps, found.lutrams]
 
 
 def _print_placed(what: str, part: str, options: Options, placed: Placed) -> None:

@@ -32,7 +32,20 @@ SHOWN = 12
 """Worst blocks of a target in the picture."""
 
 _EMPTY: Mapping[str, Any] = dict.fromkeys(
-    ("fmax_mhz", "luts", "ffs", "brams", "dsps", "lutrams", "area_um2", "cells", "seconds", "critical_path", "levels")
+    (
+        "fmax_mhz",
+        "luts",
+        "carries",
+        "ffs",
+        "brams",
+        "dsps",
+        "lutrams",
+        "area_um2",
+        "cells",
+        "seconds",
+        "critical_path",
+        "levels",
+    )
 )
 
 
@@ -135,7 +148,7 @@ class FlowsBench:
         assert placed is not None
         found = placed.resources
         return {
-            "fmax_mhz": round(placed.worst.mhz, 2), "luts": found.luts,
+            "fmax_mhz": round(placed.worst.mhz, 2), "luts": found.luts, "carries": found.carries,
             # The wrapper has no logic, but a register at each bit of the ports.
             "ffs": found.ffs - port_bits(design.modules[design.top]), "brams": found.brams, "dsps": found.dsps,
             "lutrams": found.lutrams, "used": placed.used, "available": placed.available,

@@ -49,7 +49,7 @@ def let_place(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Part, Options]]:
         asked.append((part, options))
         yield "packing"
         self.placed = Placed(
-            Resources(25, 31, 1, 2, 0), {"TRELLIS_FF": 31}, {"TRELLIS_FF": 83640}, WORST, [WORST], [WORST], 1.5, 60.0
+            Resources(25, 6, 31, 1, 2, 0), {"TRELLIS_FF": 31}, {"TRELLIS_FF": 83640}, WORST, [WORST], [WORST], 1.5, 60.0
         )
 
     monkeypatch.setattr(FpgaSynthesis, "place", place)
@@ -66,7 +66,7 @@ def test_ecp5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["synth", "--config", "nano", "--target", "ecp5", "--json", "out.json"]) == 0
     found = result_of(tmp_path / "out.json")
     assert (found["target"], found["placed"]) == ("ecp5", None)
-    assert found["totals"] == {"luts": 5, "ffs": 7, "brams": 0, "dsps": 0, "lutrams": 0}
+    assert found["totals"] == {"luts": 5, "carries": 0, "ffs": 7, "brams": 0, "dsps": 0, "lutrams": 0}
     assert [block["name"] for block in found["blocks"]] == ["pair", "last"]
     assert "MULT18X18D" in capsys.readouterr().out
 
@@ -85,7 +85,7 @@ def test_placed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_too_large_for_the_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = let_place(monkeypatch)
-    monkeypatch.setattr(FpgaSynthesis, "resources", lambda self: Resources(51_280, 40_629, 20, 259, 0))
+    monkeypatch.setattr(FpgaSynthesis, "resources", lambda self: Resources(51_280, 0, 40_629, 20, 259, 0))
     assert cli.main(["synth", "--config", "tiny", "--target", "ecp5", "--pnr"]) == 2
     err = capsys.readouterr().err
     assert err.endswith(
