@@ -33,8 +33,11 @@ DEFAULT_MHZ = 25.0
 SUMMARY = "board.json"
 """File beside the bitstream that says what is in it."""
 
-BLOCK_BITS, LUT_MEMORY_BITS = 18_432, 64
-"""Bits of a block memory, and of a memory made of LUTs."""
+BLOCK_BITS, LUT_BITS = 18_432, 16
+"""Bits of a block memory, and of a LUT as a memory."""
+
+COUNTED = ("logic", "luts", "ffs", "brams", "dsps")
+"""Resources that the summary has; `logic` is the places of LUT4 that are taken."""
 
 CELLS = "cells.json"
 SYNTHESIS_S = 3 * 3600.0
@@ -87,7 +90,7 @@ def check_memories(what: str, design: EmittedDesign, part: Part) -> None:
         Says how many block memories they need at least, and how many there are.
     """
     bits = sum(memory.width * memory.depth * design.instances[memory.module] for memory in design.memories)
-    if bits > part.has.brams * BLOCK_BITS + part.has.lutrams * LUT_MEMORY_BITS:
+    if bits > part.has.brams * BLOCK_BITS + part.has.logic * LUT_BITS:
         much = f"at least {-(-bits // BLOCK_BITS):,} of {part.has.brams:,} DP16KD block memories"
         raise A3dError(_does_not_fit(what, part, much))
 
@@ -165,7 +168,7 @@ class BoardBuild:
             much = too_much(resources, self.part)
             if much:
                 raise A3dError(_does_not_fit(self.what, self.part, much))
-            yield f"placing and routing {resources.luts:,} LUT4"
+            yield f"placing and routing: {resources.logic:,} places of LUT4 taken"
             begin = time.monotonic()
             env = {**os.environ, "YOSYS": "true", "NEXTPNR_ECP5": nextpnr, "ECPPACK": "true"}
             yield from follow_nextpnr(["sh", script], folder, env=env)
@@ -212,12 +215,16 @@ class BoardBuild:
         bitstream = out / f"{name}.bit"
         self.built = BuiltBoard(
             name, self.part.name, self.config.name, self.config.digest(), round(self.pll.output_mhz, 3),
-            round(reached, 2), self.wiring.baud, self.wiring.memory_bytes, asdict(resources), asdict(self.part.has),
+            round(reached, 2), self.wiring.baud, self.wiring.memory_bytes, _counts(resources), _counts(self.part.has),
             round(seconds[0], 1), round(seconds[1], 1), round(seconds[2], 1), str(bitstream),
         )  # fmt: skip
         (folder / SUMMARY).write_text(json.dumps(asdict(self.built), indent=2) + "\n", encoding="utf-8")
         for file in (f"{name}.svf", f"{name}.tim", bitstream.name, SUMMARY):
             os.replace(folder / file, out / file)
+
+
+def _counts(resources: Resources) -> dict[str, int]:
+    return {name: getattr(resources, name) for name in COUNTED}
 
 
 def _part_name(device: str) -> str:

@@ -3,8 +3,7 @@
 // The board's top in simulation, behind a pseudo terminal: what opens the terminal sees the board's serial line.
 //
 // Arguments: clocks of a bit, and the file to which the terminal's name goes. Bytes of the terminal go onto the line `rx`
-// bit by bit, what the board sends on `tx` is taken off it bit by bit. Ends with its standard input, which nobody
-// writes to, or with SIGTERM.
+// bit by bit, what the board sends on `tx` is taken off it bit by bit. Runs until SIGTERM.
 
 #include <cerrno>
 #include <csignal>

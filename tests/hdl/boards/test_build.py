@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hdl.config import PRESETS
 from hdl.emit.design import EmittedDesign
 from hdl.emit.rtlil import Memory
 from hdl.errors import A3dError, CheckError
-from hdl.flow.ecp5 import PARTS, Resources
+from hdl.flow.ecp5 import PARTS
 from hdl.flow.nextpnr import PACKAGE
 
 NANO = PRESETS["nano"]
@@ -96,9 +97,7 @@ def test_a_design_that_is_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """After synthesis, before anything slow: what there is too little of, and nothing is left."""
     without_tools(monkeypatch)
     small = PARTS["LFE5U-85F"].has
-    part = type(PARTS["LFE5U-85F"])(
-        "LFE5U-85F", "--85k", Resources(small.luts, small.ffs, small.brams, 2, small.lutrams)
-    )
+    part = type(PARTS["LFE5U-85F"])("LFE5U-85F", "--85k", replace(small, dsps=2))
     monkeypatch.setitem(build_module.PARTS, "LFE5U-85F", part)
     with pytest.raises(A3dError, match=r"does not fit the LFE5U-85F: [3-9] of 2 MULT18X18D multipliers; use a smaller"):
         list(made(monkeypatch, design()).run(tmp_path))

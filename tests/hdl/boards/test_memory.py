@@ -12,6 +12,7 @@ from amaranth.sim import Simulator
 
 from hdl.boards.memory import GroupMemory, check_memory_bytes
 from hdl.config import PRESETS, MachineConfig
+from hdl.emit.verilog import emit
 from hdl.errors import A3dError
 
 NANO = PRESETS["nano"]
@@ -171,6 +172,13 @@ def test_beyond_the_end() -> None:
         await bench.read(ctx, 0, 0, 4)  # still zero
 
     bench.run(bursts)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_modules_are_named_by_all_that_makes_them(name: str) -> None:
+    channels = CONFIGS[name].channels_per_group
+    design = emit(GroupMemory(CONFIGS[name], SIZE), "group", verify_keys=True)
+    assert [n for module, n in design.instances.items() if module.startswith("board_memory")] == [channels]
 
 
 def test_sizes_that_cannot_be() -> None:

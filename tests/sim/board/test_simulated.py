@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +24,7 @@ from scheduler.ops.batch import Chunk
 from sim import cli
 from sim.board import check
 from sim.board.check import check_layer, small_shape
-from sim.board.link import Link, open_port
+from sim.board.link import BoardError, Link, open_port
 from sim.board.session import BoardSession
 from sim.board.simulated import build_simulated_board, simulated_board, simulated_wiring
 from sim.machine.system import Job
@@ -106,6 +110,22 @@ def test_an_error_of_the_machine(link: Link) -> None:
 def test_another_machine(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["board", "check", "--config", "tiny", "--port", port]) == 2
     assert f"error: {port}: the machine on the board is of configuration " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_that_simulates() -> None:
+    """It prints its port, answers there, and leaves nothing behind when it is interrupted."""
+    command = [sys.executable, "-m", "sim.cli", "board", "sim", "--memory-kib", str(BOARD.memory_bytes >> 10)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        own = process.stdout.readline().strip()
+        with Link(open_port(own, BOARD.baud), own) as link:
+            assert link.identify()["memory_bytes"] == BOARD.memory_bytes
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    with pytest.raises(BoardError, match="no device can be opened there"):
+        open_port(own, BOARD.baud)
 
 
 @pytest.mark.slow
