@@ -13,8 +13,13 @@ import pytest
 from hdl.common.sram import Collision, Sram
 from hdl.config import PRESETS
 from hdl.emit.files import FILE_LIST, write
+from hdl.emit.lint import read_file_list
 from hdl.emit.verilog import emit
 from hdl.generate import generate
+from sim.simulator import runner
+from sim.simulator.results import SimulationError
+
+BENCH_MODULE = "tests.hdl.emit.cocotb_memory"
 
 BENCH = """module bench;
   reg clk = 0, read_en = 0;
@@ -82,6 +87,15 @@ def test_a_broken_promise_ends_the_simulation(
     done = subprocess.run(["vvp", "bench.vvp"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith(printed)
     assert "read" not in done.stdout.removeprefix(printed)
+
+
+def test_a_broken_promise_fails_a_cocotb_test(tmp_path: Path) -> None:
+    """All benches of the machine so watch its queues."""
+    write(emit(Sram(8, 4, collision=Collision.NEVER), "top"), tmp_path)
+    model = runner.build(read_file_list(tmp_path / FILE_LIST), "top", quick=True)
+    runner.run(model, BENCH_MODULE, env={"READ_ADDRESS": "2"})
+    with pytest.raises(SimulationError, match="address 1 is read and written in the same cycle"):
+        runner.run(model, BENCH_MODULE, env={"READ_ADDRESS": "1"})
 
 
 def test_only_promises_tell_shapes_apart() -> None:
