@@ -24,13 +24,20 @@ class SemaphoreTiming(NamedTuple):
     ----------
     post : int
         From the transfer of a post to the first grant that can take it.
+    ask : int
+        From the first cycle of a wait to its grant, when the counters hold enough.
+    again : int
+        From a grant to the next one.
     """
 
     post: int
+    ask: int
+    again: int
 
 
-TIMING: Final = SemaphoreTiming(post=1)
-"""The counters are registers; one grant and one post a cycle."""
+TIMING: Final = SemaphoreTiming(post=3, ask=1, again=3)
+"""A post is a register, then in the counter, then in the comparison with what is waited for. So is what a grant takes:
+what was compared meanwhile does not count."""
 
 POST_SOURCES = 5
 """Sources of posts: the collector, the two load engines, the store unit, the vector unit."""
@@ -39,10 +46,13 @@ POST_SOURCES = 5
 class SemaphoreUnit(wiring.Component):
     """``config.semaphores`` counters of ``config.semaphore_bits`` bits, all zero after reset.
 
-    A wait is granted (``ready``) in a cycle in which both of its counters hold at least the counts asked for; both are
-    subtracted at the end of that cycle. One grant and one post per cycle, each fair among its requesters (round robin);
-    requesters whose condition does not hold take no turn. A post that is accepted in cycle t is seen by waits in
-    cycle t + 1. Posts and waits of the same cycle on the same counter both take effect.
+    A wait is granted (``ready``) when both of its counters hold at least the counts asked for; both are subtracted.
+    Once valid, a wait stays as it is until it is granted, or the machine stops. Grants and posts are fair among their
+    requesters (round robin); requesters whose condition does not hold take no turn. Posts and grants of the same cycle
+    on the same counter both take effect.
+
+    Latency: `TIMING`. Comparison, arbitration and subtraction have a cycle each, since one after the other they would
+    be the longest path of the machine. Throughput: one post a cycle, one grant in three.
 
     A pair of waits on one semaphore is not legal (the dispatcher refuses it); neither is a wait with a number beyond
     the configuration.
@@ -55,9 +65,9 @@ class SemaphoreUnit(wiring.Component):
         Collector, load engines 0 and 1, store unit, vector unit. Adds 1 to each enabled semaphore (2 when both are the
         same).
     overflow : Out(1)
-        A counter would have passed its maximum in the previous cycle (a pulse); the counter keeps its value.
+        A counter would have passed its maximum two cycles ago (a pulse); the counter keeps its value.
     all_zero : Out(1)
-        Every counter is zero.
+        Every counter is zero, and no post is on its way to one.
     values : Out(semaphore_bits).array(semaphores)
         The counters.
     """
@@ -86,27 +96,33 @@ class SemaphoreUnit(wiring.Component):
         values = Cat(self.values)
         waiters = queue_count(config)
 
+        # Comparison. What a grant of this or of the last cycle takes is not in the counters yet.
         satisfied = Signal(waiters)
+        granted = Signal()
+        stale = Signal()
+        m.d.comb += granted.eq(satisfied.any())
+        m.d.sync += stale.eq(granted)
         for index in range(waiters):
             wait = self.wait[index]
             counters = [values.word_select(s, config.semaphore_bits) for s in (wait.payload.sem0, wait.payload.sem1)]
             enough = (counters[0] >= wait.payload.count0) & (counters[1] >= wait.payload.count1)
-            m.d.comb += satisfied[index].eq(wait.valid & enough)
+            m.d.sync += satisfied[index].eq(wait.valid & enough & ~granted & ~stale)
         grant = round_robin(m, "wait", satisfied)
         offered = Signal(POST_SOURCES)
         m.d.comb += offered.eq(Cat(self.post[index].valid for index in range(POST_SOURCES)))
         accept = round_robin(m, "post", offered)
 
-        taken = Signal(wait_layout(config))
+        taken, taking = Signal(wait_layout(config)), Signal(wait_layout(config))
         for index in range(waiters):
             m.d.comb += self.wait[index].ready.eq(grant[index])
             with m.If(grant[index]):
-                m.d.comb += taken.eq(self.wait[index].payload)
-        given = Signal(post_layout(config))
+                m.d.comb += taking.eq(self.wait[index].payload)
+        given, giving = Signal(post_layout(config)), Signal(post_layout(config))
         for index in range(POST_SOURCES):
             m.d.comb += self.post[index].ready.eq(accept[index])
             with m.If(accept[index]):
-                m.d.comb += given.eq(self.post[index].payload)
+                m.d.comb += giving.eq(self.post[index].payload)
+        m.d.sync += [taken.eq(taking), given.eq(giving)]
 
         over = Signal(config.semaphores)
         for number in range(config.semaphores):
@@ -120,7 +136,7 @@ class SemaphoreUnit(wiring.Component):
                 over[number].eq(cell.over),
             ]
         m.d.sync += self.overflow.eq(over.any())
-        m.d.comb += self.all_zero.eq(~values.any())
+        m.d.comb += self.all_zero.eq(~values.any() & ~given.en0 & ~given.en1)
         return m
 
 
@@ -135,7 +151,7 @@ class SemaphoreCell(wiring.Component):
         What is subtracted and added in this cycle, from and to whichever semaphores.
     value : Out(semaphore_bits)
     over : Out(1)
-        The counter would pass its maximum; it keeps its value.
+        The counter would have passed its maximum in the previous cycle; it has kept its value.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -162,8 +178,9 @@ class SemaphoreCell(wiring.Component):
         minus = Mux(taken.sem0 == number, taken.count0, 0) | Mux(taken.sem1 == number, taken.count1, 0)
         plus = (given.en0 & (given.sem0 == number)) + (given.en1 & (given.sem1 == number))
         following = Signal(bits + 1)
-        m.d.comb += [following.eq(self.value - minus + plus), self.over.eq(following[bits])]
-        with m.If(~self.over):
+        m.d.comb += following.eq(self.value - minus + plus)
+        m.d.sync += self.over.eq(following[bits])
+        with m.If(~following[bits]):
             m.d.sync += self.value.eq(following)
         return m
 

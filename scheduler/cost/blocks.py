@@ -55,8 +55,9 @@ class Blocks(NamedTuple):
         From an instruction's last beat that leaves the buffer to its dispatch, which is also how many can be between.
     enter : int
         From the dispatch to the head of an empty queue.
-    posted : int
-        From a post to the first grant that can take it.
+    posted, granted, granted_again : int
+        From a post to the first grant that can take it; from the request for semaphores to the grant; from a grant to
+        the next one.
     setup, ask, grant, slot, lag : int
         Tiers: from the queue to the offer and to the request for semaphores; from the grant to the offer; with a slot;
         from a leader's look-up of a slot to its followers'.
@@ -125,6 +126,8 @@ class Blocks(NamedTuple):
     dispatch: int
     enter: int
     posted: int
+    granted: int
+    granted_again: int
     setup: int
     ask: int
     grant: int
@@ -192,6 +195,7 @@ def blocks_of(config: MachineConfig) -> Blocks:
         instruction_beats=max(1, INSTRUCTION_BYTES // c.group_bytes),
         beat_instructions=max(1, c.group_bytes // INSTRUCTION_BYTES),
         dispatch=FETCH.word + DISPATCHER.checks, enter=DISPATCHER.queue, posted=SEMAPHORES.post,
+        granted=SEMAPHORES.ask, granted_again=SEMAPHORES.again,
         setup=SETUP.setup, ask=SETUP.ask, grant=SETUP.grant, slot=SETUP.slot, lag=SETUP.lag, nest=SEQUENCER.nest,
         tile=SEQUENCER.tile, hold=SEQUENCER.hold, credit=COLLECTOR.credit + SEQUENCER.credit,
         result=first_row, hop=result_latency(c, 1) - result_latency(c, 0), post=COLLECTOR.post,

@@ -145,14 +145,17 @@ def satisfied(rows: Rows, s: Int, n: int) -> bool:
 
 @compiled
 def grant(rows: Rows, s: Int, unit: int, n: int, now: int) -> bool:
-    """Grant the waits of an instruction, one instruction a cycle, or note that its unit asks."""
+    """Say that the waits of an instruction hold, for one instruction at a time, or note that its unit asks.
+
+    The grant comes `Blocks.granted` cycles later.
+    """
     if not satisfied(rows, s, n):
         s[AT.unit + RECORD * unit + U.asks] = n
         return False
-    if s[M.granted] >= now:
-        wake(s, unit, now + 1)
+    if now < s[M.granted]:
+        wake(s, unit, s[M.granted])
         return False
-    s[M.granted] = now
+    s[M.granted] = now + s[B.granted_again]
     s[AT.unit + RECORD * unit + U.asks] = -1
     s[AT.value + rows[n, COL.wait0_sem]] -= rows[n, COL.wait0_count]
     s[AT.value + rows[n, COL.wait1_sem]] -= rows[n, COL.wait1_count]
@@ -222,4 +225,4 @@ def accept_post(rows: Rows, s: Int, source: int, now: int) -> None:
     for unit in range(s[B.tiers] + 4):
         asks = s[AT.unit + RECORD * unit + U.asks]
         if asks >= 0 and satisfied(rows, s, asks):
-            wake(s, unit, now + s[B.posted])
+            wake(s, unit, now + s[B.posted] - s[B.granted])

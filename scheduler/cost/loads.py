@@ -231,6 +231,7 @@ def load_granted(rows: Rows, s: Int, n: int, engine: int, now: int) -> bool:
     if waits(rows, n):
         if not grant(rows, s, unit, n, now):
             return False
+        now += s[B.granted]
         start = now + s[B.load_grant]
     if rows[n, COL.slot_en]:
         start += s[B.load_slot]

@@ -202,10 +202,10 @@ def store_step(rows: Rows, s: Int, now: int) -> None:
         if waits(rows, n):
             if not grant(rows, s, unit, n, now):
                 return
-            s[x + U.valid] = now + s[B.store_grant]
+            s[x + U.valid] = now + s[B.granted] + s[B.store_grant]
         s[x + U.granted] = 1
         at = slice_of(rows, s, n, unit)
-        s[at + S.granted] = now
+        s[at + S.granted] = max(now, s[x + U.valid] - s[B.store_grant])
         s[at + S.ready] = s[x + U.valid]
     if s[C.store] >= 0:
         return  # woken when the store that runs ends

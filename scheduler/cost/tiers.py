@@ -74,6 +74,7 @@ def set_up(rows: Rows, s: Int, tier: int, now: int) -> bool:
     if waiting:
         if not grant(rows, s, tier, n, now):
             return False
+        now += s[B.granted]
         at = now + s[B.grant]
     s[x + U.valid] = max(s[x + U.taken] + s[B.setup], at + (s[B.slot] if slot else 0))
     s[slice_of(rows, s, n, tier) + S.granted] = now

@@ -199,6 +199,7 @@ def vector_step(rows: Rows, s: Int, now: int) -> None:
     if waits(rows, n):
         if not grant(rows, s, unit, n, now):
             return
+        now += s[B.granted]
         s[x + U.valid] = now + s[B.vector_grant]
     s[x + U.granted] = 1
     at = slice_of(rows, s, n, unit)

@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 
 from hdl.common.queues import queue_count
 from hdl.config import PRESETS
-from hdl.control.semaphores import POST_SOURCES, SemaphoreUnit
+from hdl.control.semaphores import POST_SOURCES, TIMING, SemaphoreUnit
 
 CONFIG = PRESETS["tiny"].replace(semaphores=8, semaphore_bits=4)
 WAITERS = queue_count(CONFIG)
@@ -55,8 +55,11 @@ def test_random_traffic(seed: int) -> None:
         waits: list[tuple[int, int, int, int] | None] = [None] * WAITERS
         posts: list[tuple[int, ...]] = [()] * POST_SOURCES
         patience = [0] * WAITERS
+        met = [False] * WAITERS  # in the cycle before, by the counters of that cycle
+        on_the_way = [0] * CONFIG.semaphores  # what the last cycle's grant and post change
+        since = TIMING.again  # cycles since the last grant
         grants = 0
-        for _ in range(1500):
+        for _ in range(3000):
             for who in range(WAITERS):
                 if waits[who] is None and rng.random() < 0.7:
                     first, second = rng.sample(range(CONFIG.semaphores), 2)
@@ -65,30 +68,37 @@ def test_random_traffic(seed: int) -> None:
             for source in range(POST_SOURCES):
                 if not posts[source] and rng.random() < 0.5:
                     # Keep well below overflow, what is on offer included.
-                    low = [s for s in range(CONFIG.semaphores) if values[s] + sum(p.count(s) for p in posts) < 8]
+                    full = [
+                        max(v, v + w) + sum(p.count(s) for p in posts)
+                        for s, (v, w) in enumerate(zip(values, on_the_way, strict=True))
+                    ]
+                    low = [s for s in range(CONFIG.semaphores) if full[s] < 8]
                     posts[source] = tuple(rng.choices(low, k=rng.choice([1, 1, 2]))) if low else ()
                 post(ctx, unit, source, *posts[source])
             assert [ctx.get(value) for value in unit.values] == values
-            assert ctx.get(unit.all_zero) == (not any(values))
             assert not ctx.get(unit.overflow)
 
-            met = [w is not None and values[w[0]] >= w[1] and values[w[2]] >= w[3] for w in waits]
+            since += 1
             granted = [who for who in range(WAITERS) if ctx.get(unit.wait[who].ready)]
             taken = [s for s in range(POST_SOURCES) if posts[s] and ctx.get(unit.post[s].ready)]
-            assert len(granted) == any(met) and all(met[who] for who in granted)
+            assert len(granted) == (any(met) and since >= TIMING.again) and all(met[who] for who in granted)
             assert len(taken) == any(posts)
             for who in range(WAITERS):
-                patience[who] = 0 if who in granted or not met[who] else patience[who] + 1
+                if granted:
+                    patience[who] = 0 if who in granted or not met[who] else patience[who] + 1
                 assert patience[who] < WAITERS
+            met = [w is not None and values[w[0]] >= w[1] and values[w[2]] >= w[3] for w in waits]
+            values = [value + change for value, change in zip(values, on_the_way, strict=True)]
+            on_the_way = [0] * CONFIG.semaphores
             for who in granted:
                 first, count0, second, count1 = waits[who] or (0, 0, 0, 0)
-                values[first] -= count0
-                values[second] -= count1
-                waits[who] = None
-                grants += 1
+                on_the_way[first] -= count0
+                on_the_way[second] -= count1
+                waits[who], met[who] = None, False
+                grants, since = grants + 1, 0
             for source in taken:
                 for semaphore in posts[source]:
-                    values[semaphore] += 1
+                    on_the_way[semaphore] += 1
                 posts[source] = ()
             await ctx.tick()
         assert grants > 300
@@ -96,21 +106,74 @@ def test_random_traffic(seed: int) -> None:
     simulate(process)
 
 
-def test_post_and_wait_in_the_same_cycle() -> None:
+async def granted_after(ctx: Any, unit: SemaphoreUnit, who: int) -> int:
+    """Return the cycles from this one to that of a grant, and leave the cycle behind."""
+    for cycles in range(10):
+        if ctx.get(unit.wait[who].ready):
+            await ctx.tick()
+            return cycles
+        await ctx.tick()
+    raise AssertionError("no grant")
+
+
+def test_timing_is_what_it_says() -> None:
+    """A wait that is there takes a post `TIMING.post` cycles after it; counters that hold enough grant after `ask`."""
+
+    async def process(ctx: Any, unit: SemaphoreUnit) -> None:
+        wait(ctx, unit, 1, (5, 2, 0, 0))
+        post(ctx, unit, 0, 5, 5)
+        await ctx.tick()
+        post(ctx, unit, 0)
+        assert 1 + await granted_after(ctx, unit, 1) == TIMING.post
+        wait(ctx, unit, 1, None)
+        post(ctx, unit, 2, 3, 4)
+        await ctx.tick()
+        post(ctx, unit, 2)
+        await ctx.tick().repeat(TIMING.post)
+        wait(ctx, unit, 2, (3, 1, 0, 0))
+        wait(ctx, unit, 3, (4, 1, 0, 0))
+        assert await granted_after(ctx, unit, 2) == TIMING.ask
+        wait(ctx, unit, 2, None)
+        assert 1 + await granted_after(ctx, unit, 3) == TIMING.again
+
+    simulate(process)
+
+
+@pytest.mark.parametrize("other", [0, 1])
+def test_a_grant_counts_before_the_next(other: int) -> None:
+    """Two waits on one semaphore that holds enough for one: the second is not granted on what the first took."""
+
+    async def process(ctx: Any, unit: SemaphoreUnit) -> None:
+        post(ctx, unit, 0, 6, 6)
+        await ctx.tick()
+        post(ctx, unit, 0)
+        wait(ctx, unit, 0, (6, 2, 1, 0))
+        wait(ctx, unit, 3, (6, 1, 1, 0) if other else (1, 0, 6, 1))
+        assert await granted_after(ctx, unit, 0)
+        wait(ctx, unit, 0, None)
+        for _ in range(8):
+            assert not ctx.get(unit.wait[3].ready)
+            await ctx.tick()
+        assert ctx.get(unit.all_zero)
+
+    simulate(process)
+
+
+def test_post_and_grant_in_the_same_cycle() -> None:
     async def process(ctx: Any, unit: SemaphoreUnit) -> None:
         post(ctx, unit, 0, 5, 5)
         await ctx.tick()
-        assert ctx.get(unit.values[5]) == 2
+        post(ctx, unit, 0)
         wait(ctx, unit, 1, (5, 2, 0, 0))
+        while not ctx.get(unit.wait[1].ready):
+            await ctx.tick()
         post(ctx, unit, 0, 5)
-        assert ctx.get(unit.wait[1].ready)
+        await ctx.tick()
+        post(ctx, unit, 0)
+        wait(ctx, unit, 1, None)
+        assert ctx.get(unit.values[5]) == 2
         await ctx.tick()
         assert ctx.get(unit.values[5]) == 1
-        # A post is not seen in its own cycle.
-        post(ctx, unit, 0, 5)
-        assert not ctx.get(unit.wait[1].ready)
-        await ctx.tick()
-        assert ctx.get(unit.wait[1].ready)
 
     simulate(process)
 
@@ -120,15 +183,17 @@ def test_both_waits_or_none() -> None:
         post(ctx, unit, 3, 1)
         await ctx.tick()
         post(ctx, unit, 3)
+        assert not ctx.get(unit.all_zero)
         wait(ctx, unit, 0, (1, 1, 2, 1))
-        for _ in range(3):
+        for _ in range(8):
             assert not ctx.get(unit.wait[0].ready)
             await ctx.tick()
         assert ctx.get(unit.values[1]) == 1
         post(ctx, unit, 2, 2)
         await ctx.tick()
         post(ctx, unit, 2)
-        assert ctx.get(unit.wait[0].ready)
+        assert 1 + await granted_after(ctx, unit, 0) == TIMING.post
+        wait(ctx, unit, 0, None)
         await ctx.tick()
         assert ctx.get(unit.all_zero) and not ctx.get(unit.wait[0].ready)
 
@@ -141,14 +206,24 @@ def test_overflow_is_reported_and_does_not_wrap() -> None:
         for _ in range(15):
             await ctx.tick()
             assert not ctx.get(unit.overflow)
-        # A wait in the same cycle makes room.
+        post(ctx, unit, 1)
+        # A grant in the same cycle makes room.
         wait(ctx, unit, 0, (7, 1, 0, 0))
+        while not ctx.get(unit.wait[0].ready):
+            await ctx.tick()
+        post(ctx, unit, 1, 7)
+        await ctx.tick()
+        wait(ctx, unit, 0, None)
+        post(ctx, unit, 1)
+        await ctx.tick()
+        assert ctx.get(unit.values[7]) == 15
+        post(ctx, unit, 1, 7)
+        await ctx.tick()
+        post(ctx, unit, 1)
         await ctx.tick()
         assert not ctx.get(unit.overflow) and ctx.get(unit.values[7]) == 15
-        wait(ctx, unit, 0, None)
         await ctx.tick()
         assert ctx.get(unit.overflow) and ctx.get(unit.values[7]) == 15
-        post(ctx, unit, 1)
         await ctx.tick()
         assert not ctx.get(unit.overflow)
 
