@@ -7,13 +7,37 @@ from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["PRODUCT_BITS", "SHIFTED_BITS", "RequantLane", "clamp", "round_saturate", "shift_clamp"]
+__all__ = [
+    "PRODUCT_BITS", "REQUANT_STAGES", "SHIFTED_BITS", "RequantLane", "clamp", "partial_products", "round_saturate",
+    "shift_clamp",
+]  # fmt: skip
 
 PRODUCT_BITS = 48
 """int32 x uint16 as a signed number."""
 
 SHIFTED_BITS = 17
 """What is left after the shift: an int16 and one bit below the binary point."""
+
+REQUANT_STAGES = 5
+"""Stages of a `RequantLane`: accumulator, two partial products, their sum, shifted, rounded."""
+
+_PART_BITS = 17
+"""Unsigned bits of a factor that one multiplier of 18 x 18 signed bits takes."""
+
+
+def partial_products(wide: Value, narrow: Value) -> tuple[Value, Value, int]:
+    """Return two products and how far the second is to be shifted left, so that the sum is ``wide * narrow``.
+
+    Each fits a multiplier of 18 x 18 signed bits, when `wide` has at most 35 bits and `narrow` 17 or, signed, 18; the
+    adder comes after a register, which a single product of this width would not leave room for in a cycle.
+
+    Parameters
+    ----------
+    wide, narrow : Value
+        The factors; `wide` has more than 17 bits.
+    """
+    high = wide[_PART_BITS:]
+    return wide[:_PART_BITS] * narrow, (high.as_signed() if wide.shape().signed else high) * narrow, _PART_BITS
 
 
 def clamp(value: Value, bits: int) -> Value:
@@ -53,29 +77,29 @@ def round_saturate(m: Module, shifted: Value, narrow: Value, name: str) -> Signa
 class RequantLane(wiring.Component):
     """Requantise one channel: ``hdl.numerics.requant`` to 8 or 16 bits.
 
-    Latency: 4 cycles from `acc` to `result` (`acc` register, product, shifted, rounded).  Throughput: one per cycle.
-    One multiplier, 32 x 16 bits.
+    Latency: :data:`REQUANT_STAGES` cycles from `acc` to `result`.  Throughput: one per cycle.
+    Two multipliers, 17 x 16 and 15 x 16 bits.
 
     Members
     -------
-    enable : In(4)
+    enable : In(REQUANT_STAGES)
         Bit i lets the registers of stage i load: the valid bit of the row, delayed by i cycles.
     acc : In(signed(32))
         Accumulator, stage 0.
     mult : In(16)
         Multiplier, stage 1 (what the parameter memory shows one cycle after `acc`).
     shift : In(6)
-        Right shift 0 to 47, stage 2.
+        Right shift 0 to 47, stage 3.
     narrow : In(1)
-        1 = saturate to 8 bits, 0 = to 16; stage 3.
+        1 = saturate to 8 bits, 0 = to 16; stage 4.
     result : Out(signed(16))
-        Requantised value, in the cycle after stage 3.
+        Requantised value, in the cycle after stage 4.
     """
 
     def __init__(self) -> None:
         super().__init__(
             {
-                "enable": In(4),
+                "enable": In(REQUANT_STAGES),
                 "acc": In(signed(32)),
                 "mult": In(16),
                 "shift": In(6),
@@ -89,18 +113,22 @@ class RequantLane(wiring.Component):
         return "requant_lane"
 
     def elaborate(self, platform: object) -> Module:
-        """Build the four stages."""
+        """Build the stages."""
         m = Module()
         acc = Signal(signed(32))
         product = Signal(signed(PRODUCT_BITS))
         shifted = Signal(Shape(SHIFTED_BITS, signed=True))
+        *parts, by = partial_products(acc, self.mult)
+        low, high = Signal(33), Signal(signed(31))
         with m.If(self.enable[0]):
             m.d.sync += acc.eq(self.acc)
         with m.If(self.enable[1]):
-            m.d.sync += product.eq(acc * self.mult)
+            m.d.sync += [low.eq(parts[0]), high.eq(parts[1])]
         with m.If(self.enable[2]):
+            m.d.sync += product.eq(low + (high << by))
+        with m.If(self.enable[3]):
             m.d.sync += shifted.eq(shift_clamp(product, self.shift))
         rounded = round_saturate(m, shifted, self.narrow, "requant")
-        with m.If(self.enable[3]):
+        with m.If(self.enable[4]):
             m.d.sync += self.result.eq(rounded)
         return m

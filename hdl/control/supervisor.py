@@ -174,7 +174,7 @@ class Supervisor(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += [self.busy.eq(1), self.running.eq(1)]
                 with m.If(error_now):
-                    m.d.sync += [report.eq(chosen), settle.eq(0)]
+                    m.d.sync += [report.eq(chosen), settle.eq(0), self.halt.eq(1)]
                     m.next = "STOP"
                 with m.Elif(self.ended & self.idle):
                     m.d.sync += settle.eq(settle + 1)
@@ -183,14 +183,16 @@ class Supervisor(wiring.Component):
                         m.next = "READY"
                 with m.Else():
                     m.d.sync += settle.eq(0)
+            # `halt`, which goes to every unit, is a register: high in STOP and REPORT.
             with m.State("STOP"):
-                m.d.comb += [self.busy.eq(1), self.halt.eq(1)]
+                m.d.comb += self.busy.eq(1)
                 m.d.sync += settle.eq(settle + 1)
                 with m.If(~self.quiet):
                     m.d.sync += settle.eq(0)
                 with m.Elif(settle == SETTLE_CYCLES):
                     m.next = "REPORT"
             with m.State("REPORT"):
-                m.d.comb += [self.busy.eq(1), self.halt.eq(1), self.failed.eq(1)]
+                m.d.comb += [self.busy.eq(1), self.failed.eq(1)]
+                m.d.sync += self.halt.eq(0)
                 m.next = "CLEAR"
         return m

@@ -7,10 +7,10 @@ from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.common.requant import RequantLane
+from hdl.common.requant import REQUANT_STAGES, RequantLane
 from hdl.common.sram import Sram
 from hdl.config import MachineConfig
-from hdl.drain.swiglu import SwigluPair
+from hdl.drain.swiglu import STAGE_MULT, SWIGLU_STAGES, SwigluPair
 from hdl.emit.hierarchy import instantiate
 from hdl.interfaces import result_layout
 from hdl.isa import Mode, swiglu_channels
@@ -27,7 +27,7 @@ class Drain(wiring.Component):
     Results are ``hdl.numerics.requant`` (REQUANT8, REQUANT16) of every column, or ``hdl.numerics.swiglu`` of columns
     ``0..C/2-1`` (gate) and ``C/2..C-1`` (up) in lanes ``0..C/2-1`` with the other lanes zero.
 
-    Multipliers: per column one 32 x 16; per pair of columns 12 x 8, twice 16 x 16 and one 32 x 16.
+    Multipliers: per column 17 x 16 and 15 x 16; per pair of columns 12 x 8, three times 16 x 16 and 17 x 16.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class Drain(wiring.Component):
     result : Out(result_layout)
     """
 
-    LATENCY = 11
-    """Cycles from `row_valid` to ``result.valid``: 4 of requantisation, 7 of SwiGLU or of passing it."""
+    LATENCY = REQUANT_STAGES + SWIGLU_STAGES
+    """Cycles from `row_valid` to ``result.valid``: requantisation, then SwiGLU or passing it."""
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -92,10 +92,10 @@ class Drain(wiring.Component):
 
         valid = delayed(self.row_valid, "valid", self.LATENCY)
         swiglu = delayed(self.mode == Mode.SWIGLU, "swiglu", self.LATENCY - 1)
-        narrow = delayed(self.mode == Mode.REQUANT8, "narrow", 3)
-        shift = delayed(self.shift, "shift", 2)
-        post_mult = delayed(self.post_mult, "post_mult", 8)
-        post_shift = delayed(self.post_shift, "post_shift", 9)
+        narrow = delayed(self.mode == Mode.REQUANT8, "narrow", REQUANT_STAGES - 1)
+        shift = delayed(self.shift, "shift", REQUANT_STAGES - 2)
+        post_mult = delayed(self.post_mult, "post_mult", REQUANT_STAGES + STAGE_MULT)
+        post_shift = delayed(self.post_shift, "post_shift", REQUANT_STAGES + STAGE_MULT + 2)
 
         parts = config.parameter_parts
         part_bits = (parts - 1).bit_length()
@@ -115,11 +115,11 @@ class Drain(wiring.Component):
         lanes = [instantiate(m, platform, f"requant{column}", RequantLane()) for column in range(config.columns)]
         for column, lane in enumerate(lanes):
             m.d.comb += [
-                lane.enable.eq(Cat(valid[0:4])),
+                lane.enable.eq(Cat(valid[:REQUANT_STAGES])),
                 lane.acc.eq(self.row[column]),
                 lane.mult.eq(memory.read_data.word_select(column, 16)),
-                lane.shift.eq(shift[2]),
-                lane.narrow.eq(narrow[3]),
+                lane.shift.eq(shift[-1]),
+                lane.narrow.eq(narrow[-1]),
             ]
 
         gates, ups = swiglu_channels(config.columns)
@@ -127,12 +127,12 @@ class Drain(wiring.Component):
         for column, (gate, up) in enumerate(zip(lanes[gates], lanes[ups], strict=True)):
             pair = instantiate(m, platform, f"swiglu{column}", SwigluPair())
             m.d.comb += [
-                pair.enable.eq(Cat(valid[4:11])),
-                pair.swiglu.eq(Cat(swiglu[4:11])),
+                pair.enable.eq(Cat(valid[REQUANT_STAGES : self.LATENCY])),
+                pair.swiglu.eq(Cat(swiglu[REQUANT_STAGES : self.LATENCY])),
                 pair.gate.eq(gate.result),
                 pair.up.eq(up.result),
-                pair.post_mult.eq(post_mult[8]),
-                pair.post_shift.eq(post_shift[9]),
+                pair.post_mult.eq(post_mult[-1]),
+                pair.post_shift.eq(post_shift[-1]),
                 results[gates][column].eq(pair.low),
                 results[ups][column].eq(pair.high),
             ]

@@ -9,9 +9,13 @@ from amaranth.lib.wiring import In, Out
 
 from hdl.numerics.vector import FLOAT_FRACTION_BITS, RSQRT_BITS, recip_table, rsqrt_table
 
-__all__ = ["FLOAT_STAGES", "FloatUnit"]
+__all__ = ["FLOAT_STAGES", "STAGE_MULT", "FloatUnit"]
 
 FLOAT_STAGES = 6
+
+STAGE_MULT = 4
+"""Stage that takes the factor."""
+
 _FALL_BITS = 9
 
 

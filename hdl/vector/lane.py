@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hdl.common.requant import clamp
+from hdl.common.requant import clamp, partial_products
 from hdl.emit.hierarchy import instantiate
 from hdl.isa import VectorBits
 from hdl.vector.function import FUNCTION_STAGES, X_BITS, FunctionLane
@@ -71,7 +71,7 @@ def lane_members() -> dict[str, Any]:
 class VectorLane(wiring.Component):
     """Input shift, function, multiplication, output shift, saturation of one element.
 
-    Latency: 11 cycles from `load` to `result`. Throughput: one element per cycle. Multipliers: 25 x 18, 16 x 16
+    Latency: 11 cycles from `load` to `result`. Throughput: one element per cycle. Multipliers: 17 x 18, 8 x 18, 16 x 16
     (ROTATE) and 12 x 8.
 
     The registers of stage i load with ``enable[i]``: `load` delayed by i + 1 cycles.
@@ -178,7 +178,8 @@ class VectorLane(wiring.Component):
         with m.If(self.enable[6] & self.rotate[0]):
             m.d.sync += crossed.eq(self.neighbour * second_table)
         second = Signal(signed(18))
-        product = Signal(signed(43))
+        *parts, by = partial_products(function.f, second)
+        low, high = Signal(signed(35)), Signal(signed(26))
         total = Signal(signed(44))
         with m.If(self.rotate[0]):
             m.d.comb += second.eq(first_table)
@@ -189,9 +190,9 @@ class VectorLane(wiring.Component):
         with m.Else():
             m.d.comb += second.eq(self.factor)
         with m.If(self.enable[6]):
-            m.d.sync += product.eq(function.f * second)
+            m.d.sync += [low.eq(parts[0]), high.eq(parts[1])]
         with m.If(self.enable[7]):
-            m.d.sync += total.eq(product + Mux(self.rotate[1], crossed, 0))
+            m.d.sync += total.eq(low + (high << by) + Mux(self.rotate[1], crossed, 0))
 
         # Stages 8 and 9: shift with one more bit, round, add, saturate.
         wide = Signal(signed(34))

@@ -9,11 +9,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hdl.common.requant import partial_products
 from hdl.common.sram import Sram
 from hdl.config import MachineConfig
 from hdl.emit.hierarchy import instantiate
 from hdl.isa import VectorFn
-from hdl.vector.floating import FLOAT_STAGES, FloatUnit
+from hdl.vector.floating import FLOAT_STAGES, STAGE_MULT, FloatUnit
 from hdl.vector.function import FUNCTION_STAGES, FunctionLane
 
 __all__ = ["SCALAR_STAGES", "ScalarUnit", "reduction_layout", "scalar_job_layout"]
@@ -21,7 +22,10 @@ __all__ = ["SCALAR_STAGES", "ScalarUnit", "reduction_layout", "scalar_job_layout
 LOWEST = -32768
 _GRAND_BITS = 48
 
-SCALAR_STAGES = 2 + FLOAT_STAGES
+_SUM_STAGES = 3
+_BEST_STAGES = 1 + FUNCTION_STAGES
+
+SCALAR_STAGES = _SUM_STAGES + FLOAT_STAGES
 """Stages from a vector's complete sum or maximum to its scalar, whichever kind it is."""
 
 
@@ -50,9 +54,9 @@ def reduction_layout(config: MachineConfig) -> data.StructLayout:
 class ScalarUnit(wiring.Component):
     """Accumulates over the rows of a vector, makes its scalar, and writes it.
 
-    Latency from a vector's last row to the written scalar: 10 cycles for every kind, so that scalars are written in
-    the order of the vectors, also across instructions. Throughput: one row per cycle. Multipliers: 32 x 17, and those
-    of the two function units.
+    Latency from a vector's last row to the written scalar: ``SCALAR_STAGES + 2`` cycles for every kind, so that scalars
+    are written in the order of the vectors, also across instructions. Throughput: one row per cycle. Multipliers:
+    17 x 17, 15 x 17, and those of the two function units.
 
     Members
     -------
@@ -139,12 +143,13 @@ class ScalarUnit(wiring.Component):
         grand = self._sums(m, valid, of, total, factor, results.read_data)
         corrected = self._maxima(m, platform, valid, of, highest, factor)
         floats = instantiate(m, platform, "floats", FloatUnit())
-        floating = [of(2 + stage, "root") | of(2 + stage, "reciprocal") for stage in range(FLOAT_STAGES + 1)]
+        at = _SUM_STAGES
+        floating = [of(at + stage, "root") | of(at + stage, "reciprocal") for stage in range(FLOAT_STAGES + 1)]
         m.d.comb += [
-            floats.enable.eq(Cat(valid[2 + stage] & floating[stage] for stage in range(FLOAT_STAGES))),
-            floats.root.eq(Cat(of(2 + stage, "root") for stage in range(3))),
+            floats.enable.eq(Cat(valid[at + stage] & floating[stage] for stage in range(FLOAT_STAGES))),
+            floats.root.eq(Cat(of(at + stage, "root") for stage in range(3))),
             floats.value.eq(grand),
-            floats.mult.eq(of(6, "mult")),
+            floats.mult.eq(of(at + STAGE_MULT, "mult")),
         ]
 
         # What is no FLOAT waits as long as one takes.
@@ -152,10 +157,10 @@ class ScalarUnit(wiring.Component):
         plain: list[Value] = [chosen]
         for stage in range(SCALAR_STAGES):
             now = plain[-1]
-            if stage == 2:
-                now = Mux(of(2, "sums"), grand[:32], now)
-            if stage == FUNCTION_STAGES:
-                now = Mux(of(FUNCTION_STAGES, "best"), corrected, now)
+            if stage == _SUM_STAGES:
+                now = Mux(of(stage, "sums"), grand[:32], now)
+            if stage == _BEST_STAGES:
+                now = Mux(of(stage, "best"), corrected, now)
             held = Signal(32, name=f"plain{stage + 1}")
             with m.If(valid[stage]):
                 m.d.sync += held.eq(now)
@@ -176,32 +181,38 @@ class ScalarUnit(wiring.Component):
         return m
 
     def _sums(self, m: Module, valid: Value, of: Any, total: Value, factor: Value, old: Value) -> Value:
-        """Add what was there, times the correction; return the sum, in stage 2."""
-        carried, partial = Signal(49), Signal(_GRAND_BITS)
+        """Add what was there, times the correction; return the sum, in stage `_SUM_STAGES`."""
+        *parts, by = partial_products(old, factor)
+        low, high = Signal(34), Signal(32)
+        carried, partial, partial1 = Signal(34), Signal(_GRAND_BITS), Signal(_GRAND_BITS)
         with m.If(valid[0]):
-            m.d.sync += [carried.eq(Mux(of(0, "first"), 0, old) * factor), partial.eq(total)]
-        grand = Signal(_GRAND_BITS)
+            first = of(0, "first")
+            m.d.sync += [low.eq(Mux(first, 0, parts[0])), high.eq(Mux(first, 0, parts[1])), partial.eq(total)]
         with m.If(valid[1]):
-            with m.If(of(1, "root")):
-                m.d.sync += grand.eq(partial + of(1, "eps"))
+            m.d.sync += [carried.eq((low + (high << by) + (1 << 14)) >> 15), partial1.eq(partial)]
+        grand = Signal(_GRAND_BITS)
+        with m.If(valid[2]):
+            with m.If(of(2, "root")):
+                m.d.sync += grand.eq(partial1 + of(2, "eps"))
             with m.Else():
-                m.d.sync += grand.eq((partial + ((carried + (1 << 14)) >> 15))[:32])
+                m.d.sync += grand.eq((partial1 + carried)[:32])
         return grand
 
     def _maxima(self, m: Module, platform: object, valid: Value, of: Any, highest: Value, factor: Value) -> Value:
-        """Correct by the power of two by which the maximum has grown; return the MAXCORR, in stage FUNCTION_STAGES."""
+        """Correct by the power of two by which the maximum has grown; return the MAXCORR, in stage `_BEST_STAGES`."""
         powers = instantiate(m, platform, "powers", FunctionLane())
         old, above = Signal(signed(16)), Signal(signed(16))
+        before = Mux(of(0, "first"), LOWEST, factor[:16].as_signed())
+        with m.If(valid[0] & of(0, "best")):
+            m.d.sync += [old.eq(before), above.eq(Mux(highest > before, highest, before))]
         m.d.comb += [
-            old.eq(Mux(of(0, "first"), LOWEST, factor[:16].as_signed())),
-            above.eq(Mux(highest > old, highest, old)),
             powers.fn.eq(Cat(Const(VectorFn.EXP2.value, 2) for _ in range(FUNCTION_STAGES))),
-            powers.enable.eq(Cat(valid[stage] & of(stage, "best") for stage in range(FUNCTION_STAGES))),
+            powers.enable.eq(Cat(valid[stage] & of(stage, "best") for stage in range(1, _BEST_STAGES))),
             powers.x.eq(old),
             powers.pivot.eq(above),
         ]
         maxima = [above, *(Signal(16, name=f"maximum{n}") for n in range(1, FUNCTION_STAGES + 1))]
         for stage in range(FUNCTION_STAGES):
-            with m.If(valid[stage] & of(stage, "best")):
+            with m.If(valid[1 + stage] & of(1 + stage, "best")):
                 m.d.sync += maxima[stage + 1].eq(maxima[stage])
-        return Cat(maxima[FUNCTION_STAGES], Mux(of(FUNCTION_STAGES, "first"), 0, powers.f[:16]))
+        return Cat(maxima[FUNCTION_STAGES], Mux(of(_BEST_STAGES, "first"), 0, powers.f[:16]))

@@ -406,9 +406,17 @@ class VectorUnit(wiring.Component):
         shift: Any,
     ) -> list[Any]:
         """Place the lanes and what all of them share."""
-        # Token n + 1 is in stage n of the lanes.
-        multiplier = Signal(17)
-        m.d.comb += multiplier.eq(Mux(of(7, "maps"), of(7, "mult"), factor[7]))
+        # Token n + 1 is in stage n of the lanes. What chooses the factors is decided a stage before the multiplier.
+        multiplier, use_b, square, rotate = Signal(17), Signal(), Signal(), Signal(2)
+        with m.If(tokens[6].valid):
+            m.d.sync += [
+                multiplier.eq(Mux(of(6, "maps"), of(6, "mult"), factor[6])),
+                use_b.eq(of(6, "multiplies")),
+                square.eq(of(6, "squares")),
+                rotate[0].eq(of(6, "rotates")),
+            ]
+        with m.If(tokens[7].valid):
+            m.d.sync += rotate[1].eq(rotate[0])
         tables = Cat((tokens[6].phase == phase) & of(6, "rotates") for phase in (Phase.B, Phase.C))
         shared = {
             "load": tokens[0].valid,
@@ -418,9 +426,9 @@ class VectorUnit(wiring.Component):
             "narrow": of(2, "narrow"),
             "fn": Cat(of(STAGE_F + stage + 1, "function") for stage in range(FUNCTION_STAGES)),
             "pivot": pivot,
-            "use_b": of(7, "multiplies"),
-            "square": of(7, "squares"),
-            "rotate": Cat(of(7, "rotates"), of(8, "rotates")),
+            "use_b": use_b,
+            "square": square,
+            "rotate": rotate,
             "keeps": tables,
             "table_write": tokens[6].index,
             "table_read": tokens[7].index,

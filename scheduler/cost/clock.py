@@ -38,10 +38,10 @@ which it asks for a row, when the one before it is complete, and what the next o
 are the combine rows that it writes (none: `HIGH` is below), `SCALARS` those that it writes from `FIRST` on, in `CYCLES`
 for `VECTORS` vectors; `ALONE`: nothing runs beside it."""
 
-PAUSE, GAP, ROW_DRAIN, SCALAR_DRAIN, PASS, ROWS, COLUMNS, GROUP_BYTES, LOAD_PASS, LEAD = range(11, 21)
+PAUSE, GAP, ROW_DRAIN, SCALAR_DRAIN, TELL, PASS, ROWS, COLUMNS, GROUP_BYTES, LOAD_PASS, LEAD = range(11, 22)
 """Places of what depends on the machine alone."""
 
-LOADS = 21
+LOADS = 22
 """Place of the cycle in which the first load engine's data side can begin something new; the other's follows."""
 
 MEMORY_LATENCY = 40
@@ -50,7 +50,7 @@ MEMORY_LATENCY = 40
 LOAD_LEAD = 300
 """Cycles by which loads run ahead of the vector unit: they leave the dispatcher earlier."""
 
-TIERS = 23
+TIERS = 24
 """Place of the cycle in which the first tier can begin something new; those of the others follow."""
 
 
@@ -58,9 +58,11 @@ def _new_state(config: MachineConfig) -> State:
     """Return the forecast of a machine that has had nothing to do."""
     b = blocks_of(config)
     state = np.zeros(TIERS + config.tiers, np.int64)
-    told = b.vector_done + b.vector_post + b.posted
+    tell = b.vector_post + b.posted
+    told = b.vector_done + tell
     state[PAUSE], state[GAP] = b.add_pause, b.vector_next + b.vector_issue - 1
     state[ROW_DRAIN], state[SCALAR_DRAIN] = b.row_write + told, b.scalar_write + told
+    state[TELL] = tell - 2  # what a VECTOR need not wait for that reads what the one before makes
     state[PASS] = b.result + b.post + b.posted
     state[HIGH], state[VECTORS] = -1, 1
     state[ROWS], state[COLUMNS], state[GROUP_BYTES] = config.rows, config.columns, config.group_bytes
@@ -78,7 +80,7 @@ def _scalar(state: State, first: int, count: int, cycles: int) -> int:
         return 0
     read, pace, there = cycles / count, state[CYCLES] / state[VECTORS], 0
     for place in (low, high):
-        at = int(state[START] + (place - begin + 1) * pace + state[SCALAR_DRAIN] - (place - first) * read)
+        at = int(state[START] + (place - begin + 1) * pace + state[SCALAR_DRAIN] - state[TELL] - (place - first) * read)
         there = max(there, at)
     return there
 
@@ -100,7 +102,7 @@ def _reads_rows(state: State, rows: Rows, n: int) -> bool:
 def _after_last(state: State, rows: Rows, n: int, cycles: int) -> int:
     """Return the first cycle in which what a VECTOR reads of the last one is there."""
     if state[ALONE] or (state[HIGH] >= state[LOW] and _reads_rows(state, rows, n)):
-        return int(state[DONE])
+        return int(state[DONE] - state[TELL])
     if not state[SCALARS]:
         return 0
     op, vectors, there = rows[n, COL.op], rows[n, COL.vectors], 0

@@ -10,10 +10,10 @@ import pytest
 from amaranth.sim import Simulator
 
 from hdl import numerics as nx
-from hdl.common.requant import RequantLane
+from hdl.common.requant import REQUANT_STAGES, RequantLane
 from hdl.config import PRESETS, MachineConfig
 from hdl.drain import Drain
-from hdl.drain.swiglu import SwigluPair
+from hdl.drain.swiglu import SWIGLU_STAGES, SwigluPair
 from hdl.isa import Mode
 
 NANO = PRESETS["nano"]
@@ -170,10 +170,10 @@ def test_requant_lane_holds_when_not_enabled() -> None:
     dut = RequantLane()
 
     async def bench(ctx):
-        ctx.set(dut.enable, 0xF)
+        ctx.set(dut.enable, (1 << REQUANT_STAGES) - 1)
         ctx.set(dut.acc, 100)
         ctx.set(dut.mult, 3)
-        await ctx.tick().repeat(4)
+        await ctx.tick().repeat(REQUANT_STAGES)
         assert ctx.get(dut.result) == 300
         ctx.set(dut.enable, 0)
         ctx.set(dut.acc, 5)
@@ -197,14 +197,14 @@ def test_swiglu_pair_at_every_segment_edge() -> None:
     got: list[int] = []
 
     async def bench(ctx):
-        ctx.set(dut.enable, 0x7F)
-        ctx.set(dut.swiglu, 0x7F)
+        ctx.set(dut.enable, (1 << SWIGLU_STAGES) - 1)
+        ctx.set(dut.swiglu, (1 << SWIGLU_STAGES) - 1)
         ctx.set(dut.post_mult, 40000)
         ctx.set(dut.post_shift, 37)
-        for i in range(len(gates) + 7):
+        for i in range(len(gates) + SWIGLU_STAGES):
             ctx.set(dut.gate, gates[min(i, len(gates) - 1)])
             ctx.set(dut.up, ups[min(i, len(gates) - 1)])
-            if i >= 7:
+            if i >= SWIGLU_STAGES:
                 got.append(ctx.get(dut.low))
                 assert ctx.get(dut.high) == 0
             await ctx.tick()
