@@ -8,9 +8,10 @@ few gates between the blocks are in :class:`hdl.control.glue.MachineGlue`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from amaranth.hdl import Cat
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hdl.array.stack import Stack
@@ -20,6 +21,7 @@ from hdl.control.counters import CounterBank, event_layout, tier_event_layout
 from hdl.control.csr import CsrBlock, axil_signature
 from hdl.control.dispatcher import Dispatcher
 from hdl.control.glue import MachineGlue, load_cycles_layout, store_cycles_layout
+from hdl.control.reset import ResetRegister
 from hdl.control.semaphores import SemaphoreUnit
 from hdl.control.sequencers import SequencerBlock
 from hdl.control.supervisor import Supervisor
@@ -35,6 +37,8 @@ from hdl.result.collector import Collector
 from hdl.vector.unit import VectorUnit, vector_stats_layout
 
 __all__ = ["Machine"]
+
+BlockT = TypeVar("BlockT", bound=wiring.Component)
 
 
 @dataclass
@@ -96,23 +100,32 @@ class Machine(StructuralComponent):
         supervisor = s.add("supervisor", Supervisor(config))
         glue = s.add("glue", MachineGlue(config))
         soft_reset, stream_reset = supervisor.soft_reset, glue.stream_reset
+
+        def add(name: str, component: BlockT, request: Any = 0) -> BlockT:
+            """Add a block with a reset of its own, which follows the common one and `request` by a cycle."""
+            own = s.add(f"{name}_reset", ResetRegister())
+            s.connect(own.request, request)
+            return s.add(name, component, reset=own.reset, alone=True)
+
+        loads_reset = s.add("loads_soft_reset", ResetRegister())
+        s.connect(loads_reset.request, soft_reset)
         b = _Blocks(
             csr=csr,
             supervisor=supervisor,
             glue=glue,
-            counters=s.add("counters", CounterBank(config)),
-            fetch=s.add("fetch", FetchUnit(config), reset=stream_reset),
-            dispatcher=s.add("dispatcher", Dispatcher(config), reset=stream_reset),
-            semaphores=s.add("semaphores", SemaphoreUnit(config), reset=stream_reset),
-            sequencers=s.add("sequencers", SequencerBlock(config), reset=soft_reset),
-            loads=s.add("loads", LoadUnit(config)),
-            store=s.add("store", StoreUnit(config), reset=soft_reset),
-            vector=s.add("vector", VectorUnit(config), reset=soft_reset),
-            collector=s.add("collector", Collector(config), reset=soft_reset),
-            masters=[s.add(f"group{g}", GroupMaster(config, fetch=g == 0)) for g in range(2)],
-            stack=s.add("stack", Stack(config), reset=soft_reset),
+            counters=add("counters", CounterBank(config)),
+            fetch=add("fetch", FetchUnit(config), stream_reset),
+            dispatcher=add("dispatcher", Dispatcher(config), stream_reset),
+            semaphores=add("semaphores", SemaphoreUnit(config), stream_reset),
+            sequencers=add("sequencers", SequencerBlock(config), soft_reset),
+            loads=add("loads", LoadUnit(config)),
+            store=add("store", StoreUnit(config), soft_reset),
+            vector=add("vector", VectorUnit(config), soft_reset),
+            collector=add("collector", Collector(config), soft_reset),
+            masters=[add(f"group{g}", GroupMaster(config, fetch=g == 0)) for g in range(2)],
+            stack=add("stack", Stack(config), soft_reset),
         )
-        s.connect(b.loads.soft_reset, soft_reset)
+        s.connect(b.loads.soft_reset, loads_reset.reset)
         self._connect_memory(s, b)
         self._connect_instructions(s, b)
         self._connect_semaphores(s, b)

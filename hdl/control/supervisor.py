@@ -152,8 +152,11 @@ class Supervisor(wiring.Component):
             with m.State("CLEAR"):
                 m.d.comb += [self.soft_reset.eq(1), self.tags_clear.eq(1)]
                 m.next = "SWEEP"
-            with m.State("SWEEP"), m.If(self.tags_ready & self.slots_ready):
-                m.next = "READY"
+            with m.State("SWEEP"):
+                # The units' resets are registers: they are on in the first of these cycles.
+                m.d.sync += self.halt.eq(0)
+                with m.If(self.tags_ready & self.slots_ready):
+                    m.next = "READY"
             with m.State("READY"):
                 m.d.comb += self.ready.eq(1)
                 m.d.sync += settle.eq(0)
@@ -183,7 +186,7 @@ class Supervisor(wiring.Component):
                         m.next = "READY"
                 with m.Else():
                     m.d.sync += settle.eq(0)
-            # `halt`, which goes to every unit, is a register: high in STOP and REPORT.
+            # `halt`, which goes to every unit, is a register: high from STOP until the units have been reset.
             with m.State("STOP"):
                 m.d.comb += self.busy.eq(1)
                 m.d.sync += settle.eq(settle + 1)
@@ -193,6 +196,5 @@ class Supervisor(wiring.Component):
                     m.next = "REPORT"
             with m.State("REPORT"):
                 m.d.comb += [self.busy.eq(1), self.failed.eq(1)]
-                m.d.sync += self.halt.eq(0)
                 m.next = "CLEAR"
         return m

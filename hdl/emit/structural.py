@@ -66,6 +66,7 @@ class InstanceEntry:
     component: wiring.Component
     ports: tuple[Port, ...]
     reset: tuple[Part, ...] | None
+    alone: bool
     inputs: dict[str, tuple[Part, ...]] = field(default_factory=dict)
 
 
@@ -93,7 +94,7 @@ class Structure:
         self._connections: list[tuple[Any, Any]] = []
         self._resets: dict[str, Any] = {}
 
-    def add(self, name: str, component: ComponentT, *, reset: Any = None) -> ComponentT:
+    def add(self, name: str, component: ComponentT, *, reset: Any = None, alone: bool = False) -> ComponentT:
         """Add an instance of `component` and return it.
 
         Parameters
@@ -104,6 +105,8 @@ class Structure:
             Must offer ``module_key``.
         reset : source, optional
             A one-bit source that resets the instance beside the common reset.
+        alone : bool
+            `reset` follows the common reset by itself: in Verilog the instance gets nothing else.
         """
         check_identifier(name, f"name of an instance in {type(self.owner).__name__}")
         if any(port.name == name for port in self.ports):
@@ -122,7 +125,7 @@ class Structure:
                 raise EmitError(f"reset of {name} in {type(self.owner).__name__} must be one bit wide")
             self._resets[name] = _as_value(reset)
         mark_used(component)
-        entry = InstanceEntry(name, component, ports_of(component), parts)
+        entry = InstanceEntry(name, component, ports_of(component), parts, alone)
         self.instances[name] = entry
         for port in entry.ports:
             self._known[id(port.value)] = (name, port)
@@ -328,7 +331,8 @@ class Structure:
         ]
         for entry in self.instances.values():
             lines.append("")
-            pins = [(CLOCK, CLOCK), (RESET, RESET if entry.reset is None else f"{RESET} | {text_of(entry.reset)}")]
+            resets = [] if entry.alone and entry.reset else [RESET]
+            pins = [(CLOCK, CLOCK), (RESET, " | ".join(resets + ([text_of(entry.reset)] if entry.reset else [])))]
             for port in entry.ports:
                 if port.direction == "output":
                     pins.append((port.name, wires[entry.name, port.name]))

@@ -10,6 +10,7 @@ every run.
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -247,8 +248,10 @@ def _merge(modules: dict[str, _Module]) -> None:
 
 
 def _document(modules: dict[str, _Module], components: Mapping[str, wiring.Component]) -> None:
-    """Let the modules of memories say what these promise."""
+    """Let the modules of memories say what these promise, and those that shall stay that they shall."""
     for name, component in components.items():
+        if getattr(component, "keep_hierarchy", False):
+            modules[name].text = re.sub(r"^module ", "(* keep_hierarchy *)\nmodule ", modules[name].text, flags=re.M)
         collision = getattr(component, "collision", None)
         if isinstance(collision, Collision):
             module = modules[name]
