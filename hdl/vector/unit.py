@@ -106,7 +106,7 @@ class VectorUnit(wiring.Component):
     """One row per cycle through a pipeline of one lane per column; an instruction begins while the one before drains.
 
     Latency: a result row is written 15 cycles after its last operand was read, when nothing is in the way; a scalar
-    about 25 cycles after the last row of its vector. Throughput: one row of operand A per cycle (MUL: one in two
+    about 26 cycles after the last row of its vector. Throughput: one row of operand A per cycle (MUL: one in two
     cycles, ADD: in 14; ROTATE with tables of one or two rows: the rows of a vector and of its tables, with larger
     tables one row in three cycles), two cycles from the last row of an instruction to the first of the next, which
     waits for what it reads of the one before (`VectorIssue`).

@@ -40,11 +40,11 @@ STEPS = {
 """New tokens of a sequence that is prefilled, and decoded sequences."""
 
 CEILINGS = {
-    ("prefill 128", "host"): (115_562, 93_617), ("prefill 128", "slots"): (129_916, 98_063),
-    ("decode 1", "host"): (11_561, 11_389), ("decode 1", "slots"): (12_541, 11_634),
-    ("decode 8", "host"): (42_879, 42_039), ("decode 8", "slots"): (45_291, 43_337),
-    ("decode 32", "host"): (79_472, 76_188), ("decode 32", "slots"): (86_256, 76_571),
-    ("mixed 96 + 32", "host"): (128_570, 94_447), ("mixed 96 + 32", "slots"): (140_667, 103_065),
+    ("prefill 128", "host"): (115_747, 93_637), ("prefill 128", "slots"): (130_327, 98_206),
+    ("decode 1", "host"): (11_712, 11_395), ("decode 1", "slots"): (12_653, 11_740),
+    ("decode 8", "host"): (42_896, 42_069), ("decode 8", "slots"): (45_494, 43_511),
+    ("decode 32", "host"): (79_465, 76_099), ("decode 32", "slots"): (86_293, 76_468),
+    ("mixed 96 + 32", "host"): (129_198, 95_508), ("mixed 96 + 32", "slots"): (141_192, 101_393),
 }  # fmt: skip
 """Of the sequential plan, and of the fused one without what a step before has left."""
 ONE_STEP = replace(FUSED, residency=False)
