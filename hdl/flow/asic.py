@@ -18,6 +18,9 @@ __all__ = ["AsicBlock", "AsicSynthesis"]
 TIMED_CELLS = 500_000
 """Largest netlist, in cells, that is timed as a whole: of larger ones, the blocks in them are."""
 
+FLAT_CELLS = 200_000
+"""Largest machine that is flattened before it is mapped to be timed: minutes; of larger ones, mapped modules are."""
+
 MOST_ENDS = 50_000
 """End points of the machine that are looked at, for the worst of each block."""
 
@@ -101,6 +104,11 @@ class AsicSynthesis:
         """Whether the machine is small enough to be timed as a whole."""
         return self.cells <= TIMED_CELLS
 
+    @property
+    def flat(self) -> bool:
+        """Whether the machine is small enough to be flattened before it is mapped to be timed."""
+        return self.cells <= FLAT_CELLS
+
     def targets(self) -> list[str]:
         """Return the modules that :meth:`time` looks at, the machine last; needs the mapped modules."""
         blocks = {module for modules in self.mapped.blocks(self.top).values() for module in modules}
@@ -116,7 +124,8 @@ class AsicSynthesis:
             OpenSTA is missing or fails.
         """
         begin = time.monotonic()
-        for module, paths in time_modules(self.mapped, self.targets(), ends={self.top: MOST_ENDS}):
+        flat = [self.top] if self.flat else []
+        for module, paths in time_modules(self.mapped, self.targets(), ends={self.top: MOST_ENDS}, flat=flat):
             self.timed[module] = paths
             yield module
         self.timing_s = time.monotonic() - begin

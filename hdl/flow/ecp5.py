@@ -175,7 +175,11 @@ def flatten(texts: Mapping[str, str], top: str, folder: Path, options: Sequence[
     (folder / "wrapper.v").write_text(wrap(texts[top]), encoding="utf-8")
     passes = (
         "read_verilog machine.v wrapper.v",
-        " ".join(["synth_lattice -family ecp5", f"-top {WRAPPER}", *options, f"-json {NETLIST}"]),
+        " ".join(["synth_lattice -family ecp5", f"-top {WRAPPER}", *options]),
+        # What had to keep its hierarchy so as not to be merged has been mapped.
+        "setattr -mod -unset keep_hierarchy",
+        "flatten",
+        f"write_json {NETLIST}",
         "tee -q -o cells.json stat -json",
     )
     for _ in run_jobs([Job(top, passes)], folder, timeout=timeout):

@@ -29,6 +29,13 @@ FILE = "cells.lib"
 """Name of the liberty file in the folder of a run."""
 
 _CONSTRAINTS = "cells.constr"
+
+_SCRIPT = "strash;dch;map,-B,0.9;topo;buffer,-c,-p,-N,16;upsize,{D};dnsize,{D};stime,-p"
+"""What ABC does: structural choices, mapping for delay, buffers, sizes."""
+
+_AS_FAST_AS_CAN_BE = 1
+"""Delay that ABC aims at, in ps."""
+
 _LIBRARY = re.compile(r"\s*(?:/\*.*?\*/\s*|//[^\n]*\n\s*)*library\s*\(\s*\"?([\w.\-]+)\"?\s*\)\s*\{", re.DOTALL)
 _CELL = re.compile(r"\bcell\s*\(")
 _FLIP_FLOP = re.compile(r"\bff\s*\(")
@@ -66,7 +73,7 @@ class Liberty(Target):
             if pattern.search(self.text) is None:
                 raise A3dError(f"--liberty {path}: library {self.library!r} has no {what}; {WHERE}")
         self.name = f"the cells of {self.library}"
-        self.recipe = f"liberty 1 {hash_text(self.text)} {' '.join(DONT_USE)}"
+        self.recipe = f"liberty 3 {hash_text(self.text)} {' '.join(DONT_USE)}"
 
     @property
     def flow(self) -> str:
@@ -84,16 +91,17 @@ class Liberty(Target):
         return [
             "proc -norom",
             # Resources are not shared, so that they lie where the Verilog has them.
-            f"synth -top {name} -noshare -run begin:fine",
+            # Multipliers are of Booth's kind, adders of Kogge's and Stone's: what a timing-driven tool would choose.
+            f"synth -top {name} -noshare -booth -run begin:fine",
             "opt -fast -full",
             "memory_map",
             "opt -full",
-            "techmap",
+            "techmap -map +/choices/kogge-stone.v -map +/techmap.v",
             "opt -fast",
             # Flip-flops are called after what they drive, so that paths can be read.
             "rename -wire t:$_*DFF*",
             *self.registers(),
-            f"abc {self._dont_use} -liberty {FILE} -constr {_CONSTRAINTS}",
+            f"abc {self._dont_use} -liberty {FILE} -constr {_CONSTRAINTS} -D {_AS_FAST_AS_CAN_BE} -script +{_SCRIPT}",
             "opt_clean",
         ]
 

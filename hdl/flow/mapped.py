@@ -21,7 +21,7 @@ from hdl.flow.yosys import Job, SynthError, run_jobs
 
 __all__ = ["MappedModule", "MappedModules", "Target", "is_sram"]
 
-_SRAM = re.compile(r"(?:^|_)sram_w\d+_d\d+(?:_g\d+)?$")
+_SRAM = re.compile(r"(?:^|_)sram_w\d+_d\d+(?:_g\d+)?(?:_apart)?$")
 _CELL = re.compile(r"^  cell \\(\S+) (\S+)$", re.MULTILINE)
 
 

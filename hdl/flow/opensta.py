@@ -47,7 +47,7 @@ def find_sta() -> str:
 
 
 def time_modules(
-    mapped: MappedModules, names: Sequence[str], *, ends: Mapping[str, int] | None = None
+    mapped: MappedModules, names: Sequence[str], *, ends: Mapping[str, int] | None = None, flat: Sequence[str] = ()
 ) -> Iterator[tuple[str, list[TimedPath]]]:
     """Yield modules and their paths, worst first.
 
@@ -59,6 +59,8 @@ def time_modules(
         Modules to time.
     ends : mapping of str to int, optional
         How many end points are wanted of a module; 1 by default.
+    flat : sequence of str
+        Those of them that are flattened before they are mapped, so that what drives much in other modules is buffered.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def time_modules(
     store = mapped.store
     todo = []
     for name in names:
-        entry = store.read(_key(mapped, name, wanted[name]))
+        entry = store.read(_key(mapped, name, wanted[name], name in flat))
         if entry is None:
             todo.append(name)
         else:
@@ -81,21 +83,21 @@ def time_modules(
         return
     with store.folder() as folder:
         target.prepare(folder)
-        jobs = _flatten_jobs(mapped, todo, folder)
+        jobs = _flatten_jobs(mapped, todo, folder, flat)
         for _ in run_jobs(jobs, folder, timeout=mapped.timeout):
             pass
         (folder / "time.tcl").write_text(_script([(name, wanted[name]) for name in todo]), encoding="utf-8")
         for name, paths in _run(program, folder, todo):
-            store.write(_key(mapped, name, wanted[name]), [vars(path) for path in paths])
+            store.write(_key(mapped, name, wanted[name], name in flat), [vars(path) for path in paths])
             yield name, paths
 
 
-def _key(mapped: MappedModules, name: str, ends: int) -> str:
+def _key(mapped: MappedModules, name: str, ends: int, flat: bool) -> str:
     inner = sorted((module, mapped.store.keys[module]) for module in mapped.hierarchy.contents(name))
-    return mapped.store.key_of("timed 1", name, ends, inner)
+    return mapped.store.key_of("timed 2", name, ends, inner, flat)
 
 
-def _flatten_jobs(mapped: MappedModules, names: Sequence[str], folder: Path) -> list[Job]:
+def _flatten_jobs(mapped: MappedModules, names: Sequence[str], folder: Path, flat: Sequence[str]) -> list[Job]:
     """Write the mapped modules and return the jobs that make a flat netlist ``NAME.flat.v`` of each."""
     assert isinstance(mapped.target, Liberty)
     jobs = []
@@ -108,12 +110,34 @@ def _flatten_jobs(mapped: MappedModules, names: Sequence[str], folder: Path) -> 
         else:
             (folder / f"{module}.il").write_text(mapped.netlist(module), encoding="utf-8")
     for name in names:
-        passes = [f"read_rtlil {module}.il" for module in mapped.hierarchy.contents(name)]
-        passes += [f"hierarchy -top {name}", "flatten", "opt_clean -purge", "splitnets -ports", "opt_clean -purge"]
+        contents = list(mapped.hierarchy.contents(name))
+        passes = _mapped_flat(mapped, name, contents, folder) if name in flat else []
+        passes += [f"read_rtlil -overwrite {m}.il" for m in contents if name not in flat or is_sram(m)]
+        # What had to keep its hierarchy so as not to be merged has been mapped.
+        passes += [f"hierarchy -top {name}", "setattr -mod -unset keep_hierarchy", "flatten"]
+        passes += ["opt_clean -purge", "splitnets -ports", "opt_clean -purge"]
         # OpenSTA's older parser knows neither concatenations on the left nor constants in expressions.
         passes.append(f"write_verilog -simple-lhs -norename -noattr -noexpr {name}.flat.v")
         jobs.append(Job(name, tuple(passes)))
     return jobs
+
+
+def _mapped_flat(mapped: MappedModules, name: str, contents: Sequence[str], folder: Path) -> list[str]:
+    """Write the modules in `name` and return the passes that flatten and then map it; memories stay black boxes."""
+    passes = []
+    for module in contents:
+        kind = "box" if is_sram(module) else "v"
+        text = mapped.store.stub(module) if is_sram(module) else mapped.store.texts[module]
+        (folder / f"{module}.{kind}.v").write_text(text, encoding="utf-8")
+        passes.append(f"read_verilog {'-lib ' if is_sram(module) else ''}{module}.{kind}.v")
+    return [
+        *passes,
+        f"hierarchy -check -top {name}",
+        "proc -norom",
+        "flatten",
+        "opt_clean",
+        *mapped.target.passes(name),
+    ]
 
 
 def _script(modules: Sequence[tuple[str, int]]) -> str:

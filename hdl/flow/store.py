@@ -25,7 +25,7 @@ __all__ = ["CACHE_VARIABLE", "ModuleStore", "cache_root", "hash_text", "module_t
 CACHE_VARIABLE = "A3D_SYNTH_CACHE"
 """Environment variable that moves the cache away from ``build/synthcache``."""
 
-_MODULE = re.compile(r"^module\s+(\w+)\b.*?^endmodule$", re.MULTILINE | re.DOTALL)
+_MODULE = re.compile(r"^(?:\(\*[^\n]*\*\)\n)?module\s+(\w+)\b.*?^endmodule$", re.MULTILINE | re.DOTALL)
 _HEADER = re.compile(r"^module\s+\w+\s*\(.*?\);", re.MULTILINE | re.DOTALL)
 _INSTANCE = re.compile(r"^\s*(\w+)\s+\w+\s*\(", re.MULTILINE)
 
