@@ -174,6 +174,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("a3d-moe 0.")
 
 
+REQUIRED = ("system", "in.asm", "--model", "m", "--steps", "s", "--port", "p")
+"""Words of the commands below that are no names of commands."""
+
 OUTPUTS = [
     (["info"], "--json"),
     (["generate"], "--json"),
@@ -359,10 +362,7 @@ def test_every_output_option_is_listed() -> None:
                 assert option in read, f"{' '.join(name)} {option}: use output_file or output_folder"
             if action.type in (output_file, output_folder, picture_file, JsonTarget):
                 found.add((name, action.option_strings[0] if action.option_strings else ""))
-    listed = {
-        (tuple(word for word in command if word not in ("system", "in.asm", "--model", "m", "--steps", "s")), option)
-        for command, option in OUTPUTS
-    }
+    listed = {(tuple(word for word in command if word not in REQUIRED), option) for command, option in OUTPUTS}
     assert found == listed
 
 
