@@ -56,7 +56,8 @@ class Pll:
 
 
 def find_pll(input_mhz: float, mhz: float) -> Pll:
-    """Return the dividers of the fastest clock up to `mhz`; among equals the fastest phase detector and oscillator.
+    """Return the dividers of the fastest clock up to `mhz`; among equals the fastest phase detector, the middlemost
+    oscillator.
 
     Raises
     ------
@@ -71,12 +72,17 @@ def find_pll(input_mhz: float, mhz: float) -> Pll:
         for output in range(1, MOST_DIVIDER + 1)
         if OSCILLATOR_MHZ[0] <= input_mhz / reference * feedback * output <= OSCILLATOR_MHZ[1]
     ]
-    best = max(found, key=lambda p: (round(p.output_mhz, 6), -p.reference, p.oscillator_mhz), default=None)
+    best = max(found, key=_merit, default=None)
     if best is None or best.output_mhz < (1 - MOST_BELOW) * mhz:
         raise A3dError(
             f"--clock-mhz {mhz:g}: no divider of the board's PLL comes near; use {OUTPUT_MHZ[0]:g} to {OUTPUT_MHZ[1]:g}"
         )
     return best
+
+
+def _merit(pll: Pll) -> tuple[float, int, float]:
+    middle = sum(OSCILLATOR_MHZ) / 2
+    return round(pll.output_mhz, 6), -pll.reference, -abs(pll.oscillator_mhz - middle)
 
 
 def pll_instance(pll: Pll, clock_in: Value, clock_out: Value, locked: Value) -> Instance:
@@ -87,6 +93,8 @@ def pll_instance(pll: Pll, clock_in: Value, clock_out: Value, locked: Value) -> 
         a_FREQUENCY_PIN_CLKOP=f"{pll.output_mhz:g}",
         a_ICP_CURRENT="12",
         a_LPF_RESISTOR="8",
+        a_MFG_ENABLE_FILTEROPAMP="1",
+        a_MFG_GMCREF_SEL="2",
         p_PLLRST_ENA="DISABLED",
         p_INTFB_WAKE="DISABLED",
         p_STDBY_ENABLE="DISABLED",
@@ -96,7 +104,7 @@ def pll_instance(pll: Pll, clock_in: Value, clock_out: Value, locked: Value) -> 
         p_CLKFB_DIV=pll.feedback,
         p_CLKOP_DIV=pll.output,
         p_CLKOP_ENABLE="ENABLED",
-        p_CLKOP_CPHASE=pll.output // 2,
+        p_CLKOP_CPHASE=(pll.output - 1) // 2,
         p_CLKOP_FPHASE=0,
         p_OUTDIVIDER_MUXA="DIVA",
         i_CLKI=clock_in,
