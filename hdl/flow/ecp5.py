@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,19 +106,27 @@ class Ecp5(Target):
 
     Parameters
     ----------
-    options : tuple of str
-        Further options of Yosys' ``synth_lattice``, such as ``-nodsp``.
+    lut_products : int
+        Products of two operands of at most so many bits are made of LUTs; 0: all by multipliers.
     """
 
     name = "ECP5"
 
-    def __init__(self, options: Sequence[str] = ()) -> None:
-        self.options = tuple(options)
-        self.recipe = f"ecp5 1 {' '.join(options)}"
+    def __init__(self, lut_products: int = 0) -> None:
+        self.lut_products = lut_products
+        self.recipe = f"ecp5 2 {lut_products}"
 
     def passes(self, name: str) -> list[str]:
         """Return the passes of one module."""
-        return [" ".join(["synth_lattice -family ecp5", f"-top {name}", *self.options])]
+        return [*_products(self.lut_products), f"synth_lattice -family ecp5 -top {name}"]
+
+
+def _products(bits: int) -> list[str]:
+    """Return the passes that make small products of LUTs, before Yosys gives each a multiplier."""
+    if not bits:
+        return []
+    coarse = ["proc", "opt_expr", "opt_clean", "opt -nodffe -nosdff", "wreduce", "peepopt", "opt_clean"]
+    return [*coarse, f"booth t:$mul r:A_WIDTH<={bits} %i r:B_WIDTH<={bits} %i"]
 
 
 def part_of(name: str) -> Part:
@@ -155,7 +163,7 @@ def check_fit(what: str, need: Resources, part: Part) -> None:
         raise A3dError(f"{what} does not fit {part.name}: {much}; {fix}")
 
 
-def flatten(texts: Mapping[str, str], top: str, folder: Path, options: Sequence[str] = (), *, timeout: float) -> None:
+def flatten(texts: Mapping[str, str], top: str, folder: Path, lut_products: int = 0, *, timeout: float) -> None:
     """Write the flat netlist :data:`NETLIST` of a machine in its wrapper into a folder.
 
     Parameters
@@ -166,8 +174,8 @@ def flatten(texts: Mapping[str, str], top: str, folder: Path, options: Sequence[
         The machine.
     folder : Path
         Where to.
-    options : sequence of str
-        Further options of ``synth_lattice``.
+    lut_products : int
+        See :class:`Ecp5`.
     timeout : float
         Seconds for it.
     """
@@ -175,7 +183,9 @@ def flatten(texts: Mapping[str, str], top: str, folder: Path, options: Sequence[
     (folder / "wrapper.v").write_text(wrap(texts[top]), encoding="utf-8")
     passes = (
         "read_verilog machine.v wrapper.v",
-        " ".join(["synth_lattice -family ecp5", f"-top {WRAPPER}", *options]),
+        f"hierarchy -check -top {WRAPPER}",
+        *(["proc", "flatten", *_products(lut_products)] if lut_products else []),
+        f"synth_lattice -family ecp5 -top {WRAPPER}",
         # What had to keep its hierarchy so as not to be merged has been mapped.
         "setattr -mod -unset keep_hierarchy",
         "flatten",

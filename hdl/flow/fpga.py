@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,16 @@ class FpgaSynthesis:
         Verilog of each module.
     top : str
         Top module.
-    options : sequence of str
-        Further options of Yosys' ``synth_lattice``.
+    lut_products : int
+        See :class:`hdl.flow.ecp5.Ecp5`.
     cache : Path, optional
         Synthesis cache.
     """
 
-    def __init__(
-        self, texts: Mapping[str, str], top: str, *, options: Sequence[str] = (), cache: Path | None = None
-    ) -> None:
+    def __init__(self, texts: Mapping[str, str], top: str, *, lut_products: int = 0, cache: Path | None = None) -> None:
         self.top = top
-        self.options = tuple(options)
-        self.mapped = MappedModules(texts, Ecp5(options), cache=cache)
+        self.lut_products = lut_products
+        self.mapped = MappedModules(texts, Ecp5(lut_products), cache=cache)
         self.placed: Placed | None = None
 
     def resources(self, module: str | None = None) -> Resources:
@@ -133,7 +131,7 @@ class FpgaSynthesis:
         with self.mapped.store.folder() as folder:
             yield "synthesising, flat"
             begin = time.monotonic()
-            flatten(self.mapped.store.texts, self.top, folder, self.options, timeout=self.mapped.timeout)
+            flatten(self.mapped.store.texts, self.top, folder, self.lut_products, timeout=self.mapped.timeout)
             synth_s = time.monotonic() - begin
             statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
             resources = Resources.of(statistics["design"]["num_cells_by_type"])

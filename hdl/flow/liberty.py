@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from fnmatch import fnmatch
 from pathlib import Path
 
 from hdl.errors import A3dError
@@ -37,7 +38,10 @@ _AS_FAST_AS_CAN_BE = 1
 """Delay that ABC aims at, in ps."""
 
 _LIBRARY = re.compile(r"\s*(?:/\*.*?\*/\s*|//[^\n]*\n\s*)*library\s*\(\s*\"?([\w.\-]+)\"?\s*\)\s*\{", re.DOTALL)
-_CELL = re.compile(r"\bcell\s*\(")
+_CELL = re.compile(r"\bcell\s*\(\s*\"?(\w+)\"?\s*\)")
+_AREA = re.compile(r"\barea\s*:\s*\"?([\d.]+)")
+_FUNCTION = re.compile(r"\bfunction\s*:\s*\"?([^\";]+)")
+_INVERTED = re.compile(r"\(?\s*(?:!\s*\(?\s*\w+\s*\)?|\w+\s*')\s*\)?")
 _FLIP_FLOP = re.compile(r"\bff\s*\(")
 
 
@@ -72,8 +76,9 @@ class Liberty(Target):
         for pattern, what in ((_CELL, "cell"), (_FLIP_FLOP, "flip-flop")):
             if pattern.search(self.text) is None:
                 raise A3dError(f"--liberty {path}: library {self.library!r} has no {what}; {WHERE}")
+        self.driver = _driver(self.text)
         self.name = f"the cells of {self.library}"
-        self.recipe = f"liberty 3 {hash_text(self.text)} {' '.join(DONT_USE)}"
+        self.recipe = f"liberty 4 {hash_text(self.text)} {' '.join(DONT_USE)}"
 
     @property
     def flow(self) -> str:
@@ -84,7 +89,9 @@ class Liberty(Target):
     def prepare(self, folder: Path) -> None:
         """Write the liberty file, and what ABC needs to buffer and size gates."""
         (folder / FILE).write_text(self.text, encoding="utf-8")
-        (folder / _CONSTRAINTS).write_text("set_load 5\n", encoding="utf-8")
+        # Without a cell that drives it, an input port could drive anything, and its net would not be buffered.
+        driver = f"set_driving_cell {self.driver}\n" if self.driver else ""
+        (folder / _CONSTRAINTS).write_text(f"{driver}set_load 5\n", encoding="utf-8")
 
     def passes(self, name: str) -> list[str]:
         """Return the passes of one module."""
@@ -142,6 +149,19 @@ def macro_model(text: str) -> str:
     lines.append("  end")
     lines += [f"  assign {name} = at_{name};" for kind, name, _ in ports if kind == "output"]
     return "\n".join([*lines, "endmodule", ""])
+
+
+def _driver(text: str) -> str:
+    """Return the inverter that is taken to drive input ports: the second smallest, or the only one; empty: none."""
+    found = []
+    parts = _CELL.split(text)
+    for name, body in zip(parts[1::2], parts[2::2], strict=True):
+        functions = _FUNCTION.findall(body)
+        area = _AREA.search(body)
+        usable = area is not None and not any(fnmatch(name, pattern) for pattern in DONT_USE)
+        if usable and len(functions) == 1 and _INVERTED.fullmatch(functions[0].strip()):
+            found.append((float(area[1]) if area else 0.0, name))
+    return sorted(found)[:2][-1][1] if found else ""
 
 
 def _read(path: Path) -> str:

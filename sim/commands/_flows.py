@@ -41,6 +41,10 @@ def add_flow_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pnr", action="store_true", help="with --target ecp5: also place and route (minutes), for timing"
     )
+    parser.add_argument(
+        "--lut-products", type=count(0, 64), metavar="BITS",
+        help="with --target ecp5: make products of LUTs whose operands have at most so many bits; default 0, none",
+    )  # fmt: skip
     parser.add_argument("--part", metavar="NAME", help=f"of the ECP5: {', '.join(PARTS)}; default {DEFAULT_PART}")
     parser.add_argument("--speed", type=int, choices=(6, 7, 8), help="speed grade of the part; default 6")
     parser.add_argument("--seed", type=count(0), help="of the placer; default 1")
@@ -73,6 +77,7 @@ def check_flow_options(args: argparse.Namespace) -> Flow | None:
         (ecp5 and args.liberty, "--target ecp5 and --liberty: two targets; leave out one"),
         (args.pnr and not ecp5, "--pnr: only an FPGA is placed and routed; add --target ecp5"),
         (unused and not args.pnr, f"{', '.join(unused)}: about place and route; add --pnr"),
+        (args.lut_products is not None and not ecp5, "--lut-products: about the ECP5; add --target ecp5"),
         (args.sta and not args.liberty, "--sta: timing needs cells; add --liberty FILE"),
         (args.block and not (ecp5 or args.liberty), "--block: needs --target ecp5 or --liberty FILE"),
         ((ecp5 or args.liberty) and (args.compare or args.docs),
@@ -118,7 +123,7 @@ def place(machine: FpgaSynthesis, what: str, part: str, options: Options) -> Pla
 def _ecp5(args: argparse.Namespace, config: MachineConfig, design: EmittedDesign) -> int:
     top = module_at(design.modules, design.top, args.block)
     what = f"{config.name}/{args.block}" if args.block else config.name
-    machine = FpgaSynthesis(reachable(design.modules, top), top)
+    machine = FpgaSynthesis(reachable(design.modules, top), top, lut_products=args.lut_products or 0)
     for _ in progress(machine.mapped.run(), "synthesising modules", len(machine.mapped.names)):
         pass
     part = part_of(args.part or DEFAULT_PART)
@@ -130,6 +135,7 @@ def _ecp5(args: argparse.Namespace, config: MachineConfig, design: EmittedDesign
         "config": config.name,
         "block": args.block,
         "target": "ecp5",
+        "lut_products": machine.lut_products,
         "totals": dataclasses.asdict(machine.resources()),
         "blocks": [{"name": n, "instances": i, **dataclasses.asdict(found)} for n, i, found in blocks],
         "seconds": round(machine.mapped.seconds(top), 1),

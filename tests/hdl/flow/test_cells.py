@@ -68,6 +68,22 @@ def test_name_and_flow(liberty: Liberty, tmp_path: Path) -> None:
         assert Liberty(path).flow == flow
 
 
+def test_inputs_of_a_module_are_driven_by_a_real_cell(liberty: Liberty, tmp_path: Path) -> None:
+    """Else a port that drives a thousand gates is not buffered: each module alone looks fast, the machine is slow."""
+    assert liberty.driver == "INV"
+    liberty.prepare(tmp_path)
+    assert "set_driving_cell INV" in (tmp_path / "cells.constr").read_text()
+    path = tmp_path / "sizes.lib"
+    inverters = "".join(
+        f'  cell ("INV_{size}") {{ area : {size}; pin (Y) {{ direction : output; function : "(!A)"; }} }}\n'
+        for size in (4, 2, 3)
+    )
+    path.write_text(CELLS.replace("  cell (BUF)", f"{inverters}  cell (BUF)"))
+    assert Liberty(path).driver == "INV_2"
+    path.write_text(CELLS.replace('"!A"', '"A"'))
+    assert Liberty(path).driver == ""
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

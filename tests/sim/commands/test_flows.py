@@ -121,6 +121,7 @@ def test_liberty_without_timing(tmp_path: Path) -> None:
         (["--sta"], "--sta: timing needs cells; add --liberty FILE"),
         (["--target", "ecp5", "--liberty", "five.lib"], "--target ecp5 and --liberty: two targets; leave out one"),
         (["--target", "ecp5", "--seed", "2", "--part", "x"], "--part, --seed: about place and route; add --pnr"),
+        (["--lut-products", "9"], "--lut-products: about the ECP5; add --target ecp5"),
         (["--block", "pair"], "--block: needs --target ecp5 or --liberty FILE"),
         (["--liberty", "five.lib", "--compare"], "--compare, --docs: about generic gates; leave out --target and"),
         (["--liberty", "no.lib"], "--liberty no.lib: cannot be read: No such file or directory; name a .lib"),
