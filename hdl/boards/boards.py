@@ -119,7 +119,7 @@ class BoardWrapper(Elaboratable):
         m.submodules.crystal = crystal = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
         clock, locked, hold = Signal(name="pll_clock"), Signal(name="pll_locked"), Signal(name="hold")
         m.submodules.pll = pll_instance(self.pll, crystal.i, clock, locked)
-        platform.add_clock_constraint(clock, self.pll.output_mhz * 1e6)
+        # No constraint: nextpnr derives the PLL's from the crystal's, and the netlist has no net of this name.
         m.d.comb += hold.eq(~locked)
         if platform.default_rst is not None:
             m.submodules.button = button = io.Buffer("i", platform.request(platform.default_rst, dir="-"))
