@@ -118,7 +118,9 @@ class LoadLaunch(wiring.Component):
         """Build the arbiters."""
         m = Module()
         held = Signal(error_layout())
-        m.d.comb += [self.error.eq(held), self.stop.eq(self.halt | held.valid)]
+        m.d.comb += self.error.eq(held)
+        # A register of its own, since it holds back all that the unit gives to others.
+        m.d.sync += self.stop.eq(self.stop | self.halt | Cat(fault.valid for fault in self.fault).any())
         with m.If(~self.stop):
             for fault in reversed(list(self.fault)):
                 with m.If(fault.valid):

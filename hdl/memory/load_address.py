@@ -413,8 +413,10 @@ class LoadAddress(wiring.Component):
         depth = self.config.skew_fifo_beats
         free = Signal(range(depth + 1), init=depth)
         bursts = Signal(range(self.config.outstanding_bursts + 1))
+        released = Signal.like(self.released)  # what is released is known last in a cycle
         m.d.sync += [
-            free.eq(free - Mux(splitter.issued, splitter.length, 0) + self.released),
+            released.eq(self.released),
+            free.eq(free - Mux(splitter.issued, splitter.length, 0) + released),
             bursts.eq(bursts + splitter.issued - self.answered),
         ]
         m.d.comb += [

@@ -144,10 +144,19 @@ class ScalarUnit(wiring.Component):
         corrected = self._maxima(m, platform, valid, of, highest, factor)
         floats = instantiate(m, platform, "floats", FloatUnit())
         at = _SUM_STAGES
-        floating = [of(at + stage, "root") | of(at + stage, "reciprocal") for stage in range(FLOAT_STAGES + 1)]
+
+        def early(stage: int, field: str) -> Value:
+            """Return the same, decided in the stage before."""
+            decided = Signal(name=f"{field}{stage}")
+            with m.If(valid[stage - 1]):
+                m.d.sync += decided.eq(of(stage - 1, field))
+            return decided
+
+        root, reciprocal = ([early(at + n, name) for n in range(FLOAT_STAGES + 1)] for name in ("root", "reciprocal"))
+        floating = [root[stage] | reciprocal[stage] for stage in range(FLOAT_STAGES + 1)]
         m.d.comb += [
             floats.enable.eq(Cat(valid[at + stage] & floating[stage] for stage in range(FLOAT_STAGES))),
-            floats.root.eq(Cat(of(at + stage, "root") for stage in range(3))),
+            floats.root.eq(Cat(root[:3])),
             floats.value.eq(grand),
             floats.mult.eq(of(at + STAGE_MULT, "mult")),
         ]
