@@ -348,6 +348,8 @@ def test_every_output_option_is_listed() -> None:
         "--routing",
         "--frontier",
         "--precision",
+        "--liberty",
+        "--before",
         "--build",
         "--docs",
         "--schedule",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hdl.errors import A3dError
-from hdl.flow import opensta
+from hdl.flow import asic, opensta
 from hdl.flow.asic import AsicSynthesis
 from hdl.flow.liberty import Liberty, macro_model
 from hdl.flow.mapped import MappedModules, is_sram
@@ -133,7 +133,7 @@ def test_file_that_yosys_refuses(liberty: Liberty, tmp_path: Path) -> None:
 
 
 def test_which_modules_are_memories() -> None:
-    assert is_sram("sram_w64_d64_g32") and is_sram("core0_sram_w7_d64")
+    assert is_sram("sram_w64_d64_g32") and is_sram("core0_sram_w7_d64") and is_sram("sram_w34_d32_apart")
     assert not is_sram("sram_fifo_w147_d24") and not is_sram("my_sram_w7_d64_user")
 
 
@@ -144,7 +144,14 @@ def test_memory_is_a_flip_flop_at_each_pin() -> None:
     assert "storage" not in model
 
 
+@pytest.fixture
+def by_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the machine from its mapped modules, as a large one is."""
+    monkeypatch.setattr(asic, "FLAT_CELLS", 0)
+
+
 @needs_sta
+@pytest.mark.usefixtures("by_modules")
 def test_timing_adds_up(liberty: Liberty, tmp_path: Path) -> None:
     machine = AsicSynthesis(module_texts(designs.CHAIN), "chain", liberty, cache=tmp_path / "cache")
     list(machine.mapped.run())
@@ -169,14 +176,28 @@ def test_timing_adds_up(liberty: Liberty, tmp_path: Path) -> None:
 
 
 @needs_sta
-def test_paths_end_at_memories(liberty: Liberty, tmp_path: Path) -> None:
+def test_small_machines_are_mapped_as_a_whole(liberty: Liberty, tmp_path: Path) -> None:
+    machine = AsicSynthesis(module_texts(designs.CHAIN), "chain", liberty, cache=tmp_path / "cache")
+    list(machine.mapped.run())
+    assert machine.flat and list(machine.time())[-1] == "chain"
+    worst = machine.worst
+    # Five times the same input is once the same input.
+    assert worst is not None and worst.ns == pytest.approx(CLOCK_TO_Q + XOR + SETUP) and worst.block == "last"
+    assert machine.mapped.cells("chain")["XOR2"] == 5, "what is counted are the modules"
+
+
+@needs_sta
+@pytest.mark.parametrize("most", [0, 1000])
+def test_paths_end_at_memories(most: int, liberty: Liberty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asic, "FLAT_CELLS", most)
     machine = AsicSynthesis(module_texts(MEMORY), "user", liberty, cache=tmp_path / "cache")
     list(machine.mapped.run())
     assert machine.cells == machine.mapped.cells("user")["DFF"] + 3, "three exclusive ors; the memory counts nowhere"
     list(machine.time())
     worst = machine.worst
     assert worst is not None and worst.ns == pytest.approx(CLOCK_TO_Q + XOR + SETUP)
-    assert worst.start.startswith("memory.at_read_data[") and worst.end.startswith("at[")
+    assert worst.end.startswith("at[")
+    assert any(path.start.startswith("memory.at_read_data[") for path in machine.ends())
     assert any(path.end.startswith("memory.at_write_addr") for path in machine.ends())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hdl.flow import nextpnr, opensta
+from hdl.flow import asic, nextpnr, opensta
 from hdl.flow.ecp5 import PARTS, Part, Resources
 from hdl.flow.fpga import FpgaSynthesis, Placed
 from hdl.flow.nextpnr import Options
@@ -96,7 +96,8 @@ def test_too_large_for_the_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 @needs_sta
-def test_liberty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_liberty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(asic, "FLAT_CELLS", 0)  # mapped as a whole, five gates in a row are one
     assert cli.main(["synth", "--config", "nano", "--liberty", "five.lib", "--sta", "--json", "out.json"]) == 0
     found = result_of(tmp_path / "out.json")
     assert (found["library"], found["target"], found["timed_whole"]) == ("five_cells", "five_cells", True)
@@ -149,6 +150,7 @@ def test_missing_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: 
 @needs_sta
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     let_place(monkeypatch)
+    monkeypatch.setattr(asic, "FLAT_CELLS", 0)
     command = ["bench", "flows", "--liberty", "five.lib", "--picture", "flows.png"]
     assert cli.main([*command, "--json", "first.json"]) == 0
     found = result_of(tmp_path / "first.json")
