@@ -18,7 +18,7 @@ __all__ = ["AsicBlock", "AsicSynthesis"]
 TIMED_CELLS = 500_000
 """Largest netlist, in cells, that is timed as a whole: of larger ones, the blocks in them are."""
 
-FLAT_CELLS = 350_000
+FLAT_CELLS = 200_000
 """Largest machine that is flattened before it is mapped to be timed: minutes; of larger ones, mapped modules are."""
 
 MOST_ENDS = 50_000
