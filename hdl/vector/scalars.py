@@ -147,7 +147,7 @@ class ScalarUnit(wiring.Component):
 
         def early(stage: int, field: str) -> Value:
             """Return the same, decided in the stage before."""
-            decided = Signal(name=f"{field}{stage}")
+            decided = Signal(len(self.jobs[0][field]), name=f"{field}{stage}")
             with m.If(valid[stage - 1]):
                 m.d.sync += decided.eq(of(stage - 1, field))
             return decided
@@ -158,7 +158,7 @@ class ScalarUnit(wiring.Component):
             floats.enable.eq(Cat(valid[at + stage] & floating[stage] for stage in range(FLOAT_STAGES))),
             floats.root.eq(Cat(root[:3])),
             floats.value.eq(grand),
-            floats.mult.eq(of(at + STAGE_MULT, "mult")),
+            floats.mult.eq(early(at + STAGE_MULT, "mult")),
         ]
 
         # What is no FLOAT waits as long as one takes.
