@@ -265,7 +265,9 @@ class Machine(StructuralComponent):
 
         s.connect(counters.clear, b.supervisor.clear_counters)
         s.connect(counters.enable, b.supervisor.running)
+        s.connect(counters.ask, b.csr.counter_ask)
         s.connect(counters.index, b.csr.counter_index)
+        s.connect(b.csr.counter_answered, counters.answered)
         s.connect(b.csr.counter_value, counters.value)
         events = {
             "first_issue": b.dispatcher.issued,
@@ -293,7 +295,7 @@ class Machine(StructuralComponent):
         events |= {f"store_{name}": getattr(glue.store_cycles, name) for name, _ in store_cycles_layout()}
         events |= {f"vector_{name}": getattr(b.vector.stats, name) for name in vector_stats_layout().members}
         s.connect(glue.vector_rows, b.vector.stats.rows)
-        s.connect(counters.events, struct_of(event_layout(), events))
+        s.connect(counters.events, struct_of(event_layout(self.config), events))
         for tier in range(self.config.tiers):
             tier_stats = b.sequencers.stats[tier]
             one = {name: getattr(tier_stats, name) for name, _ in tier_event_layout()}

@@ -67,8 +67,8 @@ class CsrBlock(wiring.Component):
     """AXI4-Lite subordinate with every register of ``hdl.regs``.
 
     One write and one read in flight. A write takes effect in the cycle in which both its address and data are there
-    and is answered in the next; a read takes three cycles. Partial writes (``wstrb`` not all ones) and unmapped or
-    read-only targets answer SLVERR and change nothing.
+    and is answered in the next; a read takes three cycles, that of a counter up to ``LONGEST_READ`` more. Partial
+    writes (``wstrb`` not all ones) and unmapped or read-only targets answer SLVERR and change nothing.
 
     Members
     -------
@@ -90,7 +90,8 @@ class CsrBlock(wiring.Component):
         Pulses: END reached / stopped after an error.
     error : In(error_layout())
         Latched error report, valid with ``failed``.
-    counter_index : Out(8)
+    counter_ask : Out(1), counter_index : Out(8), counter_answered : In(1)
+        A counter's value is wanted, which one, and it has come (see `CounterBank`).
     counter_value : In(COUNTER_BITS)
     """
 
@@ -115,7 +116,9 @@ class CsrBlock(wiring.Component):
                 "done": In(1),
                 "failed": In(1),
                 "error": In(error_layout()),
+                "counter_ask": Out(1),
                 "counter_index": Out(8),
+                "counter_answered": In(1),
                 "counter_value": In(COUNTER_BITS),
             }
         )
@@ -216,7 +219,10 @@ class CsrBlock(wiring.Component):
         # Read channel: latch the address, let the counter bank look up, answer.
         read_addr = Signal(AXIL_ADDRESS_BITS)
         counter_offset = Signal(AXIL_ADDRESS_BITS)
+        last_counter = COUNTER_BASE + 8 * len(counter_names(config))
+        is_counter = Signal()
         m.d.comb += [
+            is_counter.eq((read_addr >= COUNTER_BASE) & (read_addr < last_counter) & (read_addr[:2] == 0)),
             counter_offset.eq(read_addr - COUNTER_BASE),
             self.counter_index.eq(counter_offset[3:11]),
         ]
@@ -239,11 +245,12 @@ class CsrBlock(wiring.Component):
                     m.d.sync += read_addr.eq(self.axil.araddr)
                     m.next = "LOOK_UP"
             with m.State("LOOK_UP"):
-                m.next = "ANSWER"
+                m.d.comb += self.counter_ask.eq(is_counter)
+                with m.If(self.counter_answered | ~is_counter):
+                    m.next = "ANSWER"
             with m.State("ANSWER"):
                 m.d.sync += [self.axil.rvalid.eq(1), self.axil.rresp.eq(SLVERR), self.axil.rdata.eq(0)]
-                last_counter = COUNTER_BASE + 8 * len(counter_names(config))
-                with m.If((read_addr >= COUNTER_BASE) & (read_addr < last_counter) & (read_addr[:2] == 0)):
+                with m.If(is_counter):
                     m.d.sync += self.axil.rresp.eq(OKAY)
                     with m.If(read_addr[2]):
                         m.d.sync += self.axil.rdata.eq(self.counter_value[32:])

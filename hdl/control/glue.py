@@ -63,9 +63,9 @@ class MachineGlue(wiring.Component):
     fetch_valid, fetch_ready : In(1)
         Handshake of fetched beats.
     progress : Out(1)
-        Something moved in this cycle.
+        Something moved in the cycle before.
     last_result, fetch_beats : Out(1), fill_words, loads_left_out, loads_reduced : Out(2)
-        Counter events.
+        Counter events; fill words those of the cycle before.
     load_cycles : Out(load_cycles_layout()), store_cycles : Out(store_cycles_layout())
         Counter events of the cycles in which a memory unit moved no beat: the first that holds of an address or a beat
         that could not go out, missing read data, a wait for a semaphore; ``busy``: the store unit had work
@@ -135,10 +135,13 @@ class MachineGlue(wiring.Component):
             self.loads_pending.eq(self.loads_waiting.any()),
             self.fetch_beats.eq(self.fetch_valid & self.fetch_ready),
             self.taken.eq(Cat(self.queue_valid) & Cat(self.queue_ready)),
-            self.fill_words.eq(self.loads.words[0] + self.loads.words[1]),
             self.loads_left_out.eq(self.loads.left_out[0] + self.loads.left_out[1]),
             self.loads_reduced.eq(self.loads.reduced[0] + self.loads.reduced[1]),
             self.last_result.eq(self.rows.any() | self.store.beats.any()),
+        ]
+        # The loads' arbitration ends in registers.
+        m.d.sync += [
+            self.fill_words.eq(self.loads.words[0] + self.loads.words[1]),
             self.progress.eq(
                 self.issued
                 | self.loads.beats.any()

@@ -60,8 +60,8 @@ class SequencerTiming(NamedTuple):
     credit: int
 
 
-TIMING: Final = SequencerTiming(nest=2, dispatch=1, tile=2, hold=1, credit=1)
-"""S0 and S1; the output register; the tag is written, then read; hold and credits are registers."""
+TIMING: Final = SequencerTiming(nest=2, dispatch=1, tile=3, hold=1, credit=1)
+"""S0 and S1; the output register; the tag is registered, written, then read; hold and credits are registers."""
 
 
 class TierSequencer(wiring.Component):

@@ -8,17 +8,18 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from amaranth.hdl import Shape
 from amaranth.sim import Simulator
 
 from hdl.capabilities import MAGIC, config_from_capabilities
 from hdl.config import PRESETS
-from hdl.control.counters import CounterBank
+from hdl.control.counters import LONGEST_READ, CounterBank, event_layout, tier_event_layout
 from hdl.control.csr import CsrBlock
 from hdl.control.supervisor import SETTLE_CYCLES, Supervisor
 from hdl.isa.error_codes import ErrorCode
 from hdl.regs import COUNTER_BASE, counter_names, register_map
 
-NANO = PRESETS["nano"]
+NANO, TINY = PRESETS["nano"], PRESETS["tiny"]
 OKAY, SLVERR = 0, 2
 
 
@@ -155,54 +156,124 @@ def test_start_interrupt_and_error_report() -> None:
     assert pulses == [1], "one START while ready, with INVALIDATE"
 
 
-def test_counters_count_sample_and_freeze() -> None:
-    """Random events against a Python count; samples of the first and last event; nothing counts when disabled."""
-    dut = CounterBank(NANO)
-    names = counter_names(NANO)
+async def look_up(ctx: Any, dut: CounterBank, index: int) -> int:
+    """Ask for one counter; return its value, which must come in time."""
+    ctx.set(dut.index, index)
+    ctx.set(dut.ask, 1)
+    for _ in range(LONGEST_READ):
+        await ctx.tick()
+        if ctx.get(dut.answered):
+            break
+    else:
+        raise AssertionError(f"counter {index}: no answer in {LONGEST_READ} cycles")
+    ctx.set(dut.ask, 0)
+    return int(ctx.get(dut.value))
+
+
+@pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("rate", ["random", "all"])
+def test_counters_count_sample_and_freeze(rate: str, asking: bool) -> None:
+    """Events against a Python count over many sweeps, also when all happen in each cycle and reads never stop."""
+    dut = CounterBank(TINY)
+    names = counter_names(TINY)
     rng = random.Random(3)
     expected = dict.fromkeys(names, 0)
-    sampled = False
+    state = {"sampled": False, "over": False}
+    cycles, first, last = 4000, 10, 3900
+
+    def count(events: dict[str, int]) -> None:
+        for name, value in events.items():
+            if name == "first_issue":
+                if value and not state["sampled"]:
+                    expected[name], state["sampled"] = expected["cycles"], True
+            elif name == "last_result":
+                expected[name] = expected["cycles"] if value else expected[name]
+            else:
+                expected[name] += value
+        expected["cycles"] += 1
+
+    async def stream(ctx: Any) -> None:
+        for cycle in range(cycles):
+            enable = first <= cycle < last
+            ctx.set(dut.enable, enable)
+            events = {}
+            for name, shape in event_layout(TINY).members.items():
+                most = (1 << Shape.cast(shape).width) - 1
+                if rate == "all":
+                    events[name] = most
+                else:
+                    events[name] = rng.randint(0, most) * rng.choice([0, 1]) * (name != "first_issue" or cycle > 500)
+            state["over"] = cycle > cycles - 2 * LONGEST_READ
+            ctx.set(dut.events, events)
+            for tier in range(TINY.tiers):
+                each = {name: 1 if rate == "all" else rng.randrange(2) for name in tier_event_layout().members}
+                ctx.set(dut.tier_events[tier], each)
+                events |= {f"tier{tier}_{name}": value for name, value in each.items()}
+            if enable:
+                count(events)
+            await ctx.tick()
+
+    async def reader(ctx: Any) -> None:
+        """Read while it counts: never less than before, never more than cycles allow."""
+        before = dict.fromkeys(names, 0)
+        while asking and not state["over"]:
+            index = rng.randrange(len(names))
+            value = await look_up(ctx, dut, index)
+            name = names[index]
+            assert before[name] <= value <= 3 * expected["cycles"], name
+            before[name] = value
 
     async def bench(ctx: Any) -> None:
-        nonlocal sampled
-        for cycle in range(200):
-            enable = 10 <= cycle < 150
-            ctx.set(dut.enable, enable)
-            events = {
-                name: rng.choice([0, 0, 1, 3]) for name in names if not name.startswith("tier") and name != "cycles"
-            }
-            ctx.set(dut.events, events)
-            tier = {name.removeprefix("tier0_"): rng.randrange(2) for name in names if name.startswith("tier0_")}
-            ctx.set(dut.tier_events[0], tier)
-            if enable:
-                for name, value in events.items():
-                    if name == "first_issue":
-                        if value and not sampled:
-                            expected[name], sampled = expected["cycles"], True
-                    elif name == "last_result":
-                        expected[name] = expected["cycles"] if value else expected[name]
-                    else:
-                        expected[name] += value
-                for name, value in tier.items():
-                    expected[f"tier0_{name}"] += value
-                expected["cycles"] += 1
-            await ctx.tick()
+        await stream(ctx)
         for index, name in enumerate(names):
-            ctx.set(dut.index, index)
+            assert await look_up(ctx, dut, index) == expected[name], name
+        # A read that has begun when all counters are cleared reads zero, and nothing of the old totals comes back.
+        for wait in range(LONGEST_READ):
+            ctx.set(dut.index, names.index("rows"))
+            ctx.set(dut.ask, 1)
+            for _ in range(wait):
+                await ctx.tick()
+            ctx.set(dut.clear, 1)
+            await ctx.tick()
+            ctx.set(dut.clear, 0)
+            assert await look_up(ctx, dut, names.index("rows")) == 0
+        for _ in range(2):
+            for index, name in enumerate(names):
+                assert await look_up(ctx, dut, index) == 0, name
+
+    simulate(dut, bench, reader)
+    assert COUNTER_BASE + 8 * len(names) <= 0x1000
+
+
+@pytest.mark.parametrize("asked", [None, "rows", "rows_combine"])
+def test_clear_while_counting(asked: str | None) -> None:
+    """A second stream begins at any step of the sweep: it counts its own events only, read as they come."""
+    dut = CounterBank(NANO)
+    names = counter_names(NANO)
+
+    async def bench(ctx: Any) -> None:
+        for offset in range(4 * len(names) + 5):
+            ctx.set(dut.enable, 1)
+            ctx.set(dut.events, {"rows": 1, "rows_combine": 1})
+            for _ in range(offset % 37 + 40):
+                await ctx.tick()
+            if asked is not None:
+                assert await look_up(ctx, dut, names.index(asked)) > 0
+            ctx.set(dut.enable, 0)
+            ctx.set(dut.clear, 1)
+            await ctx.tick()
+            ctx.set(dut.clear, 0)
+            ctx.set(dut.enable, 1)
+            for _ in range(offset):
+                await ctx.tick()
+            ctx.set(dut.enable, 0)
             await ctx.tick()
             await ctx.tick()
-            assert ctx.get(dut.value) == expected[name], name
-        ctx.set(dut.clear, 1)
-        await ctx.tick()
-        ctx.set(dut.clear, 0)
-        await ctx.tick()
-        ctx.set(dut.index, 0)
-        await ctx.tick()
-        await ctx.tick()
-        assert ctx.get(dut.value) == 0
+            for name in ("cycles", "rows", "rows_combine", "instructions", "first_issue"):
+                value = offset if name in ("cycles", "rows", "rows_combine") else 0
+                assert await look_up(ctx, dut, names.index(name)) == value, (name, offset)
 
     simulate(dut, bench)
-    assert COUNTER_BASE + 8 * len(names) <= 0x1000
 
 
 @pytest.mark.parametrize("source", [0, 3, "overflow", "watchdog"])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from amaranth.hdl import Signal
 from amaranth.sim import Simulator
 
 from hdl.common.queues import load_queue, queue_count, store_queue, vector_queue
@@ -41,7 +42,9 @@ def test_exhaustive_counters_exist() -> None:
     """The groups name counters, each of them once, that count by one (their sums are compared with `cycles`)."""
     names = [name for group in EXHAUSTIVE.values() for name in group]
     assert len(names) == len(set(names))
-    assert set(names) <= {name for name, _ in GLOBAL_COUNTERS} & {name for name, _ in event_layout()}
+    widths = {name: len(Signal(field.shape)) for name, field in event_layout(CONFIG)}
+    assert set(names) <= {name for name, _ in GLOBAL_COUNTERS}
+    assert {widths[name] for name in names} == {1}
 
 
 def load_reason(beat: int, refused: int, blocked: int, starved: int, waiting: int) -> str | None:
@@ -132,8 +135,11 @@ def test_progress_and_idle_look_at_every_unit() -> None:
             dut.loads.words,
         ):  # fmt: skip
             ctx.set(signal, 1)
+            await ctx.tick()
             assert await value(dut.progress)
             ctx.set(signal, 0)
+            await ctx.tick()
+            assert not await value(dut.progress)
         ctx.set(dut.dispatcher_empty, 1)
         assert await value(dut.idle)
         for unit in range(len(dut.units_busy)):

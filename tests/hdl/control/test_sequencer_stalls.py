@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from hdl.control.operation import OperationSetup
+from hdl.control.sequencer import TIMING
 from hdl.isa import Instruction, Mapping3D, Opcode, Order
 from tests.support.control.sequencer_bench import (
     Bench,
@@ -103,9 +104,11 @@ def test_streamed_tiles_run_at_the_rate_of_the_fills() -> None:
     bench = Bench(config, program, random_lists(rng_of(1), config), fills=streaming, pending_until=500, resident=False)
     record = bench.run()
     cycles = [issue.cycle for issue in record.issues[0]]
-    # One tile per `fill_words` cycles; the tag is seen two cycles after the last word, the wave goes out in the third.
+    # One tile per `fill_words` cycles; the wave goes when its tag is seen, and is on the lane in the cycle after.
+    after = TIMING.tile + TIMING.dispatch
     late = [cycle for cycle in cycles if cycle > 20]
-    assert late == [streaming.filled[0, tile] + 3 for tile in range(len(cycles)) if streaming.filled[0, tile] + 3 > 20]
+    filled = [streaming.filled[0, tile] + after for tile in range(len(cycles))]
+    assert late == [cycle for cycle in filled if cycle > 20]
     assert record.stats[0]["stall_tag"] > 20
     assert record.stats[0]["wave"] == record.stats[0]["new_own"] == 32
 
