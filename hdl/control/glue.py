@@ -140,8 +140,10 @@ class MachineGlue(wiring.Component):
             self.last_result.eq(self.rows.any() | self.store.beats.any()),
         ]
         # The loads' arbitration ends in registers.
+        words = Signal(2)
+        m.d.comb += self.fill_words.eq(words[0] + words[1])
         m.d.sync += [
-            self.fill_words.eq(self.loads.words[0] + self.loads.words[1]),
+            words.eq(self.loads.words),
             self.progress.eq(
                 self.issued
                 | self.loads.beats.any()

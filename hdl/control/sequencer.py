@@ -46,7 +46,7 @@ class SequencerTiming(NamedTuple):
     dispatch : int
         From the cycle in which a wave goes to the dispatch lane.
     tile : int
-        From the launch of a tile's last fill word to the cycle in which a wave that waits for it can go.
+        From a tile's last fill word to the cycle in which a wave that waits for it can go.
     hold : int
         From the first wave of a gang's operation to the first cycle in which the next instruction asks for semaphores.
     credit : int
@@ -60,8 +60,8 @@ class SequencerTiming(NamedTuple):
     credit: int
 
 
-TIMING: Final = SequencerTiming(nest=2, dispatch=1, tile=3, hold=1, credit=1)
-"""S0 and S1; the output register; the tag is registered, written, then read; hold and credits are registers."""
+TIMING: Final = SequencerTiming(nest=2, dispatch=1, tile=2, hold=1, credit=1)
+"""S0 and S1; the output register; the tag is written, then read; hold and credits are registers."""
 
 
 class TierSequencer(wiring.Component):

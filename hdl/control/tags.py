@@ -21,13 +21,12 @@ TAG_BITS = 6
 class TierTags(wiring.Component):
     """{valid, tag} of every V-Cache tile of one tier.
 
-    The first fill word of a tile clears its valid bit, the last one sets it with the load's tag; a read two cycles
+    The first fill word of a tile clears its valid bit, the last one sets it with the load's tag; a read in the cycle
     after the word's sees it. After reset all tiles are swept to not valid, after ``clear`` those from ``first`` on, one
-    per cycle, during which ``ready`` is low and reads are not valid; fill words must not come then, nor in the cycle
-    before.
+    per cycle, during which ``ready`` is low and reads are not valid; fill words must not come then.
 
     Latency: ``valid`` and ``tag`` belong to the ``addr`` of the cycle before. Throughput: one read and one first or
-    last fill word of a tile per cycle. A read in the cycle of a fill word, or in the next, returns the old state.
+    last fill word of a tile per cycle. A read in the very cycle of a fill word returns the old state.
 
     Members
     -------
@@ -88,25 +87,20 @@ class TierTags(wiring.Component):
             with m.If(sweep_addr == config.vcache_tiles - 1):
                 m.d.sync += sweeping.eq(0)
 
-        # A register between the load unit's arbitration and the memory.
-        filling, tile, entry = Signal(), Signal(config.vcache_bits), Signal(TAG_BITS + 1)
-        m.d.sync += filling.eq(0)
+        with m.If(sweeping):
+            m.d.comb += [memory.write_en.eq(1), memory.write_addr.eq(sweep_addr)]
         for lane in range(2):
             control = self.fill_control[lane]
             first = control.word == 0
             last = control.word == config.fill_words - 1
             mine = control.valid & (control.tiers & self.tier_select).any()
-            with m.If(mine & (first | last)):
-                m.d.sync += [
-                    filling.eq(1),
-                    tile.eq(control.tile),
-                    entry.eq(Mux(last, Cat(self.fill_tag[lane], Const(1, 1)), 0)),
+            with m.If(~sweeping & mine & (first | last)):
+                m.d.comb += [
+                    memory.write_en.eq(1),
+                    memory.write_addr.eq(control.tile),
+                    memory.write_data.eq(Mux(last, Cat(self.fill_tag[lane], Const(1, 1)), 0)),
                 ]
-        m.d.comb += [
-            memory.write_en.eq(filling | sweeping),
-            memory.write_addr.eq(Mux(sweeping, sweep_addr, tile)),
-            memory.write_data.eq(Mux(sweeping, 0, entry)),
-        ]
+        # No operation looks while a sweep begins: the register keeps the sweep's state out of the waves' way.
         swept = Signal()
         m.d.sync += swept.eq(~sweeping & ~self.clear)
         m.d.comb += [

@@ -73,7 +73,7 @@ class LoadLaunch(wiring.Component):
         Of the data sides and the address sides.
     halt : In(1)
     stop : Out(1)
-        ``halt``, or an error is held.
+        ``halt``, or an error is held: the engines offer no new words.
     error : Out(error_layout)
         The first fault.
     """
@@ -119,7 +119,8 @@ class LoadLaunch(wiring.Component):
         m = Module()
         held = Signal(error_layout())
         m.d.comb += self.error.eq(held)
-        # A register of its own, since it holds back all that the unit gives to others.
+        # A register of its own, since it holds back the engines. Words that they have offered still leave: an error
+        # is followed by the reset of all that could use them, and their launch must not wait for this register.
         m.d.sync += self.stop.eq(self.stop | self.halt | Cat(fault.valid for fault in self.fault).any())
         with m.If(~self.stop):
             for fault in reversed(list(self.fault)):
@@ -139,7 +140,7 @@ class LoadLaunch(wiring.Component):
             else:
                 blocked = self._post(m)
             m.d.comb += [
-                ready.eq(offer.valid & ~self.stop & ~blocked),
+                ready.eq(offer.valid & ~blocked),
                 fill[g].eq(ready & offer.fill),
                 bus[g].eq(ready & offer.bus),
                 row[g].eq(ready & offer.row),
@@ -148,9 +149,14 @@ class LoadLaunch(wiring.Component):
                 self.ended[g].eq(self.launch[g] & offer.last & ~(offer.alone & (g == 1))),
             ]
             count = Signal(range(job_fifo_depth(self.config) + 8), name=f"unfinished{g}")
+            # A register: whether an engine takes an instruction is known late in a cycle.
+            accepted = Signal(name=f"accepted_before{g}")
             # Engine 1 may finish two in a cycle: the last word of one load leaves while the PAIR load behind it ends.
-            m.d.sync += count.eq(count + self.accepted[g] - (self.launch[g] & offer.last) - self.followed[g])
-            unfinished.append((count != 0) | self.queued[g])
+            m.d.sync += [
+                accepted.eq(self.accepted[g]),
+                count.eq(count + accepted - (self.launch[g] & offer.last) - self.followed[g]),
+            ]
+            unfinished.append((count != 0) | accepted | self.queued[g])
         m.d.comb += self.pending.eq(Cat(unfinished).any())
 
         conflict = Signal()

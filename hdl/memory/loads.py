@@ -25,6 +25,7 @@ from hdl.interfaces import (
     write_layout,
 )
 from hdl.memory.axi import group_read_signature, read_beat_layout
+from hdl.memory.fill_lane import FILL_LANE_CYCLES, FillLane
 from hdl.memory.jobs import job_fifo_depth, job_layout
 from hdl.memory.launch import LoadLaunch, offer_layout
 from hdl.memory.load_address import LoadAddress
@@ -44,17 +45,20 @@ class LoadTiming(NamedTuple):
         From a beat at ``read.r`` to the first cycle in which it is taken out of the skew FIFO.
     word : int
         From the last beat of a word, taken there, to the launch.
+    fill : int
+        From the launch of a fill word to the word on its lane.
     post : int
         From the launch of the last word to the post.
     """
 
     beat: int
     word: int
+    fill: int
     post: int
 
 
-TIMING: Final = LoadTiming(beat=FIFO_TIMING.through, word=1, post=1)
-"""The skew FIFO, the output register of the data side, the register of the post."""
+TIMING: Final = LoadTiming(beat=FIFO_TIMING.through, word=1, fill=FILL_LANE_CYCLES, post=1)
+"""The skew FIFO, the output register of the data side, the register of the lane, the register of the post."""
 
 
 def load_stats_layout() -> data.StructLayout:
@@ -96,7 +100,8 @@ class LoadUnit(StructuralComponent):
         Semaphores; a PAIR load waits and posts through engine 0. Each engine posts after it launched the last word.
     read : Out(group_read_signature).array(2)
     fill_control, fill_data, fill_tag : Out, 2 lanes
-        Fill words; PAIR loads use lane 0. The lanes never carry words for the same tier in one cycle.
+        Fill words, a cycle after their launch; PAIR loads use lane 0. The lanes carry words for the same tier in one
+        cycle only where :class:`LoadLaunch` says that they do not clash.
     bus_write : Out(stream of write_layout)
         Activation and parameter words.
     row_write : Out(stream of row_write_layout)
@@ -153,7 +158,12 @@ class LoadUnit(StructuralComponent):
         )
 
     PARAMETERS = parameters(
-        "vcache_tiles", LoadAddress.PARAMETERS, LoadData.PARAMETERS, LoadLaunch.PARAMETERS, LoadMux.PARAMETERS
+        "vcache_tiles",
+        LoadAddress.PARAMETERS,
+        LoadData.PARAMETERS,
+        LoadLaunch.PARAMETERS,
+        LoadMux.PARAMETERS,
+        FillLane.PARAMETERS,
     )
     """What the module depends on."""
 
@@ -243,6 +253,7 @@ class LoadUnit(StructuralComponent):
             offer |= {"valid": datas[g].out.valid, "word": word.position[:word_bits]}
             s.connect(launch.offer[g], struct_of(offer_layout(config), offer))
             s.connect(datas[g].out.ready, launch.launch[g])
+            lane = s.add(f"lane{g}", FillLane(config))
             fields = {
                 "valid": launch.fill[g],
                 "columns": word.columns,
@@ -251,11 +262,15 @@ class LoadUnit(StructuralComponent):
                 "tile": word.position[word_bits : word_bits + tile_bits],
                 "word": word.position[:word_bits],
             }
-            s.connect(self.fill_control[g], struct_of(control, fields))
-            s.connect(self.fill_tag[g], word.tag)
+            s.connect(lane.offered, word.fill)
+            s.connect(lane.control, struct_of(control, fields))
+            s.connect(lane.tag, word.tag)
+            s.connect(lane.words, word.data[: 8 * config.fill_bytes])
+            s.connect(self.fill_control[g], lane.out_control)
+            s.connect(self.fill_tag[g], lane.out_tag)
             width = 8 * config.columns
             for i in range(config.fill_rows):
-                s.connect(self.fill_data[g][i], word.data[width * i : width * (i + 1)])
+                s.connect(self.fill_data[g][i], lane.out_words[width * i : width * (i + 1)])
             for name in ("parameter", "tiers", "position"):
                 s.connect(getattr(mux, name)[g], getattr(word, name))
             s.connect(mux.data[g], word.data[:item_bits])

@@ -347,6 +347,8 @@ class CollectorControl(wiring.Component):
             arbiters.append(bank)
             mine = self.unit_source[unit]
             accumulate = _select(mine, [entry.accumulate for entry in bus])
+            # Only a row's own product looks at the gate: a single lane's needs no choice before its multiplier.
+            gate = _select(mine, [entry.gate for entry in bus]) if lanes > 1 else bus[0].gate
             m.d.comb += [
                 mine.eq(Cat(bus_valid[i] & bus[i].combine & (bus[i].addr[:unit_bits] == unit) for i in range(lanes))),
                 bank.result.eq(mine.any()),
@@ -356,7 +358,7 @@ class CollectorControl(wiring.Component):
                 bank.writing.eq(self.unit_writing[unit]),
                 bank.clearing.eq(self.unit_writing[unit] & self.unit_read[unit]),
                 store_ready[unit].eq(bank.store_ready),
-                self.unit_gate[unit].eq(_select(mine, [entry.gate for entry in bus])),
+                self.unit_gate[unit].eq(gate),
             ]
             with m.If(bank.result):
                 row = _select(mine, [entry.addr[unit_bits:][: len(self.unit_row[unit])] for entry in bus])

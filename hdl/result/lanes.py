@@ -21,7 +21,7 @@ __all__ = ["LoadLane", "RowMux", "WriteLane"]
 
 
 class RowMux(wiring.Component):
-    """AND-OR multiplexer: the choice whose bit in `select` is set, else zero.
+    """AND-OR multiplexer: the choice whose bit in `select` is set, else zero; with one choice always that one.
 
     Latency: one cycle with `registered` (the register keeps its value while nothing is selected), else combinational.
 
@@ -57,6 +57,8 @@ class RowMux(wiring.Component):
         m = Module()
         # A multiplexer with zero, not a replicated bit: Yosys would write the bit out `width` times.
         chosen = reduce(or_, (Mux(self.select[i], word, 0) for i, word in enumerate(self.choice)))
+        if self.count == 1:
+            chosen = self.choice[0]
         if self.registered:
             with m.If(self.select.any()):
                 m.d.sync += self.out.eq(chosen)

@@ -197,7 +197,7 @@ def blocks_of(config: MachineConfig) -> Blocks:
         dispatch=FETCH.word + DISPATCHER.checks, enter=DISPATCHER.queue, posted=SEMAPHORES.post,
         granted=SEMAPHORES.ask, granted_again=SEMAPHORES.again,
         setup=SETUP.setup, ask=SETUP.ask, grant=SETUP.grant, slot=SETUP.slot, lag=SETUP.lag, nest=SEQUENCER.nest,
-        tile=SEQUENCER.tile, hold=SEQUENCER.hold, credit=COLLECTOR.credit + SEQUENCER.credit,
+        tile=LOADS.fill + SEQUENCER.tile, hold=SEQUENCER.hold, credit=COLLECTOR.credit + SEQUENCER.credit,
         result=first_row, hop=result_latency(c, 1) - result_latency(c, 0), post=COLLECTOR.post,
         load_decode=ADDRESSES.decode, load_grant=ADDRESSES.grant, load_slot=ADDRESSES.slot,
         load_ranges=ADDRESSES.ranges, load_queued=ADDRESSES.queued, load_issue=BURSTS.issue,

@@ -24,11 +24,10 @@ def test_random_fills_and_sweeps() -> None:
         state: dict[int, int] = {}
         looked_up: int | None = None
         expected: int | None = None
-        last_word: tuple[int, int, int] | None = None
         sweeps = swept = 0
         for cycle in range(2000):
             ready = bool(ctx.get(tags.ready))
-            # The look-up of the previous cycle, on the state before that cycle's fill word and the one before it.
+            # The look-up of the previous cycle, on the state before that cycle's fill word.
             if looked_up is not None and ready:
                 assert ctx.get(tags.valid) == (expected is not None), cycle
                 if expected is not None:
@@ -41,14 +40,6 @@ def test_random_fills_and_sweeps() -> None:
             expected = state.get(looked_up)
             if not ready:
                 looked_up = None
-            if last_word is not None:
-                tile, word, tag = last_word
-                if word == 0:
-                    state.pop(tile, None)
-                elif word == CONFIG.fill_words - 1:
-                    state[tile] = tag
-                last_word = None
-            clear = ready and cycle % 500 == 499 and cycle < 1999
             owner = rng.randrange(3)
             for lane in range(2):
                 tile, word, tag = (
@@ -56,16 +47,20 @@ def test_random_fills_and_sweeps() -> None:
                     rng.choice([0, 1, CONFIG.fill_words - 1, CONFIG.fill_words - 1]),
                     rng.randrange(64),
                 )
-                mine = owner == lane and ready and not clear
+                mine = owner == lane and ready
                 tiers = (1 << MINE if mine else 0) | (rng.randrange(2) if rng.random() < 0.5 else 0)
                 valid = rng.random() < 0.8
                 ctx.set(tags.fill_control[lane], {"valid": valid, "tiers": tiers, "tile": tile, "word": word})
                 ctx.set(tags.fill_tag[lane], tag)
                 if valid and mine:
-                    last_word = (tile, word, tag)
+                    if word == 0:
+                        state.pop(tile, None)
+                    elif word == CONFIG.fill_words - 1:
+                        state[tile] = tag
+            clear = ready and cycle % 500 == 499 and cycle < 1999
             ctx.set(tags.clear, clear)
             if clear:
-                # What the last word wrote is swept as well, if it is not kept.
+                # What this cycle's word wrote is swept as well, if it is not kept.
                 first = (0, 5, CONFIG.vcache_tiles)[cycle // 500 % 3]
                 ctx.set(tags.first, first)
                 state = {tile: tag for tile, tag in state.items() if tile < first}
