@@ -21,7 +21,7 @@ from scheduler.memory.image import ImageBuilder, ImageError, Symbol
 from scheduler.memory.layout import memory_alignment, spread_size
 from scheduler.memory.placement import Placement
 from scheduler.models.description import Experts
-from scheduler.plan.limits import LoweringError
+from scheduler.plan.limits import LoweringError, RoomError
 from scheduler.plan.places import most_block
 from scheduler.plan.residence import Residence, attention_words
 from scheduler.plan.shares import Share
@@ -106,7 +106,7 @@ class ModelMemory:
             if weights is not None:
                 self._add_step(step_bytes)
         except ImageError as error:
-            raise LoweringError(
+            raise RoomError(
                 f"{str(error).partition(': raise')[0]}, the most of any machine: serve fewer or shorter sequences, or "
                 "fewer layers"
             ) from error
@@ -126,7 +126,7 @@ class ModelMemory:
         """Refuse what needs more memory than the machine has, and say how much would do."""
         most, bits = max(self._builder.sizes), self.config.address_bits
         if most > 1 << bits:
-            raise LoweringError(
+            raise RoomError(
                 f"memory: the model takes {most:,} bytes of each group, at {len(self.tiling.model.layers)} layers; "
                 f"address_bits = {bits} gives {1 << bits:,}: raise address_bits to {(most - 1).bit_length()} (or serve "
                 "fewer or shorter sequences, or fewer layers)"

@@ -6,11 +6,15 @@ from __future__ import annotations
 from hdl.errors import A3dError
 from hdl.isa import Opcode, most_of
 
-__all__ = ["MOST_COUNT", "MOST_ROWS", "MOST_STRIDE", "LoweringError"]
+__all__ = ["MOST_COUNT", "MOST_ROWS", "MOST_STRIDE", "LoweringError", "RoomError"]
 
 
 class LoweringError(A3dError):
     """A model, batch or context that the machine cannot run; the message names the limit and what would fit."""
+
+
+class RoomError(LoweringError):
+    """A model with the keys and values of its sequences has no room in the memory of the groups."""
 
 
 MOST_ROWS = most_of(Opcode.VECTOR, "rows")

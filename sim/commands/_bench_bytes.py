@@ -16,6 +16,7 @@ from sim.commands._common import (
     add_policy_option,
     count,
     fraction,
+    naming,
     picture_file,
     print_table,
     progress,
@@ -211,8 +212,9 @@ def _shapes(args: argparse.Namespace) -> int:
         system, table, clock_of(system.clock_mhz), batch=args.batch, keys=args.keys, layers=args.layers,
         budget=args.budget,
     )  # fmt: skip
-    for _ in progress(bench.run(), "ways", bench.total):
-        pass
+    with naming(args, "batch", "keys"):
+        for _ in progress(bench.run(), "ways", bench.total):
+            pass
     result = bench.result()
     rows = [
         [
@@ -239,8 +241,9 @@ def _balance(args: argparse.Namespace) -> int:
         system, args.model, args.routing, batches=args.batches, keys=args.keys, layers=args.layers, steps=args.steps,
         budget=args.budget,
     )  # fmt: skip
-    for _ in progress(bench.run(), "ways", bench.total):
-        pass
+    with naming(args, "batches", "keys"):
+        for _ in progress(bench.run(), "ways", bench.total):
+            pass
     result = bench.result()
     rows = [
         [

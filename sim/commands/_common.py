@@ -10,6 +10,7 @@ import numbers
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -24,15 +25,15 @@ from hdl.errors import A3dError, one_line
 from hdl.isa import Instruction
 from hdl.isa.asm import AsmError, from_binary
 from hdl.scratch import probe_folder, whole_file
-from scheduler.plan.limits import LoweringError
+from scheduler.plan.limits import LoweringError, RoomError
 from scheduler.plan.policy import POLICIES, policy_of
 from scheduler.system import SystemConfig, load_system
 
 __all__ = [
     "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "add_policy_option", "check_distinct",
-    "check_files", "check_folder", "check_page", "count", "fraction", "machine_of", "new_parser", "output_file",
-    "output_folder", "picture_file", "print_table", "progress", "read_limited", "read_stream", "seconds", "system_of",
-    "write_json",
+    "check_files", "check_folder", "check_page", "count", "fraction", "machine_of", "naming", "new_parser",
+    "output_file", "output_folder", "picture_file", "print_table", "progress", "read_limited", "read_stream", "seconds",
+    "system_of", "write_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -441,6 +442,21 @@ def _policy_name(text: str) -> str:
     except LoweringError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("policy: ")) from error
     return text
+
+
+@contextmanager
+def naming(args: argparse.Namespace, *options: str) -> Iterator[None]:
+    """Name the options that decide how much memory a step needs, with their values, if that is more than there is."""
+    try:
+        yield
+    except RoomError as error:
+        given = ", ".join(f"--{name} {_typed(getattr(args, name))}" for name in options)
+        raise LoweringError(f"{given}: {error}") from error
+
+
+def _typed(value: object) -> str:
+    """Return an option's value as it is typed."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def system_of(args: argparse.Namespace) -> SystemConfig:
