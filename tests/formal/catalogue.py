@@ -3,8 +3,16 @@
 
 from __future__ import annotations
 
-from tests.formal import fifos, semaphores, tags
+from tests.formal import bursts, csr, fetch, fifos, master, semaphores, tags
 
 __all__ = ["PROOFS"]
 
-PROOFS = (*semaphores.PROOFS, *fifos.PROOFS, *tags.PROOFS)
+PROOFS = (
+    *csr.PROOFS,
+    *bursts.PROOFS,
+    *master.PROOFS,
+    *fetch.PROOFS,
+    *semaphores.PROOFS,
+    *fifos.PROOFS,
+    *tags.PROOFS,
+)

@@ -60,7 +60,7 @@ class Bench:
 
     def free(self, name: str, shape: Any = 1) -> Any:
         """Return a signal that may have any value in any cycle."""
-        signal = Signal(shape, name=name)
+        signal = Signal(shape, name=name.replace(" ", "_"))
         self._inputs.append(Value.cast(signal))  # type: ignore[arg-type]
         return signal
 

@@ -38,7 +38,8 @@ _REACHED = re.compile(r"Output (\d+) (?:of miter .*? )?was asserted in frame +(\
 _ALL_SEEN = re.compile(r"No output asserted in (\d+) frames")
 
 
-_PROVED = re.compile(r"Property proved|Networks are equivalent")
+_PROVED = re.compile(r"Property proved|Networks are equivalent|^UNSATISFIABLE", re.MULTILINE)
+_FAILED = re.compile(r"was asserted in frame|^SATISFIABLE", re.MULTILINE)
 _STATELESS = re.compile(r"lat = +0 ")
 
 
@@ -97,23 +98,21 @@ def proved(graph: Path, claims: int, how: How, timeout: int = 300) -> bool:
     AssertionError
         If the tool does not know.
     """
-    # The merging may leave nothing but gates, which one cycle shows all of.
-    merged = f"{_only(graph, 0, claims)}; orpos; scorr; print_stats"
-    bounded = f"bmc3 -g -F {max(1, how.cycles)} -T {timeout}"
+    merged = f"{_only(graph, 0, claims)}; orpos; scorr"
+    bounded = f"bmc3 -g -F {how.cycles} -T {timeout}"
     checks = {
         Method.REACHABILITY: [f"pdr -T {timeout}"],
         Method.INDUCTION: [bounded, f"ind -F {how.cycles} -T {timeout}"],
         Method.BOUNDED: [bounded],
     }[how.method]
-    if _STATELESS.search(_abc(merged, graph.parent, timeout)):
-        checks, how = [bounded], How(Method.BOUNDED, 1)
+    if _STATELESS.search(_abc(f"{merged}; print_stats", graph.parent, timeout)):
+        checks = ["sat"]  # the merging has left nothing but gates
     for check in checks:
         said = _abc(f"{merged}; {check}", graph.parent, timeout + 60)
-        if _REACHED.search(said):
+        if _FAILED.search(said):
             return False
         seen = _ALL_SEEN.search(said)
-        end = seen is not None and int(seen[1]) >= how.cycles if check == bounded else _PROVED.search(said)
-        assert end, said
+        assert seen and int(seen[1]) >= how.cycles if check == bounded else _PROVED.search(said), said
     return True
 
 
