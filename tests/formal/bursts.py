@@ -20,7 +20,9 @@ __all__ = ["PROOFS", "claim_legal"]
 ROOM_BITS = 4
 
 
-def claim_legal(b: Bench, config: MachineConfig, name: str, valid: Any, address: Any, longest: int | None = None) -> None:
+def claim_legal(
+    b: Bench, config: MachineConfig, name: str, valid: Any, address: Any, longest: int | None = None
+) -> None:
     """Claim that a burst of a group is aligned, no longer than it may be, and within 4 KiB of each channel."""
     longest = config.burst_beats if longest is None else longest
     beat_bits = log2(config.group_bytes)
@@ -44,7 +46,8 @@ def splitter(b: Bench, block: Any) -> None:
     # The reference: whether a range is not finished, where it goes on, and how much of it is left.
     open_, place, left = Signal(), Signal(TINIEST.address_bits - beat_bits), Signal(BEATS_BITS)
     taken = b.wire(given.valid & given.ready)
-    b.claim("a burst only of what is left of the range", ~unit.issued | (open_ & (unit.length != 0) & (unit.length <= left)))
+    some = (unit.length != 0) & (unit.length <= left)
+    b.claim("a burst only of what is left of the range", ~unit.issued | (open_ & some))
     b.claim("the last burst is known", ~unit.issued | (unit.ends == (unit.length == left)))
     b.claim("only with leave and room", ~unit.issued | (unit.enable & (unit.length <= unit.room)))
     b.claim("a range is taken when nothing is left", ~taken | ~open_ | (unit.issued & unit.ends))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.formal import bursts, csr, fetch, fifos, master, semaphores, tags
+from tests.formal import bursts, credits, csr, fetch, fifos, loads, master, semaphores, stores, tags
 
 __all__ = ["PROOFS"]
 
@@ -11,8 +11,11 @@ PROOFS = (
     *csr.PROOFS,
     *bursts.PROOFS,
     *master.PROOFS,
+    *loads.PROOFS,
+    *stores.PROOFS,
     *fetch.PROOFS,
     *semaphores.PROOFS,
     *fifos.PROOFS,
+    *credits.PROOFS,
     *tags.PROOFS,
 )

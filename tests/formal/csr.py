@@ -56,7 +56,8 @@ def writes(b: Bench, block: Any) -> None:
     b.claim("a write is taken at once", taken | ~axil.awvalid | ~axil.wvalid | (owed != 0))
     b.hold("the answer", axil.bvalid, axil.bready, axil.bresp)
     good = b.wire(taken & axil.wstrb.all() & among(axil.awaddr, WRITABLE))
-    b.claim("SLVERR for what cannot be written, OKAY for the rest", ~b.past(taken) | (axil.bresp == Mux(b.past(good), 0, 2)))
+    b.claim("SLVERR for what cannot be written, OKAY for the rest",
+            ~b.past(taken) | (axil.bresp == Mux(b.past(good), 0, 2)))  # fmt: skip
     control = REGISTERS["CONTROL"]
     starts = good & (axil.awaddr == control.offset) & axil.wdata[control["START"].bits] & csr.ready
     b.claim("started by a write to CONTROL and by nothing else", csr.start == b.past(starts))
@@ -141,9 +142,9 @@ PROOFS = (
     ),
     Proof(
         "csr-contents", CsrBlock, "every writable register reads as it was written last by a whole write", contents,
-        how=How(Method.INDUCTION, 4), bugs=
         (
-            Bug("a write goes to the next register", "word.eq(self.axil.awaddr[2:])", "word.eq(self.axil.awaddr[2:] ^ 1)"),
+            Bug("a write goes to the next register", "word.eq(self.axil.awaddr[2:])",
+                "word.eq(self.axil.awaddr[2:] ^ 1)"),
         ),
         how=How(Method.INDUCTION, 4),
     ),

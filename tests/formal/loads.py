@@ -20,7 +20,7 @@ __all__ = ["PROOFS"]
 
 
 def loads(b: Bench, block: Any) -> None:
-    """Place the address side with its skew FIFO, between a memory that keeps to the rules and a data side that waits."""
+    """The address side with its skew FIFO, between a memory that keeps to the rules and a data side that may wait."""
     unit = b.place(block(TINIEST, 0))
     skew = b.place(StreamFifo(1, TINIEST.skew_fifo_beats), "skew")
     # The dispatcher lets no load of nothing pass, nor one of an unknown kind.
@@ -69,5 +69,6 @@ PROOFS = (
             Bug("a beat that leaves makes room for two", "splitter.length, 0) + released)",
                 "splitter.length, 0) + (released << 1))"),
         ),
+        slow=True,
     ),
 )  # fmt: skip

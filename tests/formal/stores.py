@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
-from amaranth.hdl import Cat, Mux, Signal
+from amaranth.hdl import Cat, Signal
 from amaranth.lib import data
 
 from hdl.isa import Opcode, StoreFormat, instruction_layout
@@ -54,14 +55,15 @@ def outstanding(b: Bench, block: Any) -> None:
     all_bursts = groups[0].bursts + groups[1].bursts
     b.claim("no more bursts on their way than the tracker holds", all_bursts <= MOST)
     for number, group in enumerate(groups):
-        b.claim(f"group {number}: beats only of bursts that were asked for", ~group.port.w.valid | (group.unwritten != 0))
-        b.claim(f"group {number}: quiet only if all is answered", ~unit.quiet | ((group.bursts == 0) & ~group.port.aw.valid))
+        port = group.port
+        b.claim(f"group {number}: beats only of bursts that were asked for", ~port.w.valid | (group.unwritten != 0))
+        b.claim(f"group {number}: quiet only if all is answered", ~unit.quiet | ((group.bursts == 0) & ~port.aw.valid))
     b.cover("as many bursts are on their way as may be", all_bursts == MOST)
     b.cover("all are answered", unit.quiet & b.past(groups[1].answered))
 
 
 def bursts(b: Bench, block: Any) -> None:
-    unit, groups = place(b, block)
+    _, groups = place(b, block)
     for number, group in enumerate(groups):
         aw, w = group.port.aw, group.port.w
         claim_legal(b, TINIEST, f"a request of group {number}", aw.valid, aw.payload)
@@ -71,7 +73,7 @@ def bursts(b: Bench, block: Any) -> None:
         lengths = [Signal(aw.payload.beats_minus_1.shape(), name=f"length{number}_{place}") for place in range(MOST)]
         after = b.wire(group.unwritten - group.ended)
         with b.m.If(group.ended):
-            for now, following in zip(lengths, lengths[1:], strict=False):
+            for now, following in pairwise(lengths):
                 b.m.d.sync += now.eq(following)
         with b.m.Elif(group.written):
             b.m.d.sync += lengths[0].eq(lengths[0] - 1)
@@ -81,8 +83,9 @@ def bursts(b: Bench, block: Any) -> None:
                     b.m.d.sync += length.eq(aw.payload.beats_minus_1)
         b.claim(f"group {number}: WLAST with the last beat of its burst and with no other",
                 ~w.valid | (w.payload.last == (lengths[0] == 0)))  # fmt: skip
-        b.cover(f"group {number}: a burst of three beats ends, another follows",
-                group.ended & b.past(group.written) & b.past(b.past(group.written)) & (group.unwritten > 1))  # fmt: skip
+        three = group.ended & b.past(group.written) & b.past(b.past(group.written))
+        b.cover(f"group {number}: a beat ends a burst, the third in a row, and another burst follows",
+                three & (group.unwritten > 1))  # fmt: skip
 
 
 PROOFS = (
@@ -93,10 +96,11 @@ PROOFS = (
         (
             Bug("a request does not wait for the tracker",
                 "splitter.request.ready.eq(tracker.input.ready & aw_ready)", "splitter.request.ready.eq(aw_ready)"),
-            Bug("beats are written before their address is taken", "w_valid.eq((ahead != 0) & (", "w_valid.eq(running & ("),
+            Bug("beats are written before their address is taken", "w_valid.eq((ahead != 0) & (",
+                "w_valid.eq(running & ("),
             Bug("quiet before the last response", "(ahead == 0) & ~tracker.busy)", "(ahead == 0))"),
         ),
-        how=How(Method.BOUNDED, 16),
+        how=How(Method.BOUNDED, 12),
     ),
     Proof(
         "store-bursts", StoreUnit,
@@ -106,6 +110,6 @@ PROOFS = (
                 "w_last.eq(row_ends | (beats_left == 1))"),
             Bug("the place in a burst is forgotten between rows", "Mux(row_ends, job.jump, 1)", "1"),
         ),
-        how=How(Method.BOUNDED, 16),
+        how=How(Method.BOUNDED, 12),
     ),
 )  # fmt: skip

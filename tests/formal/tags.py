@@ -59,7 +59,8 @@ def tags(b: Bench, block: Any) -> None:
 PROOFS = (
     Proof(
         "vcache-tags", TierTags,
-        "a tile is seen when it was filled in this stream or stays from the last, with its load's tag; sweeps end", tags,
+        "a tile is seen when it was filled in this stream or stays from the last, with its load's tag; sweeps end",
+        tags,
         (
             Bug("the first word of a refill leaves the tile valid", "Cat(self.fill_tag[lane], Const(1, 1)), 0)",
                 "Cat(self.fill_tag[lane], Const(1, 1)), Cat(self.fill_tag[lane], Const(1, 1)))"),

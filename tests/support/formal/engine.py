@@ -69,8 +69,8 @@ def graphs(circuits: Sequence[str], folder: Path) -> list[Path]:
     jobs = []
     for number, text in enumerate(circuits):
         (folder / f"{number}.il").write_text(text, encoding="utf-8")
-        passes = (f"read_rtlil {number}.il", "hierarchy -top top", *_PASSES, f"write_aiger -zinit -map {number}.map {number}.aig")
-        jobs.append(Job(str(number), passes))
+        read = (f"read_rtlil {number}.il", "hierarchy -top top")
+        jobs.append(Job(str(number), (*read, *_PASSES, f"write_aiger -zinit {number}.aig")))
     for _ in run_jobs(jobs, folder):
         pass
     return [folder / f"{number}.aig" for number in range(len(circuits))]

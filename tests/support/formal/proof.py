@@ -13,9 +13,12 @@ from types import ModuleType
 from typing import Any
 
 from tests.support.formal.bench import Bench
-from tests.support.formal.engine import How, graphs, proved, reached
+from tests.support.formal.engine import How, Method, graphs, proved, reached
 
-__all__ = ["Bug", "Outcome", "Proof", "broken", "run"]
+__all__ = ["Bug", "Outcome", "Proof", "bench_of", "broken", "row", "run"]
+
+
+_ALWAYS = How()
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Proof:
     says: str
     harness: Callable[[Bench, Any], None]
     bugs: tuple[Bug, ...]
-    how: How = How()
+    how: How = _ALWAYS
     search: int = 30
     slow: bool = False
 
@@ -139,3 +142,17 @@ def run(proof: Proof, folder: Path) -> Outcome:
         bugs={bug.what: first_failure(graph) for bug, graph in zip(proof.bugs, bad, strict=True)},
         seconds=seconds,
     )
+
+
+def row(proof: Proof, seconds: str) -> str:
+    """Return a proof's line in the table of ``docs/proofs.md``."""
+    file = proof.block.__module__.replace(".", "/") + ".py"
+    how = {
+        Method.REACHABILITY: "always (reachability)",
+        Method.INDUCTION: f"always (induction over {proof.how.cycles} cycles)",
+        Method.BOUNDED: f"{proof.how.cycles} cycles from reset",
+    }[proof.how.method]
+    covers = "; ".join(bench_of(proof, proof.block).covers)
+    bugs = "; ".join(bug.what for bug in proof.bugs)
+    name = f"`{proof.name}`{' (slow)' if proof.slow else ''}"
+    return f"| {name} | `{proof.block.__name__}` in `{file}` | {proof.says} | {how} | {seconds} | {covers} | {bugs} |"
