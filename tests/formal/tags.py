@@ -44,7 +44,9 @@ def tags(b: Bench, block: Any) -> None:
     was = b.past(filled)
     looked = b.wire(b.past(unit.addr == tile))
     open_ = b.wire(b.past(unit.ready) & unit.ready)
-    b.claim("seen exactly if it is filled and no sweep runs", ~looked | (unit.valid == (was & open_)))
+    b.claim("seen only if it is filled and no sweep runs", ~(looked & unit.valid) | (was & open_))
+    # Nothing looks in the cycle in which a stream starts.
+    b.claim("seen if it is", ~(looked & was & open_) | unit.valid | b.past(unit.clear))
     b.claim("with the tag of its load", ~(looked & unit.valid) | (unit.tag == b.past(tag)))
     swept = Signal(range(CONFIG.vcache_tiles + 2))
     b.m.d.sync += swept.eq(Mux(unit.ready, 0, swept + 1))
@@ -65,7 +67,7 @@ PROOFS = (
             Bug("the first word of a refill leaves the tile valid", "Cat(self.fill_tag[lane], Const(1, 1)), 0)",
                 "Cat(self.fill_tag[lane], Const(1, 1)), Cat(self.fill_tag[lane], Const(1, 1)))"),
             Bug("a sweep begins behind its first tile", "sweep_addr.eq(self.first)]", "sweep_addr.eq(self.first + 1)]"),
-            Bug("a read during the sweep's last cycle counts", " & swept & ~sweeping)", " & ~sweeping)"),
+            Bug("a read during the sweep's last cycle counts", "swept.eq(~sweeping", "swept.eq(1 | ~sweeping"),
             Bug("fill words of other tiers count", "control.valid & (control.tiers & self.tier_select).any()",
                 "control.valid & control.tiers.any()"),
         ),
