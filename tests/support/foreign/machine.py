@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from hdl.config import PRESETS
 from hdl.generate import TOP, generate
 from hdl.scratch import scratch_folder
@@ -14,6 +16,7 @@ CONFIG = PRESETS["nano"]
 """The machine of these tests. It has one channel in each group: the memories model no lockstep of several."""
 
 
+@cache
 def bare_machine() -> runner.BuiltModel:
     """Return the simulator of the machine as top; streams are short, so that it is not worth optimising."""
     with scratch_folder("a3d-bare-") as folder:
