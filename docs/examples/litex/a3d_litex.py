@@ -12,6 +12,7 @@ There is no processor in it, so that no compiler for one is needed: who starts s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -120,7 +121,8 @@ def write_soc(folder: Path, out: Path) -> Path:
     soc = A3dSoC(platform, folder)
     soc.finalize()
     out.mkdir(parents=True, exist_ok=True)
-    platform.get_verilog(soc, name="a3d_soc").write(str(out / "a3d_soc.v"))
+    with contextlib.chdir(out):  # contents of memories go where one is
+        platform.get_verilog(soc, name="a3d_soc").write("a3d_soc.v")
     return out / "a3d_soc.v"
 
 
