@@ -13,6 +13,7 @@ from hdl.config import MachineConfig
 from hdl.emit.blox import DBV, DBX, bond_entries, die_entries, render_dbv, render_dbx
 from hdl.emit.design import EmittedDesign
 from hdl.emit.files import check_output
+from hdl.emit.fpga_constraints import LPF, XDC, render_lpf, render_xdc
 from hdl.emit.fusesoc import CORE, bench_file, render_bench, render_core
 from hdl.emit.header import render_header
 from hdl.emit.hierarchy import check_prefix
@@ -109,6 +110,8 @@ def generate(
             design.top + DBV: render_dbv(design.top, stack),
             design.top + DBX: render_dbx(design.top, stack),
             SDC: render_sdc(design.ports, constraints),
+            XDC: render_xdc(design.ports, constraints),
+            LPF: render_lpf(constraints),
             stem + RDL: render_rdl(registers, f"{stem}a3d", f"A3D-MoE {config.name}"),
             CORE: render_core(design, VERSION),
             bench_file(design): render_bench(design, registers),

@@ -29,7 +29,7 @@ def render_header(
     registers : sequence of mappings
         Each with ``name``, ``offset`` (bytes), ``access`` (``ro``, ``rw``, ``wo``, ``w1c``, ``rc``), ``doc``, and
         ``fields``: each of those with ``name``, ``lsb``, ``width``, and optionally ``doc`` and ``values`` (name to
-        number).
+        number); optionally ``value``, where it never changes.
     isa : mapping
         From the name of an instruction to its opcode and its fields (``name``, ``lsb``, ``width``, optional ``doc`` and
         ``values``).
@@ -44,9 +44,10 @@ def render_header(
     Returns
     -------
     str
-        For a register: ``<P>_REG_<NAME>`` (byte offset); for its fields ``..._SHIFT``, ``..._WIDTH``, ``..._MASK`` (in
-        place).  For an instruction ``<P>_OP_<NAME>`` and for its fields ``..._LSB``, ``..._WIDTH``: an instruction is
-        wider than any C integer, so that its fields have positions rather than masks.
+        For a register: ``<P>_REG_<NAME>`` (byte offset), and ``..._VALUE`` if it never changes; for its fields
+        ``..._SHIFT``, ``..._WIDTH``, ``..._MASK`` (in place).  For an instruction ``<P>_OP_<NAME>`` and for its fields
+        ``..._LSB``, ``..._WIDTH``: an instruction is wider than any C integer, so that its fields have positions
+        rather than masks.
 
     Raises
     ------
@@ -82,6 +83,8 @@ def render_header(
         name = f"{base}_REG_{_name(register['name'])}"
         out.comment(f"{register['name']} ({access}): {register.get('doc', '')}")
         out.define(name, f"0x{offset:04x}u")
+        if register.get("value") is not None:
+            out.define(f"{name}_VALUE", f"0x{int(register['value']):08x}u", "what it reads as in this machine")
         for field in register.get("fields", ()):
             lsb, width = _span(field, f"register {register['name']}", limit=32)
             stem = f"{name}_{_name(field['name'])}"

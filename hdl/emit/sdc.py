@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hdl.emit.hierarchy import CLOCK, RESET, EmitError, Port
 
-__all__ = ["DEFAULT_MHZ", "MAX_MHZ", "SDC", "Constraints", "render_sdc"]
+__all__ = ["DEFAULT_MHZ", "MAX_MHZ", "SDC", "Constraints", "port_patterns", "render_sdc"]
 
 SDC = "a3d.sdc"
 """Name of the file."""
@@ -51,6 +51,19 @@ def _pattern(name: str, width: int) -> str:
     return f"{name}[*]" if width > 1 else name
 
 
+def port_patterns(ports: Sequence[Port], direction: str) -> list[str]:
+    """Return what ``get_ports`` calls the inputs, with the reset and without the clock, or the outputs.
+
+    Parameters
+    ----------
+    ports : sequence of Port
+        Of the top.
+    direction : {"input", "output"}
+    """
+    own = [_pattern(port.name, port.width) for port in ports if port.direction == direction]
+    return [RESET, *own] if direction == "input" else own
+
+
 def render_sdc(ports: Sequence[Port], constraints: Constraints) -> str:
     """Return the text of the file; times are in nanoseconds.
 
@@ -60,8 +73,6 @@ def render_sdc(ports: Sequence[Port], constraints: Constraints) -> str:
         Of the top.
     constraints : Constraints
     """
-    inputs = [RESET, *(_pattern(port.name, port.width) for port in ports if port.direction == "input")]
-    outputs = [_pattern(port.name, port.width) for port in ports if port.direction == "output"]
     outside = f"{constraints.period * constraints.outside:.3f}"
     lines = [
         "# SPDX-License-Identifier: Apache-2.0",
@@ -75,7 +86,10 @@ def render_sdc(ports: Sequence[Port], constraints: Constraints) -> str:
         f"# {constraints.outside:.0%} of the period for what is outside. The reset is synchronous: it ends in all "
         "registers in the same",
         "# cycle, so its paths count like any other, and no false path leaves them out.",
-        *(f"set_input_delay {outside} -clock {CLOCK} [get_ports {{{name}}}]" for name in inputs),
-        *(f"set_output_delay {outside} -clock {CLOCK} [get_ports {{{name}}}]" for name in outputs),
+        *(
+            f"set_{direction}_delay {outside} -clock {CLOCK} [get_ports {{{name}}}]"
+            for direction in ("input", "output")
+            for name in port_patterns(ports, direction)
+        ),
     ]
     return "\n".join([*lines, ""])

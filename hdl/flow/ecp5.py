@@ -12,11 +12,17 @@ from hdl.flow.mapped import Target
 from hdl.flow.wrapper import WRAPPER, wrap
 from hdl.flow.yosys import Job, run_jobs
 
-__all__ = ["DEFAULT_PART", "PARTS", "Ecp5", "Part", "Resources", "check_fit", "flatten", "part_of", "too_much"]
+__all__ = [
+    "DEFAULT_PART", "PARTS", "Ecp5", "Part", "Resources", "check_fit", "flatten", "part_of", "too_much",
+    "write_netlist",
+]  # fmt: skip
 
 DEFAULT_PART = "LFE5U-85F"
 NETLIST = "top.json"
 """Name of the flat netlist in the folder of a run."""
+
+NETLIST_VERILOG = "netlist.v"
+"""Name of the same for a simulation."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +185,43 @@ def flatten(texts: Mapping[str, str], top: str, folder: Path, lut_products: int 
     timeout : float
         Seconds for it.
     """
-    (folder / "machine.v").write_text("\n".join(texts.values()), encoding="utf-8")
     (folder / "wrapper.v").write_text(wrap(texts[top]), encoding="utf-8")
-    passes = (
-        "read_verilog machine.v wrapper.v",
-        f"hierarchy -check -top {WRAPPER}",
+    passes = _flat_passes(texts, WRAPPER, folder, ("wrapper.v",), lut_products)
+    outputs = (f"write_json {NETLIST}", "tee -q -o cells.json stat -json")
+    for _ in run_jobs([Job(top, (*passes, *outputs))], folder, timeout=timeout):
+        pass
+
+
+def write_netlist(
+    texts: Mapping[str, str], top: str, folder: Path, lut_products: int = 0, *, timeout: float
+) -> Path:  # fmt: skip
+    """Write the flat netlist of a machine, without wrapper, as Verilog for a simulation; return the file.
+
+    Every bit is a net of its own, so that no simulator sees loops through the bits of one.
+
+    Parameters
+    ----------
+    texts, top, folder, lut_products, timeout
+        As in :func:`flatten`.
+    """
+    passes = _flat_passes(texts, top, folder, (), lut_products)
+    outputs = ("delete t:$scopeinfo", "splitnets", "opt_clean -purge", f"write_verilog -noattr {NETLIST_VERILOG}")
+    for _ in run_jobs([Job(top, (*passes, *outputs))], folder, timeout=timeout):
+        pass
+    return folder / NETLIST_VERILOG
+
+
+def _flat_passes(
+    texts: Mapping[str, str], top: str, folder: Path, others: tuple[str, ...], lut_products: int
+) -> tuple[str, ...]:  # fmt: skip
+    """Write the Verilog of a machine and return the passes that map and flatten `top`; `others`: more files."""
+    (folder / "machine.v").write_text("\n".join(texts.values()), encoding="utf-8")
+    return (
+        " ".join(("read_verilog", "machine.v", *others)),
+        f"hierarchy -check -top {top}",
         *(["proc", "flatten", *_products(lut_products)] if lut_products else []),
-        f"synth_lattice -family ecp5 -top {WRAPPER}",
+        f"synth_lattice -family ecp5 -top {top}",
         # What had to keep its hierarchy so as not to be merged has been mapped.
         "setattr -mod -unset keep_hierarchy",
         "flatten",
-        f"write_json {NETLIST}",
-        "tee -q -o cells.json stat -json",
     )
-    for _ in run_jobs([Job(top, passes)], folder, timeout=timeout):
-        pass

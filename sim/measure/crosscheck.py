@@ -15,7 +15,7 @@ from sim.golden.executor import Executor
 from sim.machine.system import Job, JobResult, MemoryKnobs, SimulatedMachine
 from sim.stimulus.streams import IllegalStream, RandomStream
 
-__all__ = ["MismatchError", "check_illegal", "check_random", "compare_counters", "random_knobs"]
+__all__ = ["MismatchError", "check_illegal", "check_random", "compare_counters", "compare_memory", "random_knobs"]
 
 EXACT_COUNTERS = (
     "instructions", "read_beats_0", "read_beats_1", "write_beats_0", "write_beats_1", "fill_words", "rows",
@@ -58,7 +58,8 @@ def compare_counters(config: MachineConfig, expected: dict[str, int], got: JobRe
     return lines
 
 
-def _compare_memory(expected: Sequence[np.ndarray], got: JobResult) -> list[str]:
+def compare_memory(expected: Sequence[np.ndarray], got: JobResult) -> list[str]:
+    """Return a line for each group whose memory is not the expected one (shorter: the rest zero)."""
     lines = []
     assert got.memory is not None
     for group in range(2):
@@ -100,7 +101,7 @@ def check_random(
         executor.tags[:] = -1
         executor.run(stream.instructions)
         lines = [] if result.done else [f"the machine stopped: {result.error!r} at instruction {result.error_pc}"]
-        lines += _compare_memory(executor.memory, result)
+        lines += compare_memory(executor.memory, result)
         lines += compare_counters(config, dict(executor.counters), result)
         if lines:
             raise MismatchError(f"{config.name}, stream seed {stream.seed}, {knob}: " + "; ".join(lines))
@@ -144,7 +145,7 @@ def check_illegal(
         lines += _outside_window(stream, failed)
         if not restarted.done:
             lines.append(f"the next stream stopped with {restarted.error!r} at {restarted.error_pc}")
-        lines += [f"next stream: {line}" for line in _compare_memory(reference.memory, restarted)]
+        lines += [f"next stream: {line}" for line in compare_memory(reference.memory, restarted)]
         if lines:
             raise MismatchError(f"{config.name}, {stream.name}: " + "; ".join(lines))
     return results

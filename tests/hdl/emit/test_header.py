@@ -23,6 +23,7 @@ REGISTERS: list[dict[str, Any]] = [
         ],
     },
     {"name": "STATUS", "offset": 4, "access": "ro", "doc": "", "fields": [{"name": "all", "lsb": 0, "width": 32}]},
+    {"name": "id", "offset": 8, "access": "ro", "doc": "", "value": 0x41334444},
 ]
 ISA: dict[str, tuple[int, list[dict[str, Any]]]] = {
     "GEMM": (1, [{"name": "tiers", "lsb": 8, "width": 4}, {"name": "address", "lsb": 200, "width": 40}]),
@@ -69,6 +70,7 @@ def test_header_compiles_without_a_warning(tmp_path: Path) -> None:
         ("A3D_REG_CONTROL_MODE_SHIFT", 4),
         ("A3D_REG_CONTROL_MODE_RUN", 5),
         ("A3D_REG_STATUS_ALL_MASK", 0xFFFFFFFF),
+        ("A3D_REG_ID_VALUE", 0x41334444),
         ("A3D_OP_LOAD_PAIR", 2),
         ("A3D_GEMM_ADDRESS_LSB + A3D_GEMM_ADDRESS_WIDTH", 240),
         ("A3D_CFG_ARRAY_BIG", 1 << 40),

