@@ -19,7 +19,7 @@ from hdl.boards.top import Wiring, emit_board
 from hdl.config import MachineConfig
 from hdl.emit.design import EmittedDesign
 from hdl.errors import A3dError, CheckError
-from hdl.flow.ecp5 import PARTS, Part, Resources, too_much
+from hdl.flow.ecp5 import MAPPING, PARTS, Part, Resources, too_much
 from hdl.flow.nextpnr import PACKAGE, REPORT, find_nextpnr, follow_nextpnr
 from hdl.flow.yosys import Job, SynthError, run_jobs
 from hdl.process import guarded
@@ -191,6 +191,7 @@ class BoardBuild:
             self.platform.add_file(file, design.text_of(file))
         plan = self.platform.prepare(
             BoardWrapper(self.board, design, self.pll), name, verbose=True,
+            synth_opts=MAPPING,
             script_after_synth=f"tee -q -o {CELLS} stat -json",
             # The first router does not get through a whole machine.
             nextpnr_opts=f"--router router2 --timing-allow-fail --seed {self.seed} --report {REPORT}",

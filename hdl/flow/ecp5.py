@@ -13,7 +13,7 @@ from hdl.flow.wrapper import WRAPPER, wrap
 from hdl.flow.yosys import Job, run_jobs
 
 __all__ = [
-    "DEFAULT_PART", "PARTS", "Ecp5", "Part", "Resources", "check_fit", "flatten", "part_of", "too_much",
+    "DEFAULT_PART", "MAPPING", "PARTS", "Ecp5", "Part", "Resources", "check_fit", "flatten", "part_of", "too_much",
     "write_netlist",
 ]  # fmt: skip
 
@@ -107,6 +107,10 @@ _NAMES = {
 }
 
 
+MAPPING = "-nowidelut"
+"""Option of Yosys' mapping: no multiplexers between LUTs, which take four LUT4 each time that ABC counts one."""
+
+
 class Ecp5(Target):
     """The cells of the ECP5 family.
 
@@ -120,11 +124,11 @@ class Ecp5(Target):
 
     def __init__(self, lut_products: int = 0) -> None:
         self.lut_products = lut_products
-        self.recipe = f"ecp5 2 {lut_products}"
+        self.recipe = f"ecp5 3 {lut_products}"
 
     def passes(self, name: str) -> list[str]:
         """Return the passes of one module."""
-        return [*_products(self.lut_products), f"synth_lattice -family ecp5 -top {name}"]
+        return [*_products(self.lut_products), f"synth_lattice -family ecp5 {MAPPING} -top {name}"]
 
 
 def _products(bits: int) -> list[str]:
@@ -220,7 +224,7 @@ def _flat_passes(
         " ".join(("read_verilog", "machine.v", *others)),
         f"hierarchy -check -top {top}",
         *(["proc", "flatten", *_products(lut_products)] if lut_products else []),
-        f"synth_lattice -family ecp5 -top {top}",
+        f"synth_lattice -family ecp5 {MAPPING} -top {top}",
         # What had to keep its hierarchy so as not to be merged has been mapped.
         "setattr -mod -unset keep_hierarchy",
         "flatten",
