@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -102,19 +102,21 @@ class CounterBank(wiring.Component):
         take = Signal()
 
         # What has been counted since the last visit, and whether the memory has a total of this stream.
-        recent: list[Signal] = []
+        recent: list[Value] = []
         fresh = Signal(len(names), init=-1)
         for number, name in enumerate(names):
-            most = 0 if name in _REGISTERS else (1 << len(events[name])) - 1
+            if name in _REGISTERS:
+                recent.append(Const(0, 1))
+                continue
+            most = (1 << len(events[name])) - 1
             counted = Signal(range(most * 2 * VISIT_CYCLES * len(names) + 1), name=f"recent_{name}")
             recent.append(counted)
-            if most:
-                with m.If(self.clear):
-                    m.d.sync += counted.eq(0)
-                with m.Elif(take & (index == number)):
-                    m.d.sync += counted.eq(events[name])
-                with m.Else():
-                    m.d.sync += counted.eq(counted + events[name])
+            with m.If(self.clear):
+                m.d.sync += counted.eq(0)
+            with m.Elif(take & (index == number)):
+                m.d.sync += counted.eq(events[name])
+            with m.Else():
+                m.d.sync += counted.eq(counted + events[name])
 
         cycles, last_result = Signal(COUNTER_BITS), Signal(COUNTER_BITS)
         with m.If(self.clear):

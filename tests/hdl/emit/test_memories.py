@@ -55,9 +55,11 @@ def test_every_memory_of_a_machine_has_a_module_and_a_contract(name: str, tmp_pa
         assert ("no_rw_check" in text) == ("$finish" in text) == (memory["collision"] == "never")
     queues = {m["module"] for m in manifest["memories"] if m["collision"] == "never"}
     instances = {user.split(".")[1] for m in manifest["memories"] if m["module"] in queues for user in m["users"]}
-    assert instances == {"memory", "tail_queue"}, "FIFOs, and the queue of waves between rows and accumulators"
+    assert instances == {"memory", "tail_queue", "totals"}, "FIFOs, the queue of waves, and the counters' totals"
     parents = {user.split(".")[0] for m in manifest["memories"] if m["module"] in queues for user in m["users"]}
-    assert all(re.match(r"(stream|sram|direct)_fifo_|accumulators_", parent) for parent in parents), parents
+    assert all(re.match(r"(stream|sram|direct)_fifo_|accumulators_|counter_bank_", parent) for parent in parents), (
+        parents
+    )
 
 
 def test_no_memory_is_outside_the_wrapper() -> None:
