@@ -54,6 +54,10 @@ API: dict[str, list[str]] = {
 """The pages of what docstrings say: each with its modules, a star for all of a package."""
 
 
+COMING = ("examples/driver", "isa", "programming.md", "proofs.md", "tutorials")
+"""Pages and folders that others may name before they are there: such a link is a plain text."""
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages, and set the order of all."""
     pages = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8"), "api/commands.md": _commands()}
@@ -77,11 +81,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             return match[0]
         if home:
             target = target.removeprefix("docs/")
-        if target.rstrip("/") == "decisions":
-            target = "decisions/index.md"
+        if (folder := target.rstrip("/")) in ("decisions", "isa", "tutorials"):
+            target = f"{folder}/index.md" if folder == "decisions" else _first_page(folder)
         # What lies outside ``docs`` is named, not linked.
         outside = target.count("../") > depth or (home and not match[2].startswith("docs/"))
-        return text if outside else f"[{text}]({target})"
+        absent = (
+            target.lstrip("./").startswith(COMING)
+            and not (ROOT / "docs" / target.lstrip("./").partition("#")[0]).exists()
+        )
+        return text if outside or absent else f"[{text}]({target})"
 
     lines, inside = [], False
     for line in markdown.splitlines():
@@ -92,6 +100,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             line = line.replace("](docs/", "](") if home else line
         lines.append(line)
     return "\n".join(lines)
+
+
+def _first_page(folder: str) -> str:
+    """Return the page that a link to a folder of pages leads to: its own, or the first one; the folder if none is."""
+    pages = sorted(path.name for path in (ROOT / "docs" / folder).glob("*.md"))
+    page = next((name for name in ("index.md", "README.md", *pages) if name in pages), None)
+    return f"{folder}/{page}" if page else folder
 
 
 def _plain_line(line: str, before: list[str]) -> str:

@@ -42,8 +42,8 @@ def wrong(command: str, parser: argparse.ArgumentParser) -> str:
     if words[0] == "make":
         return wrong_make(words[1:])
     words = [WORDS.get(word, word.removesuffix("...")) for word in words[1:]]
-    if words == ["--help"] or words[1:] == ["NAME"] or words[-1:] == ["--help"]:  # `a3d bench NAME`
-        words = [word for word in words if word not in ("NAME", "--help")]
+    if words == ["--help"] or words[1:] == ["NAME"] or words[-1:] == ["--help"]:  # any name
+        words = [word for word in words if word not in ("NAME", "COMMAND", "--help")]
     try:
         parser.parse_args(words)
     except A3dError as error:

@@ -11,6 +11,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+COMING = (
+    "docs/examples/driver", "docs/isa", "docs/programming.md", "docs/proofs.md", "docs/tutorials", "tests/formal",
+    "tests/sim/driver", "tests/sim/foreign", "tests/sim/gates", "tests/sim/litex", "tests/support/formal",
+)  # fmt: skip
+"""What pages may name before it is there."""
+
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _COMMAND = re.compile(r"^(?:\$ )?((?:\.venv/bin/)?a3d|make)(?: |$)")
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -44,6 +50,11 @@ class Found:
 def pages() -> tuple[str, ...]:
     """Return the README and every page below ``docs``."""
     return ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
+
+
+def exists(path: str) -> bool:
+    """Return whether a file or a folder of the tree exists (NAME stands for any name), or is still coming."""
+    return any(ROOT.glob(path.replace("NAME", "*"))) or path.startswith(COMING)
 
 
 @cache
