@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 SECTIONS: dict[str, list[str]] = {
     "Start": ["index.md", "start.md", "commands.md", "status.md", "glossary.md", "tutorials/*.md"],
@@ -73,23 +75,22 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Return a page's text as Python-Markdown wants it, with links that stay on the site."""
     home = page.file.src_uri == "index.md"
-    depth = page.file.src_uri.count("/")
+    folder = ROOT if home else (DOCS / page.file.src_uri).parent
 
     def link(match: re.Match[str]) -> str:
         text, target = match[1], match[2]
         if re.match(r"[a-z]+:|#", target):
             return match[0]
-        if home:
-            target = target.removeprefix("docs/")
-        if (folder := target.rstrip("/")) in ("decisions", "isa", "tutorials"):
-            target = f"{folder}/index.md" if folder == "decisions" else _first_page(folder)
-        # What lies outside ``docs`` is named, not linked.
-        outside = target.count("../") > depth or (home and not match[2].startswith("docs/"))
-        absent = (
-            target.lstrip("./").startswith(COMING)
-            and not (ROOT / "docs" / target.lstrip("./").partition("#")[0]).exists()
-        )
-        return text if outside or absent else f"[{text}]({target})"
+        path, mark, anchor = target.partition("#")
+        place = (folder / path).resolve()
+        if not place.is_relative_to(DOCS):
+            return text  # what lies outside is named, not linked
+        name = place.relative_to(DOCS).as_posix()
+        if place.is_dir():
+            name = "decisions/index.md" if name == "decisions" else _first_page(name)
+        if not name or (name.startswith(COMING) and not (DOCS / name).exists()):
+            return text
+        return f"[{text}]({posixpath.relpath(name, posixpath.dirname(page.file.src_uri))}{mark}{anchor})"
 
     lines, inside = [], False
     for line in markdown.splitlines():
@@ -103,10 +104,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def _first_page(folder: str) -> str:
-    """Return the page that a link to a folder of pages leads to: its own, or the first one; the folder if none is."""
-    pages = sorted(path.name for path in (ROOT / "docs" / folder).glob("*.md"))
+    """Return the page that a link to a folder of pages leads to: its own, or the first one; nothing if it has none."""
+    pages = sorted(path.name for path in (DOCS / folder).glob("*.md"))
     page = next((name for name in ("index.md", "README.md", *pages) if name in pages), None)
-    return f"{folder}/{page}" if page else folder
+    return f"{folder}/{page}" if page else ""
 
 
 def _plain_line(line: str, before: list[str]) -> str:
@@ -138,7 +139,7 @@ def _navigation(known: list[str]) -> list[dict[str, Any]]:
 def _decisions() -> str:
     """Return the page that lists the decisions."""
     lines = ["# Decisions", "", "Each page says what was decided, why, and what else was tried.", ""]
-    for path in sorted((ROOT / "docs" / "decisions").glob("0*.md")):
+    for path in sorted((DOCS / "decisions").glob("0*.md")):
         title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
         lines.append(f"- [{title}]({path.name})")
     return "\n".join(lines) + "\n"
