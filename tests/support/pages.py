@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 COMING = (
     "docs/examples/driver", "docs/isa", "docs/programming.md", "docs/proofs.md", "docs/tutorials", "tests/formal",
-    "tests/sim/driver", "tests/sim/foreign", "tests/sim/gates", "tests/sim/litex", "tests/support/formal",
+    "tests/docs/test_tutorials.py", "tests/sim/driver", "tests/sim/foreign", "tests/sim/gates", "tests/sim/litex",
+    "tests/support/formal",
 )  # fmt: skip
 """What pages may name before it is there."""
 
@@ -127,6 +128,16 @@ def mentioned_commands(page: str) -> list[Found]:
 
 
 def _split(line: str) -> list[str]:
-    """Return the commands of a line as they are listed: without a prompt, the folder of ``a3d`` and comments."""
-    parts = [shlex.join(shlex.split(part, comments=True)) for part in line.removeprefix("$ ").split(" && ")]
-    return [part.removeprefix(".venv/bin/") for part in parts if _COMMAND.match(part)]
+    """Return a line's commands as they are listed: without prompt, folder of ``a3d``, comment, pipe and redirection."""
+    parts: list[list[str]] = [[]]
+    cut = False
+    for word in shlex.split(line.removeprefix("$ "), comments=True):
+        if word == "&&":
+            parts.append([])
+            cut = False
+        elif cut := cut or re.fullmatch(r"[12]?>.*|[|<&;].?", word) is not None:
+            continue
+        else:
+            parts[-1].append(word)
+    commands = [shlex.join(part) for part in parts]
+    return [command.removeprefix(".venv/bin/") for command in commands if _COMMAND.match(command)]
