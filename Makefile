@@ -100,6 +100,14 @@ board: setup ## Make a board's bitstream: BOARD=ulx3s_85f|ecpix5_85f (a quarter 
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fpga,boards]'
 	$(BIN)/a3d board build --board $(call quote,$(BOARD)) $(CONFIG_OPTION) $(ARGS)
 
+##@ Documents
+
+.PHONY: docs
+docs: setup ## Build the site of the documents and the API into build/site; a broken link or anchor fails
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "to read it: $(BIN)/python -m http.server -d build/site 8000, then http://localhost:8000"
+
 ##@ Tidy up
 
 .PHONY: format

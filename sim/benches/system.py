@@ -175,9 +175,13 @@ def compare(job: dict[str, Any], config: MachineConfig, result: dict[str, Any]) 
         )
 
 
-def prepare(config: MachineConfig, folder: Path, simulator: str) -> Design:
-    """Generate the machine and ten random streams with their expected memories (seed: A3D_STREAM_SEED, default 0)."""
-    seed = int(os.environ.get("A3D_STREAM_SEED", "0"))
+def prepare(config: MachineConfig, folder: Path, simulator: str, seed: int | None = None) -> Design:
+    """Generate the machine and ten random streams with their expected memories: those of `seed` and the nine after.
+
+    Without a seed, A3D_STREAM_SEED has it, or it is 0.
+    """
+    if seed is None:
+        seed = int(os.environ.get("A3D_STREAM_SEED", "0"))
     jobs = []
     for index in range(10):
         stream = random_stream(config, seed + index)

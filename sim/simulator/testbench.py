@@ -6,7 +6,7 @@ functions, a function that generates what they test:
 
 .. code-block:: python
 
-    def prepare(config: MachineConfig, folder: Path, simulator: str) -> Design:
+    def prepare(config: MachineConfig, folder: Path, simulator: str, seed: int | None) -> Design:
         source = folder / "adder.v"
         source.write_text(...)
         return Design(sources=(source,), top="adder", env={"A3D_CONFIG": config.name})
@@ -95,7 +95,7 @@ def run_bench(
     if testcase is not None and testcase not in cases:
         raise A3dError(f"TESTCASE = {testcase!r}: bench {name!r} has no such test; use one of {', '.join(cases)}")
     with scratch_folder("a3d-design-") as folder:
-        design: Design = module.prepare(config, folder, simulator)
+        design: Design = module.prepare(config, folder, simulator, seed)
         model = build(
             design.sources,
             design.top,
