@@ -94,7 +94,7 @@ def handler(opcode: Opcode) -> Callable[[MachineState, Instruction, int], int]:
 @pytest.mark.parametrize("config", [NANO, GANGS], ids=lambda config: config.name)
 def test_programs_of_the_pages(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     met: set[Opcode] = set()
-    for seed in range(30):
+    for seed in range(15):
         stream = random_stream(config, seed, options=StreamOptions.everything(slots=True))
         met |= {each.opcode for each in stream.instructions}
         own, other = (Executor(config, stream.images, stream.limits) for _ in range(2))
@@ -112,7 +112,7 @@ def test_programs_of_the_pages(config: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_wrong_program_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GEMM that makes rows of one more leaves other bytes."""
-    monkeypatch.setitem(NAMES, "requant", lambda *given: int(requant(*given)) + 1)
+    monkeypatch.setitem(NAMES, "requant", lambda *given: min(127, int(requant(*given)) + 1))
     wrong, differ = handler(Opcode.GEMM), []
     for seed in range(2):
         stream = random_stream(NANO, seed, options=StreamOptions.everything(slots=True))
