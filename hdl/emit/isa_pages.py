@@ -107,12 +107,15 @@ def _refusals(opcode: Opcode) -> list[str]:
 
 
 def _operations() -> list[str]:
-    lines = ["| `op` | number | what it does | reads scalars | reads operand B | makes |", "| --- | ---: | --- | --- |"]
+    lines = [
+        "| `op` | number | what it does (… : its vectors) | reads scalars | reads operand B | makes |",
+        "| --- | ---: | --- | --- |",
+    ]
     lines[1] += " --- | --- |"
     for op, about in VECTOR_OPERATIONS.items():
         makes = "rows" if about.makes_rows else "a scalar a vector"
         scalar, tables = _SCALAR_WORDS[about.reads_scalar], _TABLE_WORDS[about.tables]
-        lines.append(f"| {op.name} | {int(op)} | {about.words} its vectors | {scalar} | {tables} | {makes} |")
+        lines.append(f"| {op.name} | {int(op)} | {about.words} … | {scalar} | {tables} | {makes} |")
     return lines
 
 
