@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from hdl.config import PRESETS, MachineConfig, field_words
 from hdl.isa import HEADER, MEMORIES, OPCODES, Access, Field, Opcode
+from hdl.isa.description import OpcodeDescription
 from hdl.isa.error_codes import ERROR_MEANINGS
 from hdl.regs import COUNTER_BASE, GLOBAL_COUNTERS, TIER_COUNTERS, RegisterField, register_map
 
-__all__ = ["render_reference"]
+__all__ = ["access_lines", "field_table", "render_reference"]
 
 
-def _fields(fields: tuple[Field, ...], position: int) -> list[str]:
+def field_table(fields: tuple[Field, ...], position: int) -> list[str]:
+    """Return a table of fields that begin at a bit."""
     lines = ["| bits | field | meaning |", "| --- | --- | --- |"]
     for field in fields:
         end = position + field.width - 1
@@ -30,6 +32,14 @@ def _bits(field: RegisterField) -> str:
 
 def _memory(access: Access) -> str:
     return f"the {MEMORIES[access.memory].name}" if access.memory in MEMORIES else "external memory"
+
+
+def access_lines(about: OpcodeDescription) -> list[str]:
+    """Return a list of the queue and the memories of an opcode."""
+    lines = [f"- queue: {about.queue_words}"]
+    for kind, verb in (("read", "reads"), ("write", "writes"), ("add", "adds to")):
+        lines += [f"- {verb} {_memory(a)}: {a.what}" for a in about.accesses if a.kind == kind]
+    return lines
 
 
 def _presets() -> list[str]:
@@ -66,18 +76,17 @@ def render_reference(config: MachineConfig | None = None) -> str:
         "",
         "256 bits, little-endian in memory. [architecture.md](architecture.md), section 3, says what they do;",
         "[vector.md](vector.md) has VECTOR, ROUTE and slots, and loads and stores with gaps.",
+        "[isa/](isa/index.md) has a page for each, with pseudo-code, refusals, cycles and an example.",
         "",
         "### Header (all instructions)",
         "",
-        *_fields(HEADER, 0),
+        *field_table(HEADER, 0),
     ]
     start = sum(field.width for field in HEADER)
     for opcode, about in OPCODES.items():
         lines += ["", f"### {opcode.name} (opcode {int(opcode)})", "", f"{opcode.name} {about.summary}.", ""]
-        lines += [f"- queue: {about.queue_words}"]
-        for kind, verb in (("read", "reads"), ("write", "writes"), ("add", "adds to")):
-            lines += [f"- {verb} {_memory(a)}: {a.what}" for a in about.accesses if a.kind == kind]
-        lines += ["", *_fields(about.body, start)] if about.body else ["", "No fields beyond the header."]
+        lines += access_lines(about)
+        lines += ["", *field_table(about.body, start)] if about.body else ["", "No fields beyond the header."]
     lines += ["", "## Error codes", "", "| code | name | meaning |", "| --- | --- | --- |"]
     lines += [f"| {int(code)} | {code.name} | {meaning} |" for code, meaning in ERROR_MEANINGS.items()]
     lines += ["", f"## Registers of `{config.name}`", "", "| offset | name | access | meaning |"]

@@ -37,7 +37,9 @@ _BODY = (
     Field("row_base", 16, "first combine-buffer row"),
     Field("rows", 16, "rows, 1 or more"),
     Field("addr", 32, "memory address in units of 32 bytes", form="address"),
-    Field("offset", 5, "bytes added to the address, a multiple of a row's bytes or of group_bytes"),
+    Field(
+        "offset", 5, "bytes added to the address; the sum is a multiple of the smaller of a row's bytes and group_bytes"
+    ),
     Field("row_gap", 10, "combine rows skipped after each row that is read"),
     Field("addr_gap", 16, "memory skipped after each row that is written, in rows' bytes"),
 )

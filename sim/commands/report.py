@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from hdl.boards.protocol import describe_protocol
+from hdl.emit.isa_pages import PAGES, render_sections
 from hdl.emit.reference import render_reference
 from hdl.scratch import whole_file
 from sim.commands._common import Subparsers, new_parser, output_folder
@@ -18,7 +19,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = new_parser(subparsers, "report", "render docs/results.md from the measurements, or other pages")
     parser.add_argument("--build", type=Path, default=Path("build"), metavar="DIR", help="where the reports lie")
     parser.add_argument("--docs", type=output_folder, default="docs", metavar="DIR", help="where the documents go")
-    parser.add_argument("--reference", action="store_true", help="render docs/reference.md instead")
+    parser.add_argument(
+        "--reference", action="store_true", help="render docs/reference.md and the tables in docs/isa instead"
+    )
     parser.add_argument("--board", action="store_true", help="render the protocol in docs/board.md instead")
 
 
@@ -32,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     missing: list[str] = []
     if args.reference:
         text = render_reference()
+        _rewrite_pages(args.docs / "isa")
     else:
         text, missing = render_results(args.build, target.read_text(encoding="utf-8") if target.is_file() else "")
     with whole_file(target) as scratch:
@@ -40,3 +44,13 @@ def run(args: argparse.Namespace) -> int:
     for command in missing:
         print(f"left out, as never measured: {command}", file=sys.stderr)
     return 0
+
+
+def _rewrite_pages(folder: Path) -> None:
+    """Render the generated sections of the instruction pages that are there."""
+    for name in PAGES:
+        page = folder / name
+        if page.is_file():
+            for section, text in render_sections(name, page.read_text(encoding="utf-8")).items():
+                rewrite_section(page, section, text)
+            print(page)
