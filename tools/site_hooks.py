@@ -56,10 +56,6 @@ API: dict[str, list[str]] = {
 """The pages of what docstrings say: each with its modules, a star for all of a package."""
 
 
-COMING = ("examples/driver", "isa", "programming.md", "proofs.md", "tutorials")
-"""Pages and folders that others may name before they are there: such a link is a plain text."""
-
-
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages, and set the order of all."""
     pages = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8"), "api/commands.md": _commands()}
@@ -88,7 +84,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         name = place.relative_to(DOCS).as_posix()
         if place.is_dir():
             name = "decisions/index.md" if name == "decisions" else _first_page(name)
-        if not name or (name.startswith(COMING) and not (DOCS / name).exists()):
+        if not name:
             return text
         return f"[{text}]({posixpath.relpath(name, posixpath.dirname(page.file.src_uri))}{mark}{anchor})"
 

@@ -11,13 +11,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-COMING = (
-    "docs/examples/driver", "docs/isa", "docs/programming.md", "docs/proofs.md", "docs/tutorials", "tests/formal",
-    "tests/docs/test_tutorials.py", "tests/sim/driver", "tests/sim/foreign", "tests/sim/gates", "tests/sim/litex",
-    "tests/support/formal",
-)  # fmt: skip
-"""What pages may name before it is there."""
-
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _COMMAND = re.compile(r"^(?:\$ )?((?:\.venv/bin/)?a3d|make)(?: |$)")
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -54,8 +47,8 @@ def pages() -> tuple[str, ...]:
 
 
 def exists(path: str) -> bool:
-    """Return whether a file or a folder of the tree exists (NAME stands for any name), or is still coming."""
-    return any(ROOT.glob(path.replace("NAME", "*"))) or path.startswith(COMING)
+    """Return whether a file or a folder of the tree exists (NAME stands for any name)."""
+    return any(ROOT.glob(path.replace("NAME", "*")))
 
 
 @cache
