@@ -220,10 +220,11 @@ def _explain(i: Instruction, config: MachineConfig) -> str:
     hold = ", all by one requantisation word," if i["param_hold"] else ""
     order = "" if i["order"] == Order.K_INNER else ", outputs innermost"
     work, tiles = _work(i, config), i["k_slices"] * i["n_tiles"]
+    named = "tile" if tiles == 1 else "tiles"
     return (
         f"{tiers_text(gang_tiers(i))} {shared}: [{tokens} x {depth}] x [{depth} x {width}]{order}, "
         f"{work.macs:,} MACs in {work.waves:,} waves per tier; activations from {source}, "
-        f"V-Cache tiles {span_of(i['vcache_base'], tiles)} with tag {i['tag']}; {mode} rows{hold} {where}"
+        f"V-Cache {named} {span_of(i['vcache_base'], tiles)} with tag {i['tag']}; {mode} rows{hold} {where}"
     )
 
 

@@ -265,7 +265,7 @@ def _explain(i: Instruction, config: MachineConfig) -> str:
     where = MEMORIES[target.memory].name + (f", tag {i['tag']}" if target.memory == Memory.VCACHE else "")
     return (
         f"loads {count_of(i['count'], target.item, target.items)} ({load_bytes(i, config):,} bytes, {how}) from "
-        f"{places} into {target.item} {span_of(i['dest_base'], i['count'])} of "
+        f"{places} into {target.item if i['count'] == 1 else target.items} {span_of(i['dest_base'], i['count'])} of "
         f"{tiers_text(tiers_of_mask(i['dest_tiers']))} ({where})"
     )
 

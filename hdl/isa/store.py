@@ -98,7 +98,7 @@ def _explain(i: Instruction, config: MachineConfig) -> str:
     if i["row_gap"] and i["rows"] > 1:
         rows = f"{count_of(i['rows'], 'combine row')} from {i['row_base']} on, one in {1 + i['row_gap']},"
     else:
-        rows = f"combine {count_of(i['rows'], 'row')} {span_of(i['row_base'], i['rows'])}"
+        rows = f"combine {'row' if i['rows'] == 1 else 'rows'} {span_of(i['row_base'], i['rows'])}"
     if i["format"] == StoreFormat.DISCARD:
         return f"sets {rows} to zero" if i["clear"] else "writes nothing"
     clear = ", then sets them to zero" if i["clear"] else ""

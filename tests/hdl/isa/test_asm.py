@@ -169,7 +169,7 @@ def test_explanations() -> None:
     )
     assert describe(stream[0], config) == (
         "loads 2 tiles (512 bytes, high and low nibble planes) from group 1 at 0x800 and group 0 at 0x1000 into "
-        "tile 4 to 5 of tiers 0 to 3 (V-Cache, tag 7); posts semaphore 1"
+        "tiles 4 to 5 of tiers 0 to 3 (V-Cache, tag 7); posts semaphore 1"
     )
     assert "[8 x 128] x [128 x 48], 49,152 MACs in 48 waves per tier" in describe(stream[1], config)
     text = explain(stream, config)
