@@ -55,12 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         nonlocal args, output
         output = sys.stdout
-        from sim.commands._common import check_distinct
+        from sim.commands._common import check_demo_model, check_distinct
 
         # Only the command that was asked for is imported: the others would cost a second of start-up.
         named = arguments[0] if arguments and arguments[0] in COMMANDS else None
         args = make_parser([named] if named else COMMANDS).parse_args(arguments)
         check_distinct(args)
+        check_demo_model(args)
         sweep_temporary()
         # With --json -, standard output has the JSON and nothing else, whoever prints.
         with contextlib.redirect_stdout(sys.stderr) if json_only else contextlib.nullcontext():

@@ -30,10 +30,10 @@ from scheduler.plan.policy import POLICIES, policy_of
 from scheduler.system import SystemConfig, load_system
 
 __all__ = [
-    "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "add_policy_option", "check_distinct",
-    "check_files", "check_folder", "check_page", "count", "fraction", "machine_of", "naming", "new_parser",
-    "output_file", "output_folder", "picture_file", "print_table", "progress", "read_limited", "read_stream", "seconds",
-    "system_of", "write_json",
+    "JsonTarget", "Parser", "Subparsers", "add_config_option", "add_json_option", "add_policy_option",
+    "check_demo_model", "check_distinct", "check_files", "check_folder", "check_page", "count", "fraction",
+    "machine_of", "naming", "new_parser", "output_file", "output_folder", "picture_file", "print_table", "progress",
+    "read_limited", "read_stream", "seconds", "system_of", "write_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -442,6 +442,26 @@ def _policy_name(text: str) -> str:
     except LoweringError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("policy: ")) from error
     return text
+
+
+def check_demo_model(args: argparse.Namespace) -> None:
+    """Check that the demo model is there if it is the one that a command takes.
+
+    Raises
+    ------
+    A3dError
+        It is not: an installed package comes without it.
+    """
+    model = getattr(args, "model", None)
+    if not isinstance(model, Path) or model.exists():
+        return
+    from sim.stimulus.moe_demo import DEMO_MODEL
+
+    if model == DEMO_MODEL:
+        raise A3dError(
+            f"--model: {model}: not found; the demo model lies in the folder models/demo of the project's repository "
+            "and is not installed with the package: name a copy of that folder, or another model, with --model"
+        )
 
 
 @contextmanager
