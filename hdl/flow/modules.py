@@ -205,7 +205,7 @@ class Synthesis:
             for name, cut in todo.items():
                 # Instances of what is left out have no module here: `ltp` knows no direction of their ports.
                 passes = [f"read_rtlil {module}.il" for module in self.contents(name, cut)]
-                passes += [f"hierarchy -top {name}", "flatten"]
+                passes += [f"hierarchy -top {name}", "setattr -mod -unset keep_hierarchy", "flatten"]
                 jobs.append(Job(name, (*passes, f"tee -q -o {name}.path ltp -noff")))
             for job in run_jobs(jobs, folder, python=self.python, timeout=self.timeout):
                 path = _longest((folder / f"{job.name}.path").read_text(encoding="utf-8"))
@@ -215,7 +215,7 @@ class Synthesis:
 
     def _path_key(self, name: str, cut: frozenset[str]) -> str:
         inner = sorted((module, self.keys[module]) for module in self.contents(name, cut))
-        return self.store.key_of("path", name, sorted(cut), inner)
+        return self.store.key_of("path 2", name, sorted(cut), inner)
 
     def _netlist(self, name: str) -> str:
         netlist = self.store.read_text(self.keys[name], ".il")

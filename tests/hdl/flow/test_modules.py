@@ -56,6 +56,16 @@ def test_totals_are_sums_over_the_hierarchy_and_paths_cross_it(tmp_path: Path) -
     assert blocks["pair"].total.longest_path_levels == 2
 
 
+def test_paths_cross_modules_that_synthesis_keeps(tmp_path: Path) -> None:
+    """A module that is not to be merged with its equals, as the resets of blocks are, is no end of a path."""
+    texts = module_texts(designs.CHAIN)
+    texts["pair"] = f"(* keep_hierarchy *)\n{texts['pair']}"
+    machine = MachineSynthesis(texts, "chain", cache=tmp_path)
+    list(machine.run())
+    list(machine.find_paths())
+    assert machine.totals().longest_path_levels == 5
+
+
 def test_what_is_too_large_to_flatten_is_taken_out(tmp_path: Path) -> None:
     machine = MachineSynthesis(module_texts(designs.CHAIN), "chain", cache=tmp_path, flatten_cells=4)
     list(machine.run())
