@@ -79,7 +79,8 @@ def check_derived_rows(session: MachineSession, stream, result) -> None:
         TINY, record.counters, stream.table, slot_counts=stream.slot_counts, hbm=hbm_counts(record.hbm)
     )
     assert done.hbm_activates == pytest.approx(told.hbm_activates, rel=0.3)
-    assert done.hbm_refreshes == pytest.approx(told.hbm_refreshes, rel=0.3)
+    # A short run begins or ends beside a refresh of each group.
+    assert done.hbm_refreshes == pytest.approx(told.hbm_refreshes, rel=0.3, abs=2)
     later = session.run(dataclasses.replace(job, idle=500))  # the memories run before the machine starts
     assert later.hbm[0].requests[0, 0] - record.hbm[0].requests[0, 0] == pytest.approx(501, abs=1)
 

@@ -155,7 +155,7 @@ def test_the_faster_way_is_taken() -> None:
         assert lower_layer(SMALL, layer, *work).meta["estimated_cycles"] == min(cycles.values())
 
 
-@pytest.mark.parametrize(("tokens", "most"), [(1, 1864), (16, 13560), (64, 14398), (128, 15770)])
+@pytest.mark.parametrize(("tokens", "most"), [(1, 1865), (16, 13560), (64, 14400), (128, 15770)])
 def test_a_layer_takes_no_longer_than_recorded(tokens: int, most: int) -> None:
     """Uniform choices of two of sixteen experts of the demo model's size, by the cycle model."""
     rng = np.random.default_rng(11)
