@@ -132,7 +132,7 @@ class CounterBank(wiring.Component):
         turn = Signal.like(index)
         amount = Signal(max(len(each) for each in recent))
         old, total = Signal(COUNTER_BITS), Signal(COUNTER_BITS)
-        totals = instantiate(m, platform, "totals", Sram(COUNTER_BITS, max(2, len(names)), collision=Collision.NEVER))
+        totals = instantiate(m, platform, "totals", Sram(COUNTER_BITS, len(names), collision=Collision.NEVER))
         m.d.comb += [
             take.eq(step[1]),
             totals.read_en.eq(step[0]),
